@@ -1,1 +1,117 @@
-fn main() {}
+//! Set-up and chores. `cargo xtask demo` and `cargo xtask test` each need nothing beforehand but the Rust toolchain, a
+//! C compiler, Python and the system's package manager; what they fetch and build stays below `target/`.
+
+mod guest;
+mod step;
+mod wasm_std;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use step::{cargo, run, say};
+
+/// Chores of the Assay project.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Build everything, fetch the default model, and rerank the passages in examples/
+    Demo,
+    /// Check formatting and lints, and run every test
+    Test,
+    /// Build the guests and the programs `assay` and `assay-bench`
+    Build,
+}
+
+fn main() -> Result<()> {
+    let root = root()?;
+    match Task::parse() {
+        Task::Demo => demo(&root),
+        Task::Test => test(&root),
+        Task::Build => build(&root),
+    }
+}
+
+fn root() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace's root")?;
+    Ok(root.to_owned())
+}
+
+fn build(root: &Path) -> Result<()> {
+    say("building the guests");
+    guest::build_guests(root)?;
+    say("building assay and assay-bench (minutes the first time: a WebAssembly compiler is part of it)");
+    run(cargo(root).args(["build", "--release", "--package", "assay", "--package", "assay-bench"]))
+}
+
+/// Where the demo and the tests keep models and compiled guests.
+fn data_dir(root: &Path) -> PathBuf {
+    root.join("target/assay-data")
+}
+
+fn assay(root: &Path) -> Command {
+    let mut command = Command::new(target_dir(root).join("release/assay"));
+    command.current_dir(root).arg("--data-dir").arg(data_dir(root));
+    command
+}
+
+/// Where cargo puts the root workspace's programs.
+fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
+/// Brings the default model in, unless it is here.
+fn model(root: &Path) -> Result<()> {
+    if data_dir(root).join("models/default").is_file() {
+        return Ok(());
+    }
+    say("fetching the default model");
+    run(assay(root).args(["model", "pull"]))
+}
+
+fn demo(root: &Path) -> Result<()> {
+    build(root)?;
+    model(root)?;
+    say("models here");
+    run(assay(root).args(["model", "list"]))?;
+    let requests = root.join("target/demo-requests.jsonl");
+    std::fs::write(&requests, demo_requests(root)?).context("cannot write the demo's requests")?;
+    say("reranking examples/passages.jsonl for each query of examples/queries.jsonl");
+    println!("assay rerank --requests target/demo-requests.jsonl --top-n 3\n");
+    run(assay(root).arg("rerank").arg("--requests").arg(&requests).args(["--top-n", "3"]))
+}
+
+/// Pairs every query with all passages: both files hold one JSON string a line.
+fn demo_requests(root: &Path) -> Result<String> {
+    let read = |name: &str| {
+        std::fs::read_to_string(root.join("examples").join(name)).with_context(|| format!("cannot read examples/{name}"))
+    };
+    let passages = read("passages.jsonl")?;
+    let documents = passages.lines().collect::<Vec<_>>().join(",");
+    let line = |query: &str| format!("{{\"query\":{query},\"documents\":[{documents}]}}\n");
+    Ok(read("queries.jsonl")?.lines().map(line).collect())
+}
+
+fn test(root: &Path) -> Result<()> {
+    say("building the guests");
+    guest::build_guests(root)?;
+    let guest = root.join("guest");
+    let guest_target = ["--target-dir", "../target/guests"];
+    say("checking formatting");
+    run(cargo(root).args(["fmt", "--all", "--check"]))?;
+    run(cargo(&guest).args(["fmt", "--all", "--check"]))?;
+    build(root)?;
+    model(root)?;
+    say("testing the guests' logic natively");
+    run(cargo(&guest).args(["test", "--release", "--workspace"]).args(guest_target))?;
+    say("testing the workspace");
+    run(cargo(root).args(["test", "--release", "--workspace"]).env("ASSAY_DATA_DIR", data_dir(root)))?;
+    say("linting");
+    let deny = ["--", "--deny", "warnings"];
+    run(cargo(root).args(["clippy", "--release", "--workspace", "--all-targets"]).args(deny))?;
+    run(cargo(&guest).args(["clippy", "--release", "--workspace", "--all-targets"]).args(guest_target).args(deny))?;
+    say("all tests passed");
+    Ok(())
+}

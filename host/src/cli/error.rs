@@ -1,0 +1,100 @@
+//! Which failure gives which exit code: the one place that decides it.
+
+use std::fmt;
+
+use crate::guest::GuestError;
+use crate::model::ModelError;
+use crate::rerank::RerankError;
+
+/// The process's exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Something failed that the caller's input is not to blame for.
+    Failed = 1,
+    /// The input is bad: the same command will fail again.
+    BadInput = 2,
+}
+
+/// A failed command.
+#[derive(Debug)]
+pub struct CliError {
+    /// The process's exit code.
+    pub exit: Exit,
+    message: String,
+}
+
+impl CliError {
+    /// The caller's input is at fault.
+    pub fn bad_input(message: impl Into<String>) -> Self {
+        Self { exit: Exit::BadInput, message: message.into() }
+    }
+
+    /// Anything else is at fault.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Failed, message: message.into() }
+    }
+
+    /// Says where the failure happened.
+    #[must_use]
+    pub fn at(self, place: &str) -> Self {
+        Self { message: format!("{place}: {}", self.message), ..self }
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for CliError {}
+
+impl From<ModelError> for CliError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::NotAModel { .. }
+            | ModelError::Checkpoint(_)
+            | ModelError::Tokenizer { .. }
+            | ModelError::Name { .. }
+            | ModelError::Unknown { .. } => Self::bad_input(error.to_string()),
+            ModelError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Self::bad_input(error.to_string())
+            }
+            ModelError::Io { .. }
+            | ModelError::Empty
+            | ModelError::Damaged { .. }
+            | ModelError::Fetch(_)
+            | ModelError::Engine { .. } => Self::failed(error.to_string()),
+        }
+    }
+}
+
+impl From<GuestError> for CliError {
+    fn from(error: GuestError) -> Self {
+        match error {
+            GuestError::Engine(_) => Self::failed(error.to_string()),
+            GuestError::Io { .. }
+            | GuestError::TooLarge { .. }
+            | GuestError::NotWasm { .. }
+            | GuestError::CoreModule { .. }
+            | GuestError::Compile { .. }
+            | GuestError::NotATenant { .. } => Self::bad_input(error.to_string()),
+        }
+    }
+}
+
+impl From<RerankError> for CliError {
+    fn from(error: RerankError) -> Self {
+        match error {
+            RerankError::InvalidInput(_)
+            | RerankError::TooLarge { .. }
+            | RerankError::AccessDenied(_)
+            | RerankError::ModelNotFound(_) => Self::bad_input(error.to_string()),
+            RerankError::Overloaded { .. }
+            | RerankError::DeadlineExceeded { .. }
+            | RerankError::Guest(_)
+            | RerankError::Internal(_) => Self::failed(error.to_string()),
+        }
+    }
+}

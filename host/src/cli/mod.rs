@@ -1,0 +1,65 @@
+//! The command line: one file per command, messages on standard error, and three exit codes.
+
+mod error;
+mod input;
+mod model;
+mod rerank;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use etcetera::BaseStrategy;
+
+pub use error::{CliError, Exit};
+
+/// Reranks documents for a query with a cross-encoder.
+///
+/// Exit codes: 0 done, 2 bad input, 1 anything else. Messages go to standard error.
+#[derive(Debug, Parser)]
+#[command(name = "assay", version, max_term_width = 100)]
+pub struct Cli {
+    /// Where models and compiled guests are kept [default: the user's data directory]
+    #[arg(long, global = true, env = "ASSAY_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Rank documents for a query
+    Rerank(rerank::Args),
+    /// Bring models in, list and check them
+    #[command(subcommand)]
+    Model(model::Command),
+}
+
+/// Runs the command line that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit as u8)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), CliError> {
+    let data_dir = match cli.data_dir {
+        Some(dir) => dir,
+        None => etcetera::choose_base_strategy()
+            .map_err(|error| CliError::bad_input(format!("{error}: name a directory with --data-dir")))?
+            .data_dir()
+            .join("assay"),
+    };
+    match cli.command {
+        Command::Rerank(args) => rerank::run(args, &data_dir),
+        Command::Model(command) => model::run(command, &data_dir),
+    }
+}

@@ -1,0 +1,276 @@
+//! `assay rerank`: rank documents for a query, or for a file of queries.
+
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{ArgGroup, ValueEnum};
+use futures::{StreamExt, TryStreamExt};
+use serde_json::json;
+
+use super::error::CliError;
+use super::input::{self, Document, Format, Lines, RequestLine};
+use super::table;
+use crate::engine::{EngineChoice, EngineOptions};
+use crate::guest::{self, Guest, GuestRuntime, RuntimeOptions};
+use crate::limits::RequestLimits;
+use crate::model::{LoadedModel, ModelStore};
+use crate::rerank::{Activation, Request, Response, Timings, Truncation};
+
+/// Requests of a file that are in work at once: while one is on the device, the next is tokenised.
+const REQUESTS_IN_FLIGHT: usize = 2;
+
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["query", "requests"]))]
+pub(super) struct Args {
+    /// The text to rank the documents for
+    #[arg(long)]
+    query: Option<String>,
+    /// The documents
+    #[arg(requires = "query", value_name = "DOCUMENT")]
+    document: Vec<String>,
+    /// A file of documents instead: JSONL of strings or {"text": …}, or plain lines; - is standard input
+    #[arg(long, requires = "query", conflicts_with = "document", value_name = "FILE")]
+    documents: Option<PathBuf>,
+    /// How to read the documents file
+    #[arg(long, requires = "documents", default_value = "auto", value_name = "FORMAT")]
+    documents_format: Format,
+    /// A JSONL file with one {"query": …, "documents": […]} a line, answered in order; - is standard input
+    #[arg(long, value_name = "FILE")]
+    requests: Option<PathBuf>,
+    /// Most hits to show for each query
+    #[arg(long, value_name = "N")]
+    top_n: Option<u32>,
+    /// Longest pair in tokens [default: the model's own maximum]
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u32>,
+    /// The model's logit, or the same between 0 and 1
+    #[arg(long, default_value = "raw")]
+    scores: Scores,
+    /// What to do with a pair that is too long: cut the longer text, cut the document, or fail
+    #[arg(long, default_value = "longest-first")]
+    truncation: CliTruncation,
+    /// The model [default: see `assay model list`]
+    #[arg(long)]
+    model: Option<String>,
+    /// A guest to use in place of the standard one
+    #[arg(long, value_name = "COMPONENT.wasm")]
+    guest: Option<PathBuf>,
+    /// What computes the model
+    #[arg(long, default_value = "auto")]
+    engine: CliEngine,
+    /// Threads that compute [default: one for each core]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// One JSON object for each query
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Scores {
+    Raw,
+    Sigmoid,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CliTruncation {
+    LongestFirst,
+    DocumentOnly,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CliEngine {
+    Auto,
+    Cpu,
+}
+
+pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
+    // The input is opened before anything slow, so that a mistake in it is reported at once.
+    let input = Input::open(&args)?;
+    let store = ModelStore::new(data_dir);
+    let stored = store.open(args.model.as_deref())?;
+    let choice = match args.engine {
+        CliEngine::Auto => EngineChoice::Auto,
+        CliEngine::Cpu => EngineChoice::Cpu,
+    };
+    let engine = EngineOptions { choice, threads: args.threads, ..Default::default() };
+    // Reading the model and compiling the guest have nothing to do with each other.
+    let (model, guest) = std::thread::scope(|scope| {
+        let guest = scope.spawn(|| load_guest(args.guest.as_deref(), data_dir));
+        let model = LoadedModel::load(&stored, &engine);
+        (model, guest.join())
+    });
+    let (runtime, guest) = guest.map_err(|_| CliError::failed("loading the guest panicked"))??;
+    let session = Session { model: Arc::new(model?), guest, limits: RequestLimits::default(), args };
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let threads = threads.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
+    let done = threads.block_on(session.answer_all(input));
+    drop(runtime);
+    done
+}
+
+fn load_guest(path: Option<&Path>, data_dir: &Path) -> Result<(GuestRuntime, Guest), CliError> {
+    let runtime = GuestRuntime::new(&data_dir.join("compiled"), &RuntimeOptions::default())?;
+    let guest = match (path, guest::standard()) {
+        (Some(path), _) => runtime.load_file(path)?,
+        (None, Some(standard)) => runtime.load("the standard guest", standard)?,
+        (None, None) => {
+            return Err(CliError::failed(
+                "this program was built without the standard guest: build it with `cargo xtask build`, or name one with --guest",
+            ));
+        }
+    };
+    Ok((runtime, guest))
+}
+
+/// Where the requests come from.
+enum Input {
+    One { query: String, documents: Vec<String> },
+    Many(Lines),
+}
+
+impl Input {
+    fn open(args: &Args) -> Result<Self, CliError> {
+        match (&args.requests, &args.query) {
+            (Some(requests), _) => Ok(Self::Many(Lines::open(requests)?)),
+            (None, query) => {
+                let documents = match &args.documents {
+                    Some(file) => input::documents(file, args.documents_format)?,
+                    None if args.document.is_empty() => {
+                        return Err(CliError::bad_input("no documents: give them as arguments or with --documents FILE"));
+                    }
+                    None => args.document.clone(),
+                };
+                Ok(Self::One { query: query.clone().unwrap_or_default(), documents })
+            }
+        }
+    }
+}
+
+struct Session {
+    model: Arc<LoadedModel>,
+    guest: Guest,
+    limits: RequestLimits,
+    args: Args,
+}
+
+impl Session {
+    async fn answer_all(&self, input: Input) -> Result<(), CliError> {
+        match input {
+            Input::One { query, documents } => {
+                let (documents, response) = self.answer(query.clone(), documents).await?;
+                self.print(&query, &documents, &response)
+            }
+            Input::Many(lines) => {
+                futures::stream::iter(lines)
+                    .map(|line| self.answer_line(line))
+                    .buffered(REQUESTS_IN_FLIGHT)
+                    .try_for_each(async |(query, documents, response)| self.print(&query, &documents, &response))
+                    .await
+            }
+        }
+    }
+
+    async fn answer_line(
+        &self,
+        line: Result<input::Line, CliError>,
+    ) -> Result<(String, Vec<String>, Response), CliError> {
+        let line = line?;
+        let RequestLine { query, documents } = line.json()?;
+        let documents = documents.into_iter().map(Document::into).collect();
+        match self.answer(query.clone(), documents).await {
+            Ok((documents, response)) => Ok((query, documents, response)),
+            Err(error) => Err(error.at(&line.place)),
+        }
+    }
+
+    async fn answer(&self, query: String, documents: Vec<String>) -> Result<(Vec<String>, Response), CliError> {
+        // The table shows the documents again; JSON does not, and is spared the copy.
+        let shown = if self.args.json { Vec::new() } else { documents.clone() };
+        let request = Request {
+            query,
+            documents,
+            top_n: self.args.top_n,
+            max_tokens: self.args.max_tokens,
+            truncation: match self.args.truncation {
+                CliTruncation::LongestFirst => Truncation::LongestFirst,
+                CliTruncation::DocumentOnly => Truncation::DocumentOnly,
+                CliTruncation::None => Truncation::None,
+            },
+            activation: match self.args.scores {
+                Scores::Raw => Activation::None,
+                Scores::Sigmoid => Activation::Sigmoid,
+            },
+            settings: Vec::new(),
+        };
+        let response = self.guest.rerank(Arc::clone(&self.model), request, &self.limits).await?;
+        Ok((shown, response))
+    }
+
+    fn print(&self, query: &str, documents: &[String], response: &Response) -> Result<(), CliError> {
+        let text = if self.args.json { self.json(response) } else { self.table(query, documents, response) };
+        let mut out = std::io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(CliError::failed(format!("standard output: {error}"))),
+        }
+    }
+
+    fn json(&self, response: &Response) -> String {
+        let hits: Vec<_> =
+            response.hits.iter().map(|hit| json!({ "index": hit.index, "score": hit.score })).collect();
+        let Timings { guest, queue, inference, total } = response.timings;
+        // Microseconds are as fine as these clocks are worth.
+        let ms = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let line = json!({
+            "model": self.model.name(),
+            "hits": hits,
+            "usage": {
+                "tokens": response.usage.tokens,
+                "rows": response.usage.rows,
+                "truncated": response.usage.truncated,
+            },
+            "timings_ms": {
+                "guest": ms(guest),
+                "queue": ms(queue),
+                "inference": ms(inference),
+                "total": ms(total),
+            },
+        });
+        format!("{line}\n")
+    }
+
+    fn table(&self, query: &str, documents: &[String], response: &Response) -> String {
+        let rows: Vec<Vec<String>> = response
+            .hits
+            .iter()
+            .enumerate()
+            .map(|(rank, hit)| {
+                let document = documents.get(hit.index as usize).map_or_else(String::new, |text| table::snippet(text));
+                vec![(rank + 1).to_string(), format!("{:.4}", hit.score), document]
+            })
+            .collect();
+        let engine = self.model.engine();
+        let Timings { guest, queue, inference, total } = response.timings;
+        let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+        format!(
+            "{}\n{}{} rows, {} tokens, {} cut · {:.1} ms = guest {:.1} + queue {:.1} + inference {:.1}\n{} · {} {} · {}\n\n",
+            table::snippet(query),
+            table::columns(&["rank", "score", "document"], &rows),
+            response.usage.rows,
+            response.usage.tokens,
+            response.usage.truncated,
+            ms(total),
+            ms(guest),
+            ms(queue),
+            ms(inference),
+            self.model.name(),
+            engine.name,
+            engine.precision,
+            engine.device,
+        )
+    }
+}

@@ -1,0 +1,16 @@
+//! What wasmtime generates from the contract in `wit/`.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    missing_debug_implementations,
+    clippy::missing_errors_doc,
+    reason = "generated; the contract's own documentation is in wit/"
+)]
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    world: "tenant",
+    imports: { default: async | trappable },
+    exports: { default: async },
+    with: { "assay:rerank/inference.model": super::inference::OpenModel },
+});

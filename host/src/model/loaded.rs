@@ -1,0 +1,73 @@
+//! A model on a device, ready for rows.
+
+use std::sync::Arc;
+
+use assay_kernels::{BertConfig, EngineInfo};
+
+use super::manifest::Manifest;
+use super::store::{ModelError, StoredModel, TOKENIZER_FILE, read_tokenizer};
+use crate::engine::EngineOptions;
+use crate::scheduler::{DEFAULT_MAX_QUEUED_TOKENS, Scheduler};
+
+/// A model on a device. Shared by every request that uses it.
+#[derive(Debug)]
+pub struct LoadedModel {
+    manifest: Manifest,
+    config: BertConfig,
+    engine: EngineInfo,
+    tokenizer: Arc<[u8]>,
+    scheduler: Scheduler,
+}
+
+impl LoadedModel {
+    /// Reads the weights, merges the adapter, makes the engine and starts its dispatch thread.
+    ///
+    /// # Errors
+    /// The model's files are damaged, or the engine cannot be made.
+    pub fn load(model: &StoredModel, options: &EngineOptions) -> Result<Self, ModelError> {
+        let weights = assay_kernels::checkpoint::load(model.dir(), model.adapter_dir().as_deref())?;
+        let tokenizer = read_tokenizer(&model.dir().join(TOKENIZER_FILE))?.into();
+        let failed = |message: String| ModelError::Engine { model: model.manifest.name.clone(), message };
+        let engine = options.make(weights).map_err(|error| failed(error.to_string()))?;
+        let (config, info) = (engine.config().clone(), engine.info().clone());
+        let scheduler =
+            Scheduler::start(engine, DEFAULT_MAX_QUEUED_TOKENS).map_err(|error| failed(error.to_string()))?;
+        Ok(Self { manifest: model.manifest.clone(), config, engine: info, tokenizer, scheduler })
+    }
+
+    /// The model's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.manifest.name
+    }
+
+    /// What the store knows of it.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Its shape.
+    #[must_use]
+    pub fn config(&self) -> &BertConfig {
+        &self.config
+    }
+
+    /// What computes it.
+    #[must_use]
+    pub fn engine(&self) -> &EngineInfo {
+        &self.engine
+    }
+
+    /// The bytes of its `tokenizer.json`.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Arc<[u8]> {
+        &self.tokenizer
+    }
+
+    /// What takes its rows.
+    #[must_use]
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+}

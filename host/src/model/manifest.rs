@@ -1,0 +1,116 @@
+//! What the store knows of a model: where it came from, and the hash of every file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// One revision of a model in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The model's name.
+    pub name: String,
+    /// Content hash of all files together, lower-case hexadecimal.
+    pub revision: String,
+    /// Where it came from.
+    pub source: Source,
+    /// The adapter's place of origin, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<Source>,
+    /// Every file by its path below the revision's directory.
+    pub files: BTreeMap<String, FileRecord>,
+}
+
+/// What a file must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// Where a model or an adapter came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum Source {
+    /// A repository of the Hugging Face hub.
+    Hub {
+        /// `owner/name`.
+        repository: String,
+        /// The commit's full hash.
+        commit: String,
+    },
+    /// A package of the Python package index.
+    Package {
+        /// The package's name.
+        name: String,
+        /// Its version.
+        version: String,
+    },
+    /// A directory that somebody named.
+    Directory {
+        /// Its absolute path when it was added.
+        path: String,
+    },
+    /// Part of this program.
+    Embedded,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hub { repository, commit } => write!(f, "hub {repository} at {:.12}", commit),
+            Self::Package { name, version } => write!(f, "package {name} {version}"),
+            Self::Directory { path } => write!(f, "directory {path}"),
+            Self::Embedded => f.write_str("embedded"),
+        }
+    }
+}
+
+impl FileRecord {
+    /// Reads a file through and records it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn of(path: &Path) -> std::io::Result<Self> {
+        let mut file = std::fs::File::open(path)?;
+        let (mut hash, mut bytes) = (Sha256::new(), 0u64);
+        let mut buffer = vec![0u8; 1 << 20];
+        loop {
+            let read = file.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(Self { bytes, sha256: hex(&hash.finalize()) });
+            }
+            hash.update(&buffer[..read]);
+            bytes += read as u64;
+        }
+    }
+}
+
+/// Content hash of all files together: the hash of their names and hashes in order.
+#[must_use]
+pub fn revision(files: &BTreeMap<String, FileRecord>) -> String {
+    let mut hash = Sha256::new();
+    for (name, record) in files {
+        hash.update(format!("{name}\0{}\n", record.sha256));
+    }
+    hex(&hash.finalize())
+}
+
+/// SHA-256 of bytes in memory, lower-case hexadecimal.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

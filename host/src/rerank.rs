@@ -1,0 +1,156 @@
+//! The words of a request and of its answer: what enters at the edge and leaves again, free of wire formats.
+
+use std::time::Duration;
+
+/// What to do with a pair that is longer than the longest row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Truncation {
+    /// Fail and say which document.
+    None,
+    /// Cut the longer of query and document, token by token, until the pair fits.
+    #[default]
+    LongestFirst,
+    /// Cut the document only.
+    DocumentOnly,
+}
+
+/// What to do with the model's logit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// Return the logit.
+    #[default]
+    None,
+    /// Return 1 / (1 + exp(−logit)).
+    Sigmoid,
+}
+
+/// One query and the documents to rank for it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Request {
+    /// The text to rank the documents for.
+    pub query: String,
+    /// The candidate documents.
+    pub documents: Vec<String>,
+    /// Most hits to return; all where absent.
+    pub top_n: Option<u32>,
+    /// Longest row in tokens; the model's own maximum where absent.
+    pub max_tokens: Option<u32>,
+    /// What to do with pairs that do not fit.
+    pub truncation: Truncation,
+    /// What to do with the model's logit.
+    pub activation: Activation,
+    /// Free settings for the tenant's own logic.
+    pub settings: Vec<(String, String)>,
+}
+
+/// One document's place in the answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hit {
+    /// Position in [`Request::documents`].
+    pub index: u32,
+    /// The pair's score; finite, larger is better.
+    pub score: f32,
+}
+
+/// What a request cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Useful tokens sent to the model.
+    pub tokens: u64,
+    /// Rows sent to the model.
+    pub rows: u32,
+    /// Rows that were cut to fit.
+    pub truncated: u32,
+}
+
+/// Where a request's time went. The parts add up to the total.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timings {
+    /// In the guest and around it: instantiation, tokenising, ranking, copies.
+    pub guest: Duration,
+    /// Rows waiting for the device.
+    pub queue: Duration,
+    /// Rows on the device.
+    pub inference: Duration,
+    /// From the call to the answer.
+    pub total: Duration,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Response {
+    /// As the guest ranked them: indexes are below the number of documents and appear once each.
+    pub hits: Vec<Hit>,
+    /// What the request cost, as the guest counted it.
+    pub usage: Usage,
+    /// Where its time went.
+    pub timings: Timings,
+}
+
+/// Why a request has no answer. Which variant it is tells whose fault it is: the caller's, a quota's, the guest's, the
+/// host's.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum RerankError {
+    /// The caller's: the request is malformed.
+    #[error("invalid request: {0}")]
+    InvalidInput(String),
+    /// The caller's: a limit was exceeded, and the same request will fail again.
+    #[error("{limit} is limited to {allowed}, the request has {requested}")]
+    TooLarge {
+        /// The limit's name.
+        limit: String,
+        /// What was asked for.
+        requested: u64,
+        /// The most that is allowed.
+        allowed: u64,
+    },
+    /// The tenant may not use the model.
+    #[error("access to model {0} is denied")]
+    AccessDenied(String),
+    /// There is no such model.
+    #[error("no model {0} is loaded")]
+    ModelNotFound(String),
+    /// The queue is full: try again later.
+    #[error("the host is overloaded: try again in {} ms", retry_after.as_millis())]
+    Overloaded {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The request's wall-clock time ran out.
+    #[error("the request took longer than its limit of {} ms", limit.as_millis())]
+    DeadlineExceeded {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The guest's fault.
+    #[error("the guest failed: {0}")]
+    Guest(#[from] GuestFault),
+    /// The host's or its device's fault.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// What a guest did wrong. Its instance is gone; the next request gets a fresh one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GuestFault {
+    /// It trapped.
+    #[error("it trapped: {0}")]
+    Trapped(String),
+    /// It asked for more memory than it may have, and trapped over it.
+    #[error("it asked for {requested_bytes} bytes of memory, its limit is {limit_bytes}")]
+    Memory {
+        /// The size that it wanted its memory to have.
+        requested_bytes: u64,
+        /// The most that it may have.
+        limit_bytes: u64,
+    },
+    /// It computed for longer than it may.
+    #[error("it computed for longer than its limit of {} ms", limit.as_millis())]
+    CpuTime {
+        /// The limit.
+        limit: Duration,
+    },
+    /// It answered nonsense.
+    #[error("its answer makes no sense: {0}")]
+    BadAnswer(String),
+}
