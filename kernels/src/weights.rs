@@ -83,3 +83,24 @@ pub struct BertWeights {
     /// The head.
     pub head: Head,
 }
+
+impl BertWeights {
+    /// How many numbers the model has.
+    #[must_use]
+    pub fn parameters(&self) -> u64 {
+        let linear = |linear: &Linear| linear.weight.len() + linear.bias.len();
+        let norm = |norm: &LayerNorm| norm.weight.len() + norm.bias.len();
+        let tables = &self.embeddings;
+        let embeddings = tables.word.len() + tables.position.len() + tables.token_type.len() + norm(&tables.norm);
+        let layers = self.layers.iter().map(|layer| {
+            let linears =
+                [&layer.query, &layer.key, &layer.value, &layer.attention_output, &layer.intermediate, &layer.output];
+            linears.map(linear).iter().sum::<usize>() + norm(&layer.attention_norm) + norm(&layer.output_norm)
+        });
+        let head = match &self.head {
+            Head::CrossEncoder { pooler, classifier } => linear(pooler) + linear(classifier),
+            Head::MeanEmbedding => 0,
+        };
+        (embeddings + layers.sum::<usize>() + head) as u64
+    }
+}
