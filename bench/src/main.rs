@@ -1,1 +1,3 @@
+//! The command `assay-bench`.
+
 fn main() {}

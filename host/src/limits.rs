@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::rerank::{RerankError, Request};
+use crate::rerank::{Request, RerankError};
 
 /// Most documents in a request: ten times what rerankers are usually asked for, and still a second or so of work on a
 /// fast device.

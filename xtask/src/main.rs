@@ -86,7 +86,8 @@ fn demo(root: &Path) -> Result<()> {
 /// Pairs every query with all passages: both files hold one JSON string a line.
 fn demo_requests(root: &Path) -> Result<String> {
     let read = |name: &str| {
-        std::fs::read_to_string(root.join("examples").join(name)).with_context(|| format!("cannot read examples/{name}"))
+        std::fs::read_to_string(root.join("examples").join(name))
+            .with_context(|| format!("cannot read examples/{name}"))
     };
     let passages = read("passages.jsonl")?;
     let documents = passages.lines().collect::<Vec<_>>().join(",");

@@ -4,10 +4,11 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{ArgGroup, ValueEnum};
 use futures::{StreamExt, TryStreamExt};
-use serde_json::json;
+use serde::Serialize;
 
 use super::error::CliError;
 use super::input::{self, Document, Format, Lines, RequestLine};
@@ -16,7 +17,7 @@ use crate::engine::{EngineChoice, EngineOptions};
 use crate::guest::{self, Guest, GuestRuntime, RuntimeOptions};
 use crate::limits::RequestLimits;
 use crate::model::{LoadedModel, ModelStore};
-use crate::rerank::{Activation, Request, Response, Timings, Truncation};
+use crate::rerank::{Activation, Request, Response, Timings, Truncation, Usage};
 
 /// Requests of a file that are in work at once: while one is on the device, the next is tokenised.
 const REQUESTS_IN_FLIGHT: usize = 2;
@@ -140,7 +141,9 @@ impl Input {
                 let documents = match &args.documents {
                     Some(file) => input::documents(file, args.documents_format)?,
                     None if args.document.is_empty() => {
-                        return Err(CliError::bad_input("no documents: give them as arguments or with --documents FILE"));
+                        return Err(CliError::bad_input(
+                            "no documents: give them as arguments or with --documents FILE",
+                        ));
                     }
                     None => args.document.clone(),
                 };
@@ -211,7 +214,7 @@ impl Session {
     }
 
     fn print(&self, query: &str, documents: &[String], response: &Response) -> Result<(), CliError> {
-        let text = if self.args.json { self.json(response) } else { self.table(query, documents, response) };
+        let text = if self.args.json { self.json(response)? } else { self.table(query, documents, response) };
         let mut out = std::io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             Ok(()) => Ok(()),
@@ -219,28 +222,21 @@ impl Session {
         }
     }
 
-    fn json(&self, response: &Response) -> String {
-        let hits: Vec<_> =
-            response.hits.iter().map(|hit| json!({ "index": hit.index, "score": hit.score })).collect();
+    fn json(&self, response: &Response) -> Result<String, CliError> {
+        let Usage { tokens, rows, truncated } = response.usage;
         let Timings { guest, queue, inference, total } = response.timings;
         // Microseconds are as fine as these clocks are worth.
-        let ms = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-        let line = json!({
-            "model": self.model.name(),
-            "hits": hits,
-            "usage": {
-                "tokens": response.usage.tokens,
-                "rows": response.usage.rows,
-                "truncated": response.usage.truncated,
-            },
-            "timings_ms": {
-                "guest": ms(guest),
-                "queue": ms(queue),
-                "inference": ms(inference),
-                "total": ms(total),
-            },
-        });
-        format!("{line}\n")
+        let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let line = JsonLine {
+            model: self.model.name(),
+            hits: response.hits.iter().map(|hit| JsonHit { index: hit.index, score: hit.score }).collect(),
+            usage: JsonUsage { tokens, rows, truncated },
+            timings_ms: JsonTimings { guest: ms(guest), queue: ms(queue), inference: ms(inference), total: ms(total) },
+        };
+        match serde_json::to_string(&line) {
+            Ok(line) => Ok(line + "\n"),
+            Err(error) => Err(CliError::failed(format!("the answer cannot be written as JSON: {error}"))),
+        }
     }
 
     fn table(&self, query: &str, documents: &[String], response: &Response) -> String {
@@ -255,7 +251,7 @@ impl Session {
             .collect();
         let engine = self.model.engine();
         let Timings { guest, queue, inference, total } = response.timings;
-        let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
         format!(
             "{}\n{}{} rows, {} tokens, {} cut · {:.1} ms = guest {:.1} + queue {:.1} + inference {:.1}\n{} · {} {} · {}\n\n",
             table::snippet(query),
@@ -273,4 +269,34 @@ impl Session {
             engine.device,
         )
     }
+}
+
+/// What `--json` prints for a query.
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    model: &'a str,
+    hits: Vec<JsonHit>,
+    usage: JsonUsage,
+    timings_ms: JsonTimings,
+}
+
+#[derive(Serialize)]
+struct JsonHit {
+    index: u32,
+    score: f32,
+}
+
+#[derive(Serialize)]
+struct JsonUsage {
+    tokens: u64,
+    rows: u32,
+    truncated: u32,
+}
+
+#[derive(Serialize)]
+struct JsonTimings {
+    guest: f64,
+    queue: f64,
+    inference: f64,
+    total: f64,
 }

@@ -95,10 +95,8 @@ pub(super) async fn rerank(
     Ok(response)
 }
 
-type Answer = Result<
-    super::bindings::exports::assay::rerank::reranker::Response,
-    super::bindings::assay::rerank::types::Error,
->;
+type Answer =
+    Result<super::bindings::exports::assay::rerank::reranker::Response, super::bindings::assay::rerank::types::Error>;
 
 async fn call(store: &mut Store<State>, tenant: &TenantPre<State>, request: Request) -> wasmtime::Result<Answer> {
     let instance = tenant.instantiate_async(&mut *store).await?;
@@ -120,10 +118,5 @@ fn fault(error: &wasmtime::Error, state: &State, limits: &RequestLimits) -> Gues
 
 fn timings(total: Duration, inference: &Inference) -> Timings {
     let device = inference.queue + inference.inference;
-    Timings {
-        guest: total.saturating_sub(device),
-        queue: inference.queue,
-        inference: inference.inference,
-        total,
-    }
+    Timings { guest: total.saturating_sub(device), queue: inference.queue, inference: inference.inference, total }
 }

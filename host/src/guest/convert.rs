@@ -46,11 +46,7 @@ pub(super) fn response(response: wit::Response, documents: usize, top_n: Option<
     }
     Ok(Response {
         hits: response.hits.iter().map(|hit| Hit { index: hit.index, score: hit.score }).collect(),
-        usage: Usage {
-            tokens: response.usage.tokens,
-            rows: response.usage.rows,
-            truncated: response.usage.truncated,
-        },
+        usage: Usage { tokens: response.usage.tokens, rows: response.usage.rows, truncated: response.usage.truncated },
         timings: Timings::default(),
     })
 }
@@ -61,11 +57,9 @@ pub(super) fn error(error: Error, limits: &RequestLimits) -> RerankError {
         Error::AccessDenied(model) => RerankError::AccessDenied(model),
         Error::NotFound(model) => RerankError::ModelNotFound(model),
         Error::InvalidInput(message) => RerankError::InvalidInput(message),
-        Error::TooLarge(exceeded) => RerankError::TooLarge {
-            limit: exceeded.limit,
-            requested: exceeded.requested,
-            allowed: exceeded.allowed,
-        },
+        Error::TooLarge(exceeded) => {
+            RerankError::TooLarge { limit: exceeded.limit, requested: exceeded.requested, allowed: exceeded.allowed }
+        }
         Error::Overloaded(milliseconds) => {
             RerankError::Overloaded { retry_after: Duration::from_millis(milliseconds.into()) }
         }

@@ -17,6 +17,7 @@ const MAX_OPEN_MODELS: usize = 64;
 
 /// A model that a guest has opened.
 #[derive(Debug)]
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct OpenModel(Arc<LoadedModel>);
 
 /// The host's side of one store's calls.

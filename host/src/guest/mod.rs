@@ -11,7 +11,7 @@ mod convert;
 mod inference;
 mod runtime;
 
-pub use runtime::{Guest, GuestError, GuestRuntime, RuntimeOptions};
+pub use runtime::{DEFAULT_MAX_INSTANCES, Guest, GuestError, GuestRuntime, MAX_COMPONENT_BYTES, RuntimeOptions};
 
 /// The standard guest that this program carries; `None` in a program that was built without `cargo xtask build`.
 #[must_use]

@@ -1,8 +1,8 @@
 //! The WebAssembly engine, its epoch clock, and guests that are compiled and linked.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -154,8 +154,8 @@ impl GuestRuntime {
         let mut linker = Linker::new(&engine);
         Tenant::add_to_linker::<_, HasSelf<Inference>>(&mut linker, |state: &mut State| &mut state.inference)
             .map_err(failed)?;
-        let cache = CompiledCache::open(cache_dir)
-            .map_err(|source| GuestError::Io { path: cache_dir.to_owned(), source })?;
+        let cache =
+            CompiledCache::open(cache_dir).map_err(|source| GuestError::Io { path: cache_dir.to_owned(), source })?;
         let clock = EpochClock::start(engine.clone()).map_err(|error| GuestError::Engine(error.to_string()))?;
         Ok(Self { engine, linker, cache, _clock: clock })
     }

@@ -20,7 +20,12 @@ const DEFAULT_HUB_TIMEOUT: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// The hub cannot be reached, has no such model, or what it sends is not a model that can be computed.
-pub fn pull(store: &ModelStore, data_dir: &Path, name: &str, revision: Option<&str>) -> Result<StoredModel, ModelError> {
+pub fn pull(
+    store: &ModelStore,
+    data_dir: &Path,
+    name: &str,
+    revision: Option<&str>,
+) -> Result<StoredModel, ModelError> {
     let cache = data_dir.join("downloads");
     let commit = resolve(&cache, name, revision)?;
     eprintln!("{name} at commit {commit}");

@@ -69,13 +69,17 @@ pub enum ModelError {
         message: String,
     },
     /// The name cannot be one of a model.
-    #[error("{name:?} is not a model's name: use NAME or OWNER/NAME of letters, digits, '.', '_' and '-', at most {MAX_NAME_BYTES} bytes")]
+    #[error(
+        "{name:?} is not a model's name: use NAME or OWNER/NAME of letters, digits, '.', '_' and '-', at most {MAX_NAME_BYTES} bytes"
+    )]
     Name {
         /// The name.
         name: String,
     },
     /// The store has no such model.
-    #[error("there is no model {name} here: `assay model list` shows what there is, `assay model pull {name}` or `assay model add` brings one in")]
+    #[error(
+        "there is no model {name} here: `assay model list` shows what there is, `assay model pull {name}` or `assay model add` brings one in"
+    )]
     Unknown {
         /// The name.
         name: String,
@@ -149,10 +153,8 @@ impl ModelStore {
         check_model(dir, adapter.as_ref().map(|(path, _)| *path))?;
 
         std::fs::create_dir_all(&self.root).map_err(ModelError::io(&self.root))?;
-        let staged = tempfile::Builder::new()
-            .prefix(".adding-")
-            .tempdir_in(&self.root)
-            .map_err(ModelError::io(&self.root))?;
+        let staged =
+            tempfile::Builder::new().prefix(".adding-").tempdir_in(&self.root).map_err(ModelError::io(&self.root))?;
         let mut files = BTreeMap::new();
         for file in MODEL_FILES {
             files.insert(file.to_owned(), copy(&dir.join(file), &staged.path().join(file))?);

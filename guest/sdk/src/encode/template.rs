@@ -1,0 +1,150 @@
+//! What a tokenizer puts around a pair, or around a query alone.
+//!
+//! `tokenizer.json` says it in one of five kinds of post-processor, some of them nested. Instead of understanding each, this module shows the post-processor marked tokens when the tokenizer is loaded and reads the template off the answer, special tokens and token types included. Whatever `tokenizers` would do with a pair is therefore done here too.
+
+use tokenizers::{Encoding, PostProcessor, Token, Tokenizer};
+
+use super::LoadError;
+use super::rows::Rows;
+
+/// Stand for the query and the document; no vocabulary is that large.
+const QUERY_MARK: u32 = u32::MAX;
+const DOCUMENT_MARK: u32 = u32::MAX - 1;
+
+/// Special tokens, query and, in a pair, document, in the order of a row; token type 0 comes first, and type 1 follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Template {
+    pieces: Vec<Piece>,
+    /// How many of the pieces have token type 0.
+    first_segment_pieces: usize,
+    special_tokens: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece {
+    Special(u32),
+    Query,
+    Document,
+}
+
+impl Template {
+    /// What goes around a query and a document.
+    pub(super) fn of_pair(tokenizer: &Tokenizer) -> Result<Self, LoadError> {
+        Self::of(tokenizer, Some(mark(DOCUMENT_MARK, 1)))
+    }
+
+    /// What goes around a query that has no document.
+    pub(super) fn of_query(tokenizer: &Tokenizer) -> Result<Self, LoadError> {
+        Self::of(tokenizer, None)
+    }
+
+    fn of(tokenizer: &Tokenizer, document: Option<Encoding>) -> Result<Self, LoadError> {
+        let is_pair = document.is_some();
+        let row = tokenizer
+            .post_process(mark(QUERY_MARK, 0), document, true)
+            .map_err(|error| LoadError::Unreadable(error.to_string()))?;
+        let template = Self::read(row.get_ids(), row.get_type_ids(), usize::from(is_pair))?;
+        let announced = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(is_pair));
+        if template.special_tokens != announced {
+            // `tokenizers` would cut such rows to another length than the one asked for.
+            return Err(LoadError::Template("it announces another number of special tokens than it adds"));
+        }
+        Ok(template)
+    }
+
+    /// Reads a row of marks in which the query stands once, and the document `documents` times.
+    fn read(ids: &[u32], type_ids: &[u32], documents: usize) -> Result<Self, LoadError> {
+        let pieces: Vec<Piece> = ids
+            .iter()
+            .map(|&id| match id {
+                QUERY_MARK => Piece::Query,
+                DOCUMENT_MARK => Piece::Document,
+                id => Piece::Special(id),
+            })
+            .collect();
+        let count = |wanted| pieces.iter().filter(|&&piece| piece == wanted).count();
+        if count(Piece::Query) != 1 || count(Piece::Document) != documents {
+            return Err(LoadError::Template("query and document do not each appear once"));
+        }
+        let first_segment_pieces = type_ids.iter().take_while(|&&type_id| type_id == 0).count();
+        if type_ids[first_segment_pieces..].iter().any(|&type_id| type_id != 1) {
+            return Err(LoadError::Template("token types are not zeros followed by ones"));
+        }
+        Ok(Self { special_tokens: pieces.len() - 1 - documents, pieces, first_segment_pieces })
+    }
+
+    /// How many tokens the template adds to every row.
+    pub(super) fn special_tokens(&self) -> usize {
+        self.special_tokens
+    }
+
+    /// Appends one row.
+    pub(super) fn push(&self, query: &[u32], document: &[u32], rows: &mut Rows) {
+        let start = rows.ids.len();
+        let mut second_segment = None;
+        for (index, piece) in self.pieces.iter().enumerate() {
+            if index == self.first_segment_pieces {
+                second_segment = Some(rows.ids.len() - start);
+            }
+            match *piece {
+                Piece::Special(id) => rows.ids.push(id),
+                Piece::Query => rows.ids.extend_from_slice(query),
+                Piece::Document => rows.ids.extend_from_slice(document),
+            }
+        }
+        rows.end_row(second_segment.unwrap_or(rows.ids.len() - start));
+    }
+}
+
+fn mark(id: u32, type_id: u32) -> Encoding {
+    Encoding::from_tokens(vec![Token::new(id, String::new(), (0, 0))], type_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(ids: &[u32], type_ids: &[u32]) -> Result<Template, String> {
+        Template::read(ids, type_ids, 1).map_err(|error| error.to_string())
+    }
+
+    fn row(template: &Template, query: &[u32], document: &[u32]) -> (Vec<u32>, Vec<u32>) {
+        let mut rows = Rows::default();
+        template.push(query, document, &mut rows);
+        assert_eq!(rows.offsets, [0, rows.ids.len() as u32]);
+        (rows.ids, rows.second_segment)
+    }
+
+    #[test]
+    fn a_bert_pair_starts_its_second_segment_at_the_document() {
+        let bert = [1, QUERY_MARK, 2, DOCUMENT_MARK, 2];
+        let template = read(&bert, &[0, 0, 0, 1, 1]).unwrap();
+        assert_eq!(template.special_tokens(), 3);
+        assert_eq!(row(&template, &[7, 8], &[9]), (vec![1, 7, 8, 2, 9, 2], vec![4]));
+        assert_eq!(row(&template, &[], &[]), (vec![1, 2, 2], vec![2]));
+    }
+
+    #[test]
+    fn a_roberta_pair_has_no_second_segment() {
+        let roberta = [0, QUERY_MARK, 2, 2, DOCUMENT_MARK, 2];
+        let template = read(&roberta, &[0; 6]).unwrap();
+        assert_eq!(row(&template, &[7], &[8, 9]), (vec![0, 7, 2, 2, 8, 9, 2], vec![7]));
+    }
+
+    #[test]
+    fn a_query_alone_has_no_second_segment() {
+        let template = Template::read(&[1, QUERY_MARK, 2], &[0; 3], 0).unwrap();
+        assert_eq!(template.special_tokens(), 2);
+        assert_eq!(row(&template, &[7, 8], &[]), (vec![1, 7, 8, 2], vec![4]));
+    }
+
+    #[test]
+    fn pairs_that_rows_cannot_express_are_refused() {
+        assert!(read(&[QUERY_MARK], &[0]).unwrap_err().contains("once"));
+        assert!(read(&[QUERY_MARK, DOCUMENT_MARK, QUERY_MARK], &[0; 3]).unwrap_err().contains("once"));
+        for type_ids in [[1, 0], [0, 2]] {
+            let error = read(&[QUERY_MARK, DOCUMENT_MARK], &type_ids).unwrap_err();
+            assert!(error.contains("zeros followed by ones"), "{error}");
+        }
+    }
+}

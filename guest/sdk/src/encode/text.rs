@@ -1,0 +1,76 @@
+//! Text to token ids, exactly as `Tokenizer::encode` finds them, without what only it needs: offsets, token strings, word numbers.
+
+use std::fmt;
+
+use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
+
+use super::PairError;
+use super::bert::BertEncoder;
+
+/// Whether the whole of a text was tokenised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// The ids are all there are.
+    Whole,
+    /// Enough ids were found and text is left.
+    Stopped,
+}
+
+/// A tokenizer, and a shorter way to the same ids where there is one.
+pub(super) struct TextEncoder {
+    tokenizer: Tokenizer,
+    bert: Option<BertEncoder>,
+}
+
+impl TextEncoder {
+    pub(super) fn new(tokenizer: Tokenizer) -> Self {
+        let bert = BertEncoder::of(&tokenizer);
+        Self { tokenizer, bert }
+    }
+
+    /// Appends the ids of `text`, without special tokens around them, to the empty `ids`; stops once a word has brought them to `stop` or more.
+    pub(super) fn encode(&self, text: &str, stop: Option<usize>, ids: &mut Vec<u32>) -> Result<Extent, PairError> {
+        let stop = stop.unwrap_or(usize::MAX);
+        match &self.bert {
+            Some(bert) if bert.takes(text) => bert.encode(&self.tokenizer, text, stop, ids),
+            _ => encode_by_stages(&self.tokenizer, text, stop, ids),
+        }
+    }
+}
+
+impl fmt::Debug for TextEncoder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TextEncoder").finish_non_exhaustive()
+    }
+}
+
+/// The crate's own stages: split off added tokens, normalise, split into words, look the words up.
+///
+/// The loop is `PreTokenizedString::tokenize_with_limit`, to the letter: an added token counts towards `stop` but does not itself stop.
+pub(super) fn encode_by_stages(
+    tokenizer: &Tokenizer,
+    text: &str,
+    stop: usize,
+    ids: &mut Vec<u32>,
+) -> Result<Extent, PairError> {
+    let failed = |error: tokenizers::Error| PairError::Tokenizer(error.to_string());
+    let mut words: PreTokenizedString =
+        tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
+    if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
+        pre_tokenizer.pre_tokenize(&mut words).map_err(failed)?;
+    }
+    let splits = words.get_splits(OffsetReferential::Normalized, OffsetType::None);
+    let last = splits.len();
+    for (index, (word, _, tokens)) in splits.into_iter().enumerate() {
+        if let Some(tokens) = tokens {
+            ids.extend(tokens.iter().map(|token| token.id));
+            continue;
+        }
+        let tokens = tokenizer.get_model().tokenize(word).map_err(failed)?;
+        ids.extend(tokens.iter().map(|token| token.id));
+        if ids.len() >= stop && index + 1 < last {
+            return Ok(Extent::Stopped);
+        }
+    }
+    Ok(Extent::Whole)
+}

@@ -1,0 +1,25 @@
+//! Random bytes for a world that has none.
+//!
+//! `ahash`, inside `tokenizers`, asks for a seed when it makes its first map, and `getrandom` has no source on `wasm32-unknown-unknown`: without this function the guest would panic, and with `getrandom`'s JavaScript source it would import what no host here offers. `--cfg getrandom_backend="custom"`, in the guest workspace's cargo settings, makes `getrandom` call this instead.
+//!
+//! The bytes are always the same. That is sound because they seed hash maps and nothing else, and no request adds a key to a map that outlives it: the vocabulary's keys are the model's. It is also useful: the memory snapshot of a guest is then the same each time it is made. Nothing secret may ever be drawn from here.
+#![allow(unsafe_code, reason = "getrandom finds its custom source by an unmangled symbol and passes a raw buffer")]
+
+/// Fills `len` bytes at `dest` with a fixed sequence (splitmix64 from a constant seed).
+///
+/// # Safety
+///
+/// `dest` must be valid for writing `len` bytes; `getrandom` is the only caller and passes its caller's own buffer.
+// SAFETY: no other symbol of this name exists in a guest: getrandom declares it and leaves it to be defined once.
+#[unsafe(no_mangle)]
+unsafe extern "Rust" fn __getrandom_v03_custom(dest: *mut u8, len: usize) -> Result<(), getrandom::Error> {
+    let mut state = 0x4173_7361_795f_3031_u64;
+    for offset in 0..len {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // SAFETY: `offset < len`, and `dest` is writable for `len` bytes by this function's contract.
+        unsafe { dest.add(offset).write((mixed ^ (mixed >> 31)) as u8) };
+    }
+    Ok(())
+}

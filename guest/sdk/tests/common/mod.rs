@@ -1,0 +1,190 @@
+//! Small tokenizers of each kind that rerankers come with, texts to try them with, and what `tokenizers` itself makes of a pair.
+#![allow(dead_code, reason = "every test file is a crate of its own and uses its share")]
+#![allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
+
+use assay_guest::{PairEncoder, PairError, Query, Rows};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+/// A row as `tokenizers` describes it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) type_ids: Vec<u32>,
+}
+
+/// BERT's tokenizer over a small vocabulary: every ASCII letter and digit as a piece, and some longer ones. Its own truncation and padding settings are absurd, to prove that nobody obeys them.
+pub(crate) fn bert_json(lowercase: bool) -> Vec<u8> {
+    let mut entries: Vec<String> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(String::from).to_vec();
+    for character in ('a'..='z').chain('A'..='Y').chain('0'..='8') {
+        entries.push(character.to_string());
+        entries.push(format!("##{character}"));
+    }
+    let longer = ["query", "##ing", "doc", "##ument", "un", "##aff", "##able", "東", "京", "ß", "я", "##я"];
+    entries.extend(longer.map(String::from));
+    entries.extend("!\"#$%&'()*+,-./:;<=>?@\\]^_`{|}—“".chars().map(String::from));
+    let special = |id: usize, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": content == "[MASK]", "rstrip": false, "normalized": false, "special": true});
+    let added: Vec<Value> = (0..5).map(|id| special(id, &entries[id])).collect();
+    let vocabulary: serde_json::Map<String, Value> =
+        entries.iter().enumerate().map(|(id, entry)| (entry.clone(), json!(id))).collect();
+    let tokenizer = json!({
+        "version": "1.0",
+        "truncation": {"direction": "Left", "max_length": 4, "strategy": "OnlyFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 64}, "direction": "Left", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"},
+        "added_tokens": added,
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": lowercase},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": template(),
+        "decoder": null,
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": vocabulary},
+    });
+    tokenizer.to_string().into_bytes()
+}
+
+/// RoBERTa's way of pairing, four special tokens and no token type 1, over whole words.
+pub(crate) fn roberta_json() -> Vec<u8> {
+    whole_words_json(
+        &json!({"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1], "trim_offsets": true, "add_prefix_space": true}),
+    )
+}
+
+/// No post-processor at all: the document follows the query.
+pub(crate) fn bare_json() -> Vec<u8> {
+    whole_words_json(&Value::Null)
+}
+
+fn whole_words_json(post_processor: &Value) -> Vec<u8> {
+    let words = ["<unk>", "<s>", "</s>", "a", "query", "document", "un", "x", ".", "!?", "東京"];
+    let vocabulary: serde_json::Map<String, Value> =
+        words.iter().enumerate().map(|(id, word)| ((*word).to_owned(), json!(id))).collect();
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": {"type": "Lowercase"},
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": post_processor,
+        "decoder": null,
+        "model": {"type": "WordLevel", "unk_token": "<unk>", "vocab": vocabulary},
+    });
+    tokenizer.to_string().into_bytes()
+}
+
+fn template() -> Value {
+    let special = |id: &str, type_id: u32| json!({"SpecialToken": {"id": id, "type_id": type_id}});
+    let sequence = |id: &str, type_id: u32| json!({"Sequence": {"id": id, "type_id": type_id}});
+    json!({
+        "type": "TemplateProcessing",
+        "single": [special("[CLS]", 0), sequence("A", 0), special("[SEP]", 0)],
+        "pair": [special("[CLS]", 0), sequence("A", 0), special("[SEP]", 0), sequence("B", 1), special("[SEP]", 1)],
+        "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]}, "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}},
+    })
+}
+
+/// The same tokenizer in `tokenizers`' own hands, without truncation and padding.
+pub(crate) fn reference(json: &[u8]) -> Tokenizer {
+    let mut tokenizer = Tokenizer::from_bytes(json).unwrap();
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).unwrap();
+    tokenizer
+}
+
+pub(crate) fn encoder(json: &[u8]) -> PairEncoder {
+    PairEncoder::from_json(json).unwrap()
+}
+
+/// What `tokenizers` makes of a pair; an empty document makes none.
+pub(crate) fn reference_row(tokenizer: &Tokenizer, query: &str, document: &str) -> Result<Row, String> {
+    let pair = match document {
+        "" => tokenizer.encode(query, true),
+        _ => tokenizer.encode((query, document), true),
+    }
+    .map_err(|error| error.to_string())?;
+    Ok(Row { ids: pair.get_ids().to_vec(), type_ids: pair.get_type_ids().to_vec() })
+}
+
+/// What we make of it, and whether it was cut. Pushed behind another row, so that rows are seen to keep apart.
+pub(crate) fn our_row(query: &mut Query<'_>, document: &str) -> Result<(Row, bool), PairError> {
+    let mut rows = Rows::default();
+    query.push_pair("a", &mut rows)?;
+    let first = rows.clone();
+    let was_cut = query.push_pair(document, &mut rows)?;
+    assert_eq!(rows.len(), 2);
+    assert_eq!(rows.ids[..first.ids.len()], first.ids);
+    assert_eq!(rows.offsets, [0, first.ids.len() as u32, rows.ids.len() as u32]);
+    let ids = rows.ids[first.ids.len()..].to_vec();
+    let second_segment = rows.second_segment[1] as usize;
+    let type_ids = (0..ids.len()).map(|index| u32::from(index >= second_segment)).collect();
+    Ok((Row { ids, type_ids }, was_cut))
+}
+
+/// Texts of all that tokenizers trip over.
+pub(crate) fn text(max_fragments: usize) -> impl Strategy<Value = String> {
+    let fragments: Vec<String> = [
+        "a",
+        "query",
+        "Query",
+        "querying",
+        "document",
+        "unaffable",
+        "unaffableZ",
+        "doc9",
+        "x",
+        "zzz",
+        ".",
+        "!?",
+        "[",
+        "]",
+        "[SEP]",
+        "[CLS]",
+        "[MASK]",
+        " [MASK] ",
+        "[sep]",
+        "<s>",
+        "</s>",
+        "##ing",
+        "#",
+        "é",
+        "e\u{301}",
+        "\u{301}",
+        "İ",
+        "ß",
+        "ſ",
+        "東京",
+        "東",
+        "я",
+        "ﷺ",
+        "👩\u{200d}💻",
+        "\u{200b}",
+        "\u{a0}",
+        "\u{3000}",
+        "\u{2028}",
+        "\u{fffd}",
+        "\u{feff}",
+        "\0",
+        "\u{1}",
+        "\u{b}",
+        "\u{c}",
+        "\u{7f}",
+        "\u{85}",
+        "\t",
+        "\n",
+        "\r\n",
+        "—",
+        "“",
+        "½",
+        "Å",
+        "가",
+    ]
+    .map(String::from)
+    .into_iter()
+    .chain(["a".repeat(100), "a".repeat(101), "é".repeat(100), "я".repeat(101)])
+    .collect();
+    let space = prop_oneof![2 => Just(" "), 1 => Just(""), 1 => Just("  ")];
+    let fragment = prop_oneof![
+        8 => proptest::sample::select(fragments),
+        1 => any::<char>().prop_map(String::from),
+        1 => "[ -~]{1,8}",
+    ];
+    proptest::collection::vec((fragment, space), 0..=max_fragments)
+        .prop_map(|parts| parts.into_iter().flat_map(|(fragment, space)| [fragment, space.to_owned()]).collect())
+}

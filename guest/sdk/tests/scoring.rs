@@ -1,0 +1,163 @@
+//! A request through the scorer, with a model that stands in for the host's.
+
+mod common;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use assay_guest::{Error, Inference, ModelInfo, Options, SETTING_LABEL, Scorer, Task, TokenRows, Truncation, rank};
+use common::{bert_json, encoder};
+
+/// Answers with the rows' lengths, times ten for each further label, and remembers what it was sent.
+struct LengthModel {
+    outputs: usize,
+    calls: RefCell<Vec<usize>>,
+}
+
+impl Inference for &LengthModel {
+    fn run(&self, rows: &TokenRows) -> Result<Vec<f32>, Error> {
+        assert_eq!(rows.offsets.len(), rows.second_segment.len() + 1);
+        assert_eq!(rows.offsets[0], 0);
+        self.calls.borrow_mut().push(rows.second_segment.len());
+        let lengths = rows.offsets.windows(2).map(|pair| (pair[1] - pair[0]) as f32);
+        Ok(lengths.flat_map(|length| (0..self.outputs).map(move |label| length * 10_f32.powi(label as i32))).collect())
+    }
+}
+
+fn model(outputs: usize) -> LengthModel {
+    LengthModel { outputs, calls: RefCell::default() }
+}
+
+fn info(outputs: u32, task: Task) -> ModelInfo {
+    ModelInfo { name: "length".into(), revision: "0".into(), task, max_tokens: 512, vocabulary_size: 200, outputs }
+}
+
+fn scorer(model: &LengthModel) -> Scorer<&LengthModel> {
+    let info = info(model.outputs as u32, Task::CrossEncoder);
+    Scorer::new(model, info, Rc::new(encoder(&bert_json(true))))
+}
+
+const OPTIONS: Options = Options { max_tokens: None, truncation: Truncation::LongestFirst, label: None };
+
+fn invalid_input(error: Error) -> String {
+    match error {
+        Error::InvalidInput(message) => message,
+        other => panic!("{other:?} where invalid-input was due"),
+    }
+}
+
+#[test]
+fn every_document_gets_the_score_of_its_own_row() {
+    let model = model(1);
+    let scores = scorer(&model).score("query", &["a a a", "a", "", "a a"], &OPTIONS).unwrap();
+    assert_eq!(scores.logits, [7.0, 5.0, 3.0, 6.0]);
+    assert_eq!((scores.usage.tokens, scores.usage.rows, scores.usage.truncated), (21, 4, 0));
+    assert_eq!(*model.calls.borrow(), [4]);
+    let hits: Vec<u32> = rank(&scores.logits, Some(2)).iter().map(|hit| hit.index).collect();
+    assert_eq!(hits, [0, 3]);
+}
+
+#[test]
+fn no_documents_reach_no_model_and_cost_nothing() {
+    let model = model(1);
+    let scores = scorer(&model).score::<&str>("query", &[], &OPTIONS).unwrap();
+    assert!(scores.logits.is_empty() && model.calls.borrow().is_empty());
+    assert_eq!((scores.usage.tokens, scores.usage.rows), (0, 0));
+    assert!(rank(&scores.logits, None).is_empty());
+}
+
+#[test]
+fn rows_that_were_cut_are_counted() {
+    let model = model(1);
+    let options = Options { max_tokens: Some(6), ..OPTIONS };
+    let scores = scorer(&model).score("query", &["a a a", "a", "a a"], &options).unwrap();
+    assert_eq!(scores.logits, [6.0, 5.0, 6.0]);
+    assert_eq!(scores.usage.truncated, 1);
+}
+
+#[test]
+fn a_request_cannot_ask_for_longer_rows_than_the_model_takes() {
+    let model = model(1);
+    let options = Options { max_tokens: Some(100_000), ..OPTIONS };
+    let long = "a ".repeat(2000);
+    let scores = scorer(&model).score("query", &[long], &options).unwrap();
+    assert_eq!(scores.logits, [512.0]);
+}
+
+#[test]
+fn a_pair_that_may_not_be_cut_is_named_with_its_length_and_the_limit() {
+    let model = model(1);
+    let options = Options { max_tokens: Some(6), truncation: Truncation::None, ..OPTIONS };
+    let error = scorer(&model).score("query", &["a", "a a a"], &options).unwrap_err();
+    assert_eq!(
+        invalid_input(error),
+        "document 1: the pair has 7 tokens, more than the 6 allowed, and truncation is none"
+    );
+    assert!(model.calls.borrow().is_empty());
+}
+
+#[test]
+fn too_few_tokens_for_the_special_ones_are_refused() {
+    let options = Options { max_tokens: Some(2), ..OPTIONS };
+    let error = scorer(&model(1)).score("query", &["a"], &options).unwrap_err();
+    assert_eq!(invalid_input(error), "max-tokens is 2, but the special tokens of a pair alone take 3");
+}
+
+#[test]
+fn many_documents_are_split_over_several_calls_and_come_back_in_order() {
+    let model = model(1);
+    let documents: Vec<String> = (0..5000).map(|index| "a ".repeat(1 + index % 600)).collect();
+    let scores = scorer(&model).score("query", &documents, &OPTIONS).unwrap();
+    assert!(model.calls.borrow().len() > 1);
+    assert_eq!(model.calls.borrow().iter().sum::<usize>(), documents.len());
+    for (index, &score) in scores.logits.iter().enumerate() {
+        assert_eq!(score, (5 + index % 600).min(512) as f32, "document {index}");
+    }
+    assert_eq!(scores.usage.tokens, scores.logits.iter().map(|&score| score as u64).sum::<u64>());
+    assert_eq!(scores.usage.rows, 5000);
+}
+
+#[test]
+fn of_several_labels_one_must_be_picked() {
+    let model = model(3);
+    let error = scorer(&model).score("query", &["a"], &OPTIONS).unwrap_err();
+    let message = invalid_input(error);
+    assert!(message.contains("3 labels") && message.contains(SETTING_LABEL), "{message}");
+    let options = Options { label: Some(2), ..OPTIONS };
+    let scores = scorer(&model).score("query", &["a", "a a"], &options).unwrap();
+    assert_eq!(scores.logits, [500.0, 600.0]);
+    let options = Options { label: Some(3), ..OPTIONS };
+    assert!(scorer(&model).score("query", &["a"], &options).is_err());
+}
+
+#[test]
+fn a_model_that_gives_vectors_is_refused() {
+    let model = model(1);
+    let info = info(384, Task::Embedding);
+    let scorer = Scorer::new(&model, info, Rc::new(encoder(&bert_json(true))));
+    let message = invalid_input(scorer.score("query", &["a"], &OPTIONS).unwrap_err());
+    assert!(message.contains("not a cross-encoder"), "{message}");
+}
+
+#[test]
+fn a_model_that_gives_the_wrong_number_of_numbers_is_an_internal_error() {
+    let model = model(2);
+    let info = info(1, Task::CrossEncoder);
+    let scorer = Scorer::new(&model, info, Rc::new(encoder(&bert_json(true))));
+    let error = scorer.score("query", &["a"], &OPTIONS).unwrap_err();
+    assert!(matches!(error, Error::Internal(_)), "{error:?}");
+}
+
+#[test]
+fn what_the_host_fails_with_is_passed_on() {
+    struct Overloaded;
+    impl Inference for Overloaded {
+        fn run(&self, _: &TokenRows) -> Result<Vec<f32>, Error> {
+            Err(Error::Overloaded(7))
+        }
+    }
+    let info = info(1, Task::CrossEncoder);
+    let scorer = Scorer::new(Overloaded, info, Rc::new(encoder(&bert_json(true))));
+    let error = scorer.score("query", &["a"], &OPTIONS).unwrap_err();
+    assert!(matches!(error, Error::Overloaded(7)), "{error:?}");
+}

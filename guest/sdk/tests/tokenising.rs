@@ -1,0 +1,76 @@
+//! Whatever the text, a row has the ids and the token types that `tokenizers` gives the pair.
+
+mod common;
+
+use assay_guest::{Cut, Query};
+use common::{Row, bare_json, bert_json, encoder, our_row, reference, reference_row, roberta_json, text};
+use proptest::prelude::*;
+
+#[allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
+fn row(query: &mut Query<'_>, document: &str) -> Row {
+    our_row(query, document).unwrap().0
+}
+
+#[test]
+fn odd_texts_pair_as_in_tokenizers() {
+    let texts = [
+        "",
+        " ",
+        "\u{200b}",
+        "query",
+        "[SEP] injected [CLS]",
+        "[MASK] [PAD] literal specials",
+        "un[SEP]affable",
+        "café naïve e\u{301} İstanbul",
+        "Zürich 東京 — “quotes”…",
+        "emoji 👩\u{200d}💻 test",
+        "tab\tnewline\nnull\0ish \u{200b} zero\u{7f}width\u{b}feed",
+        "don't stop-me, now!!",
+        "\u{301}leading mark",
+    ];
+    for json in [bert_json(true), bert_json(false), roberta_json(), bare_json()] {
+        let (encoder, reference) = (encoder(&json), reference(&json));
+        for query in texts {
+            let mut paired = encoder.query(query, 10_000, Cut::Nothing).unwrap();
+            for document in texts {
+                let expected = reference_row(&reference, query, document).unwrap();
+                assert_eq!(row(&mut paired, document), expected, "{query:?} with {document:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_bert_pair_is_what_it_should_be() {
+    let encoder = encoder(&bert_json(true));
+    let mut query = encoder.query("Query", 512, Cut::LongestFirst).unwrap();
+    let reference = reference(&bert_json(true));
+    let id = |token: &str| reference.token_to_id(token).unwrap();
+    let expected = Row {
+        ids: ["[CLS]", "query", "[SEP]", "un", "##aff", "##able", "!", "[SEP]"].map(id).to_vec(),
+        type_ids: vec![0, 0, 0, 1, 1, 1, 1, 1],
+    };
+    assert_eq!(our_row(&mut query, "UNAFFABLE!").unwrap(), (expected, false));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_bert_pair_is_as_in_tokenizers(query in text(12), document in text(40), lowercase: bool) {
+        let json = bert_json(lowercase);
+        let encoder = encoder(&json);
+        let expected = reference_row(&reference(&json), &query, &document).unwrap();
+        let mut paired = encoder.query(&query, 100_000, Cut::Nothing).unwrap();
+        prop_assert_eq!(row(&mut paired, &document), expected);
+    }
+
+    #[test]
+    fn any_other_pair_is_as_in_tokenizers(query in text(12), document in text(40), roberta: bool) {
+        let json = if roberta { roberta_json() } else { bare_json() };
+        let encoder = encoder(&json);
+        let expected = reference_row(&reference(&json), &query, &document).unwrap();
+        let mut paired = encoder.query(&query, 100_000, Cut::Nothing).unwrap();
+        prop_assert_eq!(row(&mut paired, &document), expected);
+    }
+}

@@ -1,0 +1,112 @@
+//! A pair that does not fit is cut where `tokenizers` cuts it, or refused where it refuses.
+
+mod common;
+
+use assay_guest::{Cut, PairError};
+use common::{bare_json, bert_json, encoder, our_row, reference, reference_row, roberta_json, text};
+use proptest::prelude::*;
+use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+
+fn any_json(kind: u8) -> Vec<u8> {
+    match kind {
+        0 => bert_json(true),
+        1 => bert_json(false),
+        2 => roberta_json(),
+        _ => bare_json(),
+    }
+}
+
+fn truncating(max_length: usize, strategy: TruncationStrategy) -> TruncationParams {
+    TruncationParams { direction: TruncationDirection::Right, max_length, strategy, stride: 0 }
+}
+
+#[test]
+fn no_room_for_the_special_tokens_is_an_error_that_says_so() {
+    let encoder = encoder(&bert_json(true));
+    for cut in [Cut::Nothing, Cut::LongestFirst, Cut::DocumentOnly] {
+        let error = encoder.query("a", 2, cut).unwrap_err();
+        assert_eq!(error, PairError::NoRoom { max_tokens: 2, special_tokens: 3 });
+        assert_eq!(error.to_string(), "max-tokens is 2, but the special tokens of a pair alone take 3");
+        assert!(encoder.query("a", 0, cut).is_err());
+    }
+}
+
+#[test]
+fn room_for_the_special_tokens_only_leaves_empty_texts() {
+    let encoder = encoder(&bert_json(true));
+    let mut query = encoder.query("query", 3, Cut::LongestFirst).unwrap();
+    let (row, was_cut) = our_row(&mut query, "document").unwrap();
+    assert_eq!((row.ids, row.type_ids, was_cut), (vec![2, 3, 3], vec![0, 0, 1], true));
+}
+
+#[test]
+fn where_nothing_may_be_cut_the_length_and_the_limit_are_told() {
+    let encoder = encoder(&bert_json(true));
+    let mut query = encoder.query("a a", 6, Cut::Nothing).unwrap();
+    assert!(our_row(&mut query, "a").is_ok());
+    let error = our_row(&mut query, "a a a").unwrap_err();
+    assert_eq!(error, PairError::TooLong { tokens: 8, max_tokens: 6 });
+}
+
+/// `tokenizers` cuts the query too where there is no room at all; the contract says that only the document may be cut.
+#[test]
+fn document_only_refuses_a_query_that_leaves_the_document_nothing() {
+    let encoder = encoder(&bert_json(true));
+    for (query_text, max_tokens) in [("a a a", 6), ("a a a a", 6), ("a", 3)] {
+        let mut query = encoder.query(query_text, max_tokens, Cut::DocumentOnly).unwrap();
+        let error = our_row(&mut query, "a").unwrap_err();
+        assert!(matches!(error, PairError::QueryTooLong { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_row_counts_as_cut_even_where_tokenising_itself_stopped_short() {
+    // No special tokens, so that the room is the limit at which tokenising stops.
+    let encoder = encoder(&bare_json());
+    let mut query = encoder.query("", 4, Cut::LongestFirst).unwrap();
+    assert!(!our_row(&mut query, "a a a a").unwrap().1);
+    assert!(our_row(&mut query, "a a a a a").unwrap().1);
+    assert!(!our_row(&mut query, "a a a a  ").unwrap().1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn longest_first_cuts_as_in_tokenizers(
+        query in text(30), document in text(30), max_tokens in 4_usize..60, kind in 0..4_u8
+    ) {
+        let json = any_json(kind);
+        let mut reference = reference(&json);
+        let whole = reference_row(&reference, &query, &document).unwrap();
+        reference.with_truncation(Some(truncating(max_tokens, TruncationStrategy::LongestFirst))).unwrap();
+        let expected = reference_row(&reference, &query, &document).unwrap();
+        let encoder = encoder(&json);
+        let mut paired = encoder.query(&query, max_tokens, Cut::LongestFirst).unwrap();
+        let (row, was_cut) = our_row(&mut paired, &document).unwrap();
+        prop_assert_eq!(was_cut, row != whole);
+        prop_assert_eq!(row, expected);
+    }
+
+    #[test]
+    fn document_only_cuts_as_in_tokenizers(
+        query in text(12), document in text(30), max_tokens in 5_usize..60, kind in 0..4_u8
+    ) {
+        let json = any_json(kind);
+        let mut reference = reference(&json);
+        let whole = reference_row(&reference, &query, &document).unwrap();
+        reference.with_truncation(Some(truncating(max_tokens, TruncationStrategy::OnlySecond))).unwrap();
+        let expected = reference_row(&reference, &query, &document);
+        let encoder = encoder(&json);
+        let mut paired = encoder.query(&query, max_tokens, Cut::DocumentOnly).unwrap();
+        let mut rows = assay_guest::Rows::default();
+        match (paired.push_pair(&document, &mut rows), expected) {
+            (Ok(was_cut), Ok(expected)) => {
+                prop_assert_eq!(was_cut, rows.ids != whole.ids);
+                prop_assert_eq!(rows.ids, expected.ids);
+            }
+            (Err(PairError::QueryTooLong { .. }), Err(_)) => prop_assert!(rows.is_empty()),
+            (ours, expected) => prop_assert!(false, "{ours:?} where tokenizers gives {expected:?}"),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Builds the guests: wasm modules by cargo, components out of them by `wit-component`.
+//!
+//! A guest is any crate of the workspace in `guest/` that is a `cdylib`. The folder's name is the component's: `guest/standard` becomes `target/guests/components/standard.wasm`. What is already up to date is left alone, by cargo and here alike.
+//!
+//! Every component is decoded again and its imports are looked at: a guest that asks for anything beyond this project's own contract fails the build, because no host would run it. This module never runs a guest.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail, ensure};
+use wit_component::{ComponentEncoder, DecodedWasm};
+
+use crate::wasm_std::{TARGET, WasmStd};
+
+/// What a guest may import: interfaces of our own package, at any version.
+const ALLOWED_IMPORTS: &str = "assay:rerank/";
+
+/// One guest of the workspace.
+struct Guest {
+    /// The component's name: that of its folder.
+    name: String,
+    /// The module that cargo leaves.
+    module: PathBuf,
+}
+
+/// Builds every guest under `root`/guest and returns the components' paths, sorted by name.
+///
+/// `root` is the folder of the root workspace. Everything that is written goes to `root`/target: see [`components_dir`] for the result.
+///
+/// # Errors
+///
+/// If no wasm standard library can be had ([`WasmStd::find`] says what to do then), a guest does not compile, or a guest imports what the contract has not got.
+pub(crate) fn build_guests(root: &Path) -> Result<Vec<PathBuf>> {
+    let guests = find_guests(root)?;
+    let wasm_std = WasmStd::find(root)?;
+    compile(root, &wasm_std)?;
+    let components_dir = components_dir(root);
+    fs::create_dir_all(&components_dir).with_context(|| format!("cannot create {}", components_dir.display()))?;
+    remove_leftovers(&components_dir, &guests)?;
+    guests
+        .iter()
+        .map(|guest| {
+            let component = components_dir.join(format!("{}.wasm", guest.name));
+            make_component(guest, &component).with_context(|| format!("guest {}", guest.name)).map(|()| component)
+        })
+        .collect()
+}
+
+/// Where [`build_guests`] leaves the components.
+#[must_use]
+pub(crate) fn components_dir(root: &Path) -> PathBuf {
+    target_dir(root).join("components")
+}
+
+/// The guest workspace has a target folder of its own, so that it never waits for, or is rebuilt by, the host's builds.
+fn target_dir(root: &Path) -> PathBuf {
+    root.join("target").join("guests")
+}
+
+fn find_guests(root: &Path) -> Result<Vec<Guest>> {
+    let guest_dir = root.join("guest");
+    let modules = target_dir(root).join(TARGET).join("release");
+    let mut guests = Vec::new();
+    for parent in [guest_dir.clone(), guest_dir.join("conformance")] {
+        let entries = fs::read_dir(&parent).with_context(|| format!("cannot list {}", parent.display()))?;
+        for entry in entries {
+            let entry = entry?;
+            let Ok(manifest) = fs::read_to_string(entry.path().join("Cargo.toml")) else {
+                continue;
+            };
+            if !manifest.contains("crate-type = [\"cdylib\"]") {
+                continue;
+            }
+            let package = manifest
+                .lines()
+                .find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'))
+                .with_context(|| format!("{} has no package name", entry.path().display()))?;
+            guests.push(Guest {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                module: modules.join(format!("{}.wasm", package.replace('-', "_"))),
+            });
+        }
+    }
+    guests.sort_by(|left, right| left.name.cmp(&right.name));
+    ensure!(!guests.is_empty(), "no guests in {}", guest_dir.display());
+    for pair in guests.windows(2) {
+        ensure!(pair[0].name != pair[1].name, "two guests are named {}", pair[0].name);
+    }
+    Ok(guests)
+}
+
+fn compile(root: &Path, wasm_std: &WasmStd) -> Result<()> {
+    println!("guests: cargo build for {TARGET}, {wasm_std}");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(root.join("guest"))
+        .args(["build", "--release", "--locked", "--workspace"])
+        .args(["--target", TARGET])
+        .arg("--target-dir")
+        .arg(target_dir(root));
+    // Flags set for the host's build would replace, not extend, those of guest/.cargo/config.toml, and a target folder of the caller's choice is not where the modules are looked for.
+    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
+        cargo.env_remove(name);
+    }
+    wasm_std.apply(&mut cargo);
+    let status = cargo.status().context("cannot start cargo")?;
+    ensure!(status.success(), "the guests do not compile: cargo ended with {status}");
+    Ok(())
+}
+
+fn make_component(guest: &Guest, component: &Path) -> Result<()> {
+    if is_current(component, &guest.module)? {
+        println!("guests: {} is up to date", guest.name);
+        return Ok(());
+    }
+    let module = fs::read(&guest.module).with_context(|| format!("cannot read {}", guest.module.display()))?;
+    let bytes = ComponentEncoder::default()
+        .validate(true)
+        .module(&module)
+        .and_then(|encoder| encoder.encode())
+        .with_context(|| format!("{} does not become a component", guest.module.display()))?;
+    check_imports(&bytes)?;
+    // Renamed into place, so that nobody ever reads half a component.
+    let unfinished = component.with_extension("wasm.part");
+    fs::write(&unfinished, &bytes)
+        .and_then(|()| fs::rename(&unfinished, component))
+        .with_context(|| format!("cannot write {}", component.display()))?;
+    println!("guests: {}, {} kB, written to {}", guest.name, bytes.len().div_ceil(1000), component.display());
+    Ok(())
+}
+
+/// Whether the component is newer than the module it is made of and than this program, whose encoder makes it.
+fn is_current(component: &Path, module: &Path) -> Result<bool> {
+    let modified = |path: &Path| -> Result<SystemTime> {
+        fs::metadata(path)
+            .and_then(|metadata| metadata.modified())
+            .with_context(|| format!("cannot read the time of {}", path.display()))
+    };
+    let Ok(made) = modified(component) else {
+        return Ok(false);
+    };
+    Ok(made > modified(module)? && made > modified(&std::env::current_exe()?)?)
+}
+
+fn check_imports(component: &[u8]) -> Result<()> {
+    let DecodedWasm::Component(resolve, world) = wit_component::decode(component)? else {
+        bail!("it is a WIT package, not a component");
+    };
+    let foreign: Vec<String> = resolve.worlds[world]
+        .imports
+        .keys()
+        .map(|import| resolve.name_world_key(import))
+        .filter(|name| !name.starts_with(ALLOWED_IMPORTS))
+        .collect();
+    ensure!(
+        foreign.is_empty(),
+        "it imports {}, but a guest may import {ALLOWED_IMPORTS}* only; look for a dependency that reaches outside (random numbers, time, files), `cargo tree -i` in guest/ helps",
+        foreign.join(", ")
+    );
+    Ok(())
+}
+
+/// Removes components of guests that are no more, so that no test finds them.
+fn remove_leftovers(components_dir: &Path, guests: &[Guest]) -> Result<()> {
+    let wanted: HashSet<&str> = guests.iter().map(|guest| guest.name.as_str()).collect();
+    for entry in fs::read_dir(components_dir)? {
+        let path = entry?.path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        if !wanted.contains(name.as_ref()) {
+            println!("guests: removing {}, whose guest is gone", path.display());
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
