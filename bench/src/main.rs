@@ -1,3 +1,25 @@
-//! The command `assay-bench`.
+//! `assay-bench`: measures, and compares with what it measured.
 
-fn main() {}
+mod engine;
+mod pairs;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measures an engine against the matrix product that it could at best be.
+    Engine(engine::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Engine(args) => engine::run(&args),
+    }
+}
