@@ -1,0 +1,18 @@
+//! Proves that calls of the host count as the guest's time: `rerank` asks for the tokenizer for ever, each time a copy of it. Without the setting `attack` it answers with no hits, so that it can be deployed.
+
+use assay_bindings::{Error, Guest, Model, Request, Response, Usage};
+
+struct Floods;
+
+impl Guest for Floods {
+    fn rerank(request: Request) -> Result<Response, Error> {
+        if request.settings.iter().all(|(name, _)| name != "attack") {
+            return Ok(Response { hits: Vec::new(), usage: Usage { tokens: 0, rows: 0, truncated: 0 } });
+        }
+        loop {
+            std::hint::black_box(Model::open(None)?.tokenizer());
+        }
+    }
+}
+
+assay_bindings::export!(Floods);

@@ -1,0 +1,17 @@
+//! Proves that nothing of the host's is snapshotted: `prepare` keeps a model open, whose handle would mean nothing in another instance, so that the deployment must fail.
+
+use assay_bindings::{Error, Guest, Model, Request, Response};
+
+struct Holds;
+
+impl Guest for Holds {
+    fn prepare() {
+        std::mem::forget(Model::open(None));
+    }
+
+    fn rerank(_: Request) -> Result<Response, Error> {
+        Err(Error::Internal("was never prepared".into()))
+    }
+}
+
+assay_bindings::export!(Holds);
