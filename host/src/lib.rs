@@ -11,12 +11,18 @@
 //! - [`guest`]: components: compiling, caching, and calling them in a store of their own. The only module that names
 //!   wasmtime.
 //! - [`scheduler`]: rows of many requests onto one engine.
+//! - [`tenant`]: who may ask for what: deployments, limits, keys, and the registry that keeps them.
+//! - [`http`]: requests over HTTP. The only module that knows it.
+//! - [`oracle`]: what must hold for any bytes from outside, for fuzzing.
 //! - [`cli`]: the command line.
 
 pub mod cli;
 pub mod engine;
 pub mod guest;
+pub mod http;
 pub mod limits;
 pub mod model;
+pub mod oracle;
 pub mod rerank;
 pub mod scheduler;
+pub mod tenant;

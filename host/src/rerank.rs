@@ -116,6 +116,19 @@ pub enum RerankError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The tenant has as many requests in work and waiting as it may have: try again later.
+    #[error("{limit} is limited to {allowed}: try again in {} ms", retry_after.as_millis())]
+    TooManyRequests {
+        /// The limit's name.
+        limit: &'static str,
+        /// The most that is allowed.
+        allowed: u64,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The device failed at a batch with rows of this request. The engine goes on: try again.
+    #[error("the device failed: {0}; try again")]
+    DeviceFailed(String),
     /// The request's wall-clock time ran out.
     #[error("the request took longer than its limit of {} ms", limit.as_millis())]
     DeadlineExceeded {
@@ -144,6 +157,23 @@ pub enum GuestFault {
         /// The most that it may have.
         limit_bytes: u64,
     },
+    /// It handed the host more bytes in one call than it may.
+    #[error("it handed the host more than its limit of {limit_bytes} bytes in one call")]
+    CallBytes {
+        /// The most that it may.
+        limit_bytes: u64,
+    },
+    /// It asked for more table elements than it may have, and trapped over it.
+    #[error("it asked for {requested} table elements, its limit is {allowed}")]
+    TableElements {
+        /// How many it wanted to have.
+        requested: u64,
+        /// The most that it may have.
+        allowed: u64,
+    },
+    /// It holds resources of the host where it may not.
+    #[error("it left {0} models open after prepare, and none may be")]
+    LeftOpen(usize),
     /// It computed for longer than it may.
     #[error("it computed for longer than its limit of {} ms", limit.as_millis())]
     CpuTime {

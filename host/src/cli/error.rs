@@ -73,12 +73,14 @@ impl From<ModelError> for CliError {
 impl From<GuestError> for CliError {
     fn from(error: GuestError) -> Self {
         match error {
-            GuestError::Engine(_) => Self::failed(error.to_string()),
+            GuestError::Engine(_) | GuestError::NotCompiled { .. } => Self::failed(error.to_string()),
             GuestError::Io { .. }
             | GuestError::TooLarge { .. }
             | GuestError::NotWasm { .. }
             | GuestError::CoreModule { .. }
             | GuestError::Compile { .. }
+            | GuestError::Prepare { .. }
+            | GuestError::Refused { .. }
             | GuestError::NotATenant { .. } => Self::bad_input(error.to_string()),
         }
     }
@@ -92,6 +94,8 @@ impl From<RerankError> for CliError {
             | RerankError::AccessDenied(_)
             | RerankError::ModelNotFound(_) => Self::bad_input(error.to_string()),
             RerankError::Overloaded { .. }
+            | RerankError::TooManyRequests { .. }
+            | RerankError::DeviceFailed(_)
             | RerankError::DeadlineExceeded { .. }
             | RerankError::Guest(_)
             | RerankError::Internal(_) => Self::failed(error.to_string()),

@@ -4,7 +4,9 @@ mod error;
 mod input;
 mod model;
 mod rerank;
+mod serve;
 mod table;
+mod tenant;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +37,14 @@ enum Command {
     /// Bring models in, list and check them
     #[command(subcommand)]
     Model(model::Command),
+    /// Deploy and manage tenants
+    #[command(subcommand)]
+    Tenant(tenant::Command),
+    /// Answer tenants' requests over HTTP
+    Serve(serve::Args),
+    /// Compile the component that standard input names; the host starts itself with this
+    #[command(hide = true, name = crate::tenant::compile::SUBCOMMAND)]
+    InternalCompile,
 }
 
 /// Runs the command line that the process was started with.
@@ -51,6 +61,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), CliError> {
+    if matches!(cli.command, Command::InternalCompile) {
+        // Everything that this one needs, its input says.
+        return crate::tenant::compile::run_in_this_process().map_err(CliError::failed);
+    }
     let data_dir = match cli.data_dir {
         Some(dir) => dir,
         None => etcetera::choose_base_strategy()
@@ -61,5 +75,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Rerank(args) => rerank::run(args, &data_dir),
         Command::Model(command) => model::run(command, &data_dir),
+        Command::Tenant(command) => tenant::run(command, &data_dir),
+        Command::Serve(args) => serve::run(&args, &data_dir),
+        Command::InternalCompile => Ok(()),
     }
 }

@@ -98,14 +98,15 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
         CliEngine::Cpu => EngineChoice::Cpu,
     };
     let engine = EngineOptions { choice, threads: args.threads, ..Default::default() };
-    // Reading the model and compiling the guest have nothing to do with each other.
-    let (model, guest) = std::thread::scope(|scope| {
-        let guest = scope.spawn(|| load_guest(args.guest.as_deref(), data_dir));
+    // Reading the model and setting up what runs guests have nothing to do with each other.
+    let (model, runtime) = std::thread::scope(|scope| {
+        let runtime = scope.spawn(|| GuestRuntime::new(&data_dir.join("compiled"), &RuntimeOptions::default()));
         let model = LoadedModel::load(&stored, &engine);
-        (model, guest.join())
+        (model, runtime.join())
     });
-    let (runtime, guest) = guest.map_err(|_| CliError::failed("loading the guest panicked"))??;
-    let session = Session { model: Arc::new(model?), guest, limits: RequestLimits::default(), args };
+    let (model, runtime) = (Arc::new(model?), runtime.map_err(|_| CliError::failed("setting up guests panicked"))??);
+    let guest = load_guest(&runtime, args.guest.as_deref(), &model)?;
+    let session = Session { model, guest, limits: RequestLimits::default(), args };
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let threads = threads.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
     let done = threads.block_on(session.answer_all(input));
@@ -113,18 +114,18 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     done
 }
 
-fn load_guest(path: Option<&Path>, data_dir: &Path) -> Result<(GuestRuntime, Guest), CliError> {
-    let runtime = GuestRuntime::new(&data_dir.join("compiled"), &RuntimeOptions::default())?;
-    let guest = match (path, guest::standard()) {
-        (Some(path), _) => runtime.load_file(path)?,
-        (None, Some(standard)) => runtime.load("the standard guest", standard)?,
-        (None, None) => {
-            return Err(CliError::failed(
-                "this program was built without the standard guest: build it with `cargo xtask build`, or name one with --guest",
-            ));
+/// Finds the guest, prepared with the model's tokenizer: only the first time takes longer than a moment.
+fn load_guest(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Result<Guest, CliError> {
+    match (path, guest::standard()) {
+        (Some(path), _) => {
+            let wasm = guest::read_component(path)?;
+            Ok(runtime.load_prepared(&path.display().to_string(), &wasm, model.card())?)
         }
-    };
-    Ok((runtime, guest))
+        (None, Some(standard)) => Ok(runtime.load_prepared("the standard guest", standard, model.card())?),
+        (None, None) => Err(CliError::failed(
+            "this program was built without the standard guest: build it with `cargo xtask build`, or name one with --guest",
+        )),
+    }
 }
 
 /// Where the requests come from.

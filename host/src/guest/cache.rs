@@ -2,7 +2,8 @@
 //!
 //! Loading compiled code runs it: whoever can write these files runs code in the host. So the directory is the host's
 //! own and private to its user, nothing is ever copied into it, and a file is only used under the name that this host
-//! gave it, made of the component's hash and of everything that the compiler depends on.
+//! gave it, made of the component's hash, of the model that it was prepared with, and of everything that the compiler
+//! depends on.
 #![allow(unsafe_code, reason = "loading compiled code cannot be checked; see the argument above")]
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -12,12 +13,27 @@ use std::path::{Path, PathBuf};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::model::manifest::sha256_hex;
-
 /// A private directory of compiled components.
 #[derive(Debug, Clone)]
 pub(super) struct CompiledCache {
     dir: PathBuf,
+}
+
+/// Which form of which component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form<'a> {
+    /// As it came.
+    Plain {
+        /// The component's SHA-256.
+        component: &'a str,
+    },
+    /// With its memory as `prepare` left it.
+    Prepared {
+        /// The component's SHA-256.
+        component: &'a str,
+        /// The model's revision.
+        revision: &'a str,
+    },
 }
 
 impl CompiledCache {
@@ -32,34 +48,59 @@ impl CompiledCache {
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// The compiled form of a component, from the cache or else freshly compiled and then kept.
-    pub(super) fn get_or_compile(&self, engine: &Engine, wasm: &[u8]) -> wasmtime::Result<Component> {
-        let path = self.path(engine, wasm);
-        if path.is_file() {
-            // SAFETY: only this function writes into the private directory, and only what the same compiler made of
-            // the component with this hash; the file was complete when it was renamed into place.
-            match unsafe { Component::deserialize_file(engine, &path) } {
-                Ok(component) => return Ok(component),
-                // Left by another build of wasmtime after all: compiled afresh below.
-                Err(_) => drop(std::fs::remove_file(&path)),
+    /// The compiled form of a component, if it is here.
+    pub(super) fn get(&self, engine: &Engine, form: Form<'_>) -> Option<Component> {
+        let path = self.path(engine, form, "cwasm");
+        if !path.is_file() {
+            return None;
+        }
+        // SAFETY: only `compile` writes into the private directory, and only what the same compiler made of the
+        // component with this hash; the file was complete when it was renamed into place.
+        match unsafe { Component::deserialize_file(engine, &path) } {
+            Ok(component) => Some(component),
+            Err(_) => {
+                // Left by another build of wasmtime after all: to be compiled afresh.
+                drop(std::fs::remove_file(&path));
+                None
             }
         }
+    }
+
+    /// Compiles a component and keeps it as the given form.
+    pub(super) fn compile(&self, engine: &Engine, form: Form<'_>, wasm: &[u8]) -> wasmtime::Result<Component> {
         let component = Component::new(engine, wasm)?;
         let compiled = component.serialize()?;
         // A cache that cannot be written costs time at the next start, and nothing else.
-        let _ = self.keep(&path, &compiled);
+        let _ = self.keep(&self.path(engine, form, "cwasm"), &compiled);
         Ok(component)
     }
 
-    fn path(&self, engine: &Engine, wasm: &[u8]) -> PathBuf {
-        let mut compatibility = DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut compatibility);
-        self.dir.join(format!("{}-{:016x}.cwasm", sha256_hex(wasm), compatibility.finish()))
+    /// Notes that no snapshot can be taken of a form, and why.
+    pub(super) fn keep_impossible(&self, engine: &Engine, form: Form<'_>, reason: &str) {
+        // As above.
+        let _ = self.keep(&self.path(engine, form, "impossible"), reason.as_bytes());
     }
 
-    fn keep(&self, path: &Path, compiled: &[u8]) -> std::io::Result<()> {
+    /// Whether it was found that no snapshot can be taken of a form.
+    pub(super) fn is_impossible(&self, engine: &Engine, form: Form<'_>) -> bool {
+        self.path(engine, form, "impossible").is_file()
+    }
+
+    fn path(&self, engine: &Engine, form: Form<'_>, extension: &str) -> PathBuf {
+        let mut compatibility = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut compatibility);
+        let compatibility = compatibility.finish();
+        self.dir.join(match form {
+            Form::Plain { component } => format!("{component}-{compatibility:016x}.{extension}"),
+            Form::Prepared { component, revision } => {
+                format!("{component}-{revision:.16}-{compatibility:016x}.{extension}")
+            }
+        })
+    }
+
+    fn keep(&self, path: &Path, contents: &[u8]) -> std::io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
-        file.write_all(compiled)?;
+        file.write_all(contents)?;
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     }

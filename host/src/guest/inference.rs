@@ -1,46 +1,208 @@
 //! The `inference` interface: what a guest may call.
+//!
+//! Everything that a guest hands over is checked here, once: rows become a [`PackedBatch`] or an error, names become
+//! models that the tenant may use or an error, and what the request may spend is charged before the scheduler sees it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use assay_kernels::{PackedBatch, Task};
+use assay_kernels::PackedBatch;
 use wasmtime::component::{HasData, Resource, ResourceTable};
 
 use super::bindings::assay::rerank::inference::{Host, HostModel};
 use super::bindings::assay::rerank::types::{self, Error, Exceeded, ModelInfo, TokenRows};
-use crate::model::LoadedModel;
-use crate::scheduler::ScoreError;
+use crate::limits::{RequestLimits, TokenRate};
+use crate::model::{CardTask, LoadedModel, ModelCard};
+use crate::scheduler::{Account, ScoreError};
 
-/// Most models that a guest holds open at once: it has no use for more than it may run, and every open one is an entry
-/// in the host's table.
-const MAX_OPEN_MODELS: usize = 64;
+/// When a guest whose batch met a fault of the device may try again: the engine is back for the next batch.
+const DEVICE_RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// The models that a guest may open.
+#[derive(Debug, Clone)]
+pub struct Models {
+    /// What `open(none)` gives.
+    pub default: Arc<LoadedModel>,
+    /// What may be opened by name besides.
+    pub others: Vec<Arc<LoadedModel>>,
+    /// What a guest is told of a name that is none of these.
+    pub unlisted: Unlisted,
+}
+
+/// What a guest is told of a model that is not among its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unlisted {
+    /// That there is none: there is no other tenant whose model it could be.
+    NotFound,
+    /// That it may not use it, whether or not the host has it.
+    Denied,
+}
+
+impl Models {
+    /// One model and no other.
+    #[must_use]
+    pub fn only(model: Arc<LoadedModel>) -> Self {
+        Self { default: model, others: Vec::new(), unlisted: Unlisted::NotFound }
+    }
+
+    fn open(&self, name: Option<String>) -> Result<OpenModel, Error> {
+        let Some(name) = name else { return Ok(OpenModel::from(&self.default)) };
+        let mut known = std::iter::once(&self.default).chain(&self.others);
+        match (known.find(|model| model.name() == name), self.unlisted) {
+            (Some(model), _) => Ok(OpenModel::from(model)),
+            (None, Unlisted::NotFound) => Err(Error::NotFound(name)),
+            (None, Unlisted::Denied) => Err(Error::AccessDenied(name)),
+        }
+    }
+}
 
 /// A model that a guest has opened.
 #[derive(Debug)]
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
-pub struct OpenModel(Arc<LoadedModel>);
+pub struct OpenModel {
+    card: Arc<ModelCard>,
+    /// Absent while a guest is being prepared: nothing is computed then.
+    loaded: Option<Arc<LoadedModel>>,
+}
+
+impl From<&Arc<LoadedModel>> for OpenModel {
+    fn from(model: &Arc<LoadedModel>) -> Self {
+        Self { card: Arc::clone(model.card()), loaded: Some(Arc::clone(model)) }
+    }
+}
+
+/// On whose behalf a guest runs.
+#[derive(Debug, Clone)]
+pub(super) enum Purpose {
+    /// `prepare`: the model may be looked at.
+    Prepare(Arc<ModelCard>),
+    /// A request: models may be run.
+    Request(Budget),
+}
+
+/// What one request may use.
+#[derive(Debug, Clone)]
+pub(super) struct Budget {
+    pub(super) models: Models,
+    pub(super) account: Account,
+    pub(super) rate: Option<Arc<TokenRate>>,
+    pub(super) deadline: Instant,
+    pub(super) max_rows: u64,
+    pub(super) max_tokens: u64,
+}
+
+/// What a request has used, over all calls.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Used {
+    pub(super) rows: u64,
+    pub(super) tokens: u64,
+    /// Time that rows waited.
+    pub(super) queue: Duration,
+    /// Time that rows were on the device.
+    pub(super) inference: Duration,
+    /// The last fault of the device.
+    pub(super) device_fault: Option<String>,
+}
 
 /// The host's side of one store's calls.
 #[derive(Debug)]
 pub(super) struct Inference {
     table: ResourceTable,
-    /// The tenant's default.
-    model: Arc<LoadedModel>,
-    /// Time that rows waited, over all calls.
-    pub(super) queue: Duration,
-    /// Time that rows were on the device, over all calls.
-    pub(super) inference: Duration,
+    open_models: usize,
+    max_open_models: usize,
+    purpose: Purpose,
+    pub(super) used: Used,
 }
 
 impl Inference {
-    pub(super) fn new(model: Arc<LoadedModel>) -> Self {
+    pub(super) fn new(purpose: Purpose, limits: &RequestLimits) -> Self {
         let mut table = ResourceTable::new();
-        table.set_max_capacity(MAX_OPEN_MODELS);
-        Self { table, model, queue: Duration::ZERO, inference: Duration::ZERO }
+        table.set_max_capacity(limits.max_open_models);
+        Self { table, open_models: 0, max_open_models: limits.max_open_models, purpose, used: Used::default() }
     }
 
-    fn get(&self, model: &Resource<OpenModel>) -> wasmtime::Result<Arc<LoadedModel>> {
-        Ok(Arc::clone(&self.table.get(model)?.0))
+    /// Puts the store to another use. Resources that the guest still holds stay its own.
+    pub(super) fn begin(&mut self, purpose: Purpose) {
+        self.purpose = purpose;
+        self.used = Used::default();
+    }
+
+    /// Models that the guest has opened and not dropped.
+    pub(super) fn open_models(&self) -> usize {
+        self.open_models
+    }
+
+    fn card(&self, model: &Resource<OpenModel>) -> wasmtime::Result<Arc<ModelCard>> {
+        Ok(Arc::clone(&self.table.get(model)?.card))
+    }
+
+    async fn score(&mut self, model: Option<Arc<LoadedModel>>, rows: TokenRows) -> Result<Vec<f32>, Error> {
+        let rows = PackedBatch::new(rows.ids, rows.offsets, rows.second_segment)
+            .map_err(|error| Error::InvalidInput(error.to_string()))?;
+        let (Some(model), Purpose::Request(budget)) = (model, &self.purpose) else {
+            return Err(Error::Internal("models are not run while a guest is prepared".to_owned()));
+        };
+        // What does not fit the model is the guest's mistake before it is anybody's expense.
+        rows.check(model.config()).map_err(|error| Error::InvalidInput(error.to_string()))?;
+        let (row_count, tokens) = (rows.rows() as u64, rows.tokens() as u64);
+        charge("max_request_rows", &mut self.used.rows, row_count, budget.max_rows)?;
+        charge("max_request_tokens", &mut self.used.tokens, tokens, budget.max_tokens)?;
+        if let Some(rate) = &budget.rate {
+            rate.spend(tokens, Instant::now())?;
+        }
+        let scored = model.scheduler().score(rows, &budget.account, Some(budget.deadline)).await;
+        match scored {
+            Ok(scored) => {
+                self.used.queue += scored.queue;
+                self.used.inference += scored.inference;
+                Ok(scored.outputs)
+            }
+            Err(ScoreError::Engine(message)) => {
+                self.used.device_fault = Some(message);
+                Err(overloaded(DEVICE_RETRY_AFTER))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Adds to what a request has used of something, up to a limit.
+fn charge(limit: &str, used: &mut u64, more: u64, allowed: u64) -> Result<(), Error> {
+    let requested = used.saturating_add(more);
+    if requested > allowed {
+        return Err(Error::TooLarge(Exceeded { limit: limit.to_owned(), requested, allowed }));
+    }
+    *used = requested;
+    Ok(())
+}
+
+pub(super) fn overloaded(retry_after: Duration) -> Error {
+    Error::Overloaded(u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX).max(1))
+}
+
+impl From<ScoreError> for Error {
+    fn from(error: ScoreError) -> Self {
+        match error {
+            ScoreError::Rows(message) => Self::InvalidInput(message),
+            ScoreError::TooLarge { requested, allowed } => {
+                Self::TooLarge(Exceeded { limit: "max_queued_tokens".to_owned(), requested, allowed })
+            }
+            ScoreError::Overloaded { retry_after } => overloaded(retry_after),
+            ScoreError::DeadlineExceeded => Self::DeadlineExceeded,
+            ScoreError::Engine(message) => Self::Internal(message),
+        }
+    }
+}
+
+impl From<crate::limits::RateExceeded> for Error {
+    fn from(exceeded: crate::limits::RateExceeded) -> Self {
+        use crate::limits::RateExceeded;
+        match exceeded {
+            RateExceeded::Later { retry_after } => overloaded(retry_after),
+            RateExceeded::Never { requested, allowed } => {
+                Self::TooLarge(Exceeded { limit: "burst_tokens".to_owned(), requested, allowed })
+            }
+        }
     }
 }
 
@@ -54,66 +216,57 @@ impl Host for Inference {}
 
 impl HostModel for Inference {
     async fn open(&mut self, name: Option<String>) -> wasmtime::Result<Result<Resource<OpenModel>, Error>> {
-        if let Some(name) = name.filter(|name| name != self.model.name()) {
-            return Ok(Err(Error::NotFound(name)));
-        }
-        match self.table.push(OpenModel(Arc::clone(&self.model))) {
-            Ok(model) => Ok(Ok(model)),
+        let model = match &self.purpose {
+            Purpose::Request(budget) => budget.models.open(name),
+            Purpose::Prepare(card) => match name {
+                Some(name) if name != card.name => Err(Error::NotFound(name)),
+                _ => Ok(OpenModel { card: Arc::clone(card), loaded: None }),
+            },
+        };
+        let model = match model {
+            Ok(model) => model,
+            Err(error) => return Ok(Err(error)),
+        };
+        match self.table.push(model) {
+            Ok(model) => {
+                self.open_models += 1;
+                Ok(Ok(model))
+            }
             Err(_) => Ok(Err(Error::TooLarge(Exceeded {
                 limit: "max_open_models".to_owned(),
-                requested: MAX_OPEN_MODELS as u64 + 1,
-                allowed: MAX_OPEN_MODELS as u64,
+                requested: self.open_models as u64 + 1,
+                allowed: self.max_open_models as u64,
             }))),
         }
     }
 
     async fn info(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<ModelInfo> {
-        let model = self.get(&model)?;
-        let config = model.config();
-        // The store refuses dimensions that do not fit 32 bits.
-        let narrow = |dimension: usize| u32::try_from(dimension).unwrap_or(u32::MAX);
+        let card = self.card(&model)?;
         Ok(ModelInfo {
-            name: model.name().to_owned(),
-            revision: model.manifest().revision.clone(),
-            task: match config.task {
-                Task::CrossEncoder => types::Task::CrossEncoder,
-                Task::Embedding => types::Task::Embedding,
+            name: card.name.clone(),
+            revision: card.revision.clone(),
+            task: match card.task {
+                CardTask::CrossEncoder => types::Task::CrossEncoder,
+                CardTask::Embedding => types::Task::Embedding,
             },
-            max_tokens: narrow(config.max_position_embeddings),
-            vocabulary_size: narrow(config.vocab_size),
-            outputs: narrow(config.outputs),
+            max_tokens: card.max_tokens,
+            vocabulary_size: card.vocabulary_size,
+            outputs: card.outputs,
         })
     }
 
     async fn tokenizer(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<Vec<u8>> {
-        Ok(self.get(&model)?.tokenizer().to_vec())
+        Ok(self.card(&model)?.tokenizer.to_vec())
     }
 
     async fn run(&mut self, model: Resource<OpenModel>, rows: TokenRows) -> wasmtime::Result<Result<Vec<f32>, Error>> {
-        let model = self.get(&model)?;
-        let rows = match PackedBatch::new(rows.ids, rows.offsets, rows.second_segment) {
-            Ok(rows) => rows,
-            Err(error) => return Ok(Err(Error::InvalidInput(error.to_string()))),
-        };
-        Ok(match model.scheduler().score(rows).await {
-            Ok(scored) => {
-                self.queue += scored.queue;
-                self.inference += scored.inference;
-                Ok(scored.outputs)
-            }
-            Err(ScoreError::Rows(message)) => Err(Error::InvalidInput(message)),
-            Err(ScoreError::TooLarge { requested, allowed }) => {
-                Err(Error::TooLarge(Exceeded { limit: "max_request_tokens".to_owned(), requested, allowed }))
-            }
-            Err(ScoreError::Overloaded { retry_after }) => {
-                Err(Error::Overloaded(u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX)))
-            }
-            Err(ScoreError::Engine(message)) => Err(Error::Internal(message)),
-        })
+        let model = self.table.get(&model)?.loaded.clone();
+        Ok(self.score(model, rows).await)
     }
 
     async fn drop(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<()> {
         self.table.delete(model)?;
+        self.open_models -= 1;
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
-//! Tenants' components: compiled once, instantiated afresh for every request.
+//! Tenants' components: compiled once, prepared once, instantiated afresh for every request.
 //!
-//! The only module that names wasmtime. [`runtime`] owns the engine, the epoch clock and the cache of compiled code;
-//! [`call`] runs one request in a store of its own, under memory, processor and wall-clock limits; [`inference`] is
-//! what a guest may call. A guest sees nothing else of the host: no files, no clock, no randomness, no network.
+//! The only module that names wasmtime. [`runtime`] owns the engine, the epoch clock and the [`cache`] of compiled code;
+//! [`snapshot`] runs `prepare` and keeps what it left; [`session`] is an instance in a store of its own, with every limit
+//! set; [`call`] runs one request in one; [`inference`] is what a guest may call. A guest sees nothing else of the host:
+//! no files, no clock, no randomness, no network.
 
 mod bindings;
 mod cache;
@@ -10,8 +11,15 @@ mod call;
 mod convert;
 mod inference;
 mod runtime;
+mod session;
+mod snapshot;
 
-pub use runtime::{DEFAULT_MAX_INSTANCES, Guest, GuestError, GuestRuntime, MAX_COMPONENT_BYTES, RuntimeOptions};
+pub use call::{Call, CallCost};
+pub use inference::{Models, Unlisted};
+pub use runtime::{
+    DEFAULT_MAX_INSTANCES, DEFAULT_MAX_PREPARE_CPU, Guest, GuestError, GuestRuntime, MAX_COMPONENT_BYTES,
+    RuntimeOptions, read_component,
+};
 
 /// The standard guest that this program carries; `None` in a program that was built without `cargo xtask build`.
 #[must_use]

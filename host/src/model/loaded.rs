@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use assay_kernels::{BertConfig, EngineInfo};
 
+use super::card::ModelCard;
 use super::manifest::Manifest;
 use super::store::{ModelError, StoredModel, TOKENIZER_FILE, read_tokenizer};
 use crate::engine::EngineOptions;
@@ -15,7 +16,7 @@ pub struct LoadedModel {
     manifest: Manifest,
     config: BertConfig,
     engine: EngineInfo,
-    tokenizer: Arc<[u8]>,
+    card: Arc<ModelCard>,
     scheduler: Scheduler,
 }
 
@@ -26,13 +27,14 @@ impl LoadedModel {
     /// The model's files are damaged, or the engine cannot be made.
     pub fn load(model: &StoredModel, options: &EngineOptions) -> Result<Self, ModelError> {
         let weights = assay_kernels::checkpoint::load(model.dir(), model.adapter_dir().as_deref())?;
-        let tokenizer = read_tokenizer(&model.dir().join(TOKENIZER_FILE))?.into();
+        let tokenizer: Arc<[u8]> = read_tokenizer(&model.dir().join(TOKENIZER_FILE))?.into();
         let failed = |message: String| ModelError::Engine { model: model.manifest.name.clone(), message };
         let engine = options.make(weights).map_err(|error| failed(error.to_string()))?;
         let (config, info) = (engine.config().clone(), engine.info().clone());
         let scheduler =
             Scheduler::start(engine, DEFAULT_MAX_QUEUED_TOKENS).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { manifest: model.manifest.clone(), config, engine: info, tokenizer, scheduler })
+        let card = Arc::new(ModelCard::new(&model.manifest.name, &model.manifest.revision, &config, tokenizer));
+        Ok(Self { manifest: model.manifest.clone(), config, engine: info, card, scheduler })
     }
 
     /// The model's name.
@@ -62,7 +64,13 @@ impl LoadedModel {
     /// The bytes of its `tokenizer.json`.
     #[must_use]
     pub fn tokenizer(&self) -> &Arc<[u8]> {
-        &self.tokenizer
+        &self.card.tokenizer
+    }
+
+    /// What guests may learn of it.
+    #[must_use]
+    pub fn card(&self) -> &Arc<ModelCard> {
+        &self.card
     }
 
     /// What takes its rows.

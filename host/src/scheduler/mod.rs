@@ -1,23 +1,49 @@
-//! Rows of many requests onto one engine.
+//! Rows of many tenants' requests onto one engine.
 //!
-//! One dispatch thread owns the engine. Callers hand over whole requests; the [`queue`] cuts them into batches within
-//! the engine's token budget and puts several small requests into one batch. Nothing waits while the device is idle,
-//! and rows whose caller has gone are dropped before they cost anything.
+//! One dispatch thread owns the engine ([`dispatch`]). Callers hand over whole requests, which are admitted whole or
+//! refused whole; the [`queue`] cuts them into batches within the engine's token budget, several tenants' rows to a
+//! batch, in the order that [`turns`] gives: deficit round robin in tokens, by weight. Nothing waits while the device is
+//! idle, and rows whose caller has gone or is late are dropped before they cost anything.
+//!
+//! Knows rows, tokens and weights; never text, guests or limits files.
 
+mod dispatch;
 mod queue;
+mod turns;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use assay_kernels::{Engine, EngineError, PackedBatch, Ticket};
+use assay_kernels::{BertConfig, Engine, PackedBatch};
 use tokio::sync::oneshot;
 
-use queue::{BatchPlan, Job, Queue};
+use dispatch::Dispatch;
+use queue::{Arrival, Queue};
+use turns::RequestId;
 
 /// Most tokens that wait for one engine: about ten seconds of work on two processor cores, thousands of pairs.
 pub const DEFAULT_MAX_QUEUED_TOKENS: usize = 1 << 18;
+
+/// A tenant's share of the device where nothing else is said. A hundred, so that there is room for less.
+pub const DEFAULT_WEIGHT: u32 = 100;
+
+/// For whom rows are computed, and what that tenant is entitled to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The tenant's name: requests of the same name share one place in the order of turns.
+    pub tenant: Arc<str>,
+    /// The tenant's share of the device against that of the others which have rows waiting.
+    pub weight: u32,
+    /// Most tokens of the tenant's that wait.
+    pub max_queued_tokens: usize,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self { tenant: "".into(), weight: DEFAULT_WEIGHT, max_queued_tokens: DEFAULT_MAX_QUEUED_TOKENS }
+    }
+}
 
 /// A request's numbers and where its time went.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +62,7 @@ pub enum ScoreError {
     /// The rows do not fit the model.
     #[error("{0}")]
     Rows(String),
-    /// Too many tokens wait already.
+    /// Too many tokens wait already, of the tenant's or of all.
     #[error("the queue is full")]
     Overloaded {
         /// When there may be room again.
@@ -50,16 +76,20 @@ pub enum ScoreError {
         /// The most that may wait.
         allowed: u64,
     },
-    /// The engine failed, or the scheduler is shutting down; trying again is sensible.
+    /// The request's time ran out before its rows were computed.
+    #[error("the request's time ran out")]
+    DeadlineExceeded,
+    /// The engine failed at a batch with rows of this request, or the scheduler is shutting down. The engine goes on:
+    /// trying again is sensible.
     #[error("{0}")]
     Engine(String),
 }
 
-/// Hands rows to one engine's dispatch thread. Dropping it ends the thread after the batch in flight.
+/// Hands rows to one engine's dispatch thread. Dropping it ends the thread after the batches in flight.
 #[derive(Debug)]
 pub struct Scheduler {
     shared: Arc<Shared>,
-    config: assay_kernels::BertConfig,
+    config: BertConfig,
     dispatch: Option<JoinHandle<()>>,
 }
 
@@ -94,31 +124,46 @@ impl Scheduler {
         let queue = Queue::new(engine.max_batch_tokens(), max_queued_tokens);
         let state = State { queue, closing: false, tokens_per_s: 1_000.0 };
         let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
-        let for_thread = Arc::clone(&shared);
-        let dispatch = std::thread::Builder::new()
-            .name("assay-dispatch".to_owned())
-            .spawn(move || Dispatch { shared: for_thread, engine, in_flight: Vec::new() }.run())?;
+        let dispatch = Dispatch::new(Arc::clone(&shared), engine);
+        let dispatch = std::thread::Builder::new().name("assay-dispatch".to_owned()).spawn(move || dispatch.run())?;
         Ok(Self { shared, config, dispatch: Some(dispatch) })
     }
 
-    /// Computes the rows; they may share batches with other requests' rows. Dropping the future takes the rows that
-    /// have not started out of the queue.
+    /// Computes the rows; they may share batches with other requests' and other tenants' rows. Rows that have not
+    /// started by the deadline never do. Dropping the future takes the rows that have not started out of the queue at
+    /// once.
     ///
     /// # Errors
-    /// The rows do not fit the model, the queue is full (the request is refused whole), or the engine failed.
-    pub async fn score(&self, rows: PackedBatch) -> Result<Scored, ScoreError> {
+    /// The rows do not fit the model, the queue is full (the request is refused whole), the deadline passed, or the
+    /// engine failed.
+    pub async fn score(
+        &self,
+        rows: PackedBatch,
+        account: &Account,
+        deadline: Option<Instant>,
+    ) -> Result<Scored, ScoreError> {
         rows.check(&self.config).map_err(|error| ScoreError::Rows(error.to_string()))?;
         if rows.rows() == 0 {
             return Ok(Scored { outputs: Vec::new(), queue: Duration::ZERO, inference: Duration::ZERO });
         }
         let (reply, answer) = oneshot::channel();
-        {
+        let id = {
             let mut state = self.shared.lock();
-            let tokens_per_s = state.tokens_per_s;
-            state.queue.admit(Job::new(rows, reply), tokens_per_s)?;
-        }
+            let (now, tokens_per_s) = (Instant::now(), state.tokens_per_s);
+            state.queue.admit(Arrival { account, rows, deadline, reply, now, tokens_per_s })?
+        };
         self.shared.wake.notify_one();
-        answer.await.unwrap_or_else(|_| Err(ScoreError::Engine("the scheduler has shut down".to_owned())))
+        let waiting = Waiting { shared: &self.shared, id };
+        let answer = answer.await;
+        // Answered: there is nothing left to cancel.
+        std::mem::forget(waiting);
+        answer.unwrap_or_else(|_| Err(ScoreError::Engine("the scheduler has shut down".to_owned())))
+    }
+
+    /// Tokens of a tenant's rows that wait at this moment.
+    #[must_use]
+    pub fn queued_tokens(&self, tenant: &str) -> usize {
+        self.shared.lock().queue.waiting_tokens_of(tenant)
     }
 }
 
@@ -133,86 +178,15 @@ impl Drop for Scheduler {
     }
 }
 
-struct Dispatch {
-    shared: Arc<Shared>,
-    engine: Box<dyn Engine>,
-    /// Oldest first.
-    in_flight: Vec<InFlight>,
+/// A caller that waits for its answer. Dropped with the caller's future, it takes the request out of the queue.
+#[derive(Debug)]
+struct Waiting<'a> {
+    shared: &'a Shared,
+    id: RequestId,
 }
 
-struct InFlight {
-    ticket: Ticket,
-    plan: BatchPlan,
-    submitted: Instant,
-}
-
-impl Dispatch {
-    fn run(mut self) {
-        loop {
-            match self.next_plan() {
-                Next::Submit(plan) => self.submit(plan),
-                Next::Finish => self.finish(),
-                Next::Stop => return,
-            }
-        }
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().queue.cancel(self.id);
     }
-
-    /// The next thing to do: submit while there is room and work, else finish what is in flight, else wait.
-    fn next_plan(&self) -> Next {
-        let mut state = self.shared.lock();
-        loop {
-            if self.in_flight.len() < self.engine.max_in_flight() && !state.closing {
-                if let Some(plan) = state.queue.next_batch(Instant::now()) {
-                    return Next::Submit(plan);
-                }
-            }
-            if !self.in_flight.is_empty() {
-                return Next::Finish;
-            }
-            if state.closing {
-                state.queue.fail_all(&ScoreError::Engine("the scheduler has shut down".to_owned()));
-                return Next::Stop;
-            }
-            state = self.shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn submit(&mut self, plan: BatchPlan) {
-        let submitted = Instant::now();
-        // A bug in an engine must cost the batch that met it, not every request after it.
-        let ticket = std::panic::catch_unwind(AssertUnwindSafe(|| self.engine.submit(&plan.batch)));
-        match ticket {
-            Ok(Ok(ticket)) => self.in_flight.push(InFlight { ticket, plan, submitted }),
-            Ok(Err(error)) => self.fail(&plan, &error),
-            Err(_) => self.fail(&plan, &EngineError::Device("the engine panicked".to_owned())),
-        }
-    }
-
-    fn finish(&mut self) {
-        let InFlight { ticket, plan, submitted } = self.in_flight.remove(0);
-        let mut outputs = Vec::new();
-        let report = std::panic::catch_unwind(AssertUnwindSafe(|| self.engine.finish(ticket, &mut outputs)));
-        match report {
-            Ok(Ok(_)) if outputs.len() == plan.batch.rows() * self.engine.config().outputs => {
-                let elapsed = submitted.elapsed();
-                let mut state = self.shared.lock();
-                let speed = plan.batch.tokens() as f64 / elapsed.as_secs_f64().max(1e-6);
-                state.tokens_per_s += 0.2 * (speed - state.tokens_per_s);
-                state.queue.complete(plan, &outputs, Instant::now());
-            }
-            Ok(Ok(_)) => self.fail(&plan, &EngineError::Device("the engine lost some of its outputs".to_owned())),
-            Ok(Err(error)) => self.fail(&plan, &error),
-            Err(_) => self.fail(&plan, &EngineError::Device("the engine panicked".to_owned())),
-        }
-    }
-
-    fn fail(&self, plan: &BatchPlan, error: &EngineError) {
-        self.shared.lock().queue.fail(plan, &ScoreError::Engine(error.to_string()));
-    }
-}
-
-enum Next {
-    Submit(BatchPlan),
-    Finish,
-    Stop,
 }

@@ -1,23 +1,31 @@
-//! The queue's pure part: which rows make the next batch, and who gets which numbers. No threads and no clocks of its
-//! own.
+//! The queue's pure part: who is admitted, which rows make the next batch, and who gets which numbers. No threads and no
+//! clock of its own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use assay_kernels::PackedBatch;
 use tokio::sync::oneshot;
 
-use super::{ScoreError, Scored};
+use super::turns::{RequestId, Spent, Turns};
+use super::{Account, ScoreError, Scored};
+
+/// Where a request's answer goes.
+pub(super) type Reply = oneshot::Sender<Result<Scored, ScoreError>>;
 
 /// One request's rows, from admission to its answer.
 #[derive(Debug)]
 pub(super) struct Job {
+    tenant: Arc<str>,
     rows: PackedBatch,
     /// The first row that has not been put into a batch.
     next_row: usize,
     outputs: Vec<f32>,
-    reply: oneshot::Sender<Result<Scored, ScoreError>>,
+    reply: Reply,
     admitted: Instant,
+    /// After this its rows are not worth computing.
+    deadline: Option<Instant>,
     /// When the oldest of its batches in flight was made; a request's batches may overlap on the device.
     on_device_since: Option<Instant>,
     batches_in_flight: usize,
@@ -25,22 +33,25 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(rows: PackedBatch, reply: oneshot::Sender<Result<Scored, ScoreError>>) -> Self {
-        Self {
-            rows,
-            next_row: 0,
-            outputs: Vec::new(),
-            reply,
-            admitted: Instant::now(),
-            on_device_since: None,
-            batches_in_flight: 0,
-            inference: Duration::ZERO,
-        }
-    }
-
     fn waiting_tokens(&self) -> usize {
         self.rows.tokens() - self.rows.offsets()[self.next_row] as usize
     }
+
+    fn next_row_tokens(&self) -> usize {
+        if self.next_row < self.rows.rows() { self.rows.row(self.next_row).ids.len() } else { 0 }
+    }
+}
+
+/// A request that asks to be admitted.
+#[derive(Debug)]
+pub(super) struct Arrival<'a> {
+    pub(super) account: &'a Account,
+    pub(super) rows: PackedBatch,
+    pub(super) deadline: Option<Instant>,
+    pub(super) reply: Reply,
+    pub(super) now: Instant,
+    /// The engine's speed, for `retry_after`.
+    pub(super) tokens_per_s: f64,
 }
 
 /// Rows that go to the device together, and whose they are.
@@ -48,94 +59,143 @@ impl Job {
 pub(super) struct BatchPlan {
     /// The rows.
     pub(super) batch: PackedBatch,
-    /// Job and number of rows, in the order of the batch.
-    parts: Vec<(u64, usize)>,
+    /// Request and number of rows, in the order of the batch.
+    parts: Vec<(RequestId, usize)>,
 }
 
-/// Requests in the order of their arrival.
+impl BatchPlan {
+    /// Every request that has rows in the batch, once.
+    fn requests(&self) -> Vec<RequestId> {
+        let mut requests: Vec<RequestId> = self.parts.iter().map(|&(id, _)| id).collect();
+        requests.sort_unstable();
+        requests.dedup();
+        requests
+    }
+}
+
+/// Requests that wait or are on the device.
 #[derive(Debug)]
 pub(super) struct Queue {
-    jobs: HashMap<u64, Job>,
-    /// Jobs with rows that wait, oldest first.
-    waiting: VecDeque<u64>,
-    next_job: u64,
+    jobs: HashMap<RequestId, Job>,
+    turns: Turns,
+    next_id: RequestId,
     waiting_tokens: usize,
+    /// By tenant; no entry where nothing waits.
+    waiting_tokens_of: HashMap<Arc<str>, usize>,
     max_batch_tokens: usize,
     max_waiting_tokens: usize,
 }
 
 impl Queue {
     pub(super) fn new(max_batch_tokens: usize, max_waiting_tokens: usize) -> Self {
-        let (jobs, waiting) = (HashMap::new(), VecDeque::new());
-        Self { jobs, waiting, next_job: 0, waiting_tokens: 0, max_batch_tokens, max_waiting_tokens }
+        Self {
+            jobs: HashMap::new(),
+            turns: Turns::default(),
+            next_id: 0,
+            waiting_tokens: 0,
+            waiting_tokens_of: HashMap::new(),
+            max_batch_tokens,
+            max_waiting_tokens,
+        }
     }
 
-    /// Takes a request whole, or refuses it whole.
-    pub(super) fn admit(&mut self, job: Job, tokens_per_s: f64) -> Result<(), ScoreError> {
-        let tokens = job.rows.tokens();
-        if tokens > self.max_waiting_tokens {
-            let (requested, allowed) = (tokens as u64, self.max_waiting_tokens as u64);
-            return Err(ScoreError::TooLarge { requested, allowed });
+    /// Takes a request whole, or refuses it whole. The rows must not be empty.
+    pub(super) fn admit(&mut self, arrival: Arrival<'_>) -> Result<RequestId, ScoreError> {
+        let Arrival { account, rows, deadline, reply, now, tokens_per_s } = arrival;
+        let tokens = rows.tokens();
+        let allowed = self.max_waiting_tokens.min(account.max_queued_tokens);
+        if tokens > allowed {
+            return Err(ScoreError::TooLarge { requested: tokens as u64, allowed: allowed as u64 });
         }
-        let excess = (self.waiting_tokens + tokens).saturating_sub(self.max_waiting_tokens);
+        if self.excess(account, tokens) > 0 {
+            // Requests whose callers are late or gone must not keep others out.
+            self.drop_dead(now);
+        }
+        let excess = self.excess(account, tokens);
         if excess > 0 {
-            let retry_after = Duration::from_secs_f64((excess as f64 / tokens_per_s.max(1.0)).clamp(0.001, 60.0));
-            return Err(ScoreError::Overloaded { retry_after });
+            let speed = tokens_per_s.max(1.0) * self.turns.share(&account.tenant, account.weight);
+            return Err(ScoreError::Overloaded {
+                retry_after: Duration::from_secs_f64((excess as f64 / speed).clamp(0.001, 60.0)),
+            });
         }
+        let (id, tenant) = (self.next_id, Arc::clone(&account.tenant));
+        self.next_id += 1;
         self.waiting_tokens += tokens;
-        self.waiting.push_back(self.next_job);
-        self.jobs.insert(self.next_job, job);
-        self.next_job += 1;
-        Ok(())
+        *self.waiting_tokens_of.entry(Arc::clone(&tenant)).or_default() += tokens;
+        self.turns.enter(&tenant, account.weight, id);
+        let job = Job {
+            tenant,
+            rows,
+            next_row: 0,
+            outputs: Vec::new(),
+            reply,
+            admitted: now,
+            deadline,
+            on_device_since: None,
+            batches_in_flight: 0,
+            inference: Duration::ZERO,
+        };
+        self.jobs.insert(id, job);
+        Ok(id)
     }
 
-    /// Fills a batch from the oldest requests on, up to the token budget; `None` where nothing waits.
+    /// Tokens of a tenant's rows that wait.
+    pub(super) fn waiting_tokens_of(&self, tenant: &str) -> usize {
+        self.waiting_tokens_of.get(tenant).copied().unwrap_or(0)
+    }
+
+    /// Fills a batch up to the token budget, tenant by tenant; `None` where nothing waits.
     pub(super) fn next_batch(&mut self, now: Instant) -> Option<BatchPlan> {
         let mut plan = BatchPlan { batch: PackedBatch::default(), parts: Vec::new() };
-        while let Some(&id) = self.waiting.front() {
-            let Some(job) = self.jobs.get_mut(&id) else {
-                self.waiting.pop_front();
-                continue;
-            };
+        while let Some(id) = self.turns.front(|id| self.jobs.get(&id).map_or(0, Job::next_row_tokens)) {
+            let Some(job) = self.jobs.get_mut(&id) else { break };
             if job.reply.is_closed() {
-                self.drop_waiting_rows(id);
+                self.cancel(id);
                 continue;
             }
-            let mut taken = 0;
-            while job.next_row < job.rows.rows() {
-                let row = job.rows.row(job.next_row);
-                let fits = plan.batch.tokens() + row.ids.len() <= self.max_batch_tokens;
-                // A row longer than the budget would never fit: it goes alone, and the engine says what is wrong.
-                if !(fits || plan.batch.rows() == 0) || plan.batch.push(row).is_err() {
-                    break;
-                }
-                self.waiting_tokens -= row.ids.len();
-                job.next_row += 1;
-                taken += 1;
+            if job.deadline.is_some_and(|deadline| deadline <= now) {
+                self.fail_job(id, &ScoreError::DeadlineExceeded);
+                continue;
             }
-            if taken > 0 {
-                plan.parts.push((id, taken));
+            let row = job.rows.row(job.next_row);
+            let tokens = row.ids.len();
+            let fits = plan.batch.tokens() + tokens <= self.max_batch_tokens;
+            // A row longer than the budget would never fit: it goes alone, and the engine says what is wrong.
+            if !(fits || plan.batch.rows() == 0) || plan.batch.push(row).is_err() {
+                break;
+            }
+            job.next_row += 1;
+            match plan.parts.last_mut() {
+                Some((last, rows)) if *last == id => *rows += 1,
+                _ => plan.parts.push((id, 1)),
+            }
+            let spent = if job.next_row < job.rows.rows() { Spent::More } else { Spent::Last };
+            let tenant = Arc::clone(&job.tenant);
+            self.turns.spend(tokens, spent);
+            self.stop_waiting(&tenant, tokens);
+        }
+        for id in plan.requests() {
+            if let Some(job) = self.jobs.get_mut(&id) {
                 job.batches_in_flight += 1;
                 job.on_device_since.get_or_insert(now);
             }
-            if job.next_row < job.rows.rows() {
-                break;
-            }
-            self.waiting.pop_front();
         }
         (plan.batch.rows() > 0).then_some(plan)
     }
 
     /// Hands a batch's numbers to its requests, and answers those that are complete.
-    pub(super) fn complete(&mut self, plan: BatchPlan, outputs: &[f32], now: Instant) {
-        let per_row = outputs.len() / plan.batch.rows();
+    pub(super) fn complete(&mut self, plan: &BatchPlan, outputs: &[f32], now: Instant) {
+        let per_row = outputs.len() / plan.batch.rows().max(1);
         let mut rest = outputs;
-        for (id, rows) in plan.parts {
+        for &(id, rows) in &plan.parts {
             let (mine, others) = rest.split_at(rows * per_row);
             rest = others;
             // A request that failed or whose caller has gone is no longer here.
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             job.outputs.extend_from_slice(mine);
+        }
+        for id in plan.requests() {
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
             job.batches_in_flight -= 1;
             if let Some(since) = job.on_device_since.take() {
                 job.inference += now - since;
@@ -156,22 +216,42 @@ impl Queue {
     }
 
     pub(super) fn fail_all(&mut self, error: &ScoreError) {
-        let ids: Vec<u64> = self.jobs.keys().copied().collect();
+        let ids: Vec<RequestId> = self.jobs.keys().copied().collect();
         for id in ids {
             self.fail_job(id, error);
         }
     }
 
-    fn fail_job(&mut self, id: u64, error: &ScoreError) {
-        if let Some(job) = self.jobs.remove(&id) {
-            self.waiting_tokens -= job.waiting_tokens();
+    /// Forgets a request whose caller has gone. What is on the device of it is computed, and dropped then.
+    pub(super) fn cancel(&mut self, id: RequestId) {
+        drop(self.remove(id));
+    }
+
+    /// How many tokens too many would wait if `tokens` were admitted.
+    fn excess(&self, account: &Account, tokens: usize) -> usize {
+        let all = (self.waiting_tokens + tokens).saturating_sub(self.max_waiting_tokens);
+        let own = self.waiting_tokens_of(&account.tenant) + tokens;
+        all.max(own.saturating_sub(account.max_queued_tokens))
+    }
+
+    fn drop_dead(&mut self, now: Instant) {
+        let late = |job: &Job| job.deadline.is_some_and(|deadline| deadline <= now);
+        let dead = self.jobs.iter().filter(|(_, job)| job.reply.is_closed() || late(job));
+        let dead: Vec<RequestId> = dead.map(|(&id, _)| id).collect();
+        for id in dead {
+            self.fail_job(id, &ScoreError::DeadlineExceeded);
+        }
+    }
+
+    fn fail_job(&mut self, id: RequestId, error: &ScoreError) {
+        if let Some(job) = self.remove(id) {
             // The caller may have gone; there is nobody left to tell then.
             let _ = job.reply.send(Err(error.clone()));
         }
     }
 
-    fn answer(&mut self, id: u64, now: Instant) {
-        if let Some(job) = self.jobs.remove(&id) {
+    fn answer(&mut self, id: RequestId, now: Instant) {
+        if let Some(job) = self.remove(id) {
             let inference = job.inference;
             let queue = (now - job.admitted).saturating_sub(inference);
             // The caller may have gone; there is nobody left to tell then.
@@ -179,10 +259,27 @@ impl Queue {
         }
     }
 
-    fn drop_waiting_rows(&mut self, id: u64) {
-        if let Some(job) = self.jobs.remove(&id) {
-            self.waiting_tokens -= job.waiting_tokens();
+    fn remove(&mut self, id: RequestId) -> Option<Job> {
+        let job = self.jobs.remove(&id)?;
+        let waiting = job.waiting_tokens();
+        if waiting > 0 {
+            self.turns.leave(&job.tenant, id);
+            self.stop_waiting(&job.tenant, waiting);
         }
-        self.waiting.retain(|&waiting| waiting != id);
+        Some(job)
+    }
+
+    fn stop_waiting(&mut self, tenant: &Arc<str>, tokens: usize) {
+        self.waiting_tokens -= tokens;
+        if let Some(waiting) = self.waiting_tokens_of.get_mut(tenant) {
+            *waiting -= tokens;
+            if *waiting == 0 {
+                self.waiting_tokens_of.remove(tenant);
+            }
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -1,6 +1,10 @@
 //! Every bound on a request, in one place. Each default says why it is that number.
 
+mod rate;
+
 use std::time::Duration;
+
+pub use rate::{RateExceeded, TokenRate};
 
 use crate::rerank::{Request, RerankError};
 
@@ -26,6 +30,29 @@ pub const DEFAULT_MAX_GUEST_CPU: Duration = Duration::from_secs(10);
 /// Most wall-clock time of a request: a thousand documents of 512 tokens take minutes on a small processor.
 pub const DEFAULT_MAX_WALL: Duration = Duration::from_secs(300);
 
+/// Most elements of all of a guest's tables together: ten times what a large Rust program's function table has.
+pub const DEFAULT_MAX_TABLE_ELEMENTS: usize = 20_000;
+
+/// Most core instances that a guest is made of: a Rust guest has three (itself and two that link it), a Python guest
+/// about ten.
+pub const DEFAULT_MAX_CORE_INSTANCES: usize = 16;
+
+/// Most bytes that a guest hands the host in one call: the rows of a thousand documents of 512 tokens take 4 MB.
+pub const DEFAULT_MAX_CALL_BYTES: usize = 16 << 20;
+
+/// Most rows that one request runs: each document cut into several passages, and no more.
+pub const DEFAULT_MAX_REQUEST_ROWS: u64 = 16_384;
+
+/// Most tokens that one request runs: four hundred of the longest rows, and what may wait for one engine at once.
+pub const DEFAULT_MAX_REQUEST_TOKENS: u64 = crate::scheduler::DEFAULT_MAX_QUEUED_TOKENS as u64;
+
+/// Most models that a guest holds open at once: it has no use for more than it may run, and every open one is an entry
+/// in the host's table.
+pub const DEFAULT_MAX_OPEN_MODELS: usize = 64;
+
+/// Most requests that one instance serves. One: nothing of a request is there for the next to see.
+pub const DEFAULT_MAX_REQUESTS_PER_INSTANCE: u32 = 1;
+
 /// The bounds that one request runs under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestLimits {
@@ -37,6 +64,20 @@ pub struct RequestLimits {
     pub max_request_bytes: usize,
     /// Most memory of the guest.
     pub max_memory_bytes: usize,
+    /// Most elements of the guest's tables, all together.
+    pub max_table_elements: usize,
+    /// Most core instances that the guest is made of.
+    pub max_core_instances: usize,
+    /// Most bytes that the guest hands the host in one call.
+    pub max_call_bytes: usize,
+    /// Most rows that the guest runs, over all calls.
+    pub max_request_rows: u64,
+    /// Most tokens that the guest runs, over all calls.
+    pub max_request_tokens: u64,
+    /// Most models that the guest holds open.
+    pub max_open_models: usize,
+    /// Most requests that one instance serves, one after the other.
+    pub max_requests_per_instance: u32,
     /// Most processor time of the guest, counted in ticks of the epoch.
     pub max_guest_cpu: Duration,
     /// Most wall-clock time from call to answer, waiting for the device included.
@@ -50,6 +91,13 @@ impl Default for RequestLimits {
             max_text_bytes: DEFAULT_MAX_TEXT_BYTES,
             max_request_bytes: DEFAULT_MAX_REQUEST_BYTES,
             max_memory_bytes: DEFAULT_MAX_MEMORY_BYTES,
+            max_table_elements: DEFAULT_MAX_TABLE_ELEMENTS,
+            max_core_instances: DEFAULT_MAX_CORE_INSTANCES,
+            max_call_bytes: DEFAULT_MAX_CALL_BYTES,
+            max_request_rows: DEFAULT_MAX_REQUEST_ROWS,
+            max_request_tokens: DEFAULT_MAX_REQUEST_TOKENS,
+            max_open_models: DEFAULT_MAX_OPEN_MODELS,
+            max_requests_per_instance: DEFAULT_MAX_REQUESTS_PER_INSTANCE,
             max_guest_cpu: DEFAULT_MAX_GUEST_CPU,
             max_wall: DEFAULT_MAX_WALL,
         }

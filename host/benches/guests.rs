@@ -1,0 +1,140 @@
+//! Question: what does a request in an instance of its own cost, beside the same Rust code called natively?
+//!
+//! Baseline: the standard guest's tokenizer (`assay_guest::PairEncoder`) in this process, loaded before. Excluded: the
+//! model, which is one small layer with the real vocabulary; its time on the device and in the queue is taken off.
+//! Included: instantiation, copies both ways, tokenising, ranking. Medians and quartiles of interleaved runs, so that all
+//! see the same machine.
+//!
+//! `cargo xtask build && cargo bench -p assay --bench guests`; needs the default model (`assay model pull`), for its
+//! tokenizer.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use assay::engine::EngineOptions;
+use assay::guest::{Guest, GuestRuntime, RuntimeOptions};
+use assay::limits::RequestLimits;
+use assay::model::{LoadedModel, ModelStore, Source};
+use assay::rerank::Request;
+use assay_guest::{Cut, PairEncoder, Rows};
+
+const DOCUMENTS: usize = 32;
+const ROUNDS: usize = 200;
+/// Without a snapshot a request takes a thousand times as long.
+const SLOW_ROUNDS: usize = 10;
+
+fn main() {
+    let store = std::env::var_os("ASSAY_DATA_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/assay-data"), PathBuf::from);
+    let stored = match ModelStore::new(&store).open(None) {
+        Ok(stored) => stored,
+        Err(error) => return println!("skipped: {error}"),
+    };
+    let tokenizer = std::fs::read(stored.dir().join("tokenizer.json")).expect("the tokenizer is readable");
+    let dir = tempfile::tempdir().expect("there is room for a model");
+    let made = dir.path().join("made");
+    support::write_tiny_model_with(&made, 1, support::Shape { vocab_size: 30_522, max_tokens: 512 });
+    std::fs::write(made.join("tokenizer.json"), &tokenizer).expect("the tokenizer is writable");
+    let models = ModelStore::new(dir.path());
+    let source = Source::Directory { path: "made for a bench".to_owned() };
+    let stored = models.add("tiny", &made, source, None).expect("the made model is a model");
+    let model = Arc::new(LoadedModel::load(&stored, &EngineOptions::default()).expect("the model loads"));
+
+    let runtime = GuestRuntime::new(&dir.path().join("compiled"), &RuntimeOptions::default()).expect("wasmtime starts");
+    let standard = support::component("standard");
+    let prepared = runtime.load_prepared("standard", &standard, model.card()).expect("the standard guest is prepared");
+    let plain = runtime.load("standard", &standard).expect("the standard guest compiles");
+    assert!(prepared.is_snapshotted());
+
+    let request = request();
+    let one = Request { documents: request.documents[..1].to_vec(), ..request.clone() };
+    let none = Request { documents: Vec::new(), ..request.clone() };
+    let encoder = PairEncoder::from_json(&tokenizer).expect("the tokenizer is one");
+    let bench = Bench { model, tokio: tokio::runtime::Runtime::new().expect("threads start") };
+    let fresh = RequestLimits::default();
+    let reused = RequestLimits { max_requests_per_instance: u32::MAX, ..RequestLimits::default() };
+
+    let mut times: [Vec<Duration>; 5] = Default::default();
+    for _ in 0..ROUNDS {
+        times[0].push(native(&encoder, &request));
+        times[1].push(bench.guest_time(&prepared, &request, &fresh));
+        times[2].push(bench.guest_time(&prepared, &request, &reused));
+        times[3].push(bench.guest_time(&prepared, &one, &fresh));
+        times[4].push(bench.guest_time(&prepared, &none, &fresh));
+    }
+    let slow = (0..SLOW_ROUNDS).map(|_| bench.guest_time(&plain, &one, &fresh)).collect();
+    let [native, fresh, reused, first_row, empty] = times.map(Summary::of);
+    println!("{DOCUMENTS} documents, {} tokens", tokens(&encoder, &request));
+    println!("native                              {native}");
+    println!("reused instance                     {reused}  {:.2} × native", reused.over(&native));
+    println!("fresh instance                      {fresh}  {:.2} × native", fresh.over(&native));
+    println!("fresh instance, 1 document          {first_row}");
+    println!("fresh instance, no documents        {empty}");
+    println!("fresh instance, 1 document, no snapshot {}", Summary::of(slow));
+}
+
+struct Bench {
+    model: Arc<LoadedModel>,
+    tokio: tokio::runtime::Runtime,
+}
+
+impl Bench {
+    fn guest_time(&self, guest: &Guest, request: &Request, limits: &RequestLimits) -> Duration {
+        let (model, request, expected) = (Arc::clone(&self.model), request.clone(), request.documents.len());
+        let response = self.tokio.block_on(guest.rerank(model, request, limits)).expect("the guest answers");
+        assert_eq!(response.hits.len(), expected);
+        response.timings.guest
+    }
+}
+
+fn request() -> Request {
+    let passages = include_str!("../../examples/passages.jsonl");
+    let passages: Vec<String> =
+        passages.lines().map(|line| serde_json::from_str(line).expect("passages are strings")).collect();
+    let documents = passages.iter().cycle().take(DOCUMENTS).cloned().collect();
+    Request { query: "how do I keep a houseplant alive".to_owned(), documents, ..Request::default() }
+}
+
+fn encode(encoder: &PairEncoder, request: &Request) -> Rows {
+    let mut rows = Rows::default();
+    let mut query = encoder.query(&request.query, 512, Cut::LongestFirst).expect("the query fits");
+    for document in &request.documents {
+        query.push_pair(document, &mut rows).expect("documents are cut to fit");
+    }
+    rows
+}
+
+fn native(encoder: &PairEncoder, request: &Request) -> Duration {
+    let start = Instant::now();
+    std::hint::black_box(encode(encoder, std::hint::black_box(request)));
+    start.elapsed()
+}
+
+fn tokens(encoder: &PairEncoder, request: &Request) -> usize {
+    encode(encoder, request).ids.len()
+}
+
+/// Quartiles of a sample.
+struct Summary([Duration; 3]);
+
+impl Summary {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self([1, 2, 3].map(|quarter| times[times.len() * quarter / 4]))
+    }
+
+    fn over(&self, other: &Self) -> f64 {
+        self.0[1].as_secs_f64() / other.0[1].as_secs_f64()
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [low, median, high] = self.0.map(|time| time.as_secs_f64() * 1e3);
+        write!(f, "{median:8.3} ms ({low:.3} to {high:.3})")
+    }
+}

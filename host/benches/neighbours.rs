@@ -1,0 +1,133 @@
+//! Question: how much longer does a quiet tenant's request take when its neighbour asks for ten times its share?
+//!
+//! Baseline, in the same run: the neighbour keeps the device busy with one request after the other, which is its share.
+//! Then it keeps ten in work. The quiet tenant sends one small request after the other, with pauses, so that each finds
+//! the device in another state. Both have the same weight. Rounds alternate, so that both see the same machine.
+//! Included: everything from the tenant's gate to the answer.
+//!
+//! `cargo xtask build && cargo bench -p assay --bench neighbours`; needs the default model (`assay model pull`).
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use assay::engine::EngineOptions;
+use assay::guest::{Call, Guest, GuestRuntime, Models, RuntimeOptions};
+use assay::limits::RequestLimits;
+use assay::model::{LoadedModel, ModelStore};
+use assay::rerank::Request;
+use assay::scheduler::Account;
+
+const ROUNDS: usize = 3;
+const REQUESTS_A_ROUND: usize = 60;
+const PAUSE: Duration = Duration::from_millis(7);
+const NOISY_DOCUMENTS: usize = 32;
+const QUIET_DOCUMENTS: usize = 4;
+
+fn main() {
+    let data_dir = std::env::var_os("ASSAY_DATA_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/assay-data"), PathBuf::from);
+    let stored = match ModelStore::new(&data_dir).open(None) {
+        Ok(stored) => stored,
+        Err(error) => return println!("skipped: {error}"),
+    };
+    let model = Arc::new(LoadedModel::load(&stored, &EngineOptions::default()).expect("the model loads"));
+    let dir = tempfile::tempdir().expect("there is room for compiled code");
+    let runtime = GuestRuntime::new(dir.path(), &RuntimeOptions::default()).expect("wasmtime starts");
+    let guest = runtime.load_prepared("standard", &support::component("standard"), model.card());
+    let street = Arc::new(Street { guest: guest.expect("the standard guest is prepared"), model });
+
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let tokio = tokio.expect("threads start");
+    let mut times: [Vec<Duration>; 3] = Default::default();
+    let mut tokens = [0; 3];
+    for _ in 0..ROUNDS {
+        for (place, neighbours) in [0, 1, 10].into_iter().enumerate() {
+            let (took, noise) = tokio.block_on(Arc::clone(&street).round(neighbours));
+            times[place].extend(took);
+            tokens[place] += noise;
+        }
+    }
+    let [alone, share, tenfold] = times.map(Percentiles::of);
+    println!("quiet tenant: {} requests of {QUIET_DOCUMENTS} documents each", ROUNDS * REQUESTS_A_ROUND);
+    println!("alone                        {alone}");
+    println!("neighbour at its share       {share}   (neighbour: {} tokens)", tokens[1]);
+    println!("neighbour at 10 times it     {tenfold}   (neighbour: {} tokens)", tokens[2]);
+    println!("p99 at 10 times over p99 at its share: {:.2}", tenfold.p99.as_secs_f64() / share.p99.as_secs_f64());
+}
+
+struct Street {
+    guest: Guest,
+    model: Arc<LoadedModel>,
+}
+
+impl Street {
+    /// The quiet tenant's times, and the neighbour's tokens, with so many of the neighbour's requests in work.
+    async fn round(self: Arc<Self>, neighbours: usize) -> (Vec<Duration>, u64) {
+        let (stop, tokens) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let noise: Vec<_> = (0..neighbours)
+            .map(|_| {
+                let (street, stop, tokens) = (Arc::clone(&self), Arc::clone(&stop), Arc::clone(&tokens));
+                tokio::spawn(async move {
+                    while !stop.load(Ordering::Relaxed) {
+                        tokens.fetch_add(street.call("noisy", NOISY_DOCUMENTS).await, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        let mut times = Vec::new();
+        for request in 0..REQUESTS_A_ROUND {
+            // The pauses differ, so that requests do not fall into step with batches.
+            tokio::time::sleep(PAUSE + Duration::from_micros((request * 997 % 5_000) as u64)).await;
+            let start = Instant::now();
+            self.call("quiet", QUIET_DOCUMENTS).await;
+            times.push(start.elapsed());
+        }
+        stop.store(true, Ordering::Relaxed);
+        for neighbour in noise {
+            neighbour.await.expect("the neighbour's requests are answered");
+        }
+        (times, tokens.load(Ordering::Relaxed))
+    }
+
+    async fn call(&self, tenant: &str, documents: usize) -> u64 {
+        let (limits, models) = (RequestLimits::default(), Models::only(Arc::clone(&self.model)));
+        let account = Account { tenant: tenant.into(), ..Account::default() };
+        let (request, arrived) = (request(documents), Instant::now());
+        let call = Call { request, arrived, limits: &limits, models: &models, account: &account, rate: None };
+        let (response, cost) = self.guest.call(call).await;
+        assert_eq!(response.expect("the guest answers").hits.len(), documents);
+        cost.tokens
+    }
+}
+
+fn request(documents: usize) -> Request {
+    let passages = include_str!("../../examples/passages.jsonl").lines();
+    let passages = passages.map(|line| serde_json::from_str(line).expect("passages are strings"));
+    let documents = passages.collect::<Vec<String>>().into_iter().cycle().take(documents).collect();
+    Request { query: "why is the sky blue".to_owned(), documents, ..Request::default() }
+}
+
+struct Percentiles {
+    p50: Duration,
+    p99: Duration,
+}
+
+impl Percentiles {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        let at = |part: usize| times[(times.len() * part / 100).min(times.len() - 1)];
+        Self { p50: at(50), p99: at(99) }
+    }
+}
+
+impl std::fmt::Display for Percentiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        write!(f, "p50 {:7.1} ms, p99 {:7.1} ms", ms(self.p50), ms(self.p99))
+    }
+}

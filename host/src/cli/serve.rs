@@ -1,0 +1,74 @@
+//! `assay serve`: answer tenants' requests over HTTP, and take orders over the admin socket.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::CliError;
+use super::tenant::open_platform;
+use crate::engine::EngineOptions;
+use crate::http;
+use crate::tenant::Platform;
+use crate::tenant::server::AdminServer;
+
+/// Port where none is named.
+const DEFAULT_PORT: u16 = 8_790;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Port on this machine; 0 is any that is free
+    #[arg(long, default_value_t = DEFAULT_PORT)]
+    port: u16,
+    /// Threads that compute [default: one for each core]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
+    let engine = EngineOptions { threads: args.threads, ..Default::default() };
+    let platform = Arc::new(open_platform(data_dir, engine, runtime.handle())?);
+    for (tenant, error) in platform.activate_all()? {
+        eprintln!("tenant {tenant} is not being served: {error}");
+    }
+    let served = runtime.block_on(serve(args.port, data_dir, &platform));
+    // What is still being compiled may be left undone: nothing of it is committed.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(port: u16, data_dir: &Path, platform: &Arc<Platform>) -> Result<(), CliError> {
+    let admin = AdminServer::bind(data_dir)
+        .map_err(|error| CliError::failed(format!("the admin socket in {}: {error}", data_dir.display())))?;
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+    let socket = |error: std::io::Error| CliError::failed(format!("{address}: {error}"));
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(socket)?;
+    println!("listening on http://{}", listener.local_addr().map_err(socket)?);
+    // Whoever started the server waits for this line.
+    let _ = std::io::stdout().flush();
+    tokio::select! {
+        served = http::serve(listener, Arc::clone(platform), stop()) => served.map_err(socket),
+        () = admin.serve(platform) => Ok(()),
+    }
+}
+
+/// Completes when the process is asked to stop.
+async fn stop() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = interrupt => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    // Without a handler the signal ends the process, which is what it asks for.
+    let _ = interrupt.await;
+}

@@ -1,0 +1,295 @@
+//! `assay tenant`: deploy guests, change and undo that, and hand out keys.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use tokio::runtime::Handle;
+
+use super::error::CliError;
+use super::table;
+use crate::engine::EngineOptions;
+use crate::guest::read_component;
+use crate::tenant::admin::{AdminError, Command as Order, Description, Fault, Order as Signed, Reply};
+use crate::tenant::client::AdminClient;
+use crate::tenant::compile::CompilerOptions;
+use crate::tenant::{Deployment, MAX_LIMITS_BYTES, Platform, PlatformOptions, TenantLimits, TenantName};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Deploy a component: checked, compiled, prepared and tried before it serves
+    Deploy(Deploy),
+    /// List the tenants
+    List(Json),
+    /// Show a tenant's versions, limits, use and history
+    Show(Show),
+    /// Go back to an earlier version, at once
+    Rollback(Rollback),
+    /// Change limits
+    #[command(subcommand)]
+    Limits(Limits),
+    /// Make, list and revoke the keys that open a tenant
+    #[command(subcommand)]
+    Key(Key),
+    /// Remove a tenant with its versions and keys; its history stays
+    Remove(One),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Deploy {
+    /// The tenant, made if there is none
+    name: TenantName,
+    /// The component
+    component: PathBuf,
+    /// A limits file, see docs/limits.toml [default: the limits of the current version]
+    #[arg(long, value_name = "FILE.toml")]
+    limits: Option<PathBuf>,
+    /// The model that the guest gets when it names none [default: that of the current version]
+    #[arg(long)]
+    model: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Json {
+    /// JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct One {
+    /// The tenant
+    name: TenantName,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The tenant
+    name: TenantName,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rollback {
+    /// The tenant
+    name: TenantName,
+    /// The version [default: the one before the current]
+    #[arg(long, value_name = "N")]
+    to: Option<u64>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Limits {
+    /// Set the limits of a tenant, as a new version with the same component
+    Set {
+        /// The tenant
+        name: TenantName,
+        /// A limits file, see docs/limits.toml
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Key {
+    /// Make a key and print it: it is shown this once
+    Create(One),
+    /// List a tenant's keys by their ids
+    List(One),
+    /// Revoke a key
+    Revoke {
+        /// The tenant
+        name: TenantName,
+        /// The key's id
+        id: String,
+    },
+}
+
+impl From<AdminError> for CliError {
+    fn from(error: AdminError) -> Self {
+        match error.fault {
+            Fault::Command => Self::bad_input(error.message),
+            Fault::Host => Self::failed(error.message),
+        }
+    }
+}
+
+/// Opens the tenants of a data directory in this process.
+pub(super) fn open_platform(data_dir: &Path, engine: EngineOptions, tokio: &Handle) -> Result<Platform, CliError> {
+    let program = std::env::current_exe();
+    let program = program.map_err(|error| CliError::failed(format!("this program cannot find itself: {error}")))?;
+    let options = PlatformOptions { engine, compiler: CompilerOptions::new(program), tokio: tokio.clone() };
+    Ok(Platform::open(data_dir, options)?)
+}
+
+pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
+    let json =
+        matches!(&command, Command::List(Json { json: true }) | Command::Show(Show { json: Json { json: true }, .. }));
+    // Files are read before anything slow, so that a mistake in one is reported at once.
+    let (order, component) = match command {
+        Command::Deploy(Deploy { name, component, limits, model }) => {
+            let limits = limits.as_deref().map(read_limits).transpose()?.map(Box::new);
+            let wasm = read_component(&component)?;
+            (Order::Deploy { tenant: name, component: String::new(), limits, model }, Some(wasm))
+        }
+        Command::List(_) => (Order::List, None),
+        Command::Show(Show { name, .. }) => (Order::Show { tenant: name }, None),
+        Command::Rollback(Rollback { name, to }) => (Order::Rollback { tenant: name, to }, None),
+        Command::Limits(Limits::Set { name, file }) => {
+            (Order::SetLimits { tenant: name, limits: Box::new(read_limits(&file)?) }, None)
+        }
+        Command::Key(Key::Create(One { name })) => (Order::CreateKey { tenant: name }, None),
+        Command::Key(Key::List(One { name })) => (Order::ListKeys { tenant: name }, None),
+        Command::Key(Key::Revoke { name, id }) => (Order::RevokeKey { tenant: name, id }, None),
+        Command::Remove(One { name }) => (Order::Remove { tenant: name }, None),
+    };
+    print(execute(order, component.as_deref(), data_dir)?, json)
+}
+
+/// Gives an order to the server that runs on the data directory, or carries it out here where none does.
+fn execute(mut order: Order, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Reply, CliError> {
+    let mut name_component = |hash: String| {
+        if let Order::Deploy { component, .. } = &mut order {
+            *component = hash;
+        }
+    };
+    if let Some(client) = AdminClient::connect(data_dir)? {
+        if let Some(wasm) = wasm {
+            name_component(client.put_component(wasm)?);
+        }
+        return Ok(client.execute(&signed(order))?);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
+    let platform = open_platform(data_dir, EngineOptions::default(), runtime.handle())?;
+    if let Some(wasm) = wasm {
+        name_component(platform.put_component(wasm)?);
+    }
+    Ok(platform.execute(signed(order)))
+}
+
+/// Signs an order with the user's name. It is for the history: what a user may do is decided by whether the data
+/// directory can be written.
+fn signed(command: Order) -> Signed {
+    let by = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    Signed { command, by: by.unwrap_or_else(|| "unknown".to_owned()) }
+}
+
+fn read_limits(path: &Path) -> Result<TenantLimits, CliError> {
+    let bad = |message: String| CliError::bad_input(message).at(&path.display().to_string());
+    let bytes = std::fs::metadata(path).map_err(|error| bad(error.to_string()))?.len();
+    if bytes > MAX_LIMITS_BYTES as u64 {
+        return Err(bad(format!("has {bytes} bytes, a limits file may have {MAX_LIMITS_BYTES}")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    TenantLimits::parse(&text).map_err(|error| bad(error.to_string()))
+}
+
+fn print(reply: Reply, json: bool) -> Result<(), CliError> {
+    if let Reply::Refused(error) = reply {
+        return Err(error.into());
+    }
+    if json {
+        let value = match &reply {
+            Reply::Tenant(description) => serde_json::to_string(description),
+            Reply::Tenants(tenants) => serde_json::to_string(
+                &tenants
+                    .iter()
+                    .map(|(tenant, deployment)| serde_json::json!({ "tenant": tenant, "deployment": deployment }))
+                    .collect::<Vec<_>>(),
+            ),
+            other => serde_json::to_string(other),
+        };
+        println!("{}", value.map_err(|error| CliError::failed(error.to_string()))?);
+        return Ok(());
+    }
+    match reply {
+        Reply::Serving(deployment) => {
+            eprintln!(
+                "version {} serves: component {:.16}, model {}",
+                deployment.version, deployment.component, deployment.model
+            );
+        }
+        Reply::Tenants(tenants) => {
+            let rows: Vec<_> =
+                tenants.iter().map(|(tenant, current)| list_row(tenant.name.as_str(), current)).collect();
+            print!("{}", table::columns(&["tenant", "version", "component", "model", "deployed", "by"], &rows));
+        }
+        Reply::Tenant(description) => print!("{}", describe(&description)),
+        Reply::Key { secret, record } => {
+            eprintln!("key {} of {}; it is not shown again:", record.id, record.tenant);
+            println!("{secret}");
+        }
+        Reply::Keys(keys) => {
+            let rows: Vec<_> = keys.into_iter().map(|key| vec![key.id, time(key.created_ms), key.by]).collect();
+            print!("{}", table::columns(&["key", "created", "by"], &rows));
+        }
+        Reply::Done | Reply::Refused(_) => {}
+    }
+    Ok(())
+}
+
+fn list_row(tenant: &str, current: &Deployment) -> Vec<String> {
+    let component = format!("{:.16}", current.component);
+    let (deployed, by) = (time(current.created_ms), current.by.clone());
+    vec![tenant.to_owned(), current.version.to_string(), component, current.model.clone(), deployed, by]
+}
+
+fn describe(description: &Description) -> String {
+    let Description { tenant, versions, history, usage } = description;
+    let mut text = format!("{}\n\nversions\n", tenant.name);
+    let mark = |version: u64| if version == tenant.current { "*" } else { "" };
+    let rows: Vec<Vec<String>> = versions.iter().map(|version| list_row(mark(version.version), version)).collect();
+    text += &table::columns(&["", "version", "component", "model", "deployed", "by"], &rows);
+    if let Some(current) = versions.iter().find(|version| version.version == tenant.current) {
+        text += "\nlimits\n";
+        let used = |limit: &str| usage.as_ref().and_then(|usage| used(usage, limit)).unwrap_or_else(|| "-".to_owned());
+        let rows: Vec<Vec<String>> = current
+            .limits
+            .ranges()
+            .iter()
+            .map(|(limit, value, _)| vec![(*limit).to_owned(), value.to_string(), used(limit)])
+            .collect();
+        text += &table::columns(&["limit", "allowed", "used"], &rows);
+        text += &format!("models  {}\n", current.limits.models.join(", "));
+    }
+    if let Some(usage) = usage {
+        text += &format!("\n{} requests answered, {} failed, {} tokens\n", usage.answered, usage.failed, usage.tokens);
+    }
+    text += "\nhistory\n";
+    let rows: Vec<Vec<String>> = history
+        .iter()
+        .map(|event| {
+            let action = serde_json::to_value(event.action).ok();
+            let action = action.and_then(|action| action.as_str().map(str::to_owned)).unwrap_or_default();
+            let version = event.version.map_or_else(String::new, |version| version.to_string());
+            let subject = event.subject.as_deref().map_or_else(String::new, |subject| format!("{subject:.16}"));
+            vec![time(event.at_ms), event.by.clone(), action, version, subject]
+        })
+        .collect();
+    text + &table::columns(&["when", "by", "what", "version", "of"], &rows)
+}
+
+/// What is used of a limit: now, or at most so far.
+fn used(usage: &crate::tenant::Usage, limit: &str) -> Option<String> {
+    let most = |value: u64| Some(format!("{value} at most"));
+    match limit {
+        "max_concurrent_requests" => Some(usage.running.to_string()),
+        "max_waiting_requests" => Some(usage.waiting.to_string()),
+        "max_queued_tokens" => Some(usage.queued_tokens.to_string()),
+        "burst_tokens" => Some(format!("{} left", usage.burst_tokens_left)),
+        "max_documents" => most(usage.most_documents),
+        "max_request_rows" => most(usage.most_request_rows),
+        "max_request_tokens" => most(usage.most_request_tokens),
+        "max_memory_bytes" => most(usage.most_memory_bytes),
+        "max_guest_cpu_ms" => most(usage.most_guest_cpu_ms),
+        "max_wall_ms" => most(usage.most_wall_ms),
+        _ => None,
+    }
+}
+
+/// A point in time in UTC, to the second.
+fn time(ms_since_1970: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_millis(ms_since_1970);
+    humantime::format_rfc3339_seconds(time).to_string()
+}

@@ -1,0 +1,206 @@
+//! An instance in a store of its own, and everything that the store counts.
+
+use std::time::Instant;
+
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
+
+use super::bindings::{Tenant, TenantPre};
+use super::inference::{Inference, Purpose};
+use super::runtime::EPOCH_TICK;
+use crate::limits::RequestLimits;
+use crate::rerank::{GuestFault, RerankError};
+
+/// Memories and tables of a guest. A count alone costs the host little: what they hold is limited by size.
+const MAX_MEMORIES: usize = 4;
+const MAX_TABLES: usize = 16;
+
+/// When to come back if every place for an instance is taken after all.
+const NO_PLACE_RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// What a store carries.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) inference: Inference,
+    quota: Quota,
+    cpu_ticks: u32,
+    max_cpu_ticks: u32,
+}
+
+/// Counts what a guest's instances hold, and remembers the first thing that it was refused.
+#[derive(Debug)]
+struct Quota {
+    max_memory_bytes: usize,
+    max_table_elements: usize,
+    max_core_instances: usize,
+    memory_bytes: usize,
+    table_elements: usize,
+    refused: Option<GuestFault>,
+}
+
+impl ResourceLimiter for Quota {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        // A component may have several memories: what counts is their sum.
+        let total = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        if total > self.max_memory_bytes {
+            let (requested_bytes, limit_bytes) = (total as u64, self.max_memory_bytes as u64);
+            self.refused.get_or_insert(GuestFault::Memory { requested_bytes, limit_bytes });
+            return Ok(false);
+        }
+        self.memory_bytes = total;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.table_elements.saturating_add(desired.saturating_sub(current));
+        if total > self.max_table_elements {
+            let (requested, allowed) = (total as u64, self.max_table_elements as u64);
+            self.refused.get_or_insert(GuestFault::TableElements { requested, allowed });
+            return Ok(false);
+        }
+        self.table_elements = total;
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        self.max_core_instances
+    }
+
+    fn memories(&self) -> usize {
+        MAX_MEMORIES
+    }
+
+    fn tables(&self) -> usize {
+        MAX_TABLES
+    }
+}
+
+/// Why the epoch callback stopped a guest.
+#[derive(Debug, thiserror::Error)]
+#[error("processor time is used up")]
+struct CpuTimeUsedUp;
+
+/// What a guest's code has cost so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cost {
+    pub(super) memory_bytes: usize,
+    pub(super) cpu: std::time::Duration,
+}
+
+impl State {
+    fn new(purpose: Purpose, limits: &RequestLimits) -> Self {
+        let ticks = limits.max_guest_cpu.as_nanos().div_ceil(EPOCH_TICK.as_nanos());
+        Self {
+            inference: Inference::new(purpose, limits),
+            quota: Quota {
+                max_memory_bytes: limits.max_memory_bytes,
+                max_table_elements: limits.max_table_elements,
+                max_core_instances: limits.max_core_instances,
+                memory_bytes: 0,
+                table_elements: 0,
+                refused: None,
+            },
+            cpu_ticks: 0,
+            max_cpu_ticks: u32::try_from(ticks).unwrap_or(u32::MAX).max(1),
+        }
+    }
+
+    pub(super) fn cost(&self) -> Cost {
+        Cost { memory_bytes: self.quota.memory_bytes, cpu: EPOCH_TICK * self.cpu_ticks }
+    }
+
+    /// Tells why a guest stopped. A refused memory is named even though it is its consequence that trapped.
+    pub(super) fn fault(&self, error: &wasmtime::Error, limits: &RequestLimits) -> RerankError {
+        if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+            return RerankError::Overloaded { retry_after: NO_PLACE_RETRY_AFTER };
+        }
+        if error.is::<CpuTimeUsedUp>() {
+            return GuestFault::CpuTime { limit: limits.max_guest_cpu }.into();
+        }
+        if let Some(refused) = &self.quota.refused {
+            return refused.clone().into();
+        }
+        let cause = format!("{:#}", error.root_cause());
+        // wasmtime has no type for this one.
+        if cause.contains("fuel allocated for hostcalls") {
+            return GuestFault::CallBytes { limit_bytes: limits.max_call_bytes as u64 }.into();
+        }
+        GuestFault::Trapped(cause).into()
+    }
+}
+
+/// A store for one purpose, with every limit set.
+pub(super) fn store(engine: &Engine, purpose: Purpose, limits: &RequestLimits) -> Store<State> {
+    let mut store = Store::new(engine, State::new(purpose, limits));
+    store.limiter(|state| &mut state.quota);
+    store.set_hostcall_fuel(limits.max_call_bytes);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|mut context| {
+        let state = context.data_mut();
+        state.cpu_ticks += 1;
+        if state.cpu_ticks >= state.max_cpu_ticks {
+            return Err(CpuTimeUsedUp.into());
+        }
+        // Yielding lets the wall-clock limit fire, and other requests run, however long the guest computes.
+        Ok(UpdateDeadline::Yield(1))
+    });
+    store
+}
+
+/// An instance that can serve requests, one at a time.
+pub(super) struct Session {
+    pub(super) store: Store<State>,
+    pub(super) tenant: Tenant,
+    pub(super) served: u32,
+    /// The place in the pool that the instance takes.
+    _place: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("served", &self.served).finish_non_exhaustive()
+    }
+}
+
+/// Whether an instance's memory is that of a prepared one already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// It was snapshotted after `prepare`.
+    Snapshotted,
+    /// `prepare` is called in every instance.
+    Prepare,
+}
+
+impl Session {
+    /// A fresh instance, prepared.
+    pub(super) async fn open(
+        pre: &TenantPre<State>,
+        start: Start,
+        purpose: Purpose,
+        limits: &RequestLimits,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Self, RerankError> {
+        let mut store = store(pre.engine(), purpose, limits);
+        let instantiated = pre.instantiate_async(&mut store).await;
+        let tenant = instantiated.map_err(|error| store.data().fault(&error, limits))?;
+        if start == Start::Prepare {
+            let prepared = tenant.call_prepare(&mut store).await;
+            prepared.map_err(|error| store.data().fault(&error, limits))?;
+        }
+        Ok(Self { store, tenant, served: 0, _place: place })
+    }
+
+    /// Makes an instance that has served before ready for the next request.
+    pub(super) fn begin(&mut self, purpose: Purpose) {
+        let state = self.store.data_mut();
+        state.inference.begin(purpose);
+        state.cpu_ticks = 0;
+        state.quota.refused = None;
+        self.store.set_epoch_deadline(1);
+    }
+}
+
+/// How long is left until a deadline.
+pub(super) fn time_left(deadline: Instant) -> std::time::Duration {
+    deadline.saturating_duration_since(Instant::now())
+}

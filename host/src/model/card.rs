@@ -1,0 +1,57 @@
+//! What a guest may learn of a model: all that preparing one needs, and no device.
+
+use std::sync::Arc;
+
+use assay_kernels::{BertConfig, Task};
+use serde::{Deserialize, Serialize};
+
+/// A model's description and tokenizer, as a guest sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelCard {
+    /// The name under which the host knows the model.
+    pub name: String,
+    /// Content hash of the model's files, in lower-case hexadecimal.
+    pub revision: String,
+    /// What it computes for a row.
+    pub task: CardTask,
+    /// Longest row in tokens.
+    pub max_tokens: u32,
+    /// Token ids are below this.
+    pub vocabulary_size: u32,
+    /// Numbers per row.
+    pub outputs: u32,
+    /// The bytes of `tokenizer.json`. Not part of the written form: too large, and a file already.
+    #[serde(skip)]
+    pub tokenizer: Arc<[u8]>,
+}
+
+/// What a model computes for a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CardTask {
+    /// One logit per label of the pair.
+    CrossEncoder,
+    /// One vector per row.
+    Embedding,
+}
+
+impl ModelCard {
+    /// The card of a model of this shape.
+    #[must_use]
+    pub fn new(name: &str, revision: &str, config: &BertConfig, tokenizer: Arc<[u8]>) -> Self {
+        // The store refuses dimensions that do not fit 32 bits.
+        let narrow = |dimension: usize| u32::try_from(dimension).unwrap_or(u32::MAX);
+        Self {
+            name: name.to_owned(),
+            revision: revision.to_owned(),
+            task: match config.task {
+                Task::CrossEncoder => CardTask::CrossEncoder,
+                Task::Embedding => CardTask::Embedding,
+            },
+            max_tokens: narrow(config.max_position_embeddings),
+            vocabulary_size: narrow(config.vocab_size),
+            outputs: narrow(config.outputs),
+            tokenizer,
+        }
+    }
+}

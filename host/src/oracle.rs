@@ -1,0 +1,83 @@
+//! What must hold for any bytes from outside: the oracles of the fuzz targets in `fuzz/`, replayed over their corpora by
+//! `tests/corpus.rs`. Each panics where something does not hold, and does nothing else.
+
+use std::io::Write;
+use std::path::Path;
+
+use assay_kernels::{BertConfig, PackedBatch, checkpoint};
+
+use crate::tenant::TenantLimits;
+
+/// Largest number of ids, offsets and segments that [`rows`] makes of its bytes.
+const MAX_LIST: usize = 4_096;
+
+/// Rows as they cross the boundary: bytes are three lists of numbers. Rows that are accepted are well-formed, hold every
+/// id once, and come out as they went in.
+///
+/// # Panics
+/// Where that does not hold.
+pub fn rows(bytes: &[u8]) {
+    let mut rest = bytes;
+    let [ids, offsets, second_segment] = [(); 3].map(|()| list(&mut rest));
+    let Ok(batch) = PackedBatch::new(ids.clone(), offsets, second_segment) else { return };
+    assert_eq!(batch.ids(), ids, "ids are kept");
+    assert_eq!(batch.iter().map(|row| row.ids.len()).sum::<usize>(), ids.len(), "every id is in one row");
+    let mut copy = PackedBatch::default();
+    for row in batch.iter() {
+        assert!(!row.ids.is_empty(), "no row is empty");
+        assert!(row.second_segment <= row.ids.len(), "a second segment begins within its row");
+        assert!(copy.push(row).is_ok(), "a row of a batch is accepted again");
+    }
+    assert!(batch.rows() == 0 || copy == batch, "rows come out as they went in");
+}
+
+/// The next list: a length in two bytes, and so many numbers of four bytes, small ones first so that they are often
+/// meaningful.
+fn list(rest: &mut &[u8]) -> Vec<u32> {
+    let Some((length, after)) = rest.split_at_checked(2) else { return Vec::new() };
+    let wanted = usize::from(u16::from_le_bytes([length[0], length[1]])).min(MAX_LIST);
+    let (numbers, after) = after.split_at(after.len().min(4 * wanted));
+    *rest = after;
+    numbers.chunks_exact(4).map(|number| u32::from_le_bytes([number[0], number[1], number[2], number[3]])).collect()
+}
+
+/// A limits file: what is accepted is within its ranges, and is read again as it was written.
+///
+/// # Panics
+/// Where that does not hold.
+pub fn limits(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(limits) = TenantLimits::parse(text) else { return };
+    for (limit, value, range) in limits.ranges() {
+        assert!(range.contains(&value), "{limit} is {value}");
+    }
+    assert_eq!(TenantLimits::parse(&limits.to_toml()), Ok(limits), "limits come out as they went in");
+}
+
+/// A model's files: the configuration up to the first zero byte, the weights after it. What is accepted has the shapes
+/// that its configuration says.
+///
+/// # Panics
+/// Where that does not hold, or a temporary directory cannot be written.
+pub fn model(bytes: &[u8]) {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    let config = &bytes[..end];
+    if BertConfig::from_json(config).is_err() {
+        return;
+    }
+    let written = tempfile::tempdir().and_then(|dir| {
+        write(&dir.path().join(checkpoint::CONFIG_FILE), config)?;
+        write(&dir.path().join(checkpoint::WEIGHTS_FILE), bytes.get(end + 1..).unwrap_or_default())?;
+        Ok(dir)
+    });
+    let Ok(dir) = written else { panic!("no temporary directory") };
+    if let Ok(weights) = checkpoint::load(dir.path(), None) {
+        let words = weights.config.vocab_size * weights.config.hidden_size;
+        assert_eq!(weights.embeddings.word.len(), words, "there is a row for every word");
+        assert!(weights.embeddings.word.iter().all(|number| number.is_finite()), "weights are finite");
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    std::fs::File::create(path)?.write_all(bytes)
+}

@@ -1,0 +1,160 @@
+//! How many of a tenant's requests are in work, and how many wait for that: a bound on both.
+//!
+//! A tenant keeps its gate across deployments, so that a switch to another version never doubles what it may have in
+//! work. A pass is a value: however a request ends, dropping it lets the next one in.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::rerank::RerankError;
+
+/// How long a request is taken to be in work before any has ended.
+const INITIAL_HOLD: Duration = Duration::from_millis(100);
+
+/// A tenant's gate.
+#[derive(Debug)]
+pub(super) struct Gate {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    max_running: u64,
+    max_waiting: u64,
+    running: u64,
+    waiting: VecDeque<oneshot::Sender<Pass>>,
+    /// A slow estimate of how long a request is in work, for `retry_after`.
+    hold: Duration,
+}
+
+/// Leave to work on one request.
+#[derive(Debug)]
+pub(super) struct Pass {
+    gate: Option<Arc<Gate>>,
+    since: std::time::Instant,
+}
+
+impl Gate {
+    pub(super) fn new(max_running: u64, max_waiting: u64) -> Arc<Self> {
+        let waiting = VecDeque::new();
+        let state = State { max_running, max_waiting, running: 0, waiting, hold: INITIAL_HOLD };
+        Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    /// Sets other bounds. Requests in work beyond them end as they would have.
+    pub(super) fn set(self: &Arc<Self>, max_running: u64, max_waiting: u64) {
+        let mut state = self.lock();
+        (state.max_running, state.max_waiting) = (max_running, max_waiting);
+        self.admit(&mut state);
+    }
+
+    /// Waits for a pass, unless as many wait already as may.
+    pub(super) async fn enter(self: &Arc<Self>) -> Result<Pass, RerankError> {
+        let pass = {
+            let mut state = self.lock();
+            state.waiting.retain(|waiting| !waiting.is_closed());
+            let waiting = state.waiting.len() as u64;
+            let may_run = state.running < state.max_running;
+            if !may_run && waiting >= state.max_waiting {
+                // As many as are waiting must have left before there is room again.
+                let rounds = (waiting + 1).div_ceil(state.max_running.max(1));
+                let retry_after = state.hold * u32::try_from(rounds).unwrap_or(u32::MAX);
+                let (limit, allowed) = match state.max_waiting {
+                    0 => ("max_concurrent_requests", state.max_running),
+                    waiting => ("max_waiting_requests", waiting),
+                };
+                return Err(RerankError::TooManyRequests { limit, allowed, retry_after });
+            }
+            let (sender, pass) = oneshot::channel();
+            state.waiting.push_back(sender);
+            self.admit(&mut state);
+            pass
+        };
+        pass.await.map_err(|_| RerankError::Internal("the tenant's gate was closed".to_owned()))
+    }
+
+    /// Requests in work, and waiting.
+    pub(super) fn occupancy(&self) -> (u64, u64) {
+        let state = self.lock();
+        (state.running, state.waiting.iter().filter(|waiting| !waiting.is_closed()).count() as u64)
+    }
+
+    /// Gives passes to those that wait, oldest first, as far as there is room.
+    fn admit(self: &Arc<Self>, state: &mut State) {
+        while state.running < state.max_running {
+            let Some(waiting) = state.waiting.pop_front() else { return };
+            state.running += 1;
+            let pass = Pass { gate: Some(Arc::clone(self)), since: std::time::Instant::now() };
+            if let Err(mut unused) = waiting.send(pass) {
+                // The caller has gone. Dropping the pass as it is would take the lock that is held here.
+                unused.gate = None;
+                state.running -= 1;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if let Some(gate) = self.gate.take() {
+            let mut state = gate.lock();
+            state.running -= 1;
+            state.hold = (state.hold * 7 + self.since.elapsed()) / 8;
+            gate.admit(&mut state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn requests_run_wait_and_are_refused_in_that_order() {
+        let gate = Gate::new(2, 1);
+        let first = gate.enter().now_or_never().unwrap().unwrap();
+        let _second = gate.enter().now_or_never().unwrap().unwrap();
+        let mut third = Box::pin(gate.enter());
+        assert!(third.as_mut().now_or_never().is_none());
+        assert_eq!(gate.occupancy(), (2, 1));
+        let refused = gate.enter().now_or_never().unwrap().unwrap_err();
+        assert!(matches!(refused, RerankError::TooManyRequests { limit: "max_waiting_requests", allowed: 1, .. }));
+        drop(first);
+        let _third = third.now_or_never().unwrap().unwrap();
+        assert_eq!(gate.occupancy(), (2, 0));
+    }
+
+    #[test]
+    fn a_request_that_goes_away_makes_room() {
+        let gate = Gate::new(1, 1);
+        let first = gate.enter().now_or_never().unwrap().unwrap();
+        let mut gone = Box::pin(gate.enter());
+        assert!(gone.as_mut().now_or_never().is_none());
+        drop(gone);
+        let mut waits = Box::pin(gate.enter());
+        assert!(waits.as_mut().now_or_never().is_none());
+        drop(first);
+        drop(waits);
+        assert_eq!(gate.occupancy(), (0, 0));
+        assert!(gate.enter().now_or_never().unwrap().is_ok());
+    }
+
+    #[test]
+    fn other_bounds_take_effect_at_once() {
+        let gate = Gate::new(1, 5);
+        let _first = gate.enter().now_or_never().unwrap().unwrap();
+        let mut second = Box::pin(gate.enter());
+        assert!(second.as_mut().now_or_never().is_none());
+        gate.set(2, 0);
+        assert!(second.now_or_never().unwrap().is_ok());
+    }
+}

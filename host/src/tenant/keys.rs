@@ -1,0 +1,109 @@
+//! Bearer keys: made of 256 random bits, shown once, kept as their SHA-256 only.
+//!
+//! A key is looked up by its hash, so that the time a look-up takes says nothing about how much of a guess was right.
+//! Random bits need no slow hash: there is no dictionary of them.
+
+use std::fmt;
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// What every key begins with, so that scanners for leaked secrets can tell one.
+const PREFIX: &str = "assay_";
+
+/// Random bytes in a key.
+const SECRET_BYTES: usize = 32;
+
+/// Bytes of the hash that make a key's id: enough to tell a tenant's keys apart.
+const ID_BYTES: usize = 6;
+
+/// Longest text that is looked up as a key.
+const MAX_KEY_BYTES: usize = 256;
+
+/// A new key. Its text is shown to whoever asked for it, and kept nowhere.
+#[derive(Clone)]
+pub struct NewKey {
+    /// The key.
+    pub secret: String,
+    /// What is kept of it.
+    pub hash: KeyHash,
+}
+
+impl fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewKey").field("hash", &self.hash).finish_non_exhaustive()
+    }
+}
+
+/// The SHA-256 of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyHash(pub [u8; 32]);
+
+/// What is known of a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// The first digits of its hash.
+    pub id: String,
+    /// The tenant that it opens.
+    pub tenant: super::TenantName,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// By whom.
+    pub by: String,
+}
+
+impl NewKey {
+    /// Makes a key.
+    ///
+    /// # Errors
+    /// The system gives no random bytes.
+    pub fn generate() -> Result<Self, String> {
+        let mut bytes = [0; SECRET_BYTES];
+        SysRng.try_fill_bytes(&mut bytes).map_err(|error| format!("the system gives no random bytes: {error}"))?;
+        let secret = format!("{PREFIX}{}", hex(&bytes));
+        let hash = KeyHash::of(&secret).ok_or("a new key is too long")?;
+        Ok(Self { secret, hash })
+    }
+}
+
+impl KeyHash {
+    /// The hash of what a caller presents; `None` where it cannot be a key.
+    #[must_use]
+    pub fn of(secret: &str) -> Option<Self> {
+        let plausible = secret.starts_with(PREFIX) && secret.len() <= MAX_KEY_BYTES;
+        plausible.then(|| Self(Sha256::digest(secret.as_bytes()).into()))
+    }
+
+    /// The key's id.
+    #[must_use]
+    pub fn id(&self) -> String {
+        hex(&self.0[..ID_BYTES])
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_differ_and_are_not_in_their_debug_form() {
+        let (a, b) = (NewKey::generate().unwrap(), NewKey::generate().unwrap());
+        assert_ne!(a.secret, b.secret);
+        assert_eq!(a.secret.len(), PREFIX.len() + 2 * SECRET_BYTES);
+        assert_eq!(KeyHash::of(&a.secret), Some(a.hash));
+        assert!(!format!("{a:?}").contains(&a.secret));
+    }
+
+    #[test]
+    fn what_cannot_be_a_key_is_not_hashed() {
+        assert_eq!(KeyHash::of(""), None);
+        assert_eq!(KeyHash::of("Basic abc"), None);
+        assert_eq!(KeyHash::of(&format!("{PREFIX}{}", "a".repeat(300))), None);
+    }
+}

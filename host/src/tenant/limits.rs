@@ -1,0 +1,252 @@
+//! A tenant's limits: one TOML file, every key optional, every default fit for a shared machine.
+//!
+//! `docs/limits.toml` is the file with every key at its default, and says what each is. The names here are those of the
+//! file and of the errors.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits as defaults;
+use crate::limits::RequestLimits;
+use crate::scheduler::{Account, DEFAULT_MAX_QUEUED_TOKENS, DEFAULT_WEIGHT};
+
+/// Largest limits file: a hundred times what every key and a long list of models take.
+pub const MAX_LIMITS_BYTES: usize = 256 << 10;
+
+/// Most requests in work at once, of one tenant: enough to keep batches full, and an eighth of all places for instances.
+const DEFAULT_MAX_CONCURRENT_REQUESTS: u64 = 16;
+
+/// Most requests that wait for one of those to end.
+const DEFAULT_MAX_WAITING_REQUESTS: u64 = 64;
+
+/// Most tokens a second: ten times what two processor cores compute, so that without a limits file it is the weights
+/// that divide the device.
+const DEFAULT_MAX_TOKENS_PER_S: u64 = 100_000;
+
+/// Most tokens at once after a quiet time: the largest request.
+const DEFAULT_BURST_TOKENS: u64 = defaults::DEFAULT_MAX_REQUEST_TOKENS;
+
+/// Most tokens of one tenant that wait for the device: as many as of all.
+const DEFAULT_TENANT_QUEUED_TOKENS: u64 = DEFAULT_MAX_QUEUED_TOKENS as u64;
+
+/// A tenant's limits. Part of a deployment, and as immutable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TenantLimits {
+    /// Share of the device against other tenants that have rows waiting.
+    pub weight: u64,
+    /// Models that the guest may open by name besides its default.
+    pub models: Vec<String>,
+    /// Requests in work at once.
+    pub max_concurrent_requests: u64,
+    /// Requests that wait for one of those to end.
+    pub max_waiting_requests: u64,
+    /// Tokens a second.
+    pub max_tokens_per_s: u64,
+    /// Tokens at once after a quiet time.
+    pub burst_tokens: u64,
+    /// Tokens that wait for the device.
+    pub max_queued_tokens: u64,
+    /// Documents of a request.
+    pub max_documents: u64,
+    /// Bytes of the query, and of each document.
+    pub max_text_bytes: u64,
+    /// Bytes of all texts of a request.
+    pub max_request_bytes: u64,
+    /// Rows that a request runs.
+    pub max_request_rows: u64,
+    /// Tokens that a request runs.
+    pub max_request_tokens: u64,
+    /// Milliseconds of wall-clock time of a request.
+    pub max_wall_ms: u64,
+    /// Milliseconds of processor time of the guest in a request.
+    pub max_guest_cpu_ms: u64,
+    /// Bytes of the guest's memory.
+    pub max_memory_bytes: u64,
+    /// Elements of the guest's tables.
+    pub max_table_elements: u64,
+    /// Core instances that the guest is made of.
+    pub max_core_instances: u64,
+    /// Bytes that the guest hands the host in one call.
+    pub max_call_bytes: u64,
+    /// Models that the guest holds open.
+    pub max_open_models: u64,
+    /// Requests that one instance serves, one after the other.
+    pub max_requests_per_instance: u64,
+}
+
+impl Default for TenantLimits {
+    fn default() -> Self {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            weight: u64::from(DEFAULT_WEIGHT),
+            models: Vec::new(),
+            max_concurrent_requests: DEFAULT_MAX_CONCURRENT_REQUESTS,
+            max_waiting_requests: DEFAULT_MAX_WAITING_REQUESTS,
+            max_tokens_per_s: DEFAULT_MAX_TOKENS_PER_S,
+            burst_tokens: DEFAULT_BURST_TOKENS,
+            max_queued_tokens: DEFAULT_TENANT_QUEUED_TOKENS,
+            max_documents: defaults::DEFAULT_MAX_DOCUMENTS as u64,
+            max_text_bytes: defaults::DEFAULT_MAX_TEXT_BYTES as u64,
+            max_request_bytes: defaults::DEFAULT_MAX_REQUEST_BYTES as u64,
+            max_request_rows: defaults::DEFAULT_MAX_REQUEST_ROWS,
+            max_request_tokens: defaults::DEFAULT_MAX_REQUEST_TOKENS,
+            max_wall_ms: millis(defaults::DEFAULT_MAX_WALL),
+            max_guest_cpu_ms: millis(defaults::DEFAULT_MAX_GUEST_CPU),
+            max_memory_bytes: defaults::DEFAULT_MAX_MEMORY_BYTES as u64,
+            max_table_elements: defaults::DEFAULT_MAX_TABLE_ELEMENTS as u64,
+            max_core_instances: defaults::DEFAULT_MAX_CORE_INSTANCES as u64,
+            max_call_bytes: defaults::DEFAULT_MAX_CALL_BYTES as u64,
+            max_open_models: defaults::DEFAULT_MAX_OPEN_MODELS as u64,
+            max_requests_per_instance: u64::from(defaults::DEFAULT_MAX_REQUESTS_PER_INSTANCE),
+        }
+    }
+}
+
+/// Why a text is not a limits file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LimitsError {
+    /// Larger than [`MAX_LIMITS_BYTES`].
+    #[error("has {bytes} bytes, a limits file may have {MAX_LIMITS_BYTES}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Not TOML, or not of these keys.
+    #[error("{0}")]
+    Toml(String),
+    /// A number that a limit cannot have.
+    #[error("{limit} is {value}, but must be between {least} and {most}")]
+    Range {
+        /// The limit.
+        limit: &'static str,
+        /// What the file says.
+        value: u64,
+        /// The least that it may be.
+        least: u64,
+        /// The most that it may be.
+        most: u64,
+    },
+}
+
+impl TenantLimits {
+    /// Reads a limits file.
+    ///
+    /// # Errors
+    /// Says which key is wrong and what it may be.
+    pub fn parse(text: &str) -> Result<Self, LimitsError> {
+        if text.len() > MAX_LIMITS_BYTES {
+            return Err(LimitsError::TooLarge { bytes: text.len() });
+        }
+        let limits: Self = toml::from_str(text).map_err(|error| LimitsError::Toml(error.to_string()))?;
+        for (limit, value, range) in limits.ranges() {
+            if !range.contains(&value) {
+                let (least, most) = (*range.start(), *range.end());
+                return Err(LimitsError::Range { limit, value, least, most });
+            }
+        }
+        Ok(limits)
+    }
+
+    /// Writes a limits file that [`parse`](Self::parse) reads.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        // Numbers and strings only: there is nothing that TOML could not hold.
+        toml::to_string(self).unwrap_or_default()
+    }
+
+    /// Every number, its name and what it may be.
+    #[must_use]
+    pub fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 19] {
+        const GIB: u64 = 1 << 30;
+        [
+            ("weight", self.weight, 1..=1_000),
+            ("max_concurrent_requests", self.max_concurrent_requests, 1..=10_000),
+            ("max_waiting_requests", self.max_waiting_requests, 0..=100_000),
+            ("max_tokens_per_s", self.max_tokens_per_s, 1..=1_000_000_000),
+            ("burst_tokens", self.burst_tokens, 1..=1_000_000_000),
+            ("max_queued_tokens", self.max_queued_tokens, 1..=1_000_000_000),
+            ("max_documents", self.max_documents, 1..=100_000),
+            ("max_text_bytes", self.max_text_bytes, 1..=GIB),
+            ("max_request_bytes", self.max_request_bytes, 1..=GIB),
+            ("max_request_rows", self.max_request_rows, 1..=1_000_000),
+            ("max_request_tokens", self.max_request_tokens, 1..=1_000_000_000),
+            ("max_wall_ms", self.max_wall_ms, 1..=3_600_000),
+            ("max_guest_cpu_ms", self.max_guest_cpu_ms, 1..=3_600_000),
+            // The pool's slots have this size.
+            ("max_memory_bytes", self.max_memory_bytes, 65_536..=defaults::DEFAULT_MAX_MEMORY_BYTES as u64),
+            ("max_table_elements", self.max_table_elements, 0..=defaults::DEFAULT_MAX_TABLE_ELEMENTS as u64),
+            ("max_core_instances", self.max_core_instances, 1..=defaults::DEFAULT_MAX_CORE_INSTANCES as u64),
+            ("max_call_bytes", self.max_call_bytes, 1_024..=GIB),
+            ("max_open_models", self.max_open_models, 1..=1_024),
+            ("max_requests_per_instance", self.max_requests_per_instance, 1..=1_000_000),
+        ]
+    }
+
+    /// What one request runs under.
+    #[must_use]
+    pub fn request(&self) -> RequestLimits {
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        RequestLimits {
+            max_documents: size(self.max_documents),
+            max_text_bytes: size(self.max_text_bytes),
+            max_request_bytes: size(self.max_request_bytes),
+            max_memory_bytes: size(self.max_memory_bytes),
+            max_table_elements: size(self.max_table_elements),
+            max_core_instances: size(self.max_core_instances),
+            max_call_bytes: size(self.max_call_bytes),
+            max_request_rows: self.max_request_rows,
+            max_request_tokens: self.max_request_tokens,
+            max_open_models: size(self.max_open_models),
+            max_requests_per_instance: narrow(self.max_requests_per_instance),
+            max_guest_cpu: Duration::from_millis(self.max_guest_cpu_ms),
+            max_wall: Duration::from_millis(self.max_wall_ms),
+        }
+    }
+
+    /// The tenant's account with the scheduler.
+    #[must_use]
+    pub fn account(&self, tenant: &str) -> Account {
+        let max_queued_tokens = usize::try_from(self.max_queued_tokens).unwrap_or(usize::MAX);
+        Account { tenant: Arc::from(tenant), weight: narrow(self.weight), max_queued_tokens }
+    }
+}
+
+fn narrow(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_file_holds_every_key_at_its_default() {
+        let text = include_str!("../../../docs/limits.toml");
+        assert_eq!(TenantLimits::parse(text).unwrap(), TenantLimits::default());
+        for (limit, ..) in TenantLimits::default().ranges() {
+            assert!(text.lines().any(|line| line.starts_with(&format!("{limit} ="))), "{limit} is not documented");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let limits = TenantLimits { weight: 7, models: vec!["a/b".to_owned()], ..Default::default() };
+        assert_eq!(TenantLimits::parse(&limits.to_toml()), Ok(limits));
+        assert_eq!(TenantLimits::parse(""), Ok(TenantLimits::default()));
+    }
+
+    #[test]
+    fn a_wrong_key_or_number_is_named() {
+        let message = |text: &str| TenantLimits::parse(text).unwrap_err().to_string();
+        assert!(message("max_dokuments = 3").contains("max_dokuments"));
+        assert_eq!(message("weight = 0"), "weight is 0, but must be between 1 and 1000");
+        assert!(message("weight = -1").contains("-1"));
+        assert!(message("weight = \"heavy\"").contains("weight"));
+        assert!(message(&" ".repeat(MAX_LIMITS_BYTES + 1)).contains("bytes"));
+        assert!(TenantLimits::default().ranges().iter().all(|(_, value, range)| range.contains(value)));
+    }
+}

@@ -1,0 +1,112 @@
+//! A tenant that serves: one version, loaded, behind the tenant's gate.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::gate::Gate;
+use super::meter::{Meter, Usage};
+use super::{Deployment, TenantName};
+use crate::guest::{Call, CallCost, Guest, Models};
+use crate::limits::{RequestLimits, TokenRate};
+use crate::rerank::{Request, RerankError, Response};
+use crate::scheduler::Account;
+
+/// One version of a tenant's, ready for requests. A request holds on to the version that it began on; the tenant's gate,
+/// meter and rate are the same for all its versions.
+#[derive(Debug)]
+pub struct LiveTenant {
+    name: TenantName,
+    deployment: Deployment,
+    guest: Guest,
+    models: Models,
+    limits: RequestLimits,
+    account: Account,
+    rate: Arc<TokenRate>,
+    gate: Arc<Gate>,
+    meter: Arc<Meter>,
+}
+
+/// What a version is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) name: TenantName,
+    pub(super) deployment: Deployment,
+    pub(super) guest: Guest,
+    pub(super) models: Models,
+}
+
+impl LiveTenant {
+    /// Makes a version ready to serve, in place of the one before it if there is one.
+    pub(super) fn new(parts: Parts, before: Option<&Self>) -> Self {
+        let Parts { name, deployment, guest, models } = parts;
+        let limits = &deployment.limits;
+        let (rate_limit, burst) = (limits.max_tokens_per_s, limits.burst_tokens);
+        let same_rate = before.filter(|before| {
+            (before.deployment.limits.max_tokens_per_s, before.deployment.limits.burst_tokens) == (rate_limit, burst)
+        });
+        let rate = match same_rate {
+            Some(before) => Arc::clone(&before.rate),
+            None => Arc::new(TokenRate::new(rate_limit, burst, Instant::now())),
+        };
+        let (max_running, max_waiting) = (limits.max_concurrent_requests, limits.max_waiting_requests);
+        let gate = match before {
+            Some(before) => Arc::clone(&before.gate),
+            None => Gate::new(max_running, max_waiting),
+        };
+        gate.set(max_running, max_waiting);
+        let meter = before.map_or_else(Arc::default, |before| Arc::clone(&before.meter));
+        let (request, account) = (limits.request(), limits.account(name.as_str()));
+        Self { name, guest, models, limits: request, account, rate, gate, meter, deployment }
+    }
+
+    /// The tenant's name.
+    #[must_use]
+    pub fn name(&self) -> &TenantName {
+        &self.name
+    }
+
+    /// The version.
+    #[must_use]
+    pub fn deployment(&self) -> &Deployment {
+        &self.deployment
+    }
+
+    /// Answers a request within the tenant's limits. Dropping the future gives everything back.
+    ///
+    /// # Errors
+    /// Whose fault it is tells the variant: see [`RerankError`].
+    pub async fn rerank(&self, request: Request) -> Result<Response, RerankError> {
+        let (arrived, documents) = (Instant::now(), request.documents.len());
+        let mut cost = CallCost::default();
+        let response = self.within_gate(request, arrived, &mut cost).await;
+        self.meter.count(response.is_ok(), documents, &cost, arrived.elapsed());
+        response
+    }
+
+    async fn within_gate(
+        &self,
+        request: Request,
+        arrived: Instant,
+        cost: &mut CallCost,
+    ) -> Result<Response, RerankError> {
+        // What is too large for the tenant must not wait to be told so.
+        self.limits.admit(&request)?;
+        let late = |_| RerankError::DeadlineExceeded { limit: self.limits.max_wall };
+        let _pass = tokio::time::timeout(self.limits.max_wall, self.gate.enter()).await.map_err(late)??;
+        let (limits, models, account) = (&self.limits, &self.models, &self.account);
+        let call = Call { request, arrived, limits, models, account, rate: Some(Arc::clone(&self.rate)) };
+        let (response, used) = self.guest.call(call).await;
+        *cost = used;
+        response
+    }
+
+    /// What the tenant uses and has used.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let (running, waiting) = self.gate.occupancy();
+        let models = std::iter::once(&self.models.default).chain(&self.models.others);
+        let queued: usize = models.map(|model| model.scheduler().queued_tokens(self.name.as_str())).sum();
+        let burst_tokens_left = self.rate.available(Instant::now());
+        Usage { running, waiting, queued_tokens: queued as u64, burst_tokens_left, ..self.meter.usage() }
+    }
+}

@@ -1,0 +1,69 @@
+//! What a tenant has used: counts and high-water marks, for `assay tenant show`.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::guest::CallCost;
+
+/// What a tenant uses and has used since the server started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Requests answered.
+    pub answered: u64,
+    /// Requests failed, whoever is at fault.
+    pub failed: u64,
+    /// Tokens sent to the device.
+    pub tokens: u64,
+    /// Requests in work now.
+    pub running: u64,
+    /// Requests waiting for one of those now.
+    pub waiting: u64,
+    /// Tokens waiting for the device now.
+    pub queued_tokens: u64,
+    /// Tokens that could be spent now.
+    pub burst_tokens_left: u64,
+    /// Most documents of a request so far.
+    pub most_documents: u64,
+    /// Most rows of a request so far.
+    pub most_request_rows: u64,
+    /// Most tokens of a request so far.
+    pub most_request_tokens: u64,
+    /// Most memory of the guest so far.
+    pub most_memory_bytes: u64,
+    /// Most processor time of the guest in a request so far.
+    pub most_guest_cpu_ms: u64,
+    /// Longest request so far.
+    pub most_wall_ms: u64,
+}
+
+/// Counts one tenant's requests.
+#[derive(Debug, Default)]
+pub(super) struct Meter(Mutex<Usage>);
+
+impl Meter {
+    /// Counts a request that has ended.
+    pub(super) fn count(&self, answered: bool, documents: usize, cost: &CallCost, wall: Duration) {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let mut usage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if answered {
+            usage.answered += 1;
+        } else {
+            usage.failed += 1;
+        }
+        usage.tokens += cost.tokens;
+        let most = |mark: &mut u64, value: u64| *mark = (*mark).max(value);
+        most(&mut usage.most_documents, documents as u64);
+        most(&mut usage.most_request_rows, cost.rows);
+        most(&mut usage.most_request_tokens, cost.tokens);
+        most(&mut usage.most_memory_bytes, cost.memory_bytes);
+        most(&mut usage.most_guest_cpu_ms, millis(cost.cpu));
+        most(&mut usage.most_wall_ms, millis(wall));
+    }
+
+    /// What was counted; what is so now is for the caller to fill in.
+    pub(super) fn usage(&self) -> Usage {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,439 @@
+//! Who the tenants are, what they have deployed and when, and their keys: one transactional store (redb).
+//!
+//! A change is one transaction, durable when it returns: a process that is killed at any instant leaves the state before
+//! it or after it. Blobs are written and synced before the transaction that names them, so a deployment that is
+//! committed is whole. Versions are numbered from 1 by tenant name, never change and are never reused, not even after
+//! the tenant was removed. One process at a time has the store open.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::keys::{KeyHash, KeyRecord};
+use super::{TenantLimits, TenantName};
+
+/// Tenant to [`TenantRecord`].
+const TENANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tenants");
+/// Tenant and version to [`Deployment`].
+const DEPLOYMENTS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("deployments");
+/// Tenant and number of the event to [`Event`].
+const HISTORY: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("history");
+/// Tenant to the next version and the next number of an event; outlives the tenant.
+const COUNTERS: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("counters");
+/// Hash of a key to [`KeyRecord`].
+const KEYS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("keys");
+
+/// One immutable version of a tenant's guest and its limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// Counted from 1 for each name.
+    pub version: u64,
+    /// SHA-256 of the component.
+    pub component: String,
+    /// Its size.
+    pub component_bytes: u64,
+    /// The default model's name.
+    pub model: String,
+    /// The default model's revision when the guest was prepared.
+    pub model_revision: String,
+    /// The limits.
+    pub limits: TenantLimits,
+    /// When it was deployed, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// By whom.
+    pub by: String,
+}
+
+/// A tenant as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantRecord {
+    /// Its name.
+    pub name: TenantName,
+    /// The version that serves.
+    pub current: u64,
+    /// When the tenant was made, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// Something that was done to a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// By whom.
+    pub by: String,
+    /// What.
+    pub action: Action,
+    /// The version that serves afterwards; absent after removal and for keys.
+    pub version: Option<u64>,
+    /// SHA-256 of that version's component, or the key's id.
+    pub subject: Option<String>,
+}
+
+/// What can be done to a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// A component was deployed.
+    Deploy,
+    /// Other limits were set, as a new version with the same component.
+    Limits,
+    /// An earlier version was made the current one.
+    Rollback,
+    /// A key was made.
+    KeyCreate,
+    /// A key was revoked.
+    KeyRevoke,
+    /// The tenant was removed, with its versions and keys.
+    Remove,
+}
+
+/// Why the registry did not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// Another process has it open.
+    #[error("{} is in use by another process: stop it, or talk to the server that runs on this data directory", path.display())]
+    InUse {
+        /// The store.
+        path: PathBuf,
+    },
+    /// The store failed.
+    #[error("{}: {message}", path.display())]
+    Store {
+        /// The store.
+        path: PathBuf,
+        /// What it said.
+        message: String,
+    },
+    /// There is no such tenant.
+    #[error("there is no tenant {0}: `assay tenant list` shows what there is")]
+    NoTenant(TenantName),
+    /// The tenant has no such version.
+    #[error("{tenant} has no version {version}: `assay tenant show {tenant}` lists them")]
+    NoVersion {
+        /// The tenant.
+        tenant: TenantName,
+        /// The version.
+        version: u64,
+    },
+    /// There is no earlier version.
+    #[error("{0} has no version before the current one to go back to")]
+    NothingBefore(TenantName),
+    /// The tenant has no such key.
+    #[error("{tenant} has no key {id}: `assay tenant key list {tenant}` shows them")]
+    NoKey {
+        /// The tenant.
+        tenant: TenantName,
+        /// The key's id.
+        id: String,
+    },
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Registry {
+    db: Database,
+    path: PathBuf,
+}
+
+/// What becomes the current version.
+#[derive(Debug, Clone, Copy)]
+enum Switch<'a> {
+    New(&'a Deployment),
+    To(u64),
+}
+
+impl Registry {
+    /// Opens the store in `dir`, or makes it.
+    ///
+    /// # Errors
+    /// Another process has it open, or it cannot be read.
+    pub fn open(dir: &Path) -> Result<Self, RegistryError> {
+        let path = dir.join("registry.redb");
+        let failed = |message: String| RegistryError::Store { path: path.clone(), message };
+        std::fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;
+        let db = Database::create(&path).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => RegistryError::InUse { path: path.clone() },
+            other => failed(other.to_string()),
+        })?;
+        let registry = Self { db, path };
+        // Readers find every table from the first start on.
+        registry.write(|transaction| {
+            transaction.open_table(TENANTS)?;
+            transaction.open_table(DEPLOYMENTS)?;
+            transaction.open_table(HISTORY)?;
+            transaction.open_table(COUNTERS)?;
+            transaction.open_table(KEYS)?;
+            Ok(Ok(()))
+        })?;
+        Ok(registry)
+    }
+
+    /// Every tenant, by name.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn tenants(&self) -> Result<Vec<TenantRecord>, RegistryError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(TENANTS)?;
+            table.iter()?.map(|entry| decode(entry?.1.value())).collect()
+        })
+    }
+
+    /// A tenant.
+    ///
+    /// # Errors
+    /// There is none of this name, or the store failed.
+    pub fn tenant(&self, name: &TenantName) -> Result<TenantRecord, RegistryError> {
+        let found = self.read(|transaction| {
+            let table = transaction.open_table(TENANTS)?;
+            table.get(name.as_str())?.map(|record| decode(record.value())).transpose()
+        })?;
+        found.ok_or_else(|| RegistryError::NoTenant(name.clone()))
+    }
+
+    /// One version of a tenant's.
+    ///
+    /// # Errors
+    /// There is no such version, or the store failed.
+    pub fn deployment(&self, name: &TenantName, version: u64) -> Result<Deployment, RegistryError> {
+        let found = self.read(|transaction| {
+            let table = transaction.open_table(DEPLOYMENTS)?;
+            table.get((name.as_str(), version))?.map(|record| decode(record.value())).transpose()
+        })?;
+        found.ok_or_else(|| RegistryError::NoVersion { tenant: name.clone(), version })
+    }
+
+    /// Every version of a tenant's, oldest first.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn deployments(&self, name: &TenantName) -> Result<Vec<Deployment>, RegistryError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(DEPLOYMENTS)?;
+            let range = table.range((name.as_str(), 0)..=(name.as_str(), u64::MAX))?;
+            range.map(|entry| decode(entry?.1.value())).collect()
+        })
+    }
+
+    /// What was done to a tenant, oldest first; also to one that was removed.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn history(&self, name: &TenantName) -> Result<Vec<Event>, RegistryError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(HISTORY)?;
+            let range = table.range((name.as_str(), 0)..=(name.as_str(), u64::MAX))?;
+            range.map(|entry| decode(entry?.1.value())).collect()
+        })
+    }
+
+    /// Makes a deployment the tenant's current version, and the tenant if there is none. Its number is given here.
+    ///
+    /// # Errors
+    /// The store failed; nothing has changed then.
+    pub fn deploy(
+        &self,
+        name: &TenantName,
+        mut deployment: Deployment,
+        action: Action,
+    ) -> Result<Deployment, RegistryError> {
+        self.write(|transaction| {
+            let version = {
+                let mut counters = transaction.open_table(COUNTERS)?;
+                let (version, event) = counters.get(name.as_str())?.map_or((1, 0), |counter| counter.value());
+                counters.insert(name.as_str(), (version + 1, event))?;
+                version
+            };
+            deployment.version = version;
+            switch(transaction, name, Switch::New(&deployment), deployment.created_ms)?;
+            let subject = Some(deployment.component.clone());
+            let (at_ms, by) = (deployment.created_ms, deployment.by.clone());
+            record(transaction, name, &Event { at_ms, by, action, version: Some(version), subject })?;
+            Ok(Ok(deployment))
+        })
+    }
+
+    /// The version that a rollback goes to: the one asked for, or the last before the current one.
+    ///
+    /// # Errors
+    /// There is no such version, or the store failed.
+    pub fn rollback_target(&self, name: &TenantName, to: Option<u64>) -> Result<Deployment, RegistryError> {
+        let tenant = self.tenant(name)?;
+        match to {
+            Some(version) => self.deployment(name, version),
+            None => {
+                let mut earlier = self.deployments(name)?;
+                earlier.retain(|deployment| deployment.version < tenant.current);
+                earlier.pop().ok_or_else(|| RegistryError::NothingBefore(name.clone()))
+            }
+        }
+    }
+
+    /// Makes an earlier version the current one.
+    ///
+    /// # Errors
+    /// There is no such version, or the store failed; nothing has changed then.
+    pub fn rollback(&self, name: &TenantName, to: &Deployment, by: &str) -> Result<(), RegistryError> {
+        self.write(|transaction| {
+            if transaction.open_table(DEPLOYMENTS)?.get((name.as_str(), to.version))?.is_none() {
+                return Ok(Err(RegistryError::NoVersion { tenant: name.clone(), version: to.version }));
+            }
+            let at_ms = now_ms();
+            switch(transaction, name, Switch::To(to.version), at_ms)?;
+            let (version, subject) = (Some(to.version), Some(to.component.clone()));
+            record(transaction, name, &Event { at_ms, by: by.to_owned(), action: Action::Rollback, version, subject })?;
+            Ok(Ok(()))
+        })
+    }
+
+    /// Removes a tenant with its versions and keys. Its history stays.
+    ///
+    /// # Errors
+    /// There is no such tenant, or the store failed.
+    pub fn remove(&self, name: &TenantName, by: &str) -> Result<(), RegistryError> {
+        self.write(|transaction| {
+            if transaction.open_table(TENANTS)?.remove(name.as_str())?.is_none() {
+                return Ok(Err(RegistryError::NoTenant(name.clone())));
+            }
+            let versions = (name.as_str(), 0)..=(name.as_str(), u64::MAX);
+            transaction.open_table(DEPLOYMENTS)?.retain_in(versions, |_, _| false)?;
+            let is_other = |record: &[u8]| decode::<KeyRecord>(record).is_ok_and(|key| key.tenant != *name);
+            transaction.open_table(KEYS)?.retain(|_, record| is_other(record))?;
+            let event =
+                Event { at_ms: now_ms(), by: by.to_owned(), action: Action::Remove, version: None, subject: None };
+            record(transaction, name, &event)?;
+            Ok(Ok(()))
+        })
+    }
+
+    /// Keeps a key.
+    ///
+    /// # Errors
+    /// The tenant does not exist, or the store failed.
+    pub fn add_key(&self, name: &TenantName, hash: KeyHash, by: &str) -> Result<KeyRecord, RegistryError> {
+        self.write(|transaction| {
+            if transaction.open_table(TENANTS)?.get(name.as_str())?.is_none() {
+                return Ok(Err(RegistryError::NoTenant(name.clone())));
+            }
+            let key = KeyRecord { id: hash.id(), tenant: name.clone(), created_ms: now_ms(), by: by.to_owned() };
+            transaction.open_table(KEYS)?.insert(&hash.0, encode(&key).as_slice())?;
+            let (at_ms, by, subject) = (key.created_ms, by.to_owned(), Some(key.id.clone()));
+            record(transaction, name, &Event { at_ms, by, action: Action::KeyCreate, version: None, subject })?;
+            Ok(Ok(key))
+        })
+    }
+
+    /// Every key, of all tenants.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn keys(&self) -> Result<Vec<(KeyHash, KeyRecord)>, RegistryError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(KEYS)?;
+            table
+                .iter()?
+                .map(|entry| {
+                    let (hash, record) = entry?;
+                    Ok((KeyHash(*hash.value()), decode(record.value())?))
+                })
+                .collect()
+        })
+    }
+
+    /// Forgets a key.
+    ///
+    /// # Errors
+    /// The tenant has no such key, or the store failed.
+    pub fn revoke_key(&self, name: &TenantName, id: &str, by: &str) -> Result<(), RegistryError> {
+        self.write(|transaction| {
+            let is_it =
+                |record: &[u8]| decode::<KeyRecord>(record).is_ok_and(|key| key.tenant == *name && key.id == id);
+            let mut revoked = 0;
+            transaction.open_table(KEYS)?.retain(|_, record| {
+                let found = is_it(record);
+                revoked += u32::from(found);
+                !found
+            })?;
+            if revoked == 0 {
+                return Ok(Err(RegistryError::NoKey { tenant: name.clone(), id: id.to_owned() }));
+            }
+            let (by, subject) = (by.to_owned(), Some(id.to_owned()));
+            record(
+                transaction,
+                name,
+                &Event { at_ms: now_ms(), by, action: Action::KeyRevoke, version: None, subject },
+            )?;
+            Ok(Ok(()))
+        })
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, RegistryError> {
+        let done = self.db.begin_read().map_err(redb::Error::from).and_then(|transaction| work(&transaction));
+        done.map_err(|error| self.failed(&error))
+    }
+
+    /// Runs one transaction: committed where `work` succeeds, undone where it fails or refuses.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&redb::WriteTransaction) -> Result<Result<T, RegistryError>, redb::Error>,
+    ) -> Result<T, RegistryError> {
+        let transaction = self.db.begin_write().map_err(|error| self.failed(&error.into()))?;
+        let done = work(&transaction).map_err(|error| self.failed(&error))??;
+        transaction.commit().map_err(|error| self.failed(&error.into()))?;
+        Ok(done)
+    }
+
+    fn failed(&self, error: &redb::Error) -> RegistryError {
+        RegistryError::Store { path: self.path.clone(), message: error.to_string() }
+    }
+}
+
+/// Points a tenant at a version.
+fn switch(
+    transaction: &redb::WriteTransaction,
+    name: &TenantName,
+    switch: Switch<'_>,
+    now_ms: u64,
+) -> Result<(), redb::Error> {
+    let mut tenants = transaction.open_table(TENANTS)?;
+    let known = tenants.get(name.as_str())?.map(|record| decode::<TenantRecord>(record.value())).transpose()?;
+    let mut tenant = known.unwrap_or(TenantRecord { name: name.clone(), current: 0, created_ms: now_ms });
+    tenant.current = match switch {
+        Switch::To(version) => version,
+        Switch::New(deployment) => {
+            let mut deployments = transaction.open_table(DEPLOYMENTS)?;
+            deployments.insert((name.as_str(), deployment.version), encode(deployment).as_slice())?;
+            deployment.version
+        }
+    };
+    tenants.insert(name.as_str(), encode(&tenant).as_slice())?;
+    Ok(())
+}
+
+/// Appends to a tenant's history.
+fn record(transaction: &redb::WriteTransaction, name: &TenantName, event: &Event) -> Result<(), redb::Error> {
+    let mut counters = transaction.open_table(COUNTERS)?;
+    let (version, number) = counters.get(name.as_str())?.map_or((1, 0), |counter| counter.value());
+    counters.insert(name.as_str(), (version, number + 1))?;
+    transaction.open_table(HISTORY)?.insert((name.as_str(), number), encode(event).as_slice())?;
+    Ok(())
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    // Our own types, of strings and numbers: there is nothing that JSON could not hold.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, redb::Error> {
+    serde_json::from_slice(bytes).map_err(|error| redb::Error::Corrupted(error.to_string()))
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

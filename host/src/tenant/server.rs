@@ -1,0 +1,96 @@
+//! The admin socket: where a running server takes orders, from the same user on the same machine.
+//!
+//! A Unix socket in the data directory, open to its owner alone: whoever may connect could as well write the directory.
+//! One order a connection, a line of JSON; one reply, a line of JSON.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::Platform;
+use super::admin::{AdminError, Order, Reply};
+
+/// The socket's name in the data directory.
+pub const SOCKET_FILE: &str = "admin.sock";
+
+/// Longest order: a limits file, with room to spare.
+const MAX_ORDER_BYTES: u64 = 1 << 20;
+
+/// Most time that a client takes to state its order.
+const MAX_ORDER_TIME: Duration = Duration::from_secs(10);
+
+/// Listens for orders. Dropping it takes the socket away.
+#[derive(Debug)]
+pub struct AdminServer {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl AdminServer {
+    /// Makes the socket. The caller has the data directory's registry open, so no other server runs on it and a socket
+    /// that is there already is a dead one's.
+    ///
+    /// # Errors
+    /// The socket cannot be made; its path may be too long for one.
+    pub fn bind(data_dir: &Path) -> io::Result<Self> {
+        let path = data_dir.join(SOCKET_FILE);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        }
+        Ok(Self { listener, path })
+    }
+
+    /// Takes orders until the future is dropped.
+    pub async fn serve(&self, platform: &Arc<Platform>) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let platform = Arc::clone(platform);
+                    tokio::spawn(async move {
+                        // A client that hangs up does not want to know.
+                        let _ = converse(stream, platform).await;
+                    });
+                }
+                // Out of file descriptors, for a while: the next client may fare better.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        // Left behind, it would be taken for a dead server's, which it is.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn converse(mut stream: UnixStream, platform: Arc<Platform>) -> io::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(reader.take(MAX_ORDER_BYTES));
+    let read = tokio::time::timeout(MAX_ORDER_TIME, reader.read_line(&mut line)).await;
+    let reply = match read.map(|read| read.map(|_| serde_json::from_str::<Order>(&line))) {
+        Ok(Ok(Ok(order))) => {
+            let done = tokio::task::spawn_blocking(move || platform.execute(order)).await;
+            done.unwrap_or_else(|_| Reply::Refused(AdminError::host("carrying the order out panicked")))
+        }
+        Ok(Ok(Err(error))) => Reply::Refused(AdminError::command(format!("not an order: {error}"))),
+        Ok(Err(error)) => Reply::Refused(AdminError::command(format!("not an order: {error}"))),
+        Err(_) => Reply::Refused(AdminError::command("no order came")),
+    };
+    let mut text = serde_json::to_vec(&reply)?;
+    text.push(b'\n');
+    writer.write_all(&text).await?;
+    writer.shutdown().await
+}

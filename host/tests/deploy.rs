@@ -1,0 +1,233 @@
+//! Deployments: what fails changes nothing, what is committed survives `kill -9`, and a switch never mixes versions.
+
+mod support;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use assay::engine::EngineOptions;
+use assay::rerank::RerankError;
+use assay::tenant::admin::{Command as Order, Reply};
+use assay::tenant::compile::CompilerOptions;
+use assay::tenant::{Action, Platform, PlatformOptions, TenantLimits};
+use support::{Oracle, component, deploy, name, order, refusal, request, seeded, serving};
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// The seed of the version that answers, after checking that the scores are that seed's.
+fn answering_seed(platform: &Platform, tenant: &str, runtime: &tokio::runtime::Runtime, oracle: &mut Oracle) -> u32 {
+    let live = platform.tenant(&name(tenant)).unwrap();
+    let documents = ["some".to_owned(), "documents".to_owned()];
+    let response = runtime.block_on(live.rerank(request(&["some", "documents"]))).unwrap();
+    let (seed, scores): (u32, Vec<f32>) =
+        (response.usage.truncated, response.hits.iter().map(|hit| hit.score).collect());
+    assert_eq!(scores, oracle.scores(seed, &documents), "the scores are not those of seed {seed}");
+    seed
+}
+
+#[test]
+fn versions_are_numbered_switched_rolled_back_and_remembered() {
+    let (dir, runtime) = (support::data_dir(), runtime());
+    let mut oracle = Oracle::new(dir.path());
+    let platform = support::platform(dir.path(), runtime.handle());
+    for (version, seed) in [(1, 11), (2, 12), (3, 13)] {
+        assert_eq!(serving(deploy(&platform, "acme", &seeded(seed), None)).version, version);
+        assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), seed);
+    }
+    let rollback = |to| order(&platform, Order::Rollback { tenant: name("acme"), to });
+    assert_eq!(serving(rollback(None)).version, 2);
+    assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), 12);
+    assert_eq!(serving(rollback(Some(3))).version, 3);
+    assert_eq!(serving(rollback(Some(1))).version, 1);
+    assert!(refusal(rollback(None)).contains("no version before"));
+    assert!(refusal(rollback(Some(9))).contains("acme has no version 9"));
+    // A version keeps its number whatever the current one is.
+    assert_eq!(serving(deploy(&platform, "acme", &seeded(14), None)).version, 4);
+
+    drop(platform);
+    let platform = support::platform(dir.path(), runtime.handle());
+    assert!(platform.activate_all().unwrap().is_empty());
+    assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), 14);
+    let Reply::Tenant(acme) = order(&platform, Order::Show { tenant: name("acme") }) else { panic!("not shown") };
+    let actions: Vec<(Action, Option<u64>)> = acme.history.iter().map(|event| (event.action, event.version)).collect();
+    let (deployed, back) = (Action::Deploy, Action::Rollback);
+    let versions = [(deployed, 1), (deployed, 2), (deployed, 3), (back, 2), (back, 3), (back, 1), (deployed, 4)];
+    assert_eq!(actions, versions.map(|(action, version)| (action, Some(version))));
+    assert!(acme.history.iter().all(|event| event.by == "tester" && event.subject.is_some()));
+
+    assert_eq!(order(&platform, Order::Remove { tenant: name("acme") }), Reply::Done);
+    assert!(platform.tenant(&name("acme")).is_none());
+    assert!(refusal(order(&platform, Order::Show { tenant: name("acme") })).contains("there is no tenant acme"));
+    assert_eq!(serving(deploy(&platform, "acme", &seeded(15), None)).version, 5);
+}
+
+#[test]
+fn what_fails_leaves_the_old_version_serving_and_says_why() {
+    let (dir, runtime) = (support::data_dir(), runtime());
+    let mut oracle = Oracle::new(dir.path());
+    let platform = support::platform(dir.path(), runtime.handle());
+    serving(deploy(&platform, "acme", &seeded(21), None));
+    let short = || TenantLimits { max_guest_cpu_ms: 200, ..TenantLimits::default() };
+    for (wasm, expected) in [
+        (b"not wasm".to_vec(), "is not WebAssembly"),
+        (b"\0asm\x01\0\0\0".to_vec(), "is a core module"),
+        (b"\0asm\x0d\0\x01\0broken".to_vec(), "cannot be compiled"),
+        (component("no-export"), "is not a guest of assay:rerank/tenant"),
+        (component("traps"), "did not answer the request it was tried with"),
+        (component("spins"), "computed for longer than its limit of 200 ms"),
+        (component("holds"), "left 1 models open"),
+        (component("spins-in-prepare"), "computed for longer"),
+    ] {
+        let message = refusal(deploy(&platform, "acme", &wasm, Some(short())));
+        assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), 21);
+    }
+    let missing = Order::Deploy { tenant: name("acme"), component: "0".repeat(64), limits: None, model: None };
+    assert!(refusal(order(&platform, missing)).contains("there is no component"));
+    let model = Some("no/such".to_owned());
+    let component = platform.put_component(&seeded(22)).unwrap();
+    let unknown = Order::Deploy { tenant: name("acme"), component, limits: None, model };
+    assert!(refusal(order(&platform, unknown)).contains("there is no model no/such"));
+    let Reply::Tenant(acme) = order(&platform, Order::Show { tenant: name("acme") }) else { panic!("not shown") };
+    assert_eq!((acme.tenant.current, acme.versions.len(), acme.history.len()), (1, 1, 1));
+}
+
+#[test]
+fn a_request_ends_on_the_version_it_began_on() {
+    let (dir, runtime) = (support::data_dir(), runtime());
+    let platform = support::platform(dir.path(), runtime.handle());
+    serving(deploy(&platform, "acme", &seeded(31), None));
+    let before = platform.tenant(&name("acme")).unwrap();
+    serving(deploy(&platform, "acme", &seeded(32), None));
+    let seed =
+        |live: &assay::tenant::LiveTenant| runtime.block_on(live.rerank(request(&["text"]))).unwrap().usage.truncated;
+    assert_eq!(seed(&before), 31);
+    assert_eq!(seed(&platform.tenant(&name("acme")).unwrap()), 32);
+}
+
+#[test]
+fn limits_are_a_version_of_their_own_and_hold_at_once() {
+    let (dir, runtime) = (support::data_dir(), runtime());
+    let platform = support::platform(dir.path(), runtime.handle());
+    serving(deploy(&platform, "acme", &seeded(41), None));
+    let rerank = |documents: &[&str]| {
+        let live = platform.tenant(&name("acme")).unwrap();
+        runtime.block_on(live.rerank(request(documents)))
+    };
+    let set =
+        |limits: TenantLimits| order(&platform, Order::SetLimits { tenant: name("acme"), limits: Box::new(limits) });
+    assert!(rerank(&["a", "b"]).is_ok());
+    // The smoke request has two documents, so it needs two.
+    let one = TenantLimits { max_documents: 1, ..TenantLimits::default() };
+    assert!(refusal(set(one)).contains("max_documents is limited to 1"));
+    assert_eq!(serving(set(TenantLimits { max_documents: 2, ..TenantLimits::default() })).version, 2);
+    assert!(matches!(rerank(&["a", "b", "c"]), Err(RerankError::TooLarge { limit, .. }) if limit == "max_documents"));
+
+    // One document of one byte is a row of two tokens.
+    let slow = TenantLimits { max_tokens_per_s: 1, burst_tokens: 4, ..TenantLimits::default() };
+    assert_eq!(serving(set(slow)).version, 3);
+    assert!(rerank(&["a", "b"]).is_ok());
+    assert!(matches!(rerank(&["a"]), Err(RerankError::Overloaded { .. })));
+    assert!(matches!(rerank(&["abcd"]), Err(RerankError::TooLarge { limit, .. }) if limit == "burst_tokens"));
+
+    let usage = platform.tenant(&name("acme")).unwrap().usage();
+    assert_eq!((usage.answered, usage.failed, usage.most_documents), (2, 3, 3));
+    assert_eq!(serving(order(&platform, Order::Rollback { tenant: name("acme"), to: Some(1) })).version, 1);
+    assert!(rerank(&["a", "b", "c"]).is_ok());
+}
+
+#[test]
+fn a_guest_opens_the_models_that_its_limits_name() {
+    let (dir, runtime) = (support::data_dir(), runtime());
+    let platform = support::platform(dir.path(), runtime.handle());
+    let opened = |model: &str| {
+        let live = platform.tenant(&name("acme")).unwrap();
+        runtime.block_on(live.rerank(support::attack(model))).unwrap_err()
+    };
+    serving(deploy(&platform, "acme", &component("opens-others"), None));
+    assert_eq!(opened("tiny/two"), RerankError::AccessDenied("tiny/two".to_owned()));
+    let limits = TenantLimits { models: vec!["tiny/two".to_owned()], ..TenantLimits::default() };
+    serving(order(&platform, Order::SetLimits { tenant: name("acme"), limits: Box::new(limits) }));
+    assert_eq!(opened("tiny/two"), RerankError::Internal("opened tiny/two".to_owned()));
+}
+
+#[test]
+fn a_compiler_process_is_stopped_at_its_limits() {
+    let (dir, runtime) = (support::data_dir(), runtime());
+    let open = |compiler: CompilerOptions| {
+        let options = PlatformOptions { engine: EngineOptions::default(), compiler, tokio: runtime.handle().clone() };
+        Platform::open(dir.path(), options).unwrap()
+    };
+    let options = || CompilerOptions::new(support::program());
+    let late = open(CompilerOptions { max_wall: Duration::from_millis(1), ..options() });
+    assert!(refusal(deploy(&late, "acme", &seeded(51), None)).contains("took longer"));
+    drop(late);
+    let small = open(CompilerOptions { max_memory_bytes: 8 << 20, ..options() });
+    assert!(refusal(deploy(&small, "acme", &seeded(51), None)).contains("compiler process ended"));
+    drop(small);
+    serving(deploy(&open(options()), "acme", &seeded(51), None));
+}
+
+/// Starts a deployment from the command line, and kills it after a while unless it is done.
+fn deploy_and_kill(data_dir: &Path, component: &Path, after: Duration) -> bool {
+    let mut child = Command::new(support::program())
+        .arg("--data-dir")
+        .arg(data_dir)
+        .args(["tenant", "deploy", "acme"])
+        .arg(component)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // Not a wait for something to happen: the instant of the kill is what is being varied.
+    std::thread::sleep(after);
+    // It may be done.
+    let _ = child.kill();
+    child.wait().unwrap().success()
+}
+
+#[test]
+fn kill_9_at_any_instant_neither_loses_nor_halves_a_deployment() {
+    let rounds: u32 = std::env::var("ASSAY_KILL_ROUNDS").map_or(16, |rounds| rounds.parse().unwrap());
+    let (dir, runtime) = (support::data_dir(), runtime());
+    let mut oracle = Oracle::new(dir.path());
+    let file = dir.path().join("component.wasm");
+    let (mut done, mut killed, mut last_done) = (0, 0, 0);
+    // One that is let be says how long one takes.
+    let whole = {
+        std::fs::write(&file, seeded(1)).unwrap();
+        let started = std::time::Instant::now();
+        let status = Command::new(support::program())
+            .arg("--data-dir")
+            .arg(dir.path())
+            .args(["tenant", "deploy", "acme"])
+            .arg(&file)
+            .status();
+        assert!(status.unwrap().success());
+        started.elapsed()
+    };
+    let mut attempted = HashSet::from([1]);
+    for round in 0..rounds {
+        let seed = 100 + round;
+        attempted.insert(seed);
+        std::fs::write(&file, seeded(seed)).unwrap();
+        if deploy_and_kill(dir.path(), &file, whole * 6 / 5 * (round + 1) / rounds) {
+            (done, last_done) = (done + 1, seed);
+        } else {
+            killed += 1;
+        }
+        let platform = support::platform(dir.path(), runtime.handle());
+        let failed = platform.activate_all().unwrap();
+        assert!(failed.is_empty(), "{failed:?}");
+        let serving = answering_seed(&platform, "acme", &runtime, &mut oracle);
+        assert!(attempted.contains(&serving), "nobody deployed {serving}");
+        assert!(serving >= last_done, "{last_done} was committed, {serving} serves");
+        let Reply::Tenant(acme) = order(&platform, Order::Show { tenant: name("acme") }) else { panic!("not shown") };
+        assert_eq!(acme.versions.len(), acme.history.len(), "a version without its event, or the reverse");
+        assert_eq!(acme.tenant.current, acme.versions.last().unwrap().version);
+    }
+    println!("{rounds} deployments of {} ms: {done} were done, {killed} were killed", whole.as_millis());
+}

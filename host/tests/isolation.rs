@@ -1,0 +1,272 @@
+//! Hostile guests: each gets the error that its attack earns, its tenant's next request works, and a neighbour notices
+//! nothing. One guest program, one attack.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use assay::guest::{Call, Guest, GuestRuntime, Models, RuntimeOptions, Unlisted};
+use assay::limits::RequestLimits;
+use assay::model::LoadedModel;
+use assay::rerank::{GuestFault, Request, RerankError, Response};
+use assay::scheduler::Account;
+use support::{Oracle, attack, component, request, seeded};
+use tempfile::TempDir;
+
+/// Short, so that tests of what never ends do.
+const MAX_GUEST_CPU: Duration = Duration::from_millis(200);
+
+/// A hostile guest's home, with a well-behaved neighbour in it.
+struct House {
+    runtime: GuestRuntime,
+    model: Arc<LoadedModel>,
+    neighbour: Guest,
+    oracle: Oracle,
+    _dir: TempDir,
+}
+
+fn limits() -> RequestLimits {
+    RequestLimits { max_guest_cpu: MAX_GUEST_CPU, max_wall: Duration::from_secs(20), ..RequestLimits::default() }
+}
+
+impl House {
+    fn new() -> Self {
+        let dir = support::data_dir();
+        let options = RuntimeOptions { max_prepare_cpu: MAX_GUEST_CPU, ..Default::default() };
+        let runtime = GuestRuntime::new(&dir.path().join("compiled"), &options).unwrap();
+        let model = support::model(dir.path());
+        let neighbour = runtime.load_prepared("neighbour", &seeded(7), model.card()).unwrap();
+        let oracle = Oracle::new(dir.path());
+        Self { runtime, model, neighbour, oracle, _dir: dir }
+    }
+
+    fn guest(&self, name: &str) -> Guest {
+        self.runtime.load_prepared(name, &component(name), self.model.card()).unwrap()
+    }
+
+    async fn call(&self, guest: &Guest, request: Request, limits: &RequestLimits) -> Result<Response, RerankError> {
+        let models = Models { default: Arc::clone(&self.model), others: Vec::new(), unlisted: Unlisted::Denied };
+        let account = Account { tenant: "hostile".into(), ..Account::default() };
+        let (arrived, rate) = (Instant::now(), None);
+        guest.call(Call { request, arrived, limits, models: &models, account: &account, rate }).await.0
+    }
+
+    /// Runs an attack beside a neighbour's requests, and gives the attacker's error.
+    async fn attacked(&mut self, guest: &Guest, request: Request, limits: &RequestLimits) -> RerankError {
+        let documents = ["some".to_owned(), "documents".to_owned()];
+        let expected = self.oracle.scores(7, &documents);
+        let (attacked, _) = tokio::join!(self.call(guest, request, limits), async {
+            for _ in 0..20 {
+                let request = support::request(&["some", "documents"]);
+                let answer = self.neighbour.rerank(Arc::clone(&self.model), request, &RequestLimits::default()).await;
+                let scores: Vec<f32> = answer.unwrap().hits.iter().map(|hit| hit.score).collect();
+                assert_eq!(scores, expected, "the neighbour got another answer");
+            }
+        });
+        attacked.expect_err("the attack was answered")
+    }
+
+    /// As [`attacked`](Self::attacked), with a guest that answers when it is not asked to attack; it still does so.
+    async fn survives(&mut self, name: &str, request: Request) -> RerankError {
+        let guest = self.guest(name);
+        let error = self.attacked(&guest, request, &limits()).await;
+        let next = self.call(&guest, support::request(&["one"]), &limits()).await;
+        assert!(next.is_ok(), "{name}: the next request failed: {next:?}");
+        error
+    }
+}
+
+fn fault(error: RerankError) -> GuestFault {
+    match error {
+        RerankError::Guest(fault) => fault,
+        other => panic!("not the guest's fault: {other}"),
+    }
+}
+
+fn trap(error: RerankError) -> String {
+    match fault(error) {
+        GuestFault::Trapped(message) => message,
+        other => panic!("not a trap: {other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_in_rerank_ends_with_its_processor_time() {
+    let mut house = House::new();
+    let spins = house.guest("spins");
+    let error = house.attacked(&spins, request(&[]), &limits()).await;
+    assert_eq!(fault(error), GuestFault::CpuTime { limit: MAX_GUEST_CPU });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_in_rerank_ends_with_its_wall_clock_time() {
+    let mut house = House::new();
+    let spins = house.guest("spins");
+    let limits = RequestLimits { max_wall: Duration::from_millis(100), ..RequestLimits::default() };
+    let error = house.attacked(&spins, request(&[]), &limits).await;
+    assert_eq!(error, RerankError::DeadlineExceeded { limit: Duration::from_millis(100) });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_at_the_start_ends_with_its_processor_time() {
+    let mut house = House::new();
+    // Without a snapshot, which would have found it out already.
+    let guest = house.runtime.load("spins-at-start", &component("spins-at-start")).unwrap();
+    let error = house.attacked(&guest, request(&[]), &limits()).await;
+    assert_eq!(fault(error), GuestFault::CpuTime { limit: MAX_GUEST_CPU });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_loop_in_prepare_ends_with_its_processor_time() {
+    let mut house = House::new();
+    let guest = house.runtime.load("spins-in-prepare", &component("spins-in-prepare")).unwrap();
+    let error = house.attacked(&guest, request(&[]), &limits()).await;
+    assert_eq!(fault(error), GuestFault::CpuTime { limit: MAX_GUEST_CPU });
+}
+
+#[test]
+fn what_prepare_does_wrong_fails_the_snapshot() {
+    let house = House::new();
+    let load = |name: &str| house.runtime.load_prepared(name, &component(name), house.model.card());
+    let message = load("holds").unwrap_err().to_string();
+    assert!(message.contains("left 1 models open"), "{message}");
+    let message = load("spins-in-prepare").unwrap_err().to_string();
+    assert!(message.contains("computed for longer than its limit"), "{message}");
+    let message = load("spins-at-start").unwrap_err().to_string();
+    assert!(message.contains("computed for longer than its limit"), "{message}");
+    let message = load("no-export").unwrap_err().to_string();
+    assert!(message.contains("is not a guest of assay:rerank/tenant"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_memory_bomb_meets_its_limit() {
+    let mut house = House::new();
+    let guest = house.guest("hoards");
+    let limits = RequestLimits { max_memory_bytes: 128 << 20, max_guest_cpu: Duration::from_secs(10), ..limits() };
+    let error = house.attacked(&guest, request(&[]), &limits).await;
+    assert!(matches!(fault(error), GuestFault::Memory { limit_bytes, .. } if limit_bytes == 128 << 20));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stack_overflow_is_a_trap() {
+    let message = trap(House::new().survives("recurses", attack("")).await);
+    assert!(message.contains("call stack exhausted"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_host_calls_ends_with_the_guests_processor_time() {
+    let error = House::new().survives("floods", attack("")).await;
+    assert_eq!(fault(error), GuestFault::CpuTime { limit: MAX_GUEST_CPU });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_huge_list_is_not_copied() {
+    let error = House::new().survives("huge-list", attack("")).await;
+    assert_eq!(fault(error), GuestFault::CallBytes { limit_bytes: limits().max_call_bytes as u64 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_rows_are_invalid_input() {
+    let mut house = House::new();
+    let guest = house.guest("bad-rows");
+    for kind in [
+        "no-offsets",
+        "late-start",
+        "not-monotonic",
+        "end-past-ids",
+        "end-before-ids",
+        "huge-offset",
+        "empty-row",
+        "too-long",
+        "unknown-id",
+        "segment-past-row",
+        "segments-missing",
+        "segments-extra",
+    ] {
+        let settings = vec![("rows".to_owned(), kind.to_owned())];
+        let error = house.attacked(&guest, Request { settings, ..request(&["one", "two"]) }, &limits()).await;
+        assert!(matches!(error, RerankError::InvalidInput(_)), "{kind}: {error}");
+    }
+    assert_eq!(house.call(&guest, request(&["one", "two"]), &limits()).await.unwrap().hits.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_tenants_model_is_not_opened_and_not_told_from_none() {
+    let mut house = House::new();
+    for model in ["tiny/two", "no/such"] {
+        let error = house.survives("opens-others", attack(model)).await;
+        assert_eq!(error, RerankError::AccessDenied(model.to_owned()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaked_handles_meet_their_limit() {
+    let error = House::new().survives("leaks", attack("")).await;
+    assert!(matches!(error, RerankError::TooLarge { limit, allowed: 64, .. } if limit == "max_open_models"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trap_half_way_costs_its_own_request() {
+    let message = trap(House::new().survives("half-way", attack("")).await);
+    assert!(message.contains("unreachable"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nonsense_is_not_passed_on() {
+    let mut house = House::new();
+    for (kind, expected) in [
+        ("wrong-index", "a hit for document 2 of 2"),
+        ("twice", "two hits for document 0"),
+        ("nan", "has the score NaN"),
+        ("infinite", "has the score inf"),
+        ("million", "1000000 hits where at most 2"),
+    ] {
+        let error = house.survives("nonsense", attack(kind)).await;
+        let GuestFault::BadAnswer(message) = fault(error) else { panic!("{kind}: another fault") };
+        assert!(message.contains(expected), "{kind}: {message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_has_seen_no_other_request_unless_its_tenant_lets_it() {
+    let house = House::new();
+    let guest = house.guest("remembers");
+    assert!(guest.is_snapshotted());
+    for _ in 0..3 {
+        let usage = house.call(&guest, request(&[]), &limits()).await.unwrap().usage;
+        assert_eq!((usage.tokens, usage.rows), (1, 1), "served, prepared");
+    }
+    let reuse = RequestLimits { max_requests_per_instance: 2, ..limits() };
+    let mut served = Vec::new();
+    for _ in 0..4 {
+        served.push(house.call(&guest, request(&[]), &reuse).await.unwrap().usage.tokens);
+    }
+    assert_eq!(served, [1, 2, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_is_not_snapshotted_is_prepared_once_in_every_instance() {
+    let house = House::new();
+    let guest = house.runtime.load("remembers", &component("remembers")).unwrap();
+    let usage = house.call(&guest, request(&[]), &limits()).await.unwrap().usage;
+    assert_eq!((usage.tokens, usage.rows), (1, 1), "served, prepared");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_may_not_run_more_rows_or_tokens_than_its_limits() {
+    let house = House::new();
+    let guest = house.guest("seeded");
+    let documents = ["four"; 4];
+    let call = |limits: RequestLimits| {
+        let (house, guest) = (&house, &guest);
+        async move { house.call(guest, request(&documents), &limits).await }
+    };
+    assert!(call(RequestLimits { max_request_rows: 4, max_request_tokens: 20, ..limits() }).await.is_ok());
+    let error = call(RequestLimits { max_request_rows: 3, ..limits() }).await.unwrap_err();
+    let limit = "max_request_rows".to_owned();
+    assert_eq!(error, RerankError::TooLarge { limit, requested: 4, allowed: 3 });
+    let error = call(RequestLimits { max_request_tokens: 19, ..limits() }).await.unwrap_err();
+    let limit = "max_request_tokens".to_owned();
+    assert_eq!(error, RerankError::TooLarge { limit, requested: 20, allowed: 19 });
+}

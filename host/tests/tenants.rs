@@ -1,0 +1,176 @@
+//! A server from outside: HTTP with keys, orders over the admin socket, and an orderly end.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use support::{Oracle, seeded};
+
+/// A server on a port of its own, ended with the test.
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(data_dir: &Path) -> Self {
+        let mut child = assay(data_dir, &["serve", "--port", "0"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").expect("the server says where it listens");
+        Self { child, address: address.to_owned() }
+    }
+
+    /// Asks the server to stop, and waits until it has.
+    fn stop(mut self) -> bool {
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        self.child.wait().unwrap().success()
+    }
+
+    fn post(&self, key: Option<&str>, body: &str) -> (u16, Value) {
+        let authorization = key.map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"));
+        self.send(&format!(
+            "POST /v1/rerank HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n{authorization}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+
+    fn send(&self, request: &str) -> (u16, Value) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn assay(data_dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(support::program());
+    command.arg("--data-dir").arg(data_dir).args(arguments).env("USER", "tester");
+    command
+}
+
+fn tenant(data_dir: &Path, arguments: &[&str]) -> Output {
+    assay(data_dir, &[&["tenant"], arguments].concat()).output().unwrap()
+}
+
+fn said(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn deploy(data_dir: &Path, name: &str, seed: u32) {
+    let file = data_dir.join(format!("{seed}.wasm"));
+    std::fs::write(&file, seeded(seed)).unwrap();
+    said(tenant(data_dir, &["deploy", name, file.to_str().unwrap()]));
+}
+
+const BODY: &str = r#"{"query":"q","documents":["some",{"text":"documents"}],"top_n":2,"model":"ignored"}"#;
+
+/// The `seeded` guest's scores as it gave them: it leaves them in the documents' order and does not apply a sigmoid.
+fn scores(answer: &Value) -> Vec<f32> {
+    let results = answer["results"].as_array().unwrap_or_else(|| panic!("{answer}"));
+    results.iter().map(|hit| hit["relevance_score"].as_f64().unwrap() as f32).collect()
+}
+
+#[test]
+fn tenants_are_deployed_changed_and_removed_while_the_server_runs() {
+    let dir = support::data_dir();
+    let data_dir = dir.path();
+    let mut oracle = Oracle::new(data_dir);
+    let mut expected = |seed| oracle.scores(seed, &["some".to_owned(), "documents".to_owned()]);
+    // One is there before the server is, and one comes when it runs.
+    deploy(data_dir, "early", 61);
+    let server = Server::start(data_dir);
+    deploy(data_dir, "late", 62);
+    let key = |name: &str| said(tenant(data_dir, &["key", "create", name]));
+    let (early, late) = (key("early"), key("late"));
+    let answer = |key: &str| scores(&server.post(Some(key), BODY).1);
+    assert_eq!((answer(&early), answer(&late)), (expected(61), expected(62)));
+
+    deploy(data_dir, "early", 63);
+    assert_eq!((answer(&early), answer(&late)), (expected(63), expected(62)));
+    said(tenant(data_dir, &["rollback", "early"]));
+    assert_eq!(answer(&early), expected(61));
+
+    let shown: Value = serde_json::from_str(&said(tenant(data_dir, &["show", "early", "--json"]))).unwrap();
+    assert_eq!(shown["usage"]["answered"], 3);
+    assert_eq!(shown["tenant"]["current"], 1);
+    let table = said(tenant(data_dir, &["show", "early"]));
+    assert!(table.contains("max_guest_cpu_ms") && table.contains("rollback") && table.contains("tester"), "{table}");
+
+    let id = said(tenant(data_dir, &["key", "list", "early"]));
+    let id = id.lines().last().unwrap().split_whitespace().next().unwrap().to_owned();
+    assert!(!early.contains(&id), "a key's id is not part of it");
+    said(tenant(data_dir, &["key", "revoke", "early", &id]));
+    assert_eq!(server.post(Some(&early), BODY).0, 401);
+    said(tenant(data_dir, &["remove", "late"]));
+    assert_eq!(server.post(Some(&late), BODY).0, 401);
+    assert!(server.stop(), "the server did not end well");
+    // Without a server the same commands work on the store.
+    assert!(said(tenant(data_dir, &["list"])).contains("early"));
+}
+
+#[test]
+fn requests_that_are_not_good_get_their_status() {
+    let dir = support::data_dir();
+    deploy(dir.path(), "acme", 71);
+    let limits = dir.path().join("limits.toml");
+    std::fs::write(&limits, "max_documents = 2\n").unwrap();
+    said(tenant(dir.path(), &["limits", "set", "acme", limits.to_str().unwrap()]));
+    let server = Server::start(dir.path());
+    let key = said(tenant(dir.path(), &["key", "create", "acme"]));
+    let wrong = format!("{}0", &key[..key.len() - 1]);
+    assert_eq!(server.post(None, BODY).0, 401);
+    assert_eq!(server.post(Some("assay_guess"), BODY).0, 401);
+    assert_eq!(server.post(Some(&wrong), BODY).0, if wrong == key { 200 } else { 401 });
+    assert_eq!(server.post(Some(&key), BODY).0, 200);
+    assert_eq!(server.post(Some(&key), "{").0, 400);
+    assert_eq!(server.post(Some(&key), r#"{"query":"q"}"#).0, 400);
+    let (status, message) = server.post(Some(&key), r#"{"query":"q","documents":["1","2","3"]}"#);
+    assert_eq!((status, message["message"].as_str()), (413, Some("max_documents is limited to 2, the request has 3")));
+    assert_eq!(server.send("GET /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").0, 200);
+}
+
+#[test]
+fn commands_say_what_is_wrong_with_their_input() {
+    let dir = support::data_dir();
+    let failed = |arguments: &[&str]| {
+        let output = tenant(dir.path(), arguments);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, message) = failed(&["show", "nobody"]);
+    assert!(code == Some(2) && message.contains("there is no tenant nobody"), "{code:?}: {message}");
+    let (code, message) = failed(&["show", "No Body"]);
+    assert!(code == Some(2) && message.contains("is not a tenant's name"), "{code:?}: {message}");
+    let limits = dir.path().join("limits.toml");
+    std::fs::write(&limits, "wait = 3").unwrap();
+    let (code, message) = failed(&["limits", "set", "nobody", limits.to_str().unwrap()]);
+    assert!(code == Some(2) && message.contains("unknown field `wait`"), "{code:?}: {message}");
+    let (code, message) = failed(&["deploy", "nobody", "no-such.wasm"]);
+    assert!(code == Some(2) && message.contains("no-such.wasm"), "{code:?}: {message}");
+}
+
+#[test]
+fn a_second_server_on_the_same_directory_is_refused() {
+    let dir = support::data_dir();
+    let server = Server::start(dir.path());
+    let second = assay(dir.path(), &["serve", "--port", "0"]).output().unwrap();
+    let message = String::from_utf8(second.stderr).unwrap();
+    assert!(!second.status.success() && message.contains("in use by another process"), "{message}");
+    assert!(server.stop());
+}
