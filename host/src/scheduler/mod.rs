@@ -4,6 +4,7 @@
 //! the engine's token budget and puts several small requests into one batch. Nothing waits while the device is idle,
 //! and rows whose caller has gone are dropped before they cost anything.
 
+mod meter;
 mod queue;
 
 use std::panic::AssertUnwindSafe;
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use assay_kernels::{Engine, EngineError, PackedBatch, Ticket};
 use tokio::sync::oneshot;
+
+pub use meter::{Meter, MeterReading};
 
 use queue::{BatchPlan, Job, Queue};
 
@@ -65,6 +68,7 @@ pub struct Scheduler {
 
 #[derive(Debug)]
 struct Shared {
+    meter: Meter,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -93,12 +97,25 @@ impl Scheduler {
         let config = engine.config().clone();
         let queue = Queue::new(engine.max_batch_tokens(), max_queued_tokens);
         let state = State { queue, closing: false, tokens_per_s: 1_000.0 };
-        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
+        let meter = Meter::new(engine.memory());
+        let shared = Arc::new(Shared { meter, state: Mutex::new(state), wake: Condvar::new() });
         let for_thread = Arc::clone(&shared);
         let dispatch = std::thread::Builder::new()
             .name("assay-dispatch".to_owned())
             .spawn(move || Dispatch { shared: for_thread, engine, in_flight: Vec::new() }.run())?;
         Ok(Self { shared, config, dispatch: Some(dispatch) })
+    }
+
+    /// What the engine has done so far.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.shared.meter
+    }
+
+    /// Tokens that wait for the engine now.
+    #[must_use]
+    pub fn waiting_tokens(&self) -> usize {
+        self.shared.lock().queue.waiting_tokens()
     }
 
     /// Computes the rows; they may share batches with other requests' rows. Dropping the future takes the rows that
@@ -179,6 +196,7 @@ impl Dispatch {
 
     fn submit(&mut self, plan: BatchPlan) {
         let submitted = Instant::now();
+        self.shared.meter.submitted(submitted);
         // A bug in an engine must cost the batch that met it, not every request after it.
         let ticket = std::panic::catch_unwind(AssertUnwindSafe(|| self.engine.submit(&plan.batch)));
         match ticket {
@@ -193,7 +211,8 @@ impl Dispatch {
         let mut outputs = Vec::new();
         let report = std::panic::catch_unwind(AssertUnwindSafe(|| self.engine.finish(ticket, &mut outputs)));
         match report {
-            Ok(Ok(_)) if outputs.len() == plan.batch.rows() * self.engine.config().outputs => {
+            Ok(Ok(report)) if outputs.len() == plan.batch.rows() * self.engine.config().outputs => {
+                self.shared.meter.finished(Some(&report));
                 let elapsed = submitted.elapsed();
                 let mut state = self.shared.lock();
                 let speed = plan.batch.tokens() as f64 / elapsed.as_secs_f64().max(1e-6);
@@ -207,6 +226,7 @@ impl Dispatch {
     }
 
     fn fail(&self, plan: &BatchPlan, error: &EngineError) {
+        self.shared.meter.finished(None);
         self.shared.lock().queue.fail(plan, &ScoreError::Engine(error.to_string()));
     }
 }

@@ -70,6 +70,11 @@ impl Queue {
         Self { jobs, waiting, next_job: 0, waiting_tokens: 0, max_batch_tokens, max_waiting_tokens }
     }
 
+    /// Tokens that wait.
+    pub(super) fn waiting_tokens(&self) -> usize {
+        self.waiting_tokens
+    }
+
     /// Takes a request whole, or refuses it whole.
     pub(super) fn admit(&mut self, job: Job, tokens_per_s: f64) -> Result<(), ScoreError> {
         let tokens = job.rows.tokens();
