@@ -69,6 +69,10 @@ pub async fn sample(
             () = until.cancelled() => true,
             _ = ticks.tick() => false,
         };
+        // The end takes the place of a sample that was taken just before: rates over a moment are noise.
+        if last && samples.len() > 1 {
+            samples.pop_if(|sample: &mut Sample| begun.elapsed() - sample.at < SAMPLE_INTERVAL / 2);
+        }
         let (cpu_time, rss_bytes) = probe.read();
         samples.push(Sample { at: begun.elapsed(), cpu_time, rss_bytes, gauge: driver.gauge() });
         if last {
