@@ -71,14 +71,17 @@ fn model(root: &Path) -> Result<()> {
     run(assay(root, &data_dir(root)).args(["model", "pull"]))
 }
 
-/// Brings in the model that the tests compare with known scores, unless it is here.
-fn test_model(root: &Path) -> Result<()> {
+/// Brings in the model that the tests compare with known scores, unless it is here, and says where it lies.
+fn test_model(root: &Path) -> Result<PathBuf> {
     let data_dir = root.join("target/test-data");
-    if data_dir.join("models/assay--minilm-l6-debian/current").is_file() {
-        return Ok(());
+    let revisions = data_dir.join("models/assay--minilm-l6-debian");
+    let current = revisions.join("current");
+    if !current.is_file() {
+        say("fetching the model that the tests use");
+        run(assay(root, &data_dir).args(["model", "pull", "--embedded"]))?;
     }
-    say("fetching the model that the tests use");
-    run(assay(root, &data_dir).args(["model", "pull", "--embedded"]))
+    let revision = std::fs::read_to_string(&current).with_context(|| format!("cannot read {}", current.display()))?;
+    Ok(revisions.join(revision.trim()))
 }
 
 fn demo(root: &Path) -> Result<()> {
@@ -122,11 +125,12 @@ fn test(root: &Path) -> Result<()> {
     };
     // The programs are built along with the tests: building them alone first would build some crates twice.
     run(workspace().arg("--no-run"))?;
-    test_model(root)?;
+    let minilm = test_model(root)?;
     say("testing the guests' logic natively");
-    run(cargo(&guest).args(["test", "--release", "--workspace"]).args(guest_target))?;
+    let mut guests = cargo(&guest);
+    run(guests.args(["test", "--release", "--workspace"]).args(guest_target).env("ASSAY_MINILM_DIR", &minilm))?;
     say("testing the workspace");
-    run(&mut workspace())?;
+    run(workspace().env("ASSAY_MINILM_DIR", &minilm))?;
     say("linting");
     let deny = ["--", "--deny", "warnings"];
     run(cargo(root).args(["clippy", "--release", "--workspace", "--all-targets"]).args(deny))?;
