@@ -1,6 +1,8 @@
-//! The command `assay-bench`.
+//! `assay-bench`: measures, and compares with what it measured.
 
 mod cmd;
+mod engine;
+mod pairs;
 
 use std::process::ExitCode;
 
@@ -28,6 +30,8 @@ enum Command {
     History(cmd::history::Args),
     /// What each layer adds to a request: scheduler, tokenising, sandbox, HTTP
     Overhead(cmd::overhead::Args),
+    /// Measures an engine against the matrix product that it could at best be
+    Engine(engine::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => cmd::compare::run(&args),
         Command::History(args) => cmd::history::run(&args),
         Command::Overhead(args) => cmd::overhead::run(args),
+        Command::Engine(args) => engine::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

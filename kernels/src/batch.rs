@@ -169,6 +169,13 @@ impl PackedBatch {
         self.second_segment.clear();
     }
 
+    /// Becomes a copy of another batch, in the memory that it has.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.ids.clone_from(&other.ids);
+        self.offsets.clone_from(&other.offsets);
+        self.second_segment.clone_from(&other.second_segment);
+    }
+
     /// How many rows there are.
     #[must_use]
     pub fn rows(&self) -> usize {

@@ -20,6 +20,6 @@ pub mod weights;
 
 pub use batch::{BatchError, PackedBatch, Row};
 pub use config::{BertConfig, Task};
-pub use cpu::{CpuEngine, CpuOptions, Precision};
+pub use cpu::{CpuEngine, CpuOptions, InstructionSet, Precision};
 pub use engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Ticket};
 pub use weights::BertWeights;

@@ -8,7 +8,6 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use wit_component::{ComponentEncoder, DecodedWasm};
@@ -17,6 +16,9 @@ use crate::wasm_std::{TARGET, WasmStd};
 
 /// What a guest may import: interfaces of our own package, at any version.
 const ALLOWED_IMPORTS: &str = "assay:rerank/";
+
+/// The guest workspace's profile for what is deployed, and the folder that cargo puts it in.
+const PROFILE: &str = "component";
 
 /// One guest of the workspace.
 struct Guest {
@@ -38,13 +40,18 @@ pub(crate) fn build_guests(root: &Path) -> Result<Vec<PathBuf>> {
     let wasm_std = WasmStd::find(root)?;
     compile(root, &wasm_std)?;
     let components_dir = components_dir(root);
-    fs::create_dir_all(&components_dir).with_context(|| format!("cannot create {}", components_dir.display()))?;
+    let stamps_dir = target_dir(root).join("stamps");
+    for folder in [&components_dir, &stamps_dir] {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
     remove_leftovers(&components_dir, &guests)?;
     guests
         .iter()
         .map(|guest| {
             let component = components_dir.join(format!("{}.wasm", guest.name));
-            make_component(guest, &component).with_context(|| format!("guest {}", guest.name)).map(|()| component)
+            make_component(guest, &component, &stamps_dir.join(&guest.name))
+                .with_context(|| format!("guest {}", guest.name))
+                .map(|()| component)
         })
         .collect()
 }
@@ -62,7 +69,7 @@ fn target_dir(root: &Path) -> PathBuf {
 
 fn find_guests(root: &Path) -> Result<Vec<Guest>> {
     let guest_dir = root.join("guest");
-    let modules = target_dir(root).join(TARGET).join("release");
+    let modules = target_dir(root).join(TARGET).join(PROFILE);
     let mut guests = Vec::new();
     for parent in [guest_dir.clone(), guest_dir.join("conformance")] {
         let entries = fs::read_dir(&parent).with_context(|| format!("cannot list {}", parent.display()))?;
@@ -97,12 +104,12 @@ fn compile(root: &Path, wasm_std: &WasmStd) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(root.join("guest"))
-        .args(["build", "--release", "--locked", "--workspace"])
+        .args(["build", "--locked", "--workspace", "--profile", PROFILE])
         .args(["--target", TARGET])
         .arg("--target-dir")
         .arg(target_dir(root));
-    // Flags set for the host's build would replace, not extend, those of guest/.cargo/config.toml, and a target folder of the caller's choice is not where the modules are looked for.
-    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
+    // What the caller sets for the host's build would replace, not extend, the flags in guest/.cargo/config.toml.
+    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
         cargo.env_remove(name);
     }
     wasm_std.apply(&mut cargo);
@@ -111,8 +118,9 @@ fn compile(root: &Path, wasm_std: &WasmStd) -> Result<()> {
     Ok(())
 }
 
-fn make_component(guest: &Guest, component: &Path) -> Result<()> {
-    if is_current(component, &guest.module)? {
+fn make_component(guest: &Guest, component: &Path, stamp: &Path) -> Result<()> {
+    let made_of = made_of(&guest.module)?;
+    if component.is_file() && fs::read_to_string(stamp).is_ok_and(|stamp| stamp == made_of) {
         println!("guests: {} is up to date", guest.name);
         return Ok(());
     }
@@ -127,22 +135,19 @@ fn make_component(guest: &Guest, component: &Path) -> Result<()> {
     let unfinished = component.with_extension("wasm.part");
     fs::write(&unfinished, &bytes)
         .and_then(|()| fs::rename(&unfinished, component))
+        .and_then(|()| fs::write(stamp, made_of))
         .with_context(|| format!("cannot write {}", component.display()))?;
     println!("guests: {}, {} kB, written to {}", guest.name, bytes.len().div_ceil(1000), component.display());
     Ok(())
 }
 
-/// Whether the component is newer than the module it is made of and than this program, whose encoder makes it.
-fn is_current(component: &Path, module: &Path) -> Result<bool> {
-    let modified = |path: &Path| -> Result<SystemTime> {
-        fs::metadata(path)
-            .and_then(|metadata| metadata.modified())
-            .with_context(|| format!("cannot read the time of {}", path.display()))
+/// What a component depends on: the module, and this program, whose encoder makes it. Not by which is newer, because cargo may bring back a module that it built long ago.
+fn made_of(module: &Path) -> Result<String> {
+    let state = |path: &Path| -> Result<String> {
+        let metadata = fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
+        Ok(format!("{} bytes of {:?}", metadata.len(), metadata.modified()?))
     };
-    let Ok(made) = modified(component) else {
-        return Ok(false);
-    };
-    Ok(made > modified(module)? && made > modified(&std::env::current_exe()?)?)
+    Ok(format!("{}\n{}\n", state(module)?, state(&std::env::current_exe()?)?))
 }
 
 fn check_imports(component: &[u8]) -> Result<()> {

@@ -43,17 +43,17 @@ fn build(root: &Path) -> Result<()> {
     say("building the guests");
     guest::build_guests(root)?;
     say("building assay and assay-bench (minutes the first time: a WebAssembly compiler is part of it)");
-    run(cargo(root).args(["build", "--release", "--package", "assay", "--package", "assay-bench"]))
+    run(cargo(root).args(["build", "--release", "--workspace"]))
 }
 
-/// Where the demo and the tests keep models and compiled guests.
+/// Where the demo keeps models and compiled guests.
 fn data_dir(root: &Path) -> PathBuf {
     root.join("target/assay-data")
 }
 
-fn assay(root: &Path) -> Command {
+fn assay(root: &Path, data_dir: &Path) -> Command {
     let mut command = Command::new(target_dir(root).join("release/assay"));
-    command.current_dir(root).arg("--data-dir").arg(data_dir(root));
+    command.current_dir(root).arg("--data-dir").arg(data_dir);
     command
 }
 
@@ -68,19 +68,33 @@ fn model(root: &Path) -> Result<()> {
         return Ok(());
     }
     say("fetching the default model");
-    run(assay(root).args(["model", "pull"]))
+    run(assay(root, &data_dir(root)).args(["model", "pull"]))
+}
+
+/// Brings in the model that the tests compare with known scores, unless it is here, and says where it lies.
+fn test_model(root: &Path) -> Result<PathBuf> {
+    let data_dir = root.join("target/test-data");
+    let revisions = data_dir.join("models/assay--minilm-l6-debian");
+    let current = revisions.join("current");
+    if !current.is_file() {
+        say("fetching the model that the tests use");
+        run(assay(root, &data_dir).args(["model", "pull", "--embedded"]))?;
+    }
+    let revision = std::fs::read_to_string(&current).with_context(|| format!("cannot read {}", current.display()))?;
+    Ok(revisions.join(revision.trim()))
 }
 
 fn demo(root: &Path) -> Result<()> {
     build(root)?;
     model(root)?;
     say("models here");
-    run(assay(root).args(["model", "list"]))?;
+    let assay = || assay(root, &data_dir(root));
+    run(assay().args(["model", "list"]))?;
     let requests = root.join("target/demo-requests.jsonl");
     std::fs::write(&requests, demo_requests(root)?).context("cannot write the demo's requests")?;
     say("reranking examples/passages.jsonl for each query of examples/queries.jsonl");
     println!("assay rerank --requests target/demo-requests.jsonl --top-n 3\n");
-    run(assay(root).arg("rerank").arg("--requests").arg(&requests).args(["--top-n", "3"]))
+    run(assay().arg("rerank").arg("--requests").arg(&requests).args(["--top-n", "3"]))
 }
 
 /// Pairs every query with all passages: both files hold one JSON string a line.
@@ -103,12 +117,20 @@ fn test(root: &Path) -> Result<()> {
     say("checking formatting");
     run(cargo(root).args(["fmt", "--all", "--check"]))?;
     run(cargo(&guest).args(["fmt", "--all", "--check"]))?;
-    build(root)?;
-    model(root)?;
+    say("building the programs and the tests (minutes the first time: a WebAssembly compiler is part of it)");
+    let workspace = || {
+        let mut cargo = cargo(root);
+        cargo.args(["test", "--release", "--workspace"]);
+        cargo
+    };
+    // The programs are built along with the tests: building them alone first would build some crates twice.
+    run(workspace().arg("--no-run"))?;
+    let minilm = test_model(root)?;
     say("testing the guests' logic natively");
-    run(cargo(&guest).args(["test", "--release", "--workspace"]).args(guest_target))?;
+    let mut guests = cargo(&guest);
+    run(guests.args(["test", "--release", "--workspace"]).args(guest_target).env("ASSAY_MINILM_DIR", &minilm))?;
     say("testing the workspace");
-    run(cargo(root).args(["test", "--release", "--workspace"]).env("ASSAY_DATA_DIR", data_dir(root)))?;
+    run(workspace().env("ASSAY_MINILM_DIR", &minilm))?;
     say("linting");
     let deny = ["--", "--deny", "warnings"];
     run(cargo(root).args(["clippy", "--release", "--workspace", "--all-targets"]).args(deny))?;

@@ -150,10 +150,10 @@ fn source(root: &Path) -> Result<WasmStd> {
     let version = rustc(&["--version"])?;
     let version = version.split(' ').nth(1).context("rustc does not tell its version")?;
     let folder = root.join("target").join("wasm-std").join(version);
-    let library = folder.join(format!("unpacked/usr/src/rustc-{version}/library"));
+    let library = folder.join("library");
     if !is_library(&library) {
         fetch_from_debian(version, &folder)?;
-        ensure!(is_library(&library), "rust-src {version} has no {}", library.display());
+        ensure!(is_library(&library), "Debian's rust-src {version} has no standard library where it used to be");
     }
     Ok(WasmStd::Source(library))
 }
@@ -163,7 +163,7 @@ fn is_library(folder: &Path) -> bool {
     folder.join("Cargo.lock").is_file() && folder.join("std").is_dir()
 }
 
-/// Downloads Debian's `rust-src` of a version into `folder` and unpacks it to `folder`/unpacked. apt works on lists of its own there, so that it needs no rights and leaves the system's as they are.
+/// Downloads Debian's `rust-src` of a version and leaves its `library` in `folder`. apt works on lists of its own there, so that it needs no rights and leaves the system's as they are.
 fn fetch_from_debian(version: &str, folder: &Path) -> Result<()> {
     for part in ["state/lists/partial", "cache/archives/partial"] {
         fs::create_dir_all(folder.join(part)).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -189,7 +189,7 @@ fn fetch_from_debian(version: &str, folder: &Path) -> Result<()> {
         println!("wasm std: downloading rust-src {package_version}");
         let package = format!("rust-src={package_version}");
         run_within(apt("apt-get", folder).args(["-qq", "download", &package]), APT_LIMIT)?;
-        return unpack(folder);
+        return unpack(version, folder);
     }
     Err(anyhow!("Debian has no rust-src {version} in {}", DEBIAN_SUITES.join(", ")))
 }
@@ -238,17 +238,19 @@ fn apt(program: &str, folder: &Path) -> Command {
     command
 }
 
-fn unpack(folder: &Path) -> Result<()> {
+/// Unpacks the package, moves its `library` into place and drops the compiler's sources, which are ten times its size.
+fn unpack(version: &str, folder: &Path) -> Result<()> {
     let package = fs::read_dir(folder)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt left no package")?;
-    // Renamed once it is whole: an interrupted run starts over.
-    let unfinished = folder.join("unpacking");
-    let _none_there = fs::remove_dir_all(&unfinished);
-    run_within(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&unfinished), APT_LIMIT)?;
-    fs::rename(&unfinished, folder.join("unpacked"))?;
+    let unpacked = folder.join("unpacked");
+    run_within(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&unpacked), APT_LIMIT)?;
+    // A rename is whole or not at all: an interrupted run starts over.
+    fs::rename(unpacked.join(format!("usr/src/rustc-{version}/library")), folder.join("library"))
+        .with_context(|| format!("{} has another layout than expected", package.display()))?;
+    fs::remove_dir_all(&unpacked)?;
     fs::remove_file(&package)?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Everything a reranking guest needs, so that its author writes only what is special about it.
 //!
-//! ```ignore
+//! ```
 //! use assay_guest::{Error, Guest, Request, Response};
 //!
 //! struct Mine;

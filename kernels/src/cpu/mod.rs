@@ -1,22 +1,48 @@
-//! The CPU engine: the whole forward pass in f32 on the host's processor.
+//! The CPU engine: the whole forward pass on the host's processor.
 //!
-//! It consumes the weights, computes in [`Engine::submit`] and hands the numbers over in [`Engine::finish`]. A row's
-//! numbers are computed from that row alone, in an order that depends on nothing else, so they have the same bits in
-//! any batch.
+//! It consumes the weights and packs them once for its own matrix product ([`gemm`]); a batch is divided over a fixed
+//! set of threads by rows ([`plan`]), each taking its rows through the whole model with activations that stay in its
+//! cache ([`forward`]). It computes in [`Engine::submit`] and hands the numbers over in [`Engine::finish`].
+//!
+//! A row's numbers are computed in an order that depends on that row alone: they have the same bits in any batch and on
+//! any number of threads. Between instruction sets they differ by rounding.
 
-mod plain;
+mod attention;
+mod forward;
+mod gemm;
+mod matrix;
+mod model;
+mod norm;
+mod pack;
+mod plan;
+mod pool;
+mod simd;
+mod stages;
+mod sync;
 
 use std::num::NonZeroUsize;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use crate::batch::PackedBatch;
 use crate::config::BertConfig;
 use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Ticket};
 use crate::flops::batch_flops;
 use crate::weights::BertWeights;
+use forward::{GROUP_TOKENS, Job, Shared, Worker};
+use model::Model;
+use plan::{Limits, Plan};
+use pool::Pool;
+pub use simd::InstructionSet;
+use simd::Isa;
+pub use stages::Stage;
 
-/// Token budget of a batch: enough to keep every core of a large machine busy, and a few milliseconds a core.
+/// Token budget of a batch: keeps 64 threads in groups of their own, and two threads busy for two seconds.
 pub const DEFAULT_MAX_BATCH_TOKENS: usize = 16_384;
+
+/// Fewest tokens that a thread gets when several share a row: fewer would not pay for reading the weights once more.
+const MIN_MEMBER_TOKENS: usize = 12;
 
 /// Numbers as stored and multiplied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,6 +55,14 @@ pub enum Precision {
 impl Precision {
     /// Every precision that the CPU engine computes in.
     pub const ALL: [Self; 1] = [Self::F32];
+
+    /// Its name: `f32`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+        }
+    }
 }
 
 /// How a [`CpuEngine`] is made.
@@ -52,12 +86,16 @@ impl Default for CpuOptions {
 #[derive(Debug)]
 pub struct CpuEngine {
     info: EngineInfo,
-    model: plain::Model,
     max_batch_tokens: usize,
-    weights_bytes: u64,
+    memory: DeviceMemory,
+    limits: Limits,
+    shared: Arc<Shared>,
+    pool: Pool,
+    /// What the calling thread computes with.
+    worker: Worker,
     next_ticket: u64,
     pending: Option<Pending>,
-    outputs: Vec<f32>,
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -67,16 +105,104 @@ struct Pending {
 }
 
 impl CpuEngine {
-    /// Takes the weights over.
+    /// Packs the weights, starts the threads and allocates everything that serving will need.
     ///
     /// # Errors
-    /// None yet.
+    /// A thread cannot be started.
     pub fn new(weights: BertWeights, options: CpuOptions) -> Result<Self, EngineError> {
-        let max_batch_tokens = options.max_batch_tokens.max(weights.config.max_position_embeddings);
-        let info = EngineInfo { name: "cpu", device: "portable".to_owned(), precision: "f32", threads: 1 };
-        let weights_bytes = weights.parameters() * size_of::<f32>() as u64;
-        let model = plain::Model::new(weights);
-        Ok(Self { info, model, max_batch_tokens, weights_bytes, next_ticket: 0, pending: None, outputs: Vec::new() })
+        Self::with_instruction_set(weights, options, InstructionSet::detect())
+    }
+
+    /// As [`new`](Self::new), with kernels for the given instruction set.
+    ///
+    /// # Errors
+    /// This processor does not have it, or a thread cannot be started.
+    pub fn with_instruction_set(
+        weights: BertWeights,
+        options: CpuOptions,
+        set: InstructionSet,
+    ) -> Result<Self, EngineError> {
+        let isa =
+            Isa::new(set).ok_or_else(|| EngineError::Device(format!("this processor does not have {}", set.name())))?;
+        let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let threads = options.threads.unwrap_or_else(available).get();
+        let longest_row = weights.config.max_position_embeddings;
+        let max_batch_tokens = options.max_batch_tokens.max(longest_row);
+        let model = Model::new(isa, weights);
+
+        // A plan's group exceeds its aim by less than one row.
+        let group_tokens = (GROUP_TOKENS + longest_row).next_multiple_of(isa.tile_rows());
+        let exchange_len = group_tokens * (3 * model.widths.heads).max(model.widths.hidden);
+        let exchange = || [(); 2].map(|()| RwLock::new(vec![0.0; exchange_len]));
+        let mut workers: Vec<Worker> =
+            (0..threads).map(|index| Worker::new(isa, &model, index, group_tokens)).collect();
+        let arena_bytes =
+            workers.iter().map(Worker::bytes).sum::<u64>() + (threads * 2 * exchange_len * size_of::<f32>()) as u64;
+        let outputs = Vec::with_capacity(max_batch_tokens * model.config.outputs);
+        let memory = DeviceMemory {
+            weights_bytes: model.bytes(),
+            arena_bytes,
+            io_bytes: (outputs.capacity() * size_of::<f32>()) as u64,
+        };
+        let job = Job {
+            batch: PackedBatch::with_capacity(max_batch_tokens, max_batch_tokens),
+            plan: Plan::with_capacity(max_batch_tokens),
+        };
+        let shared = Arc::new(Shared {
+            isa,
+            model,
+            job: RwLock::new(job),
+            next_group: AtomicUsize::new(0),
+            exchange: (0..threads).map(|_| exchange()).collect(),
+            barrier: sync::Barrier::default(),
+            outputs: Mutex::new(outputs),
+            stages: stages::Stages::default(),
+        });
+        let worker = workers.remove(0);
+        let pool = Pool::start(&shared, workers)
+            .map_err(|error| EngineError::Device(format!("cannot start {threads} threads: {error}")))?;
+        let info = EngineInfo {
+            name: "cpu",
+            device: format!("{} ({})", std::env::consts::ARCH, set.name()),
+            precision: options.precision.name(),
+            threads,
+        };
+        let limits = Limits { threads, group_tokens: GROUP_TOKENS, member_tokens: MIN_MEMBER_TOKENS };
+        Ok(Self {
+            info,
+            max_batch_tokens,
+            memory,
+            limits,
+            shared,
+            pool,
+            worker,
+            next_ticket: 0,
+            pending: None,
+            failed: false,
+        })
+    }
+
+    /// Time that threads have spent in each stage since the engine was made, summed over threads.
+    #[must_use]
+    pub fn stage_times(&self) -> [(Stage, Duration); Stage::ALL.len()] {
+        self.shared.stages.totals()
+    }
+
+    fn compute(&mut self, batch: &PackedBatch) -> Result<(), EngineError> {
+        {
+            let mut job = self.shared.job.write().unwrap_or_else(PoisonError::into_inner);
+            job.batch.copy_from(batch);
+            job.plan.make(&self.shared.model.config, batch, self.limits);
+            let mut outputs = self.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+            outputs.clear();
+            outputs.resize(batch.rows() * self.shared.model.config.outputs, 0.0);
+            self.shared.next_group.store(0, Ordering::Relaxed);
+        }
+        if batch.rows() > 0 && !self.pool.run(&*self.shared, &mut self.worker) {
+            self.failed = true;
+            return Err(EngineError::Device("a thread of the engine panicked".to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -86,7 +212,7 @@ impl Engine for CpuEngine {
     }
 
     fn config(&self) -> &BertConfig {
-        self.model.config()
+        &self.shared.model.config
     }
 
     fn max_batch_tokens(&self) -> usize {
@@ -94,10 +220,13 @@ impl Engine for CpuEngine {
     }
 
     fn memory(&self) -> DeviceMemory {
-        DeviceMemory { weights_bytes: self.weights_bytes, arena_bytes: 0, io_bytes: 0 }
+        self.memory
     }
 
     fn submit(&mut self, batch: &PackedBatch) -> Result<Ticket, EngineError> {
+        if self.failed {
+            return Err(EngineError::Device("a thread of the engine panicked earlier".to_owned()));
+        }
         if self.pending.is_some() {
             return Err(EngineError::TooManyInFlight { in_flight: 1 });
         }
@@ -105,17 +234,14 @@ impl Engine for CpuEngine {
         if tokens > max_batch_tokens {
             return Err(EngineError::TooManyTokens { tokens, max_batch_tokens });
         }
-        batch.check(self.model.config())?;
+        batch.check(self.config())?;
         let started = Instant::now();
-        self.outputs.clear();
-        for row in batch.iter() {
-            self.outputs.extend(self.model.forward(row));
-        }
+        self.compute(batch)?;
         let elapsed = started.elapsed();
         let report = BatchReport {
             rows: batch.rows(),
             tokens,
-            useful_flops: batch_flops(self.model.config(), batch),
+            useful_flops: batch_flops(self.config(), batch),
             elapsed,
             device_time: Some(elapsed),
             dispatches: 0,
@@ -130,7 +256,7 @@ impl Engine for CpuEngine {
         match self.pending.take_if(|pending| pending.ticket == ticket.0) {
             None => Err(EngineError::WrongTicket { ticket: ticket.0 }),
             Some(Pending { report, .. }) => {
-                outputs.extend_from_slice(&self.outputs);
+                outputs.extend_from_slice(&self.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner));
                 Ok(report)
             }
         }

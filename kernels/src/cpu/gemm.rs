@@ -1,0 +1,336 @@
+//! Matrix product in f32: a register tile of [`Simd::TILE_ROWS`] rows by one panel, over panels packed at load.
+//!
+//! The loops follow Goto and van de Geijn (<https://doi.org/10.1145/1356052.1356053>) turned to a tall left matrix that
+//! is already in cache: a panel of the right matrix, `[k, PANEL]` and at most [`K_BLOCK`](super::pack::K_BLOCK) deep,
+//! stays in the first-level cache while every strip of the left one passes by it; the next panel is asked for ahead.
+//! The left matrix is read in place: its elements are broadcast one at a time, which needs no packing.
+//!
+//! Each number of the product is one chain of fused multiply-adds in ascending k, whatever tile it falls into. So its
+//! bits depend on its row of the left matrix alone.
+
+#![allow(unsafe_code, reason = "pointer arithmetic in the innermost loop, where bounds checks would cost a third")]
+
+use super::matrix::{Matrix, MatrixMut};
+use super::simd::{Kernel, PANEL_VECTORS, Simd, math};
+
+/// What the sums begin with.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Init<'a> {
+    /// Zero.
+    Zero,
+    /// The bias, `[panels · PANEL]`.
+    Bias(&'a [f32]),
+    /// The bias, and the number at the same place in another matrix.
+    BiasAndResidual(&'a [f32], Matrix<'a>),
+    /// What `c` holds: the product of the columns to the left.
+    Accumulate,
+}
+
+/// What becomes of the sums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finish {
+    Store,
+    Gelu,
+}
+
+/// `c = finish(init + a · b)`: `a` is `[rows, depth]`, `b` is packed panels `[panels, depth, PANEL]`, `c` is
+/// `[rows, panels · PANEL]`.
+#[derive(Debug)]
+pub(super) struct Gemm<'a> {
+    pub(super) rows: usize,
+    pub(super) depth: usize,
+    pub(super) a: Matrix<'a>,
+    pub(super) b: &'a [f32],
+    pub(super) c: MatrixMut<'a>,
+    pub(super) init: Init<'a>,
+    pub(super) finish: Finish,
+}
+
+/// Cache lines of the next panel that one tile asks for at most: with few tiles to a panel, the hardware's own
+/// prefetcher is the better one.
+const MAX_PREFETCH_LINES: usize = 64;
+
+const CACHE_LINE_F32: usize = 16;
+
+impl Kernel for Gemm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { rows, depth, a, b, c, init, finish } = self;
+        if rows == 0 || depth == 0 {
+            return;
+        }
+        let panel_len = depth * S::PANEL;
+        let panels = b.len() / panel_len;
+        let columns = panels * S::PANEL;
+        // Everything that the tiles below rely on.
+        assert!(a.data.len() >= (rows - 1) * a.stride + depth, "left matrix too short");
+        assert!(c.data.len() >= (rows - 1) * c.stride + columns, "result too short");
+        match init {
+            Init::Zero | Init::Accumulate => {}
+            Init::Bias(bias) => assert!(bias.len() >= columns, "bias too short"),
+            Init::BiasAndResidual(bias, residual) => {
+                assert!(bias.len() >= columns, "bias too short");
+                assert!(residual.data.len() >= (rows - 1) * residual.stride + columns, "residual too short");
+            }
+        }
+        let strips = rows.div_ceil(S::TILE_ROWS);
+        let lines_per_strip = panel_len.div_ceil(CACHE_LINE_F32).div_ceil(strips).min(MAX_PREFETCH_LINES);
+        for (panel, b) in b.chunks_exact(panel_len).enumerate() {
+            let column = panel * S::PANEL;
+            let mut ahead = b.as_ptr().wrapping_add(panel_len);
+            for row in (0..rows).step_by(S::TILE_ROWS) {
+                for _ in 0..lines_per_strip {
+                    s.prefetch(ahead.cast());
+                    ahead = ahead.wrapping_add(CACHE_LINE_F32);
+                }
+                // SAFETY: row < rows and column + PANEL <= columns, so by the assertions above each of the tile's
+                // `rows - row` rows is within a, c and the residual, and the bias has PANEL numbers from `column`;
+                // b is one panel by chunks_exact.
+                unsafe {
+                    let (start, c_stride) = match init {
+                        Init::Zero => (Start::Zero, 0),
+                        Init::Bias(bias) => (Start::Bias(bias.as_ptr().add(column)), 0),
+                        Init::BiasAndResidual(bias, residual) => {
+                            let at = residual.data.as_ptr().add(row * residual.stride + column);
+                            (Start::BiasAndResidual(bias.as_ptr().add(column), at), residual.stride)
+                        }
+                        Init::Accumulate => (Start::Accumulate, 0),
+                    };
+                    let tile = Tile {
+                        depth,
+                        a: a.data.as_ptr().add(row * a.stride),
+                        a_stride: a.stride,
+                        b: b.as_ptr(),
+                        c: c.data.as_mut_ptr().add(row * c.stride + column),
+                        c_stride: c.stride,
+                        start,
+                        residual_stride: c_stride,
+                        finish,
+                    };
+                    tile.run(s, rows - row);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Start {
+    Zero,
+    Bias(*const f32),
+    BiasAndResidual(*const f32, *const f32),
+    Accumulate,
+}
+
+/// A few rows by one panel.
+#[derive(Clone, Copy)]
+struct Tile {
+    depth: usize,
+    a: *const f32,
+    a_stride: usize,
+    b: *const f32,
+    c: *mut f32,
+    c_stride: usize,
+    start: Start,
+    residual_stride: usize,
+    finish: Finish,
+}
+
+impl Tile {
+    /// Computes the first `rows` rows, or [`Simd::TILE_ROWS`] if those are fewer.
+    ///
+    /// # Safety
+    /// The pointers are valid for that many rows of `depth` (a) and PANEL (c, residual) numbers, for PANEL (bias) and
+    /// for `depth · PANEL` (b).
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self, s: S, rows: usize) {
+        // SAFETY: passed on; each arm computes no more rows than asked for. TILE_ROWS is a constant, so the arms above
+        // it are not compiled.
+        unsafe {
+            match rows.min(S::TILE_ROWS) {
+                1 => self.rows::<S, 1>(s),
+                2 => self.rows::<S, 2>(s),
+                3 => self.rows::<S, 3>(s),
+                4 => self.rows::<S, 4>(s),
+                5 => self.rows::<S, 5>(s),
+                6 => self.rows::<S, 6>(s),
+                7 => self.rows::<S, 7>(s),
+                8 => self.rows::<S, 8>(s),
+                9 => self.rows::<S, 9>(s),
+                10 => self.rows::<S, 10>(s),
+                11 => self.rows::<S, 11>(s),
+                _ => self.rows::<S, 12>(s),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`run`](Self::run), for `R` rows.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const R: usize>(self, s: S) {
+        if R > S::TILE_ROWS {
+            return;
+        }
+        // SAFETY: the caller's promise covers R rows of every matrix.
+        unsafe {
+            let mut sums = self.start::<S, R>(s);
+            let mut a = self.a;
+            let mut b = self.b;
+            for _ in 0..self.depth / UNROLL {
+                for step in 0..UNROLL {
+                    multiply_add::<S, R>(s, &mut sums, a.add(step), self.a_stride, b.add(step * S::PANEL));
+                }
+                a = a.add(UNROLL);
+                b = b.add(UNROLL * S::PANEL);
+            }
+            for step in 0..self.depth % UNROLL {
+                multiply_add::<S, R>(s, &mut sums, a.add(step), self.a_stride, b.add(step * S::PANEL));
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                for (vector, &sum) in sums.iter().enumerate() {
+                    s.store_ptr(self.c.add(row * self.c_stride + vector * S::LANES), sum);
+                }
+            }
+            if self.finish == Finish::Gelu {
+                // Read back from the first-level cache: the sums need their registers for the polynomials.
+                for row in 0..R {
+                    for vector in 0..PANEL_VECTORS {
+                        let c = self.c.add(row * self.c_stride + vector * S::LANES);
+                        s.store_ptr(c, math::gelu(s, s.load_ptr(c)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`run`](Self::run), for `R` rows.
+    #[inline(always)]
+    unsafe fn start<S: Simd, const R: usize>(self, s: S) -> [[S::F32; PANEL_VECTORS]; R] {
+        let mut sums = [[s.splat(0.0); PANEL_VECTORS]; R];
+        // SAFETY: the caller's promise covers R rows of the result and the residual, and PANEL numbers of the bias.
+        unsafe {
+            match self.start {
+                Start::Zero => {}
+                Start::Bias(bias) => {
+                    let bias = load_panel(s, bias);
+                    sums = [bias; R];
+                }
+                Start::BiasAndResidual(bias, residual) => {
+                    let bias = load_panel(s, bias);
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let residual = load_panel(s, residual.add(row * self.residual_stride));
+                        for vector in 0..PANEL_VECTORS {
+                            sums[vector] = s.add(bias[vector], residual[vector]);
+                        }
+                    }
+                }
+                Start::Accumulate => {
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        *sums = load_panel(s, self.c.add(row * self.c_stride));
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Steps of k between two tests for the end.
+const UNROLL: usize = 4;
+
+/// One step of k: `R` broadcasts, one row of the panel, `R · PANEL_VECTORS` multiply-adds.
+///
+/// # Safety
+/// `a` is valid at `R` rows, `b` for PANEL numbers.
+#[inline(always)]
+unsafe fn multiply_add<S: Simd, const R: usize>(
+    s: S,
+    sums: &mut [[S::F32; PANEL_VECTORS]; R],
+    a: *const f32,
+    a_stride: usize,
+    b: *const f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let b = load_panel(s, b);
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let a = s.splat(*a.add(row * a_stride));
+            for vector in 0..PANEL_VECTORS {
+                sums[vector] = s.mul_add(a, b[vector], sums[vector]);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `from` is valid for PANEL numbers.
+#[inline(always)]
+unsafe fn load_panel<S: Simd>(s: S, from: *const f32) -> [S::F32; PANEL_VECTORS] {
+    // SAFETY: the caller's promise.
+    std::array::from_fn(|vector| unsafe { s.load_ptr(from.add(vector * S::LANES)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pack::{self, PackedLinear, Product};
+    use super::super::simd::Isa;
+    use super::*;
+    use crate::reference;
+    use crate::weights::Linear;
+
+    fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9) | 1;
+        let next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as f32 / u32::MAX as f32 * 2.0 - 1.0
+        };
+        std::iter::repeat_with(next).take(count).collect()
+    }
+
+    #[test]
+    fn products_of_odd_sizes_agree_with_float64() {
+        for isa in Isa::available() {
+            for rows in [1, 2, 5, 6, 7, 11, 12, 13, 47, 48] {
+                for (inputs, outputs) in [(1, 1), (15, 17), (16, 16), (48, 100), (384, 33), (385, 16), (800, 5)] {
+                    check(isa, rows, inputs, outputs);
+                }
+            }
+        }
+    }
+
+    fn check(isa: Isa, rows: usize, inputs: usize, outputs: usize) {
+        let linear = Linear { weight: numbers(inputs * outputs, 1), bias: numbers(outputs, 2) };
+        let packed = PackedLinear::new(isa, &pack::columns(&linear), &pack::all_inputs(inputs));
+        let x = numbers(rows * inputs, 3);
+        let stride = packed.outputs();
+        let residual = numbers(rows * stride, 4);
+        let mut c = vec![f32::NAN; rows * stride];
+        let x64: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        let expected = reference::linear(&x64, &linear);
+        let bound = 1e-6 * (inputs as f64).sqrt() * 4.0;
+
+        let a = Matrix::new(&x, inputs);
+        let product = Product { rows, a, c: MatrixMut::new(&mut c, stride), residual: None, finish: Finish::Gelu };
+        packed.apply(isa, 0..stride, product);
+        for (index, &expected) in expected.iter().enumerate() {
+            let actual = c[index / outputs * stride + index % outputs];
+            let error = (f64::from(actual) - reference::gelu(expected)).abs();
+            assert!(error <= bound, "{isa:?} {rows}×{inputs}×{outputs} [{index}]: {actual}, off by {error:e}");
+        }
+
+        let residual = Matrix::new(&residual, stride);
+        let product =
+            Product { rows, a, c: MatrixMut::new(&mut c, stride), residual: Some(residual), finish: Finish::Store };
+        packed.apply(isa, 0..stride, product);
+        for (index, expected) in expected.iter().enumerate() {
+            let at = index / outputs * stride + index % outputs;
+            let error = (f64::from(c[at]) - (expected + f64::from(residual.data[at]))).abs();
+            assert!(error <= bound, "{isa:?} {rows}×{inputs}×{outputs} [{index}]: {}, off by {error:e}", c[at]);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Vectors of f32 behind one trait, so that each kernel is written once and runs on every instruction set.
+//!
+//! A value of a type that implements [`Simd`] is proof that the processor has the instructions: [`InstructionSet::detect`]
+//! and [`Isa::new`] are the only ways to one. That makes the vector operations safe to call, and keeps the intrinsics
+//! and their `unsafe` in this folder. A kernel is a struct of its arguments that implements [`Kernel`]; [`Isa::run`]
+//! picks the copy compiled for this processor.
+//!
+//! Every function on the way from [`Kernel::run`] to an intrinsic is `#[inline(always)]`: only what is inlined into the
+//! one function that carries `#[target_feature]` is compiled with these features.
+
+#![allow(unsafe_code, reason = "loads and stores through pointers, for the innermost loop")]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod dispatch;
+pub(super) mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+pub use dispatch::InstructionSet;
+pub(super) use dispatch::Isa;
+
+/// Vectors side by side in one panel of a packed matrix. Two keep twelve to twenty-four sums in flight with
+/// [`Simd::TILE_ROWS`] rows, which is what hides the latency of a fused multiply-add on every processor in reach.
+pub(super) const PANEL_VECTORS: usize = 2;
+
+/// A kernel's arguments; `run` is the kernel.
+pub(super) trait Kernel {
+    type Output;
+
+    /// Must be `#[inline(always)]`, as everything that it calls.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// One instruction set's vectors. Floats never trap, and denormals are kept.
+pub(super) trait Simd: Copy + Send + Sync + 'static {
+    /// [`LANES`](Self::LANES) f32.
+    type F32: Copy;
+
+    /// [`LANES`](Self::LANES) i32.
+    type I32: Copy;
+
+    /// Numbers in a vector.
+    const LANES: usize;
+
+    /// Rows of a matrix product's register tile: as many as the registers hold.
+    const TILE_ROWS: usize;
+
+    /// Columns of a panel.
+    const PANEL: usize = PANEL_VECTORS * Self::LANES;
+
+    /// Runs a kernel compiled with this set's instructions.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
+
+    fn splat(self, value: f32) -> Self::F32;
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+
+    /// `a · b + c`, rounded once where the processor can.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    fn abs(self, a: Self::F32) -> Self::F32;
+
+    /// The nearest integer, ties to even; `a` is within ±2²².
+    fn round(self, a: Self::F32) -> Self::F32;
+
+    /// 2ⁿ for integral `n` in -126 to 127.
+    fn pow2(self, n: Self::F32) -> Self::F32;
+
+    /// Lanes of `negative` where `sign` has its sign bit set, of `positive` elsewhere.
+    fn select_by_sign(self, sign: Self::F32, negative: Self::F32, positive: Self::F32) -> Self::F32;
+
+    /// The sum of the lanes, in an order that is the same on every call.
+    fn reduce_add(self, a: Self::F32) -> f32;
+    fn reduce_max(self, a: Self::F32) -> f32;
+
+    /// # Safety
+    /// `from` is valid for reading [`LANES`](Self::LANES) f32; no alignment is asked.
+    unsafe fn load_ptr(self, from: *const f32) -> Self::F32;
+
+    /// # Safety
+    /// `to` is valid for writing [`LANES`](Self::LANES) f32; no alignment is asked.
+    unsafe fn store_ptr(self, to: *mut f32, a: Self::F32);
+
+    /// Asks for the cache line at `at` to be brought into the second-level cache; any address will do.
+    fn prefetch(self, at: *const u8);
+
+    /// The first [`LANES`](Self::LANES) numbers of `from`.
+    ///
+    /// # Panics
+    /// `from` is shorter.
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> Self::F32 {
+        let from = &from[..Self::LANES];
+        // SAFETY: the slice has just been cut to LANES numbers.
+        unsafe { self.load_ptr(from.as_ptr()) }
+    }
+
+    /// Writes the first [`LANES`](Self::LANES) numbers of `to`.
+    ///
+    /// # Panics
+    /// `to` is shorter.
+    #[inline(always)]
+    fn store(self, to: &mut [f32], a: Self::F32) {
+        let to = &mut to[..Self::LANES];
+        // SAFETY: the slice has just been cut to LANES numbers.
+        unsafe {
+            self.store_ptr(to.as_mut_ptr(), a);
+        }
+    }
+}

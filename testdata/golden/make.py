@@ -1,0 +1,95 @@
+"""Makes passages.json: token ids and float64 logits of the embedded default model, by Hugging Face's own code.
+
+    python3 -m venv target/golden-venv
+    target/golden-venv/bin/pip install torch==2.15.0 transformers==5.23.0
+    cargo xtask build && target/release/assay --data-dir target/test-data model pull --embedded
+    target/golden-venv/bin/python testdata/golden/make.py target/test-data/models/assay--minilm-l6-debian/*/
+
+Pairs are the passages and queries of examples/, a few texts that are awkward to tokenise, and two that are too long,
+under both kinds of truncation. The adapter is merged here by its formula, in float64, independently of Assay's code.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parent.parent / "examples"
+
+AWKWARD = [
+    ("", ""),
+    ("", "only a document"),
+    ("only a query", ""),
+    ("[SEP] in a query", "and a [CLS] and a [MASK] in a document"),
+    ("Überfluß, naïve café", "ﬁligree ½ ① Å İstanbul"),
+    ("東京の天気", "明日は雨が降るでしょう。"),
+    ("👩‍👩‍👧‍👦 family", "emoji 🏳️‍🌈 with\u200bzero\u200dwidth\ufeff characters"),
+    ("tabs\tand\nnewlines", "control\u0000 and \u0007 characters \r\n"),
+    ("a" * 250, "one word longer than the tokenizer takes"),
+]
+
+
+def pairs():
+    lines = lambda name: [json.loads(line) for line in (EXAMPLES / name).read_text().splitlines()]
+    queries, passages = lines("queries.jsonl"), lines("passages.jsonl")
+    for number, query in enumerate(queries):
+        for passage in passages[4 * number : 4 * number + 4]:
+            yield query, passage, "longest_first"
+    for query, document in AWKWARD:
+        yield query, document, "longest_first"
+    long_query, long_document = " ".join(queries * 12), " ".join(passages)
+    yield long_query, long_document, "longest_first"
+    yield queries[0], long_document, "longest_first"
+    yield queries[0], long_document, "only_second"
+
+
+def model(directory):
+    """The encoder with the adapter merged: W' = W + (alpha / r) B A."""
+    config = BertConfig.from_json_file(directory / "config.json")
+    config.num_labels = 1
+    settings = json.loads((directory / "adapter/adapter_config.json").read_text())
+    scale = settings["lora_alpha"] / settings["r"]
+    state = {f"bert.{name}": tensor.double() for name, tensor in load_file(directory / "model.safetensors").items()}
+    adapter = {
+        name.removeprefix("base_model.model."): tensor.double()
+        for name, tensor in load_file(directory / "adapter/adapter_model.safetensors").items()
+    }
+    for name, tensor in adapter.items():
+        if name.endswith(".lora_A.weight"):
+            module = name.removesuffix(".lora_A.weight")
+            state[f"{module}.weight"] += scale * adapter[f"{module}.lora_B.weight"] @ tensor
+        elif ".lora_" not in name:
+            state[name] = tensor
+    model = BertForSequenceClassification(config).double().eval()
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not missing and set(unexpected) <= {"bert.embeddings.position_ids"}, (missing, unexpected)
+    return model
+
+
+@torch.no_grad()
+def main(directory):
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    network = model(directory)
+    cases = []
+    for query, document, truncation in pairs():
+        encoded = tokenizer(query, document, truncation=truncation, max_length=512, return_tensors="pt")
+        cases.append({
+            "query": query,
+            "document": document,
+            "truncation": truncation,
+            "ids": encoded["input_ids"][0].tolist(),
+            "type_ids": encoded["token_type_ids"][0].tolist(),
+            "logits": network(**encoded).logits[0].tolist(),
+        })
+    note = "float64 logits of assay/minilm-l6-debian by torch and transformers; made by make.py"
+    body = ",\n".join(json.dumps(case, ensure_ascii=True) for case in cases)
+    text = f'{{"note": "{note}", "max_length": 512, "cases": [\n{body}\n]}}\n'
+    (HERE / "passages.json").write_text(text)
+    print(f"{len(cases)} cases")
+
+
+main(Path(sys.argv[1]))
