@@ -2,6 +2,7 @@
 
 mod engine;
 mod pairs;
+mod peers;
 
 use clap::{Parser, Subcommand};
 
@@ -16,10 +17,13 @@ struct Cli {
 enum Command {
     /// Measures an engine against the matrix product that it could at best be.
     Engine(engine::Args),
+    /// Measures the CPU engine beside Python's ways to run the same model.
+    Peers(peers::Args),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Engine(args) => engine::run(&args),
+        Command::Peers(args) => peers::run(&args),
     }
 }
