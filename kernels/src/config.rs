@@ -110,8 +110,7 @@ impl BertConfig {
     pub fn from_json(bytes: &[u8]) -> Result<Self, ConfigError> {
         let value: serde_json::Value = serde_json::from_slice(bytes)?;
         // The architecture is named first: another family's file would otherwise fail on some field it lacks.
-        let architecture =
-            value["architectures"][0].as_str().or(value["model_type"].as_str()).unwrap_or("(none named)");
+        let architecture = value["architectures"][0].as_str().or(value["model_type"].as_str()).unwrap_or("(none named)");
         let task = match architecture {
             "BertForSequenceClassification" => Task::CrossEncoder,
             "BertModel" => Task::Embedding,
@@ -187,8 +186,9 @@ impl BertConfig {
 
 impl RawConfig {
     fn check(&self) -> Result<(), ConfigError> {
-        let unsupported =
-            |field, value: &str, supported| Err(ConfigError::Unsupported { field, value: value.to_owned(), supported });
+        let unsupported = |field, value: &str, supported| {
+            Err(ConfigError::Unsupported { field, value: value.to_owned(), supported })
+        };
         if self.architectures.len() > 1 {
             return unsupported("architectures", &self.architectures.join(", "), "a single one");
         }

@@ -5,8 +5,12 @@
 mod gpu_support;
 
 use assay_kernels::gpu::Precision;
+use assay_kernels::gpu::ops::Target;
+use assay_kernels::gpu::tune::NormChoice;
 use assay_kernels::{BertWeights, Engine, PackedBatch};
-use gpu_support::{F16_TOLERANCE, F32_TOLERANCE, Golden, assert_close, default_model, engine, golden, run, tiny};
+use gpu_support::{
+    F16_TOLERANCE, F32_TOLERANCE, Golden, assert_close, default_model, engine, engine_of, golden, run, tiny,
+};
 
 const TINY: [&str; 3] = ["tiny-bert-hd32", "tiny-bert-hd64", "tiny-bert-3labels"];
 
@@ -66,6 +70,20 @@ fn a_row_has_the_same_bits_alone_and_in_any_company() {
         reversed.reverse();
         assert_eq!(together, alone);
         assert_eq!(together, reversed);
+    }
+}
+
+#[test]
+fn kernels_for_gpus_match_the_goldens_on_any_adapter() {
+    for name in TINY {
+        let Some((weights, golden)) = tiny(name) else { return };
+        for precision in [Precision::F32, Precision::F16] {
+            let Some(mut engine) = engine_of(weights.clone(), precision, 2048, Some(Target::Gpu)) else { return };
+            assert!(matches!(engine.choices().unwrap().norm, NormChoice::Fused));
+            let logits = run(&mut engine, &golden.batch);
+            let tolerance = if precision == Precision::F32 { F32_TOLERANCE } else { F16_TOLERANCE };
+            assert_close(&format!("{name} {} for GPUs", precision.name()), &logits, &golden.logits, tolerance);
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use assay_kernels::gpu::ops::classify::Classify;
 use assay_kernels::gpu::ops::embed::{Embed, Token};
 use assay_kernels::gpu::ops::gather::Gather;
 use assay_kernels::gpu::ops::gemm::{Epilogue, Gemm, GemmShape, GemmVariant};
+use assay_kernels::gpu::ops::gemm_norm::{GemmNorm, params};
 use assay_kernels::gpu::ops::layer_norm::LayerNorm;
 use assay_kernels::gpu::ops::pool::{PoolMean, PoolNormalise};
 use assay_kernels::gpu::{GpuDevice, Precision};
@@ -113,6 +114,47 @@ fn check_gemm(
     }
     let what = format!("gemm {rows}x{k}x{n} {epilogue:?} {variant:?} {precision:?}");
     check_output(gpu, &what, precision, &y, &expected, padded * n, 2e-5, 4e-3);
+}
+
+#[test]
+fn gemm_with_residual_and_layer_norm_matches_float64() {
+    let Some(gpu) = device() else { return };
+    let mut random = Random(12);
+    for (precision, hidden, k) in PRECISIONS.into_iter().flat_map(|p| [(p, 48, 128), (p, 384, 256)]) {
+        let layout = layout(hidden, precision);
+        let n = layout.hidden_padded;
+        let op = GemmNorm::new(&gpu, layout, (k, k), EPS).unwrap();
+        for rows in [1usize, 15, 16, 17, 63, 64, 65] {
+            let padded = rows.next_multiple_of(64);
+            let a = rounded(precision, random.numbers(padded * k));
+            // As loaded: columns past the hidden size are zero.
+            let real = |values: Vec<f32>| -> Vec<f32> {
+                values.iter().enumerate().map(|(i, &x)| if i % n < hidden { x } else { 0.0 }).collect()
+            };
+            let w = real(rounded(precision, random.numbers(k * n).iter().map(|x| x * 0.1).collect()));
+            let bias = random.numbers(hidden);
+            let residual = real(rounded(precision, random.numbers(padded * n)));
+            let norm = NormWeights { weight: random.numbers(hidden), bias: random.numbers(hidden) };
+            let y = poisoned(&gpu, precision, (padded + SPARE_ROWS) * n);
+            let params = plain(&gpu, &params(&layout, &bias, &norm));
+            let [a_buffer, w_buffer] = [&a, &w].map(|values| stored(&gpu, precision, values));
+            let group = op.bind(&gpu, [&a_buffer, &w_buffer, &params, &stored(&gpu, precision, &residual), &y]);
+            let extent = Extent { rows: rows as u32, ..Extent::default() };
+            gpu.dispatch(op.kernel(), &group, &op.work(&extent)).unwrap();
+            let weight = (0..hidden).flat_map(|column| w[column..].iter().step_by(n).copied()).collect();
+            let sums = reference::linear(&widen(&a[..rows * k]), &Linear { weight, bias });
+            let mut expected = Vec::new();
+            for (row, sum) in sums.chunks_exact(hidden).enumerate() {
+                let added = &residual[row * n..row * n + hidden];
+                let mut state: Vec<f64> = sum.iter().zip(added).map(|(s, &r)| s + f64::from(r)).collect();
+                reference::layer_norm(&mut state, &norm, EPS);
+                state.resize(n, 0.0);
+                expected.extend(state);
+            }
+            let what = format!("gemm_norm {rows}x{k}x{hidden} {precision:?}");
+            check_output(&gpu, &what, precision, &y, &expected, padded * n, 2e-5, 4e-3);
+        }
+    }
 }
 
 #[test]

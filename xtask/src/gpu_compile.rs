@@ -17,7 +17,7 @@ use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 ///
 /// # Errors
 /// The shader is invalid, or there is no driver that reports statistics.
-pub fn run(file: &Path, constants: &[(String, f64)]) -> Result<()> {
+pub(crate) fn run(file: &Path, constants: &[(String, f64)]) -> Result<()> {
     let source = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
     let shader = Shader::new(&source, constants)?;
     for (name, value) in shader.statistics()? {
@@ -155,7 +155,7 @@ unsafe fn open(instance: &ash::Instance, physical: vk::PhysicalDevice) -> Result
 ///
 /// # Errors
 /// There is no `=`, or what follows it is not a number.
-pub fn constant(text: &str) -> Result<(String, f64)> {
+pub(crate) fn constant(text: &str) -> Result<(String, f64)> {
     let (name, value) = text.split_once('=').context("expected NAME=VALUE")?;
     Ok((name.to_owned(), value.parse()?))
 }

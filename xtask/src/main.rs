@@ -23,6 +23,12 @@ enum Chore {
         #[arg(long)]
         swiftshader: bool,
     },
+    /// Run the GPU tests, on lavapipe in target/vulkan where this machine has no driver.
+    GpuTest {
+        /// Passed to the test binaries.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// What Apple's and AMD's compilers make of every kernel.
     GpuReport {
         /// Write the figures to docs/kernels.md and to the baseline.
@@ -46,6 +52,7 @@ fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
     match Arguments::parse().command {
         Chore::VulkanRoot { swiftshader } => vulkan::run_set_up(&root, swiftshader),
+        Chore::GpuTest { arguments } => vulkan::run_tests(&root, &arguments),
         Chore::GpuReport { write, check } => gpu_report::run(
             &root,
             match (write, check) {

@@ -23,7 +23,7 @@ const APPLE_SHIM: &str = include_str!("../gpu/apple-shim.c");
 
 /// A driver of the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Driver {
+pub(crate) enum Driver {
     /// Mesa's software adapter: runs kernels.
     Lavapipe,
     /// A second, independent software adapter, from Debian's chromium: runs kernels, slowly.
@@ -36,7 +36,7 @@ pub enum Driver {
 
 /// The folder, set up.
 #[derive(Debug, Clone)]
-pub struct VulkanRoot {
+pub(crate) struct VulkanRoot {
     dir: PathBuf,
 }
 
@@ -45,7 +45,7 @@ impl VulkanRoot {
     ///
     /// # Errors
     /// This is not such a machine, or a package cannot be had.
-    pub fn set_up(root: &Path) -> Result<Self> {
+    pub(crate) fn set_up(root: &Path) -> Result<Self> {
         let this = Self { dir: root.join("target/vulkan") };
         fs::create_dir_all(&this.dir)?;
         this.unpack_release()?;
@@ -58,7 +58,7 @@ impl VulkanRoot {
     ///
     /// # Errors
     /// Its package cannot be had.
-    pub fn add_swiftshader(&self) -> Result<()> {
+    pub(crate) fn add_swiftshader(&self) -> Result<()> {
         let library = self.dir.join("swiftshader/usr/lib/chromium/libvk_swiftshader.so");
         if !library.exists() {
             self.chroot("cd /root && apt-get download -q chromium")?;
@@ -71,7 +71,7 @@ impl VulkanRoot {
     }
 
     /// The script that starts a program with `driver`: `RUNNER PROGRAM ARGUMENTS…`.
-    pub fn runner(&self, driver: Driver) -> PathBuf {
+    pub(crate) fn runner(&self, driver: Driver) -> PathBuf {
         self.dir.join(match driver {
             Driver::Lavapipe => "run-lavapipe",
             Driver::SwiftShader => "run-swiftshader",
@@ -187,7 +187,7 @@ impl VulkanRoot {
 ///
 /// # Errors
 /// As [`VulkanRoot::set_up`].
-pub fn run_set_up(root: &Path, swiftshader: bool) -> Result<()> {
+pub(crate) fn run_set_up(root: &Path, swiftshader: bool) -> Result<()> {
     let vulkan = VulkanRoot::set_up(root)?;
     let mut drivers = vec![Driver::Lavapipe, Driver::Apple, Driver::Amd];
     if swiftshader {
@@ -205,7 +205,7 @@ pub fn run_set_up(root: &Path, swiftshader: bool) -> Result<()> {
 ///
 /// # Errors
 /// The folder is needed and cannot be set up; the message says what would.
-pub fn test_runner(root: &Path) -> Result<(Option<PathBuf>, &'static str)> {
+pub(crate) fn test_runner(root: &Path) -> Result<(Option<PathBuf>, &'static str)> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Ok((None, "this system brings its own graphics driver"));
     }
@@ -219,6 +219,26 @@ pub fn test_runner(root: &Path) -> Result<(Option<PathBuf>, &'static str)> {
     let vulkan = VulkanRoot::set_up(root)
         .context("no Vulkan driver here, and target/vulkan cannot be set up: install mesa-vulkan-drivers")?;
     Ok((Some(vulkan.runner(Driver::Lavapipe)), "lavapipe in target/vulkan"))
+}
+
+/// Runs the GPU tests, on this machine's driver or on lavapipe in `target/vulkan`: `cargo xtask gpu-test`. `arguments`
+/// go to the test binaries.
+///
+/// # Errors
+/// A test failed, or there is no driver.
+pub(crate) fn run_tests(root: &Path, arguments: &[String]) -> Result<()> {
+    let (runner, why) = test_runner(root)?;
+    println!("GPU tests: {why}");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root).args(["test", "--release", "--package", "assay-kernels"]);
+    for test in ["gpu_shaders", "gpu_kernels", "gpu_golden", "gpu_engine"] {
+        command.args(["--test", test]);
+    }
+    if let Some(runner) = runner {
+        command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner);
+    }
+    ensure!(command.arg("--").args(arguments).status()?.success(), "GPU tests failed");
+    Ok(())
 }
 
 /// The mirror that apt is configured with.

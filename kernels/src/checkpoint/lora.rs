@@ -64,9 +64,7 @@ impl<'a> Adapter<'a> {
             ("rank_pattern or alpha_pattern", patterns),
         ] {
             if set {
-                return Err(unsupported(format!(
-                    "{field} is set, which is not supported; merge the adapter with PEFT"
-                )));
+                return Err(unsupported(format!("{field} is set, which is not supported; merge the adapter with PEFT")));
             }
         }
         let rank = config.r as f64;

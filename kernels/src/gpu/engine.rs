@@ -13,6 +13,7 @@ use super::error::GpuError;
 use super::kernel::Extent;
 use super::layout::{Layout, Precision};
 use super::model::DeviceModel;
+use super::ops::Target;
 use super::ops::attention::{self, Tile};
 use super::ops::embed::Token;
 use super::plan::{Arena, Extents, Plan};
@@ -41,6 +42,8 @@ pub struct GpuOptions {
     pub max_batch_tokens: usize,
     /// Where kernel choices come from: timed on this device, remembered, or the defaults.
     pub tune: TuneCache,
+    /// Which family of kernels; none means the adapter's own. The other is for tests.
+    pub target: Option<Target>,
 }
 
 impl Default for GpuOptions {
@@ -50,6 +53,7 @@ impl Default for GpuOptions {
             precision: Precision::default(),
             max_batch_tokens: DEFAULT_MAX_BATCH_TOKENS,
             tune: TuneCache::default(),
+            target: None,
         }
     }
 }
@@ -183,12 +187,15 @@ impl GpuEngine {
         let mut outputs = Vec::new();
         self.run(batch, &mut outputs)?;
         let extents = self.scratch.extents(batch);
-        let loaded = self.loaded()?;
+        let Loaded { gpu, slots, plan, .. } = self.loaded()?;
+        // The batch above was alone in flight, so it was in slot 0, whose bind groups the steps below have.
+        slots[0].lend(gpu)?;
         let mut times = Vec::new();
-        for (name, kernel, bind_group, work) in loaded.plan.steps(extents) {
-            let time = tune::fastest(&loaded.gpu, kernel, bind_group, &work, repeats)?;
+        for (name, kernel, bind_group, work) in plan.steps(extents) {
+            let time = tune::fastest(gpu, kernel, bind_group, &work, repeats)?;
             times.push(KernelTime { name, flops: work.flops, bytes: work.bytes, time });
         }
+        slots[0].resume();
         Ok(times)
     }
 
@@ -237,7 +244,8 @@ impl Loaded {
     fn new(weights: &BertWeights, layout: &Layout, options: &GpuOptions) -> Result<Self, GpuError> {
         let gpu = GpuDevice::open(&options.adapter)?;
         let config = &weights.config;
-        let choices = options.tune.choose(&gpu, layout, options.max_batch_tokens)?;
+        let target = options.target.unwrap_or(Target::of(&gpu));
+        let choices = options.tune.choose(&gpu, target, layout, options.max_batch_tokens)?;
         let (model, arena, slots) = gpu.scoped(|| {
             let model = DeviceModel::new(&gpu, weights, layout)?;
             let arena = Arena::new(&gpu, layout, options.max_batch_tokens)?;

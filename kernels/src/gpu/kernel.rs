@@ -5,7 +5,7 @@ use super::error::GpuError;
 
 /// What a kernel may do with a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub(crate) enum Access {
     /// Read only.
     Read,
     /// Written, and perhaps read.
@@ -22,28 +22,28 @@ pub struct Kernel {
 
 /// How to make a [`Kernel`].
 #[derive(Debug)]
-pub struct KernelDescriptor<'a> {
+pub(crate) struct KernelDescriptor<'a> {
     /// Shown in debuggers and profiles.
-    pub label: &'a str,
+    pub(crate) label: &'a str,
     /// The whole WGSL source, from [`shader::source`](super::shader::source).
-    pub source: &'a str,
+    pub(crate) source: &'a str,
     /// Storage buffers, by binding number.
-    pub bindings: &'a [Access],
+    pub(crate) bindings: &'a [Access],
     /// Bytes of immediates.
-    pub immediate_bytes: u32,
+    pub(crate) immediate_bytes: u32,
     /// Override constants.
-    pub constants: &'a [(&'a str, f64)],
+    pub(crate) constants: &'a [(&'a str, f64)],
 }
 
 /// What one dispatch takes: its sizes, its grid and its cost by formula.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
     /// Immediates; the first `immediate_words` are set.
-    pub immediates: [u32; 8],
+    pub(crate) immediates: [u32; 8],
     /// How many immediates there are.
-    pub immediate_words: usize,
+    pub(crate) immediate_words: usize,
     /// Workgroups in x, y and z.
-    pub workgroups: [u32; 3],
+    pub(crate) workgroups: [u32; 3],
     /// Useful floating-point operations, a multiply-add as two; elementwise work is left out.
     pub flops: u64,
     /// Bytes read and written, each array once.
@@ -76,7 +76,7 @@ impl Kernel {
     ///
     /// # Errors
     /// The shader or the layout is invalid on this device.
-    pub fn new(gpu: &GpuDevice, descriptor: &KernelDescriptor<'_>) -> Result<Self, GpuError> {
+    pub(crate) fn new(gpu: &GpuDevice, descriptor: &KernelDescriptor<'_>) -> Result<Self, GpuError> {
         let entries: Vec<_> = (0..)
             .zip(descriptor.bindings)
             .map(|(binding, &access)| wgpu::BindGroupLayoutEntry {
@@ -108,7 +108,7 @@ impl Kernel {
 
     /// Binds buffers, in the order of the shader's bindings.
     #[must_use]
-    pub fn bind(&self, gpu: &GpuDevice, buffers: &[wgpu::BufferBinding<'_>]) -> wgpu::BindGroup {
+    pub(crate) fn bind(&self, gpu: &GpuDevice, buffers: &[wgpu::BufferBinding<'_>]) -> wgpu::BindGroup {
         let entries: Vec<_> = (0..)
             .zip(buffers)
             .map(|(binding, buffer)| wgpu::BindGroupEntry {
@@ -126,14 +126,14 @@ impl Kernel {
 
 impl Work {
     /// `immediates` has at most 8 words.
-    pub(super) fn new(immediates: &[u32], workgroups: [u32; 3], flops: u64, bytes: u64) -> Self {
+    pub(crate) fn new(immediates: &[u32], workgroups: [u32; 3], flops: u64, bytes: u64) -> Self {
         let mut words = [0; 8];
         words[..immediates.len()].copy_from_slice(immediates);
         Self { immediates: words, immediate_words: immediates.len(), workgroups, flops, bytes }
     }
 
     /// Records the dispatch. Nothing to do records nothing.
-    pub fn record(&self, kernel: &Kernel, bind_group: &wgpu::BindGroup, pass: &mut wgpu::ComputePass<'_>) {
+    pub(crate) fn record(&self, kernel: &Kernel, bind_group: &wgpu::BindGroup, pass: &mut wgpu::ComputePass<'_>) {
         if self.workgroups.contains(&0) {
             return;
         }

@@ -6,6 +6,7 @@
 use super::device::GpuDevice;
 use super::error::GpuError;
 use super::layout::{Layout, TILE};
+use super::ops::gemm_norm;
 use crate::weights::{BertWeights, Head, LayerNorm, Linear};
 
 /// A linear layer on the device: weight `[k, n]` in the engine's precision, bias `[n]` in f32, both padded.
@@ -35,12 +36,16 @@ pub struct DeviceLayer {
     pub attention_output: DeviceLinear,
     /// After the attention's residual.
     pub attention_norm: DeviceNorm,
+    /// The attention output's bias and that norm together, for the fused kernel.
+    pub attention_params: wgpu::Buffer,
     /// `[hidden, intermediate]`.
     pub intermediate: DeviceLinear,
     /// `[intermediate, hidden]`.
     pub output: DeviceLinear,
     /// After the feed-forward residual.
     pub output_norm: DeviceNorm,
+    /// The output's bias and that norm together, for the fused kernel.
+    pub output_params: wgpu::Buffer,
 }
 
 /// The head on the device.
@@ -113,9 +118,11 @@ impl Upload<'_> {
             qkv: self.linear("qkv", &[(&layer.query, scale), (&layer.key, 1.0), (&layer.value, 1.0)])?,
             attention_output: self.linear("attention output", &[(&layer.attention_output, 1.0)])?,
             attention_norm: self.norm(&layer.attention_norm)?,
+            attention_params: self.params(&layer.attention_output, &layer.attention_norm)?,
             intermediate: self.linear("intermediate", &[(&layer.intermediate, 1.0)])?,
             output: self.linear("output", &[(&layer.output, 1.0)])?,
             output_norm: self.norm(&layer.output_norm)?,
+            output_params: self.params(&layer.output, &layer.output_norm)?,
         })
     }
 
@@ -126,6 +133,10 @@ impl Upload<'_> {
 
     fn norm(&self, norm: &LayerNorm) -> Result<DeviceNorm, GpuError> {
         Ok(DeviceNorm { weight: self.plain("norm", &norm.weight)?, bias: self.plain("norm", &norm.bias)? })
+    }
+
+    fn params(&self, linear: &Linear, norm: &LayerNorm) -> Result<wgpu::Buffer, GpuError> {
+        self.plain("fused norm", &gemm_norm::params(self.layout, &linear.bias, norm))
     }
 
     fn stored(&self, label: &'static str, values: &[f32]) -> Result<wgpu::Buffer, GpuError> {

@@ -5,26 +5,27 @@
 //! everything else of first tokens only. Activations live in five buffers that all layers share:
 //!
 //! ```text
-//! x ─qkv─▶ qkv ─attention─▶ context ─output + x─▶ y ─norm─▶ x ─gelu─▶ inner ─output + x─▶ y ─norm─▶ x
-//! last layer: x ─kv─▶ qkv, x ─gather─▶ y ─q─▶ inner; (inner, qkv) ─attention─▶ context ─output + y─▶ x ─norm─▶ y
-//!             ─gelu─▶ inner ─output + y─▶ x ─norm─▶ y ─pooler─▶ context ─classifier─▶ outputs
+//! fused:      x ─qkv─▶ qkv ─attention─▶ context ─output + x, norm─▶ y ─gelu─▶ inner ─output + y, norm─▶ x
+//! separate:   x ─qkv─▶ qkv ─attention─▶ context ─output + x─▶ y ─norm─▶ x ─gelu─▶ inner ─output + x─▶ y ─norm─▶ x
+//! last layer: x ─kv─▶ qkv, x ─gather─▶ y ─q─▶ inner; (inner, qkv) ─attention─▶ context; from there as above with x and y
+//!             exchanged, then ─pooler─▶ context ─classifier─▶ outputs
 //! ```
 
 use super::device::GpuDevice;
 use super::error::GpuError;
 use super::kernel::{Extent, Kernel, Op};
 use super::layout::Layout;
-use super::model::{DeviceHead, DeviceLayer, DeviceLinear, DeviceModel};
-use super::ops::Target;
+use super::model::{DeviceHead, DeviceLayer, DeviceLinear, DeviceModel, DeviceNorm};
 use super::ops::attention::{Attention, AttentionShape};
 use super::ops::classify::Classify;
 use super::ops::embed::Embed;
 use super::ops::gather::Gather;
 use super::ops::gemm::{COOPERATIVE_ROWS, Epilogue, Gemm, GemmShape};
+use super::ops::gemm_norm::GemmNorm;
 use super::ops::layer_norm::LayerNorm;
 use super::ops::pool::{PoolMean, PoolNormalise};
 use super::slots::Slot;
-use super::tune::Choices;
+use super::tune::{Choices, NormChoice};
 use crate::config::{BertConfig, Task};
 
 /// Activations of one batch, shared by all batches in flight: the queue runs them one after the other.
@@ -166,18 +167,25 @@ struct Kernels {
     qkv: Gemm,
     query: Gemm,
     key_value: Gemm,
-    attention_output: Gemm,
+    attention_output: Projection,
     intermediate: Gemm,
-    output: Gemm,
+    output: Projection,
     attention: Attention,
     attention_first: Attention,
     gather: Gather,
     pooler: Gemm,
 }
 
+/// A GEMM with residual and LayerNorm, in one kernel or two.
+#[derive(Clone)]
+enum Projection {
+    Fused(GemmNorm),
+    Separate(Gemm),
+}
+
 impl Kernels {
     fn new(gpu: &GpuDevice, config: &BertConfig, layout: &Layout, choices: &Choices) -> Result<Self, GpuError> {
-        let target = Target::of(gpu);
+        let target = choices.target;
         let eps = config.layer_norm_eps;
         let (h, i) = (layout.hidden_padded, layout.intermediate_padded);
         let (hidden, intermediate) = (config.hidden_size as u64, config.intermediate_size as u64);
@@ -202,9 +210,19 @@ impl Kernels {
             query: qkv.with_shape(query_shape),
             key_value: qkv.columns(h, 2 * h, 2 * square),
             qkv,
-            attention_output: gemm(h, h, Epilogue::Residual, choices.hidden, square)?,
+            attention_output: match choices.norm {
+                NormChoice::Fused => Projection::Fused(GemmNorm::new(gpu, *layout, (h, config.hidden_size), eps)?),
+                NormChoice::Separate => Projection::Separate(gemm(h, h, Epilogue::Residual, choices.hidden, square)?),
+            },
             intermediate: gemm(h, i, Epilogue::Gelu, choices.intermediate, hidden * intermediate)?,
-            output: gemm(i, h, Epilogue::Residual, choices.output, hidden * intermediate)?,
+            output: match choices.norm {
+                NormChoice::Fused => {
+                    Projection::Fused(GemmNorm::new(gpu, *layout, (i, config.intermediate_size), eps)?)
+                }
+                NormChoice::Separate => {
+                    Projection::Separate(gemm(i, h, Epilogue::Residual, choices.output, hidden * intermediate)?)
+                }
+            },
             attention_first: attention.with_shape(AttentionShape::first_tokens(layout)),
             attention,
             gather: Gather::new(gpu, *layout)?,
@@ -247,24 +265,54 @@ impl Builder<'_> {
         self.push(span, op, vec![group]);
     }
 
-    fn norm(&mut self, span: Span, norm: &super::model::DeviceNorm, x: &wgpu::Buffer, y: &wgpu::Buffer) {
+    fn norm(&mut self, span: Span, norm: &DeviceNorm, x: &wgpu::Buffer, y: &wgpu::Buffer) {
         let op = self.kernels.norm.clone();
         let group = op.bind(self.gpu, [x, &norm.weight, &norm.bias, y]);
         self.push(span, op, vec![group]);
     }
 
     fn layer(&mut self, layer: &DeviceLayer) {
-        let Arena { x, y, qkv, context, inner, .. } = self.arena;
+        let Arena { x, y, qkv, context, .. } = self.arena;
         let tokens = Span::Tokens;
         self.gemm(tokens, self.kernels.qkv.clone(), &layer.qkv, (x, x, qkv));
         let op = self.kernels.attention.clone();
         let groups = self.slots.iter().map(|slot| op.bind(self.gpu, qkv, qkv, slot.tiles(), context)).collect();
         self.push(tokens, op, groups);
-        self.gemm(tokens, self.kernels.attention_output.clone(), &layer.attention_output, (context, x, y));
-        self.norm(tokens, &layer.attention_norm, y, x);
-        self.gemm(tokens, self.kernels.intermediate.clone(), &layer.intermediate, (x, x, inner));
-        self.gemm(tokens, self.kernels.output.clone(), &layer.output, (inner, x, y));
-        self.norm(tokens, &layer.output_norm, y, x);
+        self.after_attention(tokens, layer, x, y);
+    }
+
+    /// Output projection and feed-forward: from `context` and the residual in `from`, back into `from`; `other` is free.
+    fn after_attention(&mut self, span: Span, layer: &DeviceLayer, from: &wgpu::Buffer, other: &wgpu::Buffer) {
+        let Arena { context, inner, .. } = self.arena;
+        let attention = (&layer.attention_output, &layer.attention_norm, &layer.attention_params);
+        let middle = self.project(span, self.kernels.attention_output.clone(), attention, (context, from, other));
+        self.gemm(span, self.kernels.intermediate.clone(), &layer.intermediate, (middle, middle, inner));
+        let free = if std::ptr::eq(middle, from) { other } else { from };
+        let output = (&layer.output, &layer.output_norm, &layer.output_params);
+        let end = self.project(span, self.kernels.output.clone(), output, (inner, middle, free));
+        debug_assert!(std::ptr::eq(end, from), "the layer's output is where the next layer looks for it");
+    }
+
+    /// `norm(a · w + bias + residual)`; returns where it is: in `other` if fused, in `residual` if by way of `other`.
+    fn project<'b>(
+        &mut self,
+        span: Span,
+        projection: Projection,
+        (linear, norm, params): (&DeviceLinear, &DeviceNorm, &wgpu::Buffer),
+        (a, residual, other): (&wgpu::Buffer, &'b wgpu::Buffer, &'b wgpu::Buffer),
+    ) -> &'b wgpu::Buffer {
+        match projection {
+            Projection::Fused(op) => {
+                let group = op.bind(self.gpu, [a, &linear.weight, params, residual, other]);
+                self.push(span, op, vec![group]);
+                other
+            }
+            Projection::Separate(op) => {
+                self.gemm(span, op, linear, (a, residual, other));
+                self.norm(span, norm, other, residual);
+                residual
+            }
+        }
     }
 
     fn last_layer(&mut self, layer: &DeviceLayer) {
@@ -278,11 +326,7 @@ impl Builder<'_> {
         let op = self.kernels.attention_first.clone();
         let groups = self.slots.iter().map(|slot| op.bind(self.gpu, inner, qkv, slot.rows(), context)).collect();
         self.push(rows, op, groups);
-        self.gemm(rows, self.kernels.attention_output.clone(), &layer.attention_output, (context, y, x));
-        self.norm(rows, &layer.attention_norm, x, y);
-        self.gemm(rows, self.kernels.intermediate.clone(), &layer.intermediate, (y, y, inner));
-        self.gemm(rows, self.kernels.output.clone(), &layer.output, (inner, y, x));
-        self.norm(rows, &layer.output_norm, x, y);
+        self.after_attention(rows, layer, y, x);
     }
 
     fn head(&mut self, config: &BertConfig, head: &DeviceHead) -> Result<(), GpuError> {

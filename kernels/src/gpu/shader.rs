@@ -5,7 +5,7 @@
 //! sizes register arrays and so must be a `const`: two generated lines.
 
 use super::layout::{Layout, Precision};
-use super::ops::{attention, gemm};
+use super::ops::{attention, gemm, gemm_norm};
 
 /// A kernel's own file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,10 +28,14 @@ pub enum Shader {
     GemmSoftware,
     /// `gemm_tile.wgsl`
     GemmTile,
+    /// `gemm_tile_norm.wgsl`
+    GemmTileNorm,
     /// `layer_norm.wgsl`
     LayerNorm,
     /// `layer_norm_cpu.wgsl`
     LayerNormSoftware,
+    /// `peak.wgsl`
+    Peak,
     /// `pool_mean.wgsl`
     PoolMean,
     /// `pool_normalise.wgsl`
@@ -60,6 +64,8 @@ pub const VERSION: u64 = {
         STORAGE_F16,
         EPILOGUE,
         ROW_TOTAL,
+        TILE_PRODUCT,
+        Shader::GemmTileNorm.file(),
         Shader::Attention.file(),
         Shader::AttentionSoftware.file(),
         Shader::Classify.file(),
@@ -86,6 +92,7 @@ pub const VERSION: u64 = {
 const STORAGE_F32: &str = include_str!("../../wgsl/storage_f32.wgsl");
 const STORAGE_F16: &str = include_str!("../../wgsl/storage_f16.wgsl");
 const EPILOGUE: &str = include_str!("../../wgsl/epilogue.wgsl");
+const TILE_PRODUCT: &str = include_str!("../../wgsl/tile_product.wgsl");
 const ROW_TOTAL: &str = include_str!("../../wgsl/row_total.wgsl");
 
 /// FNV-1a, <http://www.isthe.com/chongo/tech/comp/fnv/>.
@@ -113,8 +120,10 @@ impl Shader {
             Self::GemmCooperative => include_str!("../../wgsl/gemm_cooperative.wgsl"),
             Self::GemmSoftware => include_str!("../../wgsl/gemm_cpu.wgsl"),
             Self::GemmTile => include_str!("../../wgsl/gemm_tile.wgsl"),
+            Self::GemmTileNorm => include_str!("../../wgsl/gemm_tile_norm.wgsl"),
             Self::LayerNorm => include_str!("../../wgsl/layer_norm.wgsl"),
             Self::LayerNormSoftware => include_str!("../../wgsl/layer_norm_cpu.wgsl"),
+            Self::Peak => include_str!("../../wgsl/peak.wgsl"),
             Self::PoolMean => include_str!("../../wgsl/pool_mean.wgsl"),
             Self::PoolNormalise => include_str!("../../wgsl/pool_normalise.wgsl"),
         }
@@ -133,8 +142,10 @@ impl Shader {
             Self::GemmCooperative => "gemm_cooperative",
             Self::GemmSoftware => "gemm_cpu",
             Self::GemmTile => "gemm_tile",
+            Self::GemmTileNorm => "gemm_tile_norm",
             Self::LayerNorm => "layer_norm",
             Self::LayerNormSoftware => "layer_norm_cpu",
+            Self::Peak => "peak",
             Self::PoolMean => "pool_mean",
             Self::PoolNormalise => "pool_normalise",
         }
@@ -150,9 +161,11 @@ pub fn source(shader: Shader, precision: Precision) -> String {
         Precision::F16 => STORAGE_F16,
     };
     let shared = match shader {
-        Shader::GemmTile | Shader::GemmSoftware | Shader::GemmCooperative => EPILOGUE,
-        Shader::Embed | Shader::LayerNorm => ROW_TOTAL,
-        _ => "",
+        Shader::GemmTile => [EPILOGUE, TILE_PRODUCT],
+        Shader::GemmTileNorm => [TILE_PRODUCT, ""],
+        Shader::GemmSoftware | Shader::GemmCooperative => [EPILOGUE, ""],
+        Shader::Embed | Shader::LayerNorm => [ROW_TOTAL, ""],
+        _ => ["", ""],
     };
     // `enable` directives must come first in a module.
     let enable = match (shader, precision) {
@@ -162,7 +175,7 @@ pub fn source(shader: Shader, precision: Precision) -> String {
         }
         _ => "",
     };
-    [enable, storage, shared, shader.file()].join("\n")
+    [enable, storage, shared[0], shared[1], shader.file()].join("\n")
 }
 
 /// The source of an attention kernel for heads of `head_dim` numbers.
@@ -206,6 +219,12 @@ pub fn variants(layout: &Layout, eps: f64, outputs: usize) -> Vec<Variant> {
             }
         }
     }
+    if gemm_norm::fits(layout) {
+        for k in [hidden, intermediate] {
+            let source = source(Shader::GemmTileNorm, precision);
+            add(Shader::GemmTileNorm, format!(" {k}x{hidden}"), source, gemm_norm::constants(layout, k, eps));
+        }
+    }
     for shader in [Shader::Attention, Shader::AttentionSoftware] {
         for &threads in attention::thread_counts(shader) {
             let source = attention_source(shader, precision, layout.head_dim);
@@ -217,6 +236,7 @@ pub fn variants(layout: &Layout, eps: f64, outputs: usize) -> Vec<Variant> {
     add(Shader::Gather, String::new(), source(Shader::Gather, precision), named(&[("STRIDE4", stride4)]));
     let classify = [rows[0], rows[1], ("OUTPUTS", outputs as f64)];
     add(Shader::Classify, String::new(), source(Shader::Classify, precision), named(&classify));
+    add(Shader::Peak, String::new(), source(Shader::Peak, precision), Vec::new());
     add(Shader::PoolMean, String::new(), source(Shader::PoolMean, precision), named(&rows));
     add(Shader::PoolNormalise, String::new(), source(Shader::PoolNormalise, precision), named(&rows[..1]));
     variants

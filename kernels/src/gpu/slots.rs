@@ -149,6 +149,23 @@ impl Slot {
         Ok(())
     }
 
+    /// Lends the inputs of the last batch to the kernels again, for profiles; [`resume`](Self::resume) takes them back.
+    pub(super) fn lend(&self, gpu: &GpuDevice) -> Result<(), GpuError> {
+        if self.inputs_staging.is_none() {
+            self.inputs_mapped.wait(gpu)?;
+            self.inputs.unmap();
+        }
+        Ok(())
+    }
+
+    /// Readies the slot for the next batch after [`lend`](Self::lend).
+    pub(super) fn resume(&mut self) {
+        if self.inputs_staging.is_none() {
+            self.inputs_mapped = Mapping::default();
+            self.map_inputs();
+        }
+    }
+
     /// What the pass writes its timestamps to.
     pub(super) fn timestamp_writes(&self) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
         self.timestamps.as_ref().map(|timestamps| wgpu::ComputePassTimestampWrites {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use assay_kernels::gpu::ops::Target;
 use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, Precision};
 use assay_kernels::{BertWeights, Engine, PackedBatch, checkpoint};
 
@@ -24,7 +25,18 @@ pub(crate) fn device() -> Option<GpuDevice> {
 
 /// An engine to test on.
 pub(crate) fn engine(weights: BertWeights, precision: Precision, max_batch_tokens: usize) -> Option<GpuEngine> {
-    let options = GpuOptions { adapter: AdapterSelection::Any, precision, max_batch_tokens, ..GpuOptions::default() };
+    engine_of(weights, precision, max_batch_tokens, None)
+}
+
+/// An engine to test on, with a family of kernels that need not be the adapter's own.
+pub(crate) fn engine_of(
+    weights: BertWeights,
+    precision: Precision,
+    max_batch_tokens: usize,
+    target: Option<Target>,
+) -> Option<GpuEngine> {
+    let options =
+        GpuOptions { adapter: AdapterSelection::Any, precision, max_batch_tokens, target, ..GpuOptions::default() };
     match GpuEngine::new(weights, options) {
         Ok(engine) => Some(engine),
         Err(error @ assay_kernels::gpu::GpuError::NoAdapter { .. }) => skip(&error.to_string()),

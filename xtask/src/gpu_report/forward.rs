@@ -19,11 +19,15 @@ const ROWS: u64 = 80;
 const LAYERS: u64 = 6;
 
 /// How often each loop of a kernel runs, in the order of the listing; `keys` is a row's length.
-pub fn trips(name: &str, listing: &Listing, keys: u64) -> Vec<u64> {
-    if let Some(shape) = name.strip_prefix("gemm_tile ") {
+pub(crate) fn trips(name: &str, listing: &Listing, keys: u64) -> Vec<u64> {
+    let k = name.split_whitespace().nth(2).and_then(|s| s.split('x').next()?.parse::<u64>().ok()).unwrap_or(32);
+    if name.starts_with("gemm_tile ") {
         // One loop, 32 numbers of K a trip.
-        let k = shape.split_whitespace().nth(1).and_then(|s| s.split('x').next()?.parse::<u64>().ok()).unwrap_or(32);
         return vec![k / 32];
+    }
+    if name.starts_with("gemm_tile_norm ") {
+        // The same, then two loops over 96 partial sums that one of the three simdgroups runs.
+        return vec![k / 32, 32, 32];
     }
     if name.starts_with("attention") {
         return vec![keys.div_ceil(16)];
@@ -37,7 +41,7 @@ pub fn trips(name: &str, listing: &Listing, keys: u64) -> Vec<u64> {
 ///
 /// # Errors
 /// A kernel of the pass is not among the figures.
-pub fn forward_pass(layout: &Layout, slots: &impl Fn(&str, u64) -> Result<u64>) -> Result<String> {
+pub(crate) fn forward_pass(layout: &Layout, slots: &impl Fn(&str, u64) -> Result<u64>) -> Result<String> {
     let precision = layout.precision.name();
     let (h, i) = (layout.hidden_padded as u64, layout.intermediate_padded as u64);
     let (tokens, rows) = (ROW_TOKENS * ROWS, ROWS);
@@ -71,20 +75,25 @@ pub fn forward_pass(layout: &Layout, slots: &impl Fn(&str, u64) -> Result<u64>) 
     let row_op = |name: &str, rows: u64| -> Result<(f64, u64)> {
         Ok((seconds(slots(&format!("{name} {precision}"), 0)?, rows * 32), 0))
     };
+    // GEMM, residual and LayerNorm: one kernel or two, whichever is faster.
+    let project = |k: u64, rows: u64| -> Result<(f64, u64)> {
+        let (separate, flops) = gemm(k, h, h, "residual", rows)?;
+        let separate = separate + row_op("layer_norm", rows)?.0;
+        let fused = slots(&format!("gemm_tile_norm {precision} {k}x{h}"), 0)?;
+        Ok((separate.min(seconds(fused, rows.div_ceil(16) * h / 4)), flops))
+    };
     add("embeddings", 1, row_op("embed", tokens)?);
     add("query, key, value", full, gemm(h, 3 * h, 3 * h, "bias", tokens)?);
     add("attention", full, attention(ROW_TOKENS, rows)?);
-    add("attention output", full, gemm(h, h, h, "residual", tokens)?);
+    add("attention output, LayerNorm", full, project(h, tokens)?);
     add("feed-forward in, GELU", full, gemm(h, i, i, "gelu", tokens)?);
-    add("feed-forward out", full, gemm(i, h, h, "residual", tokens)?);
-    add("LayerNorm", 2 * full, row_op("layer_norm", tokens)?);
+    add("feed-forward out, LayerNorm", full, project(i, tokens)?);
     add("last layer: key, value", 1, gemm(h, 3 * h, 2 * h, "bias", tokens)?);
     add("last layer: query", 1, gemm(h, 3 * h, h, "bias", rows)?);
     add("last layer: attention", 1, attention(1, rows)?);
-    add("last layer: attention output", 1, gemm(h, h, h, "residual", rows)?);
+    add("last layer: attention output, LayerNorm", 1, project(h, rows)?);
     add("last layer: feed-forward in", 1, gemm(h, i, i, "gelu", rows)?);
-    add("last layer: feed-forward out", 1, gemm(i, h, h, "residual", rows)?);
-    add("last layer: LayerNorm", 2, row_op("layer_norm", rows)?);
+    add("last layer: feed-forward out, LayerNorm", 1, project(i, rows)?);
     add("pooler", 1, gemm(h, h, h, "tanh", rows)?);
 
     let mut text = format!(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// What an instruction is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A fused multiply-add.
     MultiplyAdd,
     /// Other float arithmetic.
@@ -25,49 +25,49 @@ pub enum Kind {
 
 /// A stretch of instructions, the loops within it left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Block {
+pub(crate) struct Block {
     /// Instructions by kind.
-    pub mix: BTreeMap<Kind, u64>,
+    pub(crate) mix: BTreeMap<Kind, u64>,
 }
 
 /// A loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loop {
+pub(crate) struct Loop {
     /// Address of its first instruction.
-    pub start: u64,
+    pub(crate) start: u64,
     /// Address of its last.
-    pub end: u64,
+    pub(crate) end: u64,
     /// Its own instructions, inner loops left out.
-    pub own: Block,
+    pub(crate) own: Block,
 }
 
 /// A kernel's instructions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// In order of their addresses, outer before inner.
-    pub loops: Vec<Loop>,
+    pub(crate) loops: Vec<Loop>,
     /// What is in no loop.
-    pub straight: Block,
+    pub(crate) straight: Block,
 }
 
 impl Block {
     /// Instructions in all.
-    pub fn instructions(&self) -> u64 {
+    pub(crate) fn instructions(&self) -> u64 {
         self.mix.values().sum()
     }
 
     /// Issue slots: one for each instruction, four for a special one.
-    pub fn slots(&self) -> u64 {
+    pub(crate) fn slots(&self) -> u64 {
         self.instructions() + 3 * self.count(Kind::Special)
     }
 
     /// Instructions of one kind.
-    pub fn count(&self, kind: Kind) -> u64 {
+    pub(crate) fn count(&self, kind: Kind) -> u64 {
         self.mix.get(&kind).copied().unwrap_or(0)
     }
 
     /// Multiply-adds over all instructions: it bounds the share of peak that the block can reach.
-    pub fn multiply_add_share(&self) -> f64 {
+    pub(crate) fn multiply_add_share(&self) -> f64 {
         self.count(Kind::MultiplyAdd) as f64 / self.instructions().max(1) as f64
     }
 
@@ -78,7 +78,7 @@ impl Block {
 
 impl Listing {
     /// Reads what `AGX_MESA_DEBUG=shaders` prints: the last program in it, as lines of `address: bytes opcode operands`.
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut code: Vec<(u64, &str, &str)> = text.lines().filter_map(instruction).collect();
         let last = code.iter().rposition(|&(address, ..)| address == 0).unwrap_or(0);
         code.drain(..last);
@@ -102,13 +102,13 @@ impl Listing {
     }
 
     /// The loop with the most multiply-adds; straight code where no loop has any.
-    pub fn hot(&self) -> &Block {
+    pub(crate) fn hot(&self) -> &Block {
         let hottest = self.loops.iter().map(|l| &l.own).max_by_key(|own| own.count(Kind::MultiplyAdd));
         hottest.filter(|own| own.count(Kind::MultiplyAdd) > 0).unwrap_or(&self.straight)
     }
 
     /// Issue slots of one thread when loop `i` runs `trips[i]` times in all; loops past the end of `trips` run once.
-    pub fn slots(&self, trips: &[u64]) -> u64 {
+    pub(crate) fn slots(&self, trips: &[u64]) -> u64 {
         let trips = trips.iter().copied().chain(std::iter::repeat(1));
         self.straight.slots() + self.loops.iter().zip(trips).map(|(l, trips)| l.own.slots() * trips).sum::<u64>()
     }

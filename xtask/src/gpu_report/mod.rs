@@ -34,7 +34,7 @@ const SHARE_SLACK: f64 = 0.01;
 
 /// What to do with the figures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Print them.
     Print,
     /// Write them to the document and the baseline.
@@ -65,7 +65,7 @@ fn layout(precision: Precision) -> Layout {
 ///
 /// # Errors
 /// The compilers cannot be set up here, a kernel does not compile, or (checking) a figure fell behind.
-pub fn run(root: &Path, mode: Mode) -> Result<()> {
+pub(crate) fn run(root: &Path, mode: Mode) -> Result<()> {
     let vulkan = VulkanRoot::set_up(root)?;
     let work = root.join("target/gpu-report");
     fs::create_dir_all(&work)?;

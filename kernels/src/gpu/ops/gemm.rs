@@ -4,6 +4,7 @@
 //! Every index is in bounds without a check: k and n are multiples of [`TILE`], and a's and y's buffers have rows up to
 //! the next multiple of [`TILE_ROWS`] ([`GemmVariant::rows`] for the cooperative kernel).
 
+use super::Target;
 use crate::gpu::device::GpuDevice;
 use crate::gpu::error::GpuError;
 use crate::gpu::kernel::{Access, Extent, Kernel, KernelDescriptor, Op, Work};
@@ -118,11 +119,11 @@ impl GemmVariant {
         tiles.into_iter().chain([Self::Cooperative { subgroup: 32 }]).chain(software).filter(fits).collect()
     }
 
-    /// The variants worth timing on `gpu` for `columns` columns; the first is the one to take untimed.
+    /// The variants of `target` worth timing on `gpu` for `columns` columns; the first is the one to take untimed.
     #[must_use]
-    pub fn candidates(gpu: &GpuDevice, columns: usize, precision: Precision) -> Vec<Self> {
+    pub fn candidates(gpu: &GpuDevice, target: Target, columns: usize, precision: Precision) -> Vec<Self> {
         let fits = |variant: &Self| columns.is_multiple_of(variant.columns());
-        if super::Target::of(gpu) == super::Target::Software {
+        if target == Target::Software {
             return [32, 16, 8].map(|threads| Self::Software { threads }).into_iter().filter(fits).collect();
         }
         let mut candidates: Vec<_> =

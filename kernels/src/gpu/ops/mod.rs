@@ -5,11 +5,13 @@ pub mod classify;
 pub mod embed;
 pub mod gather;
 pub mod gemm;
+pub mod gemm_norm;
 pub mod layer_norm;
+pub mod peak;
 pub mod pool;
 
-/// Which family of kernels an adapter gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which family of kernels to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Target {
     /// Many threads, workgroup memory, barriers.
     Gpu,
@@ -24,6 +26,14 @@ impl Target {
         match gpu.description().kind {
             super::AdapterKind::Software => Self::Software,
             _ => Self::Gpu,
+        }
+    }
+
+    /// The attention kernel of the family.
+    pub(crate) fn attention(self) -> super::shader::Shader {
+        match self {
+            Self::Gpu => super::shader::Shader::Attention,
+            Self::Software => super::shader::Shader::AttentionSoftware,
         }
     }
 }
