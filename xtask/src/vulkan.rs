@@ -18,6 +18,8 @@ const RELEASE: &str = "trixie";
 /// Mesa that still has a null device for AMD.
 const NULL_DEVICE_MESA: &str = "25.0";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// Where Debian's chromium keeps its software adapter.
+const SWIFTSHADER: &str = "usr/lib/chromium/libvk_swiftshader.so";
 /// Stands in for an Apple GPU's kernel driver.
 const APPLE_SHIM: &str = include_str!("../gpu/apple-shim.c");
 
@@ -59,10 +61,11 @@ impl VulkanRoot {
     /// # Errors
     /// Its package cannot be had.
     pub(crate) fn add_swiftshader(&self) -> Result<()> {
-        let library = self.dir.join("swiftshader/usr/lib/chromium/libvk_swiftshader.so");
+        let installed = Path::new("/").join(SWIFTSHADER);
+        let library = if installed.exists() { installed } else { self.dir.join("swiftshader").join(SWIFTSHADER) };
         if !library.exists() {
-            self.chroot("cd /root && apt-get download -q chromium")?;
-            let package = self.package("chromium_")?;
+            run(Command::new("apt-get").args(["download", "-q", "chromium"]).current_dir(&self.dir))?;
+            let package = package(&self.dir, "chromium_")?;
             run(Command::new("dpkg").arg("-x").arg(package).arg(self.dir.join("swiftshader")))?;
             ensure!(library.exists(), "Debian's chromium package has no {}", library.display());
         }
@@ -122,7 +125,7 @@ impl VulkanRoot {
             .find(|version| version.contains(NULL_DEVICE_MESA))
             .with_context(|| format!("the mirror has no Mesa {NULL_DEVICE_MESA}"))?;
         self.chroot(&format!("cd /root && apt-get download -q mesa-vulkan-drivers={old}"))?;
-        let package = self.package("mesa-vulkan-drivers_25")?;
+        let package = package(&self.system().join("root"), "mesa-vulkan-drivers_25")?;
         run(Command::new("dpkg").arg("-x").arg(package).arg(self.dir.join("mesa25")))?;
         fs::write(done, "").context("note that the drivers are there")
     }
@@ -170,14 +173,6 @@ impl VulkanRoot {
         self.dir.join("root")
     }
 
-    fn package(&self, prefix: &str) -> Result<PathBuf> {
-        fs::read_dir(self.system().join("root"))?
-            .flatten()
-            .map(|entry| entry.path())
-            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
-            .with_context(|| format!("no package {prefix}* was downloaded"))
-    }
-
     fn chroot(&self, command: &str) -> Result<String> {
         run(Command::new("chroot").arg(self.system()).args(["sh", "-c", command]))
     }
@@ -213,7 +208,7 @@ pub(crate) fn test_runner(root: &Path) -> Result<(Option<PathBuf>, &'static str)
         return Ok((None, "VK_DRIVER_FILES names a driver"));
     }
     let has_driver = |folder: &&str| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
-    if ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"].iter().any(|folder| has_driver(&folder)) {
+    if ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"].iter().any(has_driver) {
         return Ok((None, "this system has a Vulkan driver"));
     }
     let vulkan = VulkanRoot::set_up(root)
@@ -239,6 +234,15 @@ pub(crate) fn run_tests(root: &Path, arguments: &[String]) -> Result<()> {
     }
     ensure!(command.arg("--").args(arguments).status()?.success(), "GPU tests failed");
     Ok(())
+}
+
+/// The downloaded package in `folder` whose name begins with `prefix`.
+fn package(folder: &Path, prefix: &str) -> Result<PathBuf> {
+    fs::read_dir(folder)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
+        .with_context(|| format!("no package {prefix}* was downloaded"))
 }
 
 /// The mirror that apt is configured with.
