@@ -3,6 +3,7 @@
 mod cmd;
 mod engine;
 mod pairs;
+mod peers;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     Overhead(cmd::overhead::Args),
     /// Measures an engine against the matrix product that it could at best be
     Engine(engine::Args),
+    /// Measures the CPU engine beside Python's ways to run the same model
+    Peers(peers::Args),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::History(args) => cmd::history::run(&args),
         Command::Overhead(args) => cmd::overhead::run(args),
         Command::Engine(args) => engine::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Peers(args) => peers::run(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -135,7 +135,7 @@ impl Default for LoadSection {
             distinct_requests: DEFAULT_DISTINCT_REQUESTS,
             query: Lengths::LogNormal { median: 9, sigma: 0.35, min: 3, max: 32 },
             // These give the 42 % padding waste in batches of 32 that the baseline's report has.
-            document: Lengths::LogNormal { median: 61, sigma: 0.35, min: 8, max: 400 },
+            document: Lengths::LogNormal { median: 61, sigma: 0.325, min: 8, max: 400 },
         }
     }
 }

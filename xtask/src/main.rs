@@ -1,8 +1,11 @@
 //! Set-up and chores. `cargo xtask demo` and `cargo xtask test` each need nothing beforehand but the Rust toolchain, a
 //! C compiler, Python and the system's package manager; what they fetch and build stays below `target/`.
 
+mod gpu_compile;
+mod gpu_report;
 mod guest;
 mod step;
+mod vulkan;
 mod wasm_std;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +26,36 @@ enum Task {
     Test,
     /// Build the guests and the programs `assay` and `assay-bench`
     Build,
+    /// Set up Vulkan drivers for development in target/vulkan
+    VulkanRoot {
+        /// Add a second software adapter
+        #[arg(long)]
+        swiftshader: bool,
+    },
+    /// Run the GPU tests, on lavapipe in target/vulkan where this machine has no driver
+    GpuTest {
+        /// Passed to the test binaries
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// What Apple's and AMD's compilers make of every kernel
+    GpuReport {
+        /// Write the figures to docs/kernels.md and to the baseline
+        #[arg(long, conflicts_with = "check")]
+        write: bool,
+        /// Fail where a kernel fell behind the baseline
+        #[arg(long)]
+        check: bool,
+    },
+    /// Compile one shader with the Vulkan driver at hand (used by gpu-report)
+    #[command(hide = true)]
+    GpuCompile {
+        /// The shader
+        file: PathBuf,
+        /// An override constant, as NAME=VALUE
+        #[arg(long = "set", value_parser = gpu_compile::constant)]
+        constants: Vec<(String, f64)>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -31,6 +64,17 @@ fn main() -> Result<()> {
         Task::Demo => demo(&root),
         Task::Test => test(&root),
         Task::Build => build(&root),
+        Task::VulkanRoot { swiftshader } => vulkan::run_set_up(&root, swiftshader),
+        Task::GpuTest { arguments } => vulkan::run_tests(&root, &arguments),
+        Task::GpuReport { write, check } => gpu_report::run(
+            &root,
+            match (write, check) {
+                (true, _) => gpu_report::Mode::Write,
+                (_, true) => gpu_report::Mode::Check,
+                _ => gpu_report::Mode::Print,
+            },
+        ),
+        Task::GpuCompile { file, constants } => gpu_compile::run(&file, &constants),
     }
 }
 

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A device that serves `slots` requests at once, each for `service`, and does nothing during one stall.
 #[derive(Debug)]
-pub struct FakeDriver {
+pub(crate) struct FakeDriver {
     slots: Semaphore,
     service: Duration,
     stall: Option<(Instant, Duration)>,
@@ -34,19 +34,19 @@ pub struct FakeDriver {
 }
 
 impl FakeDriver {
-    pub fn new(slots: usize, service: Duration) -> Self {
+    pub(crate) fn new(slots: usize, service: Duration) -> Self {
         let slots = Semaphore::new(slots);
         Self { slots, service, stall: None, fails_every: None, calls: AtomicU64::new(0), begun: Instant::now() }
     }
 
     /// Nothing is done from `after` on for `length`.
-    pub fn with_stall(mut self, after: Duration, length: Duration) -> Self {
+    pub(crate) fn with_stall(mut self, after: Duration, length: Duration) -> Self {
         self.stall = Some((self.begun + after, length));
         self
     }
 
     /// Every so manieth request fails at once.
-    pub fn failing_every(mut self, calls: u64) -> Self {
+    pub(crate) fn failing_every(mut self, calls: u64) -> Self {
         self.fails_every = Some(calls);
         self
     }
@@ -85,7 +85,7 @@ impl Driver for FakeDriver {
 }
 
 /// `requests` requests of `pairs` documents of ten tokens.
-pub fn pool(requests: usize, pairs: usize) -> Arc<Pool> {
+pub(crate) fn pool(requests: usize, pairs: usize) -> Arc<Pool> {
     let prepared = Prepared {
         request: Arc::new(Request { documents: vec!["text".to_owned(); pairs], ..Default::default() }),
         row_tokens: vec![10; pairs],
@@ -98,7 +98,7 @@ pub fn pool(requests: usize, pairs: usize) -> Arc<Pool> {
 }
 
 /// Runs one tenant against the driver, without samples.
-pub async fn run(driver: FakeDriver, schedule: Schedule, pairs: usize) -> (Drive, Repeat) {
+pub(crate) async fn run(driver: FakeDriver, schedule: Schedule, pairs: usize) -> (Drive, Repeat) {
     let driver: Arc<dyn Driver> = Arc::new(driver);
     let tenants = [TenantRun { pool: pool(4, pairs), schedule }];
     let drive = drive(&driver, &tenants, None, &CancellationToken::new(), |_| {}).await;
@@ -107,7 +107,7 @@ pub async fn run(driver: FakeDriver, schedule: Schedule, pairs: usize) -> (Drive
 }
 
 /// The figures of a run of one tenant.
-pub fn figures(drive: &Drive, pairs: usize) -> Repeat {
+pub(crate) fn figures(drive: &Drive, pairs: usize) -> Repeat {
     measure::repeat(&RawRepeat {
         drive,
         samples: &[],
@@ -119,7 +119,7 @@ pub fn figures(drive: &Drive, pairs: usize) -> Repeat {
 }
 
 /// A report of one configuration with these repeats.
-pub fn report(repeats: Vec<Repeat>) -> Report {
+pub(crate) fn report(repeats: Vec<Repeat>) -> Report {
     let summary = Summary::default();
     let configuration = ConfigurationReport {
         name: "batch=8, concurrency=1".to_owned(),

@@ -54,6 +54,23 @@ fn a_bert_pair_is_what_it_should_be() {
     assert_eq!(our_row(&mut query, "UNAFFABLE!").unwrap(), (expected, false));
 }
 
+/// Each stands within a word, at its start and alone: whether it is dropped, parts words, is a word or changes shows in the ids.
+#[test]
+fn every_character_is_taken_as_in_tokenizers() {
+    let characters: Vec<char> = (0..0x3_0000).chain(0xe_0000..0xe_0200).filter_map(char::from_u32).collect();
+    for lowercase in [true, false] {
+        let json = bert_json(lowercase);
+        let (encoder, reference) = (encoder(&json), reference(&json));
+        let mut query = encoder.query("a", usize::MAX, Cut::Nothing).unwrap();
+        for some in characters.chunks(64) {
+            let document: String =
+                some.iter().map(|character| format!("a{character}b {character}a {character} ")).collect();
+            let expected = reference_row(&reference, "a", &document).unwrap();
+            assert_eq!(row(&mut query, &document), expected, "from {:x} on", u32::from(some[0]));
+        }
+    }
+}
+
 #[test]
 fn any_pair_is_as_in_tokenizers() {
     let kinds = Kinds::new();

@@ -90,7 +90,7 @@ pub(super) async fn rerank(
         Ok(Ok(Err(error))) => return Err(convert::error(error, limits)),
         Ok(Ok(Ok(answer))) => answer,
     };
-    let mut response = convert::response(answer, documents, top_n)?;
+    let mut response = convert::response(&answer, documents, top_n)?;
     response.timings = timings(start.elapsed(), &store.data().inference);
     Ok(response)
 }

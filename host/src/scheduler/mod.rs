@@ -178,10 +178,11 @@ impl Dispatch {
     fn next_plan(&self) -> Next {
         let mut state = self.shared.lock();
         loop {
-            if self.in_flight.len() < self.engine.max_in_flight() && !state.closing {
-                if let Some(plan) = state.queue.next_batch(Instant::now()) {
-                    return Next::Submit(plan);
-                }
+            if self.in_flight.len() < self.engine.max_in_flight()
+                && !state.closing
+                && let Some(plan) = state.queue.next_batch(Instant::now())
+            {
+                return Next::Submit(plan);
             }
             if !self.in_flight.is_empty() {
                 return Next::Finish;
