@@ -1,8 +1,9 @@
 //! The same requests through one layer more each time, so that every layer's cost is a number.
 //!
 //! Question: what do scheduler, tokenising, sandbox and HTTP add to the engine? Baseline: the engine called with ready
-//! rows, cut into batches as the scheduler cuts them. Excluded: loading, compiling, a warm-up round. Rounds go through
-//! all layers in turn, so that a machine that slows down slows all of them; differences are taken request by request.
+//! rows, cut into batches as the scheduler cuts them. Excluded: loading, compiling, a warm-up round. Each request goes
+//! through all layers before the next, so that a machine that slows down slows all of them; differences are taken
+//! request by request.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -69,7 +70,7 @@ struct Bench {
     outputs: Vec<f32>,
 }
 
-/// Measures every layer. Cancelling `stop` ends after the request in work, with the whole rounds that there are.
+/// Measures every layer. Cancelling `stop` ends after the request in work, with what there is.
 ///
 /// # Errors
 /// Something cannot be loaded, or a request fails: a layer that fails cannot be compared.
@@ -85,22 +86,22 @@ pub async fn measure(options: &OverheadOptions, stop: &CancellationToken) -> Res
     let rounds = options.rounds.max(1) + 1;
     let steps = (rounds * routes.len() * requests.len()) as u64;
     let bar = options.progress.bar("layer by layer".to_owned(), Some(steps));
-    // [route][round * requests + request]
+    // Of each route, in the same order of rounds and requests.
     let mut times = vec![Vec::new(); routes.len()];
     'rounds: for round in 0..rounds {
-        let mut this_round = vec![Vec::new(); routes.len()];
-        for (route, times) in routes.iter().zip(&mut this_round) {
-            for request in requests {
+        for (number, request) in requests.iter().enumerate() {
+            let mut ms_by_route = vec![0.0; routes.len()];
+            for turn in 0..routes.len() {
                 if stop.is_cancelled() {
                     break 'rounds;
                 }
-                times.push(ms(bench.time(route, request).await?));
+                // Each route is first, second, … equally often: whatever one leaves behind falls on every other.
+                let route = (turn + number + round) % routes.len();
+                ms_by_route[route] = ms(bench.time(&routes[route], request).await?);
                 bar.inc(1);
             }
-        }
-        if round > 0 {
-            for (times, this_round) in times.iter_mut().zip(this_round) {
-                times.extend(this_round);
+            if round > 0 {
+                times.iter_mut().zip(ms_by_route).for_each(|(times, ms)| times.push(ms));
             }
         }
     }

@@ -27,8 +27,8 @@ async fn rerank(headers: HeaderMap, Json(body): Json<Value>) -> Response {
 }
 
 async fn service() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its number");
     let app = axum::Router::new().route("/v1/rerank", post(rerank));
     tokio::spawn(async move { axum::serve(listener, app).await });
     format!("http://{address}/")

@@ -1,6 +1,8 @@
 //! The command from end to end on the default model: three files, every section of the baseline's report, and figures
 //! that add up.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where its files cannot be made or read")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

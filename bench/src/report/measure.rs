@@ -1,6 +1,7 @@
 //! From records and samples to the figures of one repeat.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::schema::{Band, Dashboard, LoadReport, Repeat, Samples, SeriesPoint, TenantRepeat, Throughput, Work};
@@ -143,20 +144,20 @@ fn per_second(answered: &[Answered<'_>], elapsed_s: f64) -> Vec<f64> {
     seconds
 }
 
+/// Cut by rank, so that the ranges hold their share of the requests even where many latencies are equal.
 fn bands(latency: &Summary, points: &[(f64, f64)]) -> Vec<Band> {
     let Summary { p50, p75, p90, .. } = *latency;
+    let mut sorted = points.to_vec();
+    sorted.sort_by(|left, right| left.0.total_cmp(&right.0));
+    let rank = |percent: usize| (sorted.len() * percent).div_ceil(100);
     let ranges = [
-        (format!("< {p50:.1}ms (P50)"), 0.0, p50),
-        (format!("{p50:.1}-{p75:.1}ms (P50-P75)"), p50, p75),
-        (format!("{p75:.1}-{p90:.1}ms (P75-P90)"), p75, p90),
-        (format!(">= {p90:.1}ms (P90+)"), p90, f64::INFINITY),
+        (format!("< {p50:.1}ms (P50)"), 0..rank(50)),
+        (format!("{p50:.1}-{p75:.1}ms (P50-P75)"), rank(50)..rank(75)),
+        (format!("{p75:.1}-{p90:.1}ms (P75-P90)"), rank(75)..rank(90)),
+        (format!(">= {p90:.1}ms (P90+)"), rank(90)..sorted.len()),
     ];
-    let within = |from: f64, to: f64| points.iter().filter(move |(latency, _)| (from..to).contains(latency));
-    let band = |(range, from, to)| {
-        let throughput = Summary::of(within(from, to).map(|&(_, throughput)| throughput));
-        Band { range, throughput }
-    };
-    ranges.into_iter().map(band).collect()
+    let throughput = |ranks: Range<usize>| Summary::of(sorted[ranks].iter().map(|&(_, throughput)| throughput));
+    ranges.into_iter().map(|(range, ranks)| Band { range, throughput: throughput(ranks) }).collect()
 }
 
 fn work(raw: &RawRepeat<'_>, answered: &[Answered<'_>], elapsed_s: f64) -> Work {

@@ -292,22 +292,25 @@ async fn probe_instance(driver: &Arc<dyn Driver>) -> Summary {
 }
 
 fn tenants(configuration: &Configuration, pools: &[(String, Arc<Pool>)], rates: &[Option<f64>]) -> Vec<TenantReport> {
-    let of = |((tenant, (_, pool)), rate): ((&TenantPlan, &(String, Arc<Pool>)), &Option<f64>)| TenantReport {
-        name: tenant.name.clone(),
-        guest: tenant.guest.as_ref().map_or_else(
-            || "standard".to_owned(),
-            |path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
-        ),
-        pace: match (tenant.pace, rate) {
-            (Pace::Closed { concurrency }, _) => format!("closed loop, {concurrency} at a time"),
-            (Pace::Open { arrivals, .. }, rate) => {
-                format!("open loop, {:.2} requests/s, {arrivals:?} arrivals", rate.unwrap_or(0.0)).to_lowercase()
-            }
-        },
-        rate_per_s: *rate,
-        load: measure::load(pool),
+    let of = |number: usize| {
+        let (tenant, rate) = (&configuration.tenants[number], rates[number]);
+        TenantReport {
+            name: tenant.name.clone(),
+            guest: tenant.guest.as_ref().map_or_else(
+                || "standard".to_owned(),
+                |path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            ),
+            pace: match (tenant.pace, rate) {
+                (Pace::Closed { concurrency }, _) => format!("closed loop, {concurrency} at a time"),
+                (Pace::Open { arrivals, .. }, rate) => {
+                    format!("open loop, {:.2} requests/s, {arrivals:?} arrivals", rate.unwrap_or(0.0)).to_lowercase()
+                }
+            },
+            rate_per_s: rate,
+            load: measure::load(&pools[number].1),
+        }
     };
-    configuration.tenants.iter().zip(pools).zip(rates).map(of).collect()
+    (0..configuration.tenants.len()).map(of).collect()
 }
 
 /// The repeat of median time; the faster of the two middle ones where their number is even.

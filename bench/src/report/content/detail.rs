@@ -5,8 +5,10 @@ use super::super::schema::{ConfigurationReport, Repeat, Report};
 use super::{dash_or, number, plots, spread};
 use crate::stats::Summary;
 
+type SummaryRow = (&'static str, fn(&Summary) -> f64);
+
 /// Rows of a table over a summary.
-const ROWS: [(&str, fn(&Summary) -> f64); 10] = [
+const ROWS: [SummaryRow; 10] = [
     ("Average", |summary| summary.avg),
     ("Min", |summary| summary.min),
     ("Max", |summary| summary.max),
