@@ -24,8 +24,6 @@ pub struct RawRepeat<'a> {
     pub cores: usize,
     /// A guest's instance alone; taken off the guest's time to tell its work.
     pub instance_start: Duration,
-    /// 10⁹ floating-point operations per second that the device can do at most.
-    pub ceiling_gflop_per_s: Option<f64>,
 }
 
 /// An answered request.
@@ -173,7 +171,7 @@ fn work(raw: &RawRepeat<'_>, answered: &[Answered<'_>], elapsed_s: f64) -> Work 
         tokens_per_s: tokens / elapsed_s,
         gflop_per_s,
         gflop_per_s_busy: busy_s.filter(|&busy| busy > 0.0).map(|busy| gflop / busy),
-        ceiling_percent: raw.ceiling_gflop_per_s.map(|ceiling| 100.0 * gflop_per_s / ceiling),
+        ceiling_percent: None,
         padding_waste_percent: 0.0,
         padded_waste_percent: if padded_tokens > 0.0 { 100.0 * (1.0 - tokens / padded_tokens) } else { 0.0 },
         batches,
@@ -224,7 +222,8 @@ fn series(raw: &RawRepeat<'_>, answered: &[Answered<'_>]) -> Vec<SeriesPoint> {
             device_memory_mb: now.gauge.device_memory_bytes.map(megabytes),
             device_utilization_percent: busy
                 .map(|(before, now)| (100.0 * now.saturating_sub(before).as_secs_f64() / width_s).min(100.0)),
-            cpu_percent: 100.0 * cpu / width_s / raw.cores.max(1) as f64,
+            // The system counts processor time in ticks of 10 ms, which may fall into the next interval.
+            cpu_percent: (100.0 * cpu / width_s / raw.cores.max(1) as f64).min(100.0),
             rss_mb: megabytes(now.rss_bytes),
             waiting_tokens: now.gauge.waiting_tokens,
             completed: completed.len() as u64,

@@ -35,7 +35,7 @@ pub struct Report {
     pub target: Target,
     /// Where the requests came from.
     pub load_source: String,
-    /// The processor's matrix multiplication, measured in this run; absent where another device computes.
+    /// The processor's matrix multiplication, measured before and after this run; absent where another device computes.
     pub ceiling: Option<Ceiling>,
     /// In the order of the scenario.
     pub configurations: Vec<ConfigurationReport>,
@@ -90,7 +90,7 @@ pub struct Ceiling {
     pub k: usize,
     /// Columns of the right matrix.
     pub n: usize,
-    /// 10⁹ floating-point operations per second, over the measured runs.
+    /// 10⁹ floating-point operations per second, over the measured runs; the largest is the ceiling.
     pub gflop_per_s: Summary,
 }
 
@@ -257,7 +257,7 @@ pub struct Work {
     pub gflop_per_s: f64,
     /// The same while a batch was on the device.
     pub gflop_per_s_busy: Option<f64>,
-    /// The former in percent of the ceiling.
+    /// `gflop_per_s` in percent of the ceiling.
     pub ceiling_percent: Option<f64>,
     /// Padding that was computed, in percent: 0 where rows are packed.
     pub padding_waste_percent: f64,
@@ -349,6 +349,24 @@ pub struct Samples {
     pub service_ms: Vec<f64>,
     /// Its pairs.
     pub pairs: Vec<u64>,
+}
+
+impl Ceiling {
+    /// Whether something else kept the processor while this was measured: the median is far below the best.
+    #[must_use]
+    pub fn was_disturbed(&self) -> bool {
+        self.gflop_per_s.p50 < 0.8 * self.gflop_per_s.max
+    }
+}
+
+impl Report {
+    /// Tells each repeat its share of the ceiling.
+    pub fn set_ceiling(&mut self, ceiling: Ceiling) {
+        for repeat in self.configurations.iter_mut().flat_map(|configuration| &mut configuration.repeats) {
+            repeat.work.ceiling_percent = Some(100.0 * repeat.work.gflop_per_s / ceiling.gflop_per_s.max);
+        }
+        self.ceiling = Some(ceiling);
+    }
 }
 
 impl ConfigurationReport {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::Driver;
 use crate::load::{LoadSource, Pool};
+use crate::machine::measure_ceiling;
 use crate::progress::Progress;
 use crate::report::measure::{self, RawRepeat, ms};
 use crate::report::schema::{
@@ -65,10 +66,11 @@ pub async fn run(scenario: &Scenario, options: &RunOptions, stop: &CancellationT
     };
     let machine = Machine::detect();
     let host = Host::open(&options.target, scenario)?;
-    let ceiling = if host.computes_on_this_processor() { Some(crate::machine::measure_ceiling()?) } else { None };
+    let on_processor = host.computes_on_this_processor();
+    let before = if on_processor { measure_ceiling()? } else { Vec::new() };
     let timestamp = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     let mut runner =
-        Runner { scenario, options, source: &source, host, machine: &machine, ceiling, stop, capacities: Vec::new() };
+        Runner { scenario, options, source: &source, host, machine: &machine, stop, capacities: Vec::new() };
     let mut configurations = Vec::new();
     for configuration in scenario.configurations()? {
         if stop.is_cancelled() {
@@ -77,7 +79,7 @@ pub async fn run(scenario: &Scenario, options: &RunOptions, stop: &CancellationT
         configurations.push(runner.configuration(&configuration).await?);
     }
     let target = runner.host.describe();
-    Ok(Report {
+    let mut report = Report {
         schema: SCHEMA.to_owned(),
         schema_version: SCHEMA_VERSION,
         scenario: scenario.name.clone(),
@@ -87,9 +89,13 @@ pub async fn run(scenario: &Scenario, options: &RunOptions, stop: &CancellationT
         machine,
         target,
         load_source: source.describe(),
-        ceiling,
+        ceiling: None,
         configurations,
-    })
+    };
+    if on_processor {
+        report.set_ceiling(Ceiling::of([before, measure_ceiling()?].concat()));
+    }
+    Ok(report)
 }
 
 struct Runner<'a> {
@@ -98,7 +104,6 @@ struct Runner<'a> {
     source: &'a LoadSource,
     host: Host,
     machine: &'a Machine,
-    ceiling: Option<Ceiling>,
     stop: &'a CancellationToken,
     /// Requests per second that a closed loop reaches, by batch.
     capacities: Vec<(Option<u32>, f64)>,
@@ -212,7 +217,6 @@ impl Runner<'_> {
             tenants: pools,
             cores: self.machine.cores,
             instance_start: Duration::from_secs_f64(instance_start_ms.p50 / 1e3),
-            ceiling_gflop_per_s: self.ceiling.map(|ceiling| ceiling.gflop_per_s.p50),
         })
     }
 

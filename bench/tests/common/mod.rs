@@ -114,7 +114,6 @@ pub(crate) fn figures(drive: &Drive, pairs: usize) -> Repeat {
         tenants: &[("default".to_owned(), pool(4, pairs))],
         cores: 2,
         instance_start: Duration::ZERO,
-        ceiling_gflop_per_s: Some(100.0),
     })
 }
 

@@ -145,7 +145,7 @@ fn work(report: &Report, configuration: &ConfigurationReport, repeat: &Repeat) -
     row("Useful GFLOP/s", format!("{:.2}", work.gflop_per_s), flops);
     row("Useful GFLOP/s while the device is busy", dash_or(work.gflop_per_s_busy.map(number)), none());
     let share = work.ceiling_percent.map(|share| format!("{share:.1} %"));
-    let ceiling = report.ceiling.map(|ceiling| format!(" of {:.1} GFLOP/s", ceiling.gflop_per_s.p50));
+    let ceiling = report.ceiling.map(|ceiling| format!(" of {:.1} GFLOP/s", ceiling.gflop_per_s.max));
     row("Share of the ceiling", dash_or(share) + &ceiling.unwrap_or_default(), none());
     row("Padding waste", format!("{:.1} %", work.padding_waste_percent), none());
     row("Padded batching would waste", format!("{:.1} % of its tokens", work.padded_waste_percent), none());

@@ -14,6 +14,10 @@ pub(super) fn blocks(report: &Report) -> Vec<Block> {
     if report.interrupted {
         blocks.push(Block::Paragraph("The run was stopped before its end: this is what there is.".to_owned()));
     }
+    if report.ceiling.is_some_and(|ceiling| ceiling.was_disturbed()) {
+        let warning = "Something else was running: the processor's own speed varied by a fifth and more. Do not compare these figures.";
+        blocks.push(Block::Paragraph(warning.to_owned()));
+    }
     blocks.push(Block::Heading(2, "Results Summary".to_owned()));
     blocks.push(Block::Table(results(report)));
     blocks.extend(plots::sweep(report));
@@ -39,7 +43,7 @@ const NOTES: [&str; 7] = [
     "Throughput, Value: the average is all pairs over the whole time; the other rows are each request's pairs over its latency, as in the baseline's report. With several requests in work at once the device is shared and these lie below the average. Per second: pairs completed in each whole second.",
     "Tokenization is the guest's whole time (instance, tokenising, ranking, copies) less the median start of an instance, which requests without documents show. Queue wait and inference are the host's own clocks.",
     "Padding waste is what the device computes for nothing: 0, because rows are packed end to end. Padded batching would waste what the column beside it says, if each request were one batch padded to its longest row, as the baseline did it.",
-    "Useful FLOPs follow from the rows' lengths by formula, padding excluded and the last layer pruned to what the head reads. The ceiling is candle's matrix multiplication on all cores, measured before the run; attention, layer norms and activations are not in it.",
+    "Useful FLOPs follow from the rows' lengths by formula, padding excluded and the last layer pruned to what the head reads. The ceiling is candle's matrix multiplication on all cores, best of the runs before and after; attention, layer norms and activations are not in it.",
     "Device utilization is the share of time with a batch on the device. CPU usage is the process's share of all cores, this program's own work included. Memory is in 10⁶ bytes.",
 ];
 
@@ -74,8 +78,11 @@ fn spread(configuration: &ConfigurationReport, figure: impl Fn(&Repeat) -> f64) 
 
 fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let target = &report.target;
-    let pairs = report.configurations.first().and_then(|configuration| configuration.tenants.first());
-    let load = pairs.map_or_else(String::new, |tenant| {
+    // Of one load this can be said at the top; where several differ, each configuration tells its own.
+    let mut tenants = report.configurations.iter().flat_map(|configuration| &configuration.tenants);
+    let first = tenants.next();
+    let only = first.filter(|first| tenants.all(|other| other.load.tokens == first.load.tokens));
+    let load = only.map_or_else(String::new, |tenant| {
         let load = &tenant.load;
         format!(
             ": {} requests, {} pairs, {} tokens, {:.1} a row (least {:.0}, most {:.0}); padding to the longest row of each request would waste {:.1} %",
@@ -171,8 +178,8 @@ fn machine(report: &Report) -> Table {
         row(
             "Ceiling",
             format!(
-                "{:.1} GFLOP/s f32 matrix multiplication, {shape} ({:.1} to {:.1})",
-                speed.p50, speed.min, speed.max
+                "{:.1} GFLOP/s f32 matrix multiplication, {shape}, best of {} (median {:.1}, least {:.1})",
+                speed.max, speed.count, speed.p50, speed.min
             ),
         );
     }
