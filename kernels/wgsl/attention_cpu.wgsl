@@ -41,7 +41,8 @@ var<immediate> sizes: Sizes;
 
 override THREADS: u32 = 8u;
 
-const KEYS: u32 = 8u;
+/// Keys that share one move of the maximum: what Mesa still unrolls.
+const KEYS: u32 = 32u / RUN;
 const KEY_RUNS: u32 = HEAD_DIM / RUN;
 const VALUE_RUNS: u32 = OUTPUT_DIM / RUN;
 const SPLITS: u32 = HEAD_DIM / OUTPUT_DIM;
@@ -80,13 +81,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             sums[c] *= rescale;
         }
         for (var j = 0u; j < KEYS; j++) {
-            let weight = exp2(scores[j] - maximum);
-            total += weight;
-            let key = tile.key_start + min(first + j, tile.keys - 1u);
-            for (var c = 0u; c < VALUE_RUNS; c++) {
+            scores[j] = exp2(scores[j] - maximum);
+            total += scores[j];
+        }
+        // Column by column: a sum takes all keys before it goes back to memory.
+        for (var c = 0u; c < VALUE_RUNS; c++) {
+            for (var j = 0u; j < KEYS; j++) {
+                let key = tile.key_start + min(first + j, tile.keys - 1u);
                 let value = kv[key * sizes.kv_stride + value_index + c];
                 for (var part = 0u; part < RUN4; part++) {
-                    sums[c * RUN4 + part] += weight * run_part(value, part);
+                    sums[c * RUN4 + part] += scores[j] * run_part(value, part);
                 }
             }
         }

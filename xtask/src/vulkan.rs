@@ -11,7 +11,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+
+use crate::wasm_std::debian_mirrors;
 
 /// The Debian release whose drivers are unpacked.
 const RELEASE: &str = "trixie";
@@ -85,7 +87,8 @@ impl VulkanRoot {
 
     fn unpack_release(&self) -> Result<()> {
         let base = self.system();
-        let mirror = mirror()?;
+        // Any of them has every release: the list is never empty.
+        let mirror = debian_mirrors()?.swap_remove(0);
         if !base.join(".base").exists() {
             if run(Command::new("debootstrap").arg("--version")).is_err() {
                 run(Command::new("apt-get").args(["update", "-q"]))?;
@@ -243,24 +246,6 @@ fn package(folder: &Path, prefix: &str) -> Result<PathBuf> {
         .map(|entry| entry.path())
         .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
         .with_context(|| format!("no package {prefix}* was downloaded"))
-}
-
-/// The mirror that apt is configured with.
-fn mirror() -> Result<String> {
-    let mut files: Vec<PathBuf> = vec!["/etc/apt/sources.list".into()];
-    if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
-        files.extend(entries.flatten().map(|entry| entry.path()));
-    }
-    for file in files {
-        for line in fs::read_to_string(file).unwrap_or_default().lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            match words[..] {
-                ["URIs:", uri, ..] | ["deb", uri, ..] if uri.contains("://") => return Ok(uri.to_owned()),
-                _ => {}
-            }
-        }
-    }
-    bail!("apt has no mirror configured: is this Debian?")
 }
 
 fn run(command: &mut Command) -> Result<String> {

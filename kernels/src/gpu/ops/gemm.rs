@@ -13,8 +13,6 @@ use crate::gpu::shader::{self, Shader};
 
 /// Rows that one workgroup of the cooperative kernel computes.
 pub const COOPERATIVE_ROWS: usize = 64;
-/// Rows that one lane of the software kernel computes.
-const SOFTWARE_ROWS: usize = 8;
 /// Columns that one workgroup of the cooperative kernel computes.
 const COOPERATIVE_COLUMNS: usize = 64;
 
@@ -44,7 +42,7 @@ pub enum GemmVariant {
         /// The adapter's subgroup size.
         subgroup: u32,
     },
-    /// For software adapters: 8 rows × 4 columns to a lane, no workgroup memory.
+    /// For software adapters: 16 rows × 4 columns to a lane, no workgroup memory.
     Software {
         /// Lanes in a workgroup.
         threads: u32,
@@ -161,8 +159,7 @@ impl GemmVariant {
     #[must_use]
     pub fn rows(self) -> usize {
         match self {
-            Self::Tile { .. } => TILE_ROWS,
-            Self::Software { .. } => SOFTWARE_ROWS,
+            Self::Tile { .. } | Self::Software { .. } => TILE_ROWS,
             Self::Cooperative { .. } => COOPERATIVE_ROWS,
         }
     }
