@@ -26,8 +26,15 @@ use crate::pairs;
 const DEFAULT_SLICE: usize = 128;
 
 /// Every peer, in the order of the table.
-const PEERS: [&str; 6] =
-    ["torch-compile", "torch-eager", "sentence-transformers", "onnxruntime", "openvino", "onnxruntime-int8"];
+const PEERS: [&str; 7] = [
+    "torch-compile",
+    "torch-eager",
+    "sentence-transformers",
+    "onnxruntime",
+    "openvino",
+    "onnxruntime-int8",
+    "onnxruntime-int8-per-channel",
+];
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
