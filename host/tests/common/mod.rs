@@ -1,5 +1,10 @@
 //! What the tests of the command share: the program, a data directory, and a model small enough to make on the spot.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses its share, and a test may panic")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test file uses its share, and a test may panic"
+)]
 
 pub mod tiny;
 
