@@ -135,6 +135,9 @@ PEERS = {
     "sentence-transformers": sentence_transformers_peer,
     "onnxruntime": lambda model, threads: onnxruntime_peer(model, threads, "model.onnx"),
     "onnxruntime-int8": lambda model, threads: onnxruntime_peer(model, threads, "model.int8.onnx"),
+    "onnxruntime-int8-per-channel": lambda model, threads: onnxruntime_peer(
+        model, threads, "model.int8-per-channel.onnx"
+    ),
     "openvino": openvino_peer,
 }
 

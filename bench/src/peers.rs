@@ -26,8 +26,15 @@ use crate::pairs;
 const DEFAULT_SLICE: usize = 128;
 
 /// Every peer, in the order of the table.
-const PEERS: [&str; 6] =
-    ["torch-compile", "torch-eager", "sentence-transformers", "onnxruntime", "openvino", "onnxruntime-int8"];
+const PEERS: [&str; 7] = [
+    "torch-compile",
+    "torch-eager",
+    "sentence-transformers",
+    "onnxruntime",
+    "openvino",
+    "onnxruntime-int8",
+    "onnxruntime-int8-per-channel",
+];
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
@@ -121,7 +128,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&lines)?);
     } else {
-        print(&lines, pairs.len(), args.threads);
+        print(&lines, pairs.len(), args.slice, args.threads);
     }
     Ok(())
 }
@@ -172,11 +179,12 @@ impl Contestant for Ours {
         let (mut outputs, mut elapsed) = (Vec::new(), Duration::ZERO);
         let mut batch = PackedBatch::default();
         for row in slice {
-            batch.push(self.rows.row(row))?;
-            if batch.rows() == 32 {
+            let row = self.rows.row(row);
+            if batch.tokens() + row.ids.len() > self.engine.max_batch_tokens() {
                 elapsed += self.engine.run(&batch, &mut outputs)?.elapsed;
                 batch.clear();
             }
+            batch.push(row)?;
         }
         elapsed += self.engine.run(&batch, &mut outputs)?.elapsed;
         Ok(Turn { seconds: elapsed.as_secs_f64(), scores: outputs.into_iter().map(f64::from).collect() })
@@ -275,21 +283,24 @@ fn score_error(scores: &[f64], expected: &[f64]) -> anyhow::Result<[f64; 2]> {
     Ok([differences().fold(0.0, f64::max), (square / scores.len().max(1) as f64).sqrt()])
 }
 
-fn print(lines: &[Line], pairs: usize, threads: NonZeroUsize) {
-    println!("{pairs} pairs, {threads} threads; median (least to most) over slices\n");
+fn print(lines: &[Line], pairs: usize, slice: usize, threads: NonZeroUsize) {
+    println!("{pairs} pairs in turns of {slice}, {threads} threads; median (least to most) over slices\n");
     println!(
-        "| | pairs/s | assay f32 is faster by | largest score error | rms | load s | first batch s | peak RSS MiB |"
+        "| | pairs/s | ms a turn | assay f32 is faster by | largest score error | rms | load s | first batch s | peak RSS MiB |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for line in lines {
         let [rate, slowest, fastest] = line.pairs_per_s;
         let [ratio, least, most] = line.assay_f32_is_faster_by;
         let [largest, rms] = line.score_error;
         let rss = line.peak_rss_bytes.map_or("".to_owned(), |bytes| (bytes >> 20).to_string());
         println!(
-            "| {} | {rate:.1} ({slowest:.1} to {fastest:.1}) | {ratio:.2} ({least:.2} to {most:.2}) | {largest:.1e} | \
+            "| {} | {rate:.1} ({slowest:.1} to {fastest:.1}) | {:.1} | {ratio:.2} ({least:.2} to {most:.2}) | {largest:.1e} | \
              {rms:.1e} | {:.2} | {:.2} | {rss} |",
-            line.name, line.load_s, line.first_batch_s
+            line.name,
+            slice as f64 / rate * 1e3,
+            line.load_s,
+            line.first_batch_s
         );
     }
 }

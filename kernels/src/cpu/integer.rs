@@ -18,6 +18,9 @@ use super::matrix::{Matrix, MatrixMut};
 use super::pack::K_BLOCK;
 use super::simd::{Isa, Kernel, PANEL_VECTORS, Simd, math};
 
+/// Columns of a panel on the widest instruction set.
+const MAX_PANEL: usize = 32;
+
 /// A quantised weight as it is stored.
 pub(super) trait Weight: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Largest weight.
@@ -28,11 +31,9 @@ pub(super) trait Weight: Copy + std::fmt::Debug + Send + Sync + 'static {
 
     fn round(value: f32) -> Self;
 
-    /// Two weights a lane, as i16.
-    ///
-    /// # Safety
-    /// `from` is valid for reading two weights a lane.
-    unsafe fn load_pairs<S: Simd>(s: S, from: *const Self) -> S::I32;
+    /// A panel as i16: itself, or widened into `buffer`. A panel is widened once and passes every strip of the left
+    /// matrix, so that the innermost loop is the same for both widths.
+    fn widen<'a, S: Simd>(s: S, panel: &'a [Self], buffer: &'a mut [i16]) -> &'a [i16];
 }
 
 impl Weight for i8 {
@@ -44,9 +45,13 @@ impl Weight for i8 {
     }
 
     #[inline(always)]
-    unsafe fn load_pairs<S: Simd>(s: S, from: *const Self) -> S::I32 {
-        // SAFETY: the caller's promise.
-        unsafe { s.load_i8_pairs(from) }
+    fn widen<'a, S: Simd>(s: S, panel: &'a [Self], buffer: &'a mut [i16]) -> &'a [i16] {
+        let buffer = &mut buffer[..panel.len()];
+        for (from, to) in panel.chunks_exact(2 * S::LANES).zip(buffer.chunks_exact_mut(2 * S::LANES)) {
+            // SAFETY: both are two numbers a lane, by chunks_exact.
+            unsafe { s.store_pairs(to.as_mut_ptr(), s.load_i8_pairs(from.as_ptr())) };
+        }
+        buffer
     }
 }
 
@@ -61,9 +66,8 @@ impl Weight for i16 {
     }
 
     #[inline(always)]
-    unsafe fn load_pairs<S: Simd>(s: S, from: *const Self) -> S::I32 {
-        // SAFETY: the caller's promise.
-        unsafe { s.load_i16_pairs(from) }
+    fn widen<'a, S: Simd>(_s: S, panel: &'a [Self], _buffer: &'a mut [i16]) -> &'a [i16] {
+        panel
     }
 }
 
@@ -243,7 +247,9 @@ impl<W: Weight> Kernel for IntegerGemm<'_, W> {
         }
         // What the tiles below rely on.
         assert!(a.values.len() >= (rows - 1) * K_BLOCK + 2 * pairs, "left matrix too short");
+        let mut buffer = [0i16; K_BLOCK * MAX_PANEL];
         for (panel, b) in b.chunks_exact(panel_len).enumerate() {
+            let b = W::widen(s, b, &mut buffer);
             let column = panel * S::PANEL;
             let columns = Columns { column, scales: &scales[column..column + S::PANEL], init, finish };
             for row in (0..rows).step_by(S::TILE_ROWS) {
@@ -274,13 +280,13 @@ impl<W: Weight> Kernel for IntegerGemm<'_, W> {
 
 /// A few rows by one panel.
 #[derive(Clone, Copy)]
-struct Tile<W> {
+struct Tile {
     pairs: usize,
     a: *const i16,
-    b: *const W,
+    b: *const i16,
 }
 
-impl<W: Weight> Tile<W> {
+impl Tile {
     /// # Safety
     /// `a` is valid for `R` rows of `pairs` pairs, `K_BLOCK` apart; `b` for `pairs · PANEL` pairs.
     #[inline(always)]
@@ -289,21 +295,34 @@ impl<W: Weight> Tile<W> {
         if R > S::TILE_ROWS {
             return sums;
         }
-        for pair in 0..self.pairs {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let b: [S::I32; PANEL_VECTORS] = std::array::from_fn(|vector| {
-                    W::load_pairs(s, self.b.add(2 * (pair * S::PANEL + vector * S::LANES)))
-                });
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let a = s.splat_pair(self.a.add(row * K_BLOCK + 2 * pair));
-                    for vector in 0..PANEL_VECTORS {
-                        sums[vector] = s.dot_pairs(a, b[vector], sums[vector]);
-                    }
-                }
+        // SAFETY: the caller's promise covers every pair below `pairs`.
+        unsafe {
+            for pair in (0..self.pairs - self.pairs % 2).step_by(2) {
+                self.multiply_add::<S, R>(s, &mut sums, pair);
+                self.multiply_add::<S, R>(s, &mut sums, pair + 1);
+            }
+            if !self.pairs.is_multiple_of(2) {
+                self.multiply_add::<S, R>(s, &mut sums, self.pairs - 1);
             }
         }
         sums
+    }
+
+    /// # Safety
+    /// As [`rows`](Self::rows); `pair` is below `pairs`.
+    #[inline(always)]
+    unsafe fn multiply_add<S: Simd, const R: usize>(self, s: S, sums: &mut [[S::I32; PANEL_VECTORS]; R], pair: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let b: [S::I32; PANEL_VECTORS] =
+                std::array::from_fn(|vector| s.load_i16_pairs(self.b.add(2 * (pair * S::PANEL + vector * S::LANES))));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let a = s.splat_pair(self.a.add(row * K_BLOCK + 2 * pair));
+                for vector in 0..PANEL_VECTORS {
+                    sums[vector] = s.dot_pairs(a, b[vector], sums[vector]);
+                }
+            }
+        }
     }
 }
 

@@ -144,6 +144,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut i16, a: __m256i) {
+        unsafe { _mm256_storeu_si256(to.cast(), a) }
+    }
+
+    #[inline(always)]
     unsafe fn store_i16(self, to: *mut i16, a: __m256) {
         unsafe {
             let wide = _mm256_cvtps_epi32(a);

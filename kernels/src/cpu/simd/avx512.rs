@@ -139,6 +139,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut i16, a: __m512i) {
+        unsafe { _mm512_storeu_si512(to.cast(), a) }
+    }
+
+    #[inline(always)]
     unsafe fn store_i16(self, to: *mut i16, a: __m512) {
         unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a))) }
     }

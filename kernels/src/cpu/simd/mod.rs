@@ -108,6 +108,10 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// `from` is valid for reading two i16 a lane; no alignment is asked.
     unsafe fn load_i16_pairs(self, from: *const i16) -> Self::I32;
 
+    /// # Safety
+    /// `to` is valid for writing two i16 a lane; no alignment is asked.
+    unsafe fn store_pairs(self, to: *mut i16, a: Self::I32);
+
     /// Writes numbers rounded to i16; they are within its range.
     ///
     /// # Safety

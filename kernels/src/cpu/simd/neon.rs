@@ -140,6 +140,11 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut i16, a: int32x4_t) {
+        unsafe { vst1q_s16(to, vreinterpretq_s16_s32(a)) }
+    }
+
+    #[inline(always)]
     unsafe fn store_i16(self, to: *mut i16, a: float32x4_t) {
         unsafe { vst1_s16(to, vqmovn_s32(vcvtnq_s32_f32(a))) }
     }

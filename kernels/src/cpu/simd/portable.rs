@@ -145,6 +145,13 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut i16, a: [i32; 4]) {
+        let values = a.map(|a| [a as i16, (a >> 16) as i16]);
+        // SAFETY: the caller's promise: two i16 for each of four lanes.
+        unsafe { to.cast::<[[i16; 2]; 4]>().write_unaligned(values) }
+    }
+
+    #[inline(always)]
     unsafe fn store_i16(self, to: *mut i16, a: Lanes) {
         let rounded = self.round(a).map(|a| a as i16);
         // SAFETY: the caller's promise.
