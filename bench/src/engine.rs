@@ -37,6 +37,8 @@ enum EngineKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PrecisionName {
     F32,
+    Int8,
+    Int16,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -114,6 +116,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let weights = checkpoint::load(&args.model, args.adapter.as_deref())?;
     let precision = match args.precision {
         PrecisionName::F32 => Precision::F32,
+        PrecisionName::Int8 => Precision::Int8,
+        PrecisionName::Int16 => Precision::Int16,
     };
     let options = CpuOptions { threads: args.threads, precision, ..CpuOptions::default() };
     let mut engine = CpuEngine::new(weights, options)?;

@@ -1,12 +1,19 @@
 //! `assay-bench`: measures, and compares with what it measured.
 
+mod cmd;
 mod engine;
 mod pairs;
+mod peers;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// Drives guests through the host as production does, and reports what it measured.
+///
+/// Exit codes: 0 done, 1 `compare` found a regression, 2 anything else that failed.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(name = "assay-bench", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -14,12 +21,34 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measures an engine against the matrix product that it could at best be.
+    /// Run a scenario and write report.md, report.json and report.html
+    Run(cmd::run::Args),
+    /// List the built-in scenarios
+    Scenarios,
+    /// What changed between two reports; exit code 1 for a regression
+    Compare(cmd::compare::Args),
+    /// A folder of reports as one table
+    History(cmd::history::Args),
+    /// What each layer adds to a request: scheduler, tokenising, sandbox, HTTP
+    Overhead(cmd::overhead::Args),
+    /// Measures an engine against the matrix product that it could at best be
     Engine(engine::Args),
+    /// Measures the CPU engine beside Python's ways to run the same model
+    Peers(peers::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Engine(args) => engine::run(&args),
-    }
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => cmd::run::run(args),
+        Command::Scenarios => cmd::scenarios::run(),
+        Command::Compare(args) => cmd::compare::run(&args),
+        Command::History(args) => cmd::history::run(&args),
+        Command::Overhead(args) => cmd::overhead::run(args),
+        Command::Engine(args) => engine::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Peers(args) => peers::run(&args).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
 }

@@ -181,14 +181,14 @@ async fn a_caller_that_goes_away_gives_its_room_back_at_once() {
     assert_eq!(submitted.recv(), Ok(8));
     // Nearly all that may wait; admitted when the task has run far enough for its tokens to show.
     let gone = score(&scheduler, &[9; 124], None);
-    while scheduler.queued_tokens("") == 0 {
+    while scheduler.waiting_tokens_of("") == 0 {
         tokio::task::yield_now().await;
     }
     let refused = score(&scheduler, &[2, 3], None).await.unwrap();
     assert!(matches!(refused, Err(ScoreError::Overloaded { .. })), "{refused:?}");
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
-    assert_eq!(scheduler.queued_tokens(""), 0);
+    assert_eq!(scheduler.waiting_tokens_of(""), 0);
     let second = score(&scheduler, &[2, 3], None);
     drop(plans);
     assert_eq!(first.await.unwrap(), Ok(vec![1.0]));
@@ -202,7 +202,7 @@ async fn rows_past_their_deadline_are_not_computed() {
     let first = score(&scheduler, &[1], None);
     assert_eq!(submitted.recv(), Ok(8));
     let late = score(&scheduler, &[2], Some(Instant::now() - Duration::from_millis(1)));
-    while scheduler.queued_tokens("") == 0 {
+    while scheduler.waiting_tokens_of("") == 0 {
         tokio::task::yield_now().await;
     }
     drop(plans);

@@ -209,3 +209,83 @@ impl RawConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small cross-encoder's configuration with some fields replaced.
+    fn config(changes: &serde_json::Value) -> Result<BertConfig, ConfigError> {
+        let mut json = serde_json::json!({
+            "architectures": ["BertForSequenceClassification"], "model_type": "bert", "vocab_size": 100,
+            "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 100,
+            "max_position_embeddings": 64,
+        });
+        for (field, value) in changes.as_object().unwrap() {
+            json[field] = value.clone();
+        }
+        BertConfig::from_json(json.to_string().as_bytes())
+    }
+
+    #[test]
+    fn what_a_file_leaves_out_has_berts_defaults() {
+        let config = config(&serde_json::json!({})).unwrap();
+        assert_eq!((config.type_vocab_size, config.layer_norm_eps, config.outputs), (2, 1e-12, 2));
+        assert_eq!((config.task, config.head_dim()), (Task::CrossEncoder, 16));
+    }
+
+    #[test]
+    fn labels_are_counted() {
+        let one = serde_json::json!({ "id2label": { "0": "LABEL_0" } });
+        assert_eq!(config(&one).unwrap().outputs, 1);
+        assert_eq!(config(&serde_json::json!({ "num_labels": 5 })).unwrap().outputs, 5);
+    }
+
+    #[test]
+    fn a_bare_encoder_is_an_embedding_model() {
+        let config = config(&serde_json::json!({ "architectures": ["BertModel"] })).unwrap();
+        assert_eq!((config.task, config.outputs), (Task::Embedding, 48));
+    }
+
+    #[test]
+    fn other_architectures_are_refused_by_name() {
+        for name in ["DistilBertForSequenceClassification", "XLMRobertaForSequenceClassification", "ModernBertModel"] {
+            // Their files lack fields of BERT's: the name must come first.
+            let json = serde_json::json!({ "architectures": [name], "dim": 32 }).to_string();
+            let error = BertConfig::from_json(json.as_bytes()).unwrap_err();
+            assert!(matches!(&error, ConfigError::Architecture { architecture } if architecture == name), "{error}");
+        }
+        let error = BertConfig::from_json(b"{}").unwrap_err();
+        assert!(error.to_string().contains("(none named)"), "{error}");
+    }
+
+    #[test]
+    fn values_that_would_be_computed_wrongly_are_refused_with_what_would_do() {
+        let cases = [
+            (serde_json::json!({ "hidden_act": "gelu_new" }), "hidden_act is gelu_new"),
+            (serde_json::json!({ "hidden_act": "relu" }), "hidden_act is relu"),
+            (serde_json::json!({ "position_embedding_type": "relative_key" }), "supported is absolute"),
+            (serde_json::json!({ "is_decoder": true }), "is_decoder is true"),
+            (serde_json::json!({ "model_type": "roberta" }), "model_type is roberta"),
+            (serde_json::json!({ "num_attention_heads": 5 }), "a multiple of num_attention_heads"),
+            (serde_json::json!({ "num_attention_heads": 0 }), "num_attention_heads is 0"),
+            (serde_json::json!({ "hidden_size": 2_000_000 }), "hidden_size is 2000000"),
+            (serde_json::json!({ "num_hidden_layers": 0 }), "num_hidden_layers is 0"),
+            (serde_json::json!({ "type_vocab_size": 3 }), "type_vocab_size is 3"),
+            (serde_json::json!({ "layer_norm_eps": 0.0 }), "layer_norm_eps is 0"),
+            (serde_json::json!({ "vocab_size": -1 }), "cannot be read"),
+            (serde_json::json!({ "id2label": {} }), "number of labels is 0"),
+        ];
+        for (changes, expected) in cases {
+            let message = config(&changes).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused() {
+        for bytes in [&b""[..], b"[1", b"null", b"\xff\xfe"] {
+            assert!(BertConfig::from_json(bytes).is_err(), "{bytes:?}");
+        }
+    }
+}

@@ -15,6 +15,8 @@ pub mod config;
 pub mod cpu;
 pub mod engine;
 pub mod flops;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod reference;
 pub mod weights;
 

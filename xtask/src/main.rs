@@ -1,8 +1,11 @@
 //! Set-up and chores. `cargo xtask demo` and `cargo xtask test` each need nothing beforehand but the Rust toolchain, a
 //! C compiler, Python and the system's package manager; what they fetch and build stays below `target/`.
 
+mod gpu_compile;
+mod gpu_report;
 mod guest;
 mod step;
+mod vulkan;
 mod wasm_std;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +26,36 @@ enum Task {
     Test,
     /// Build the guests and the programs `assay` and `assay-bench`
     Build,
+    /// Set up Vulkan drivers for development in target/vulkan
+    VulkanRoot {
+        /// Add a second software adapter
+        #[arg(long)]
+        swiftshader: bool,
+    },
+    /// Run the GPU tests, on lavapipe in target/vulkan where this machine has no driver
+    GpuTest {
+        /// Passed to the test binaries
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// What Apple's and AMD's compilers make of every kernel
+    GpuReport {
+        /// Write the figures to docs/kernels.md and to the baseline
+        #[arg(long, conflicts_with = "check")]
+        write: bool,
+        /// Fail where a kernel fell behind the baseline
+        #[arg(long)]
+        check: bool,
+    },
+    /// Compile one shader with the Vulkan driver at hand (used by gpu-report)
+    #[command(hide = true)]
+    GpuCompile {
+        /// The shader
+        file: PathBuf,
+        /// An override constant, as NAME=VALUE
+        #[arg(long = "set", value_parser = gpu_compile::constant)]
+        constants: Vec<(String, f64)>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -31,6 +64,17 @@ fn main() -> Result<()> {
         Task::Demo => demo(&root),
         Task::Test => test(&root),
         Task::Build => build(&root),
+        Task::VulkanRoot { swiftshader } => vulkan::run_set_up(&root, swiftshader),
+        Task::GpuTest { arguments } => vulkan::run_tests(&root, &arguments),
+        Task::GpuReport { write, check } => gpu_report::run(
+            &root,
+            match (write, check) {
+                (true, _) => gpu_report::Mode::Write,
+                (_, true) => gpu_report::Mode::Check,
+                _ => gpu_report::Mode::Print,
+            },
+        ),
+        Task::GpuCompile { file, constants } => gpu_compile::run(&file, &constants),
     }
 }
 
@@ -71,14 +115,17 @@ fn model(root: &Path) -> Result<()> {
     run(assay(root, &data_dir(root)).args(["model", "pull"]))
 }
 
-/// Brings in the model that the tests compare with known scores, unless it is here.
-fn test_model(root: &Path) -> Result<()> {
+/// Brings in the model that the tests compare with known scores, unless it is here, and says where it lies.
+fn test_model(root: &Path) -> Result<PathBuf> {
     let data_dir = root.join("target/test-data");
-    if data_dir.join("models/assay--minilm-l6-debian/current").is_file() {
-        return Ok(());
+    let revisions = data_dir.join("models/assay--minilm-l6-debian");
+    let current = revisions.join("current");
+    if !current.is_file() {
+        say("fetching the model that the tests use");
+        run(assay(root, &data_dir).args(["model", "pull", "--embedded"]))?;
     }
-    say("fetching the model that the tests use");
-    run(assay(root, &data_dir).args(["model", "pull", "--embedded"]))
+    let revision = std::fs::read_to_string(&current).with_context(|| format!("cannot read {}", current.display()))?;
+    Ok(revisions.join(revision.trim()))
 }
 
 fn demo(root: &Path) -> Result<()> {
@@ -122,11 +169,12 @@ fn test(root: &Path) -> Result<()> {
     };
     // The programs are built along with the tests: building them alone first would build some crates twice.
     run(workspace().arg("--no-run"))?;
-    test_model(root)?;
+    let minilm = test_model(root)?;
     say("testing the guests' logic natively");
-    run(cargo(&guest).args(["test", "--release", "--workspace"]).args(guest_target))?;
+    let mut guests = cargo(&guest);
+    run(guests.args(["test", "--release", "--workspace"]).args(guest_target).env("ASSAY_MINILM_DIR", &minilm))?;
     say("testing the workspace");
-    run(&mut workspace())?;
+    run(workspace().env("ASSAY_MINILM_DIR", &minilm))?;
     say("linting");
     let deny = ["--", "--deny", "warnings"];
     run(cargo(root).args(["clippy", "--release", "--workspace", "--all-targets"]).args(deny))?;

@@ -204,7 +204,7 @@ fn package_version<'madison>(offered: &'madison str, version: &str) -> Option<&'
 }
 
 /// The mirrors of the Debian archive that this machine's apt is configured with.
-fn debian_mirrors() -> Result<Vec<String>> {
+pub(crate) fn debian_mirrors() -> Result<Vec<String>> {
     let listed = output_of(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]))
         .context("apt is not there, or not configured")?;
     let mut mirrors: Vec<String> = listed

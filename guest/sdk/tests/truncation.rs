@@ -2,22 +2,18 @@
 
 mod common;
 
-use assay_guest::{Cut, PairError};
-use common::{bare_json, bert_json, encoder, our_row, reference, reference_row, roberta_json, text};
+use assay_guest::{Cut, PairError, Rows};
+use common::{Kinds, bare_json, bert_json, encoder, our_row, reference_row, text};
 use proptest::prelude::*;
-use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
-fn any_json(kind: u8) -> Vec<u8> {
-    match kind {
-        0 => bert_json(true),
-        1 => bert_json(false),
-        2 => roberta_json(),
-        _ => bare_json(),
-    }
-}
-
-fn truncating(max_length: usize, strategy: TruncationStrategy) -> TruncationParams {
-    TruncationParams { direction: TruncationDirection::Right, max_length, strategy, stride: 0 }
+/// The same tokenizer, but cutting.
+#[allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
+fn truncating(reference: &Tokenizer, max_length: usize, strategy: TruncationStrategy) -> Tokenizer {
+    let mut reference = reference.clone();
+    let params = TruncationParams { direction: TruncationDirection::Right, max_length, strategy, stride: 0 };
+    reference.with_truncation(Some(params)).unwrap();
+    reference
 }
 
 #[test]
@@ -69,37 +65,33 @@ fn a_row_counts_as_cut_even_where_tokenising_itself_stopped_short() {
     assert!(!our_row(&mut query, "a a a a  ").unwrap().1);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4000))]
-
-    #[test]
-    fn longest_first_cuts_as_in_tokenizers(
-        query in text(30), document in text(30), max_tokens in 4_usize..60, kind in 0..4_u8
-    ) {
-        let json = any_json(kind);
-        let mut reference = reference(&json);
-        let whole = reference_row(&reference, &query, &document).unwrap();
-        reference.with_truncation(Some(truncating(max_tokens, TruncationStrategy::LongestFirst))).unwrap();
-        let expected = reference_row(&reference, &query, &document).unwrap();
-        let encoder = encoder(&json);
+#[test]
+fn longest_first_cuts_as_in_tokenizers() {
+    let kinds = Kinds::new();
+    let inputs = (text(30), text(30), 4_usize..60, 0..Kinds::COUNT);
+    proptest!(ProptestConfig::with_cases(4000), |((query, document, max_tokens, kind) in inputs)| {
+        let (encoder, reference) = kinds.get(kind);
+        let whole = reference_row(reference, &query, &document).unwrap();
+        let cutting = truncating(reference, max_tokens, TruncationStrategy::LongestFirst);
+        let expected = reference_row(&cutting, &query, &document).unwrap();
         let mut paired = encoder.query(&query, max_tokens, Cut::LongestFirst).unwrap();
         let (row, was_cut) = our_row(&mut paired, &document).unwrap();
         prop_assert_eq!(was_cut, row != whole);
         prop_assert_eq!(row, expected);
-    }
+    });
+}
 
-    #[test]
-    fn document_only_cuts_as_in_tokenizers(
-        query in text(12), document in text(30), max_tokens in 5_usize..60, kind in 0..4_u8
-    ) {
-        let json = any_json(kind);
-        let mut reference = reference(&json);
-        let whole = reference_row(&reference, &query, &document).unwrap();
-        reference.with_truncation(Some(truncating(max_tokens, TruncationStrategy::OnlySecond))).unwrap();
-        let expected = reference_row(&reference, &query, &document);
-        let encoder = encoder(&json);
+#[test]
+fn document_only_cuts_as_in_tokenizers() {
+    let kinds = Kinds::new();
+    let inputs = (text(12), text(30), 5_usize..60, 0..Kinds::COUNT);
+    proptest!(ProptestConfig::with_cases(4000), |((query, document, max_tokens, kind) in inputs)| {
+        let (encoder, reference) = kinds.get(kind);
+        let whole = reference_row(reference, &query, &document).unwrap();
+        let cutting = truncating(reference, max_tokens, TruncationStrategy::OnlySecond);
+        let expected = reference_row(&cutting, &query, &document);
         let mut paired = encoder.query(&query, max_tokens, Cut::DocumentOnly).unwrap();
-        let mut rows = assay_guest::Rows::default();
+        let mut rows = Rows::default();
         match (paired.push_pair(&document, &mut rows), expected) {
             (Ok(was_cut), Ok(expected)) => {
                 prop_assert_eq!(was_cut, rows.ids != whole.ids);
@@ -108,5 +100,5 @@ proptest! {
             (Err(PairError::QueryTooLong { .. }), Err(_)) => prop_assert!(rows.is_empty()),
             (ours, expected) => prop_assert!(false, "{ours:?} where tokenizers gives {expected:?}"),
         }
-    }
+    });
 }

@@ -27,7 +27,7 @@ pub(super) fn request(request: Request) -> wit::Request {
 }
 
 /// Takes a guest's answer only if it makes sense for the request.
-pub(super) fn response(response: wit::Response, documents: usize, top_n: Option<u32>) -> Result<Response, GuestFault> {
+pub(super) fn response(response: &wit::Response, documents: usize, top_n: Option<u32>) -> Result<Response, GuestFault> {
     let bad = |message: String| Err(GuestFault::BadAnswer(message));
     let most = top_n.map_or(documents, |top_n| documents.min(top_n as usize));
     if response.hits.len() > most {

@@ -63,7 +63,7 @@ pub enum Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Hub { repository, commit } => write!(f, "hub {repository} at {:.12}", commit),
+            Self::Hub { repository, commit } => write!(f, "hub {repository} at {commit:.12}"),
             Self::Package { name, version } => write!(f, "package {name} {version}"),
             Self::Directory { path } => write!(f, "directory {path}"),
             Self::Embedded => f.write_str("embedded"),

@@ -179,7 +179,9 @@ impl ModelStore {
             // The same content is here already, or was: what counts is that it is whole now.
             std::fs::remove_dir_all(&place).map_err(ModelError::io(&place))?;
         }
-        std::fs::rename(staged.keep(), &place).map_err(ModelError::io(&place))?;
+        std::fs::rename(staged.path(), &place).map_err(ModelError::io(&place))?;
+        // What was staged is in its place: there is nothing left to clean up.
+        let _ = staged.keep();
         replace(&model_dir.join(CURRENT_FILE), directory)?;
         if self.default_name()?.is_none() {
             self.set_default(name)?;

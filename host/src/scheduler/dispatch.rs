@@ -74,9 +74,11 @@ impl Dispatch {
     }
 
     fn submit(&mut self, plan: BatchPlan) {
+        let now = Instant::now();
         if self.in_flight.is_empty() {
-            self.busy_since = Instant::now();
+            self.busy_since = now;
         }
+        self.shared.meter.submitted(now);
         // A bug in an engine must cost the batch that met it, not every request after it.
         let ticket = std::panic::catch_unwind(AssertUnwindSafe(|| self.engine.submit(&plan.batch)));
         match ticket {
@@ -91,7 +93,8 @@ impl Dispatch {
         let finished = std::panic::catch_unwind(AssertUnwindSafe(|| self.engine.finish(ticket, &mut outputs)));
         let now = Instant::now();
         match finished.unwrap_or_else(|_| Err(EngineError::Device("the engine panicked".to_owned()))) {
-            Ok(_) if outputs.len() == plan.batch.rows() * self.engine.config().outputs => {
+            Ok(report) if outputs.len() == plan.batch.rows() * self.engine.config().outputs => {
+                self.shared.meter.finished(Some(&report));
                 let elapsed_s = (now - self.busy_since).as_secs_f64().max(1e-6);
                 let mut state = self.shared.lock();
                 state.tokens_per_s += SPEED_SMOOTHING * (plan.batch.tokens() as f64 / elapsed_s - state.tokens_per_s);
@@ -104,6 +107,7 @@ impl Dispatch {
     }
 
     fn fail(&self, plan: &BatchPlan, message: &str) {
+        self.shared.meter.finished(None);
         self.shared.lock().queue.fail(plan, &ScoreError::Engine(message.to_owned()));
     }
 }

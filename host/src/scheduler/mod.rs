@@ -8,6 +8,7 @@
 //! Knows rows, tokens and weights; never text, guests or limits files.
 
 mod dispatch;
+mod meter;
 mod queue;
 mod turns;
 
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use assay_kernels::{BertConfig, Engine, PackedBatch};
 use tokio::sync::oneshot;
+
+pub use meter::{Meter, MeterReading};
 
 use dispatch::Dispatch;
 use queue::{Arrival, Queue};
@@ -95,6 +98,7 @@ pub struct Scheduler {
 
 #[derive(Debug)]
 struct Shared {
+    meter: Meter,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -123,7 +127,8 @@ impl Scheduler {
         let config = engine.config().clone();
         let queue = Queue::new(engine.max_batch_tokens(), max_queued_tokens);
         let state = State { queue, closing: false, tokens_per_s: 1_000.0 };
-        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
+        let meter = Meter::new(engine.memory());
+        let shared = Arc::new(Shared { meter, state: Mutex::new(state), wake: Condvar::new() });
         let dispatch = Dispatch::new(Arc::clone(&shared), engine);
         let dispatch = std::thread::Builder::new().name("assay-dispatch".to_owned()).spawn(move || dispatch.run())?;
         Ok(Self { shared, config, dispatch: Some(dispatch) })
@@ -160,9 +165,21 @@ impl Scheduler {
         answer.unwrap_or_else(|_| Err(ScoreError::Engine("the scheduler has shut down".to_owned())))
     }
 
+    /// What the engine has done so far.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.shared.meter
+    }
+
+    /// Tokens that wait for the engine at this moment.
+    #[must_use]
+    pub fn waiting_tokens(&self) -> usize {
+        self.shared.lock().queue.waiting_tokens()
+    }
+
     /// Tokens of a tenant's rows that wait at this moment.
     #[must_use]
-    pub fn queued_tokens(&self, tenant: &str) -> usize {
+    pub fn waiting_tokens_of(&self, tenant: &str) -> usize {
         self.shared.lock().queue.waiting_tokens_of(tenant)
     }
 }

@@ -139,6 +139,11 @@ impl Queue {
         Ok(id)
     }
 
+    /// Tokens that wait.
+    pub(super) fn waiting_tokens(&self) -> usize {
+        self.waiting_tokens
+    }
+
     /// Tokens of a tenant's rows that wait.
     pub(super) fn waiting_tokens_of(&self, tenant: &str) -> usize {
         self.waiting_tokens_of.get(tenant).copied().unwrap_or(0)

@@ -5,8 +5,8 @@
 
 use std::fmt;
 
-use rand::TryRng;
-use rand::rngs::SysRng;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -61,7 +61,7 @@ impl NewKey {
     /// The system gives no random bytes.
     pub fn generate() -> Result<Self, String> {
         let mut bytes = [0; SECRET_BYTES];
-        SysRng.try_fill_bytes(&mut bytes).map_err(|error| format!("the system gives no random bytes: {error}"))?;
+        OsRng.try_fill_bytes(&mut bytes).map_err(|error| format!("the system gives no random bytes: {error}"))?;
         let secret = format!("{PREFIX}{}", hex(&bytes));
         let hash = KeyHash::of(&secret).ok_or("a new key is too long")?;
         Ok(Self { secret, hash })

@@ -105,7 +105,7 @@ impl LiveTenant {
     pub fn usage(&self) -> Usage {
         let (running, waiting) = self.gate.occupancy();
         let models = std::iter::once(&self.models.default).chain(&self.models.others);
-        let queued: usize = models.map(|model| model.scheduler().queued_tokens(self.name.as_str())).sum();
+        let queued: usize = models.map(|model| model.scheduler().waiting_tokens_of(self.name.as_str())).sum();
         let burst_tokens_left = self.rate.available(Instant::now());
         Usage { running, waiting, queued_tokens: queued as u64, burst_tokens_left, ..self.meter.usage() }
     }

@@ -8,10 +8,11 @@ use std::sync::{Mutex, PoisonError, RwLock};
 
 use super::attention::{Attend, PackKeysValues, Scratch};
 use super::gemm::Finish;
+use super::integer::LeftBuffer;
 use super::matrix::{Matrix, MatrixMut};
 use super::model::{Model, PackedHead, PackedLayer};
 use super::norm::EmbeddedToken;
-use super::pack::{K_BLOCK, Product};
+use super::pack::{K_BLOCK, Left, Product};
 use super::plan::{Mode, Plan};
 use super::pool::Task;
 use super::simd::Isa;
@@ -19,8 +20,10 @@ use super::stages::{Clock, Stage, Stages};
 use super::sync::Barrier;
 use crate::batch::PackedBatch;
 
-/// Tokens to a group. State, sums and one block of the intermediate layer are 4.5 KiB a token in MiniLM.
-pub(super) const GROUP_TOKENS: usize = 96;
+/// Tokens to a group. State, sums and one block of the intermediate layer are 4.5 KiB a token in MiniLM, a little more
+/// than a second-level cache of 512 KiB in all, of which one product touches two thirds; fewer tokens would read each
+/// panel of weights more often. Measured: 96 is 6 % slower, 192 no faster (docs/kernels-cpu.md).
+pub(super) const GROUP_TOKENS: usize = 144;
 
 /// Rows of first tokens that are collected before the rest of the last layer and the head are computed for them.
 const TAIL_ROWS: usize = 96;
@@ -72,6 +75,10 @@ struct BlockBuffers {
     sums: Vec<f32>,
     /// One block of the intermediate layer, `[tokens, K_BLOCK]`.
     intermediate: Vec<f32>,
+    /// The left matrix of a product, quantised.
+    left: LeftBuffer,
+    /// The same for a block of the intermediate layer.
+    left_block: LeftBuffer,
 }
 
 /// First tokens on their way through the last layer. They are gathered over groups, since a product over the one or
@@ -112,6 +119,8 @@ impl Worker {
             block: BlockBuffers {
                 sums: vec![0.0; GROUP_TOKENS * widths.hidden],
                 intermediate: vec![0.0; GROUP_TOKENS * K_BLOCK.max(labels)],
+                left: LeftBuffer::new(max_tokens, widths.hidden.max(widths.heads)),
+                left_block: LeftBuffer::new(GROUP_TOKENS, K_BLOCK),
             },
             attention: Scratch::new(model.config.max_position_embeddings, widths.head, isa.tile_rows(), isa.panel()),
         }
@@ -121,7 +130,10 @@ impl Worker {
         let Tail { rows: _, states, queries, context } = &self.tail;
         let buffers =
             [&self.states, &self.context, states, queries, context, &self.block.sums, &self.block.intermediate];
-        buffers.map(|buffer| size_of_val(buffer.as_slice()) as u64).iter().sum::<u64>() + self.attention.bytes()
+        buffers.map(|buffer| size_of_val(buffer.as_slice()) as u64).iter().sum::<u64>()
+            + self.block.left.bytes()
+            + self.block.left_block.bytes()
+            + self.attention.bytes()
     }
 }
 
@@ -263,27 +275,31 @@ impl<'a> Pass<'a> {
     /// exchange buffers has them.
     fn query_key_value(&self, layer: &PackedLayer, worker: &mut Worker) -> usize {
         let widths = self.shared.model.widths;
-        self.publish(worker, |states, exchange, tokens| {
+        self.publish(worker, |states, left, exchange, tokens| {
             blocks(tokens, |block| {
+                let (isa, rows) = (self.shared.isa, block.len());
+                let a = Matrix::new(&states[block.start * widths.hidden..], widths.hidden);
                 let product = Product {
-                    rows: block.len(),
-                    a: Matrix::new(&states[block.start * widths.hidden..], widths.hidden),
+                    rows,
+                    a: layer.query_key_value.left(isa, rows, a, left),
                     c: MatrixMut::new(&mut exchange[block.start * 3 * widths.heads..], 3 * widths.heads),
                     residual: None,
                     finish: Finish::Store,
                 };
-                layer.query_key_value.apply(self.shared.isa, 0..3 * widths.heads, product);
+                layer.query_key_value.apply(isa, 0..3 * widths.heads, product);
             });
         })
     }
 
     /// Lets `write` fill this member's exchange buffer from its states, and waits until all members have filled theirs.
-    fn publish(&self, worker: &mut Worker, write: impl FnOnce(&[f32], &mut [f32], usize)) -> usize {
+    fn publish(&self, worker: &mut Worker, write: impl FnOnce(&[f32], &mut LeftBuffer, &mut [f32], usize)) -> usize {
         let buffer = worker.turn % 2;
         worker.turn += 1;
         let mine = &self.shared.exchange[self.team.first + self.team.member][buffer];
         let tokens = self.own(self.team.member).len();
-        write(&worker.states, &mut mine.write().unwrap_or_else(PoisonError::into_inner), tokens);
+        let mut mine = mine.write().unwrap_or_else(PoisonError::into_inner);
+        write(&worker.states, &mut worker.block.left, &mut mine, tokens);
+        drop(mine);
         worker.clock.lap(Stage::QueryKeyValue);
         if self.team.members > 1 {
             self.shared.barrier.wait(self.team.members);
@@ -341,12 +357,15 @@ impl<'a> Pass<'a> {
     /// The last layer of a cross-encoder: keys and values of every token, the rest for the first token of each row.
     fn pruned_layer(&self, layer: &PackedLayer, worker: &mut Worker) {
         let (isa, widths) = (self.shared.isa, self.shared.model.widths);
-        let buffer = self.publish(worker, |states, exchange, tokens| {
+        let buffer = self.publish(worker, |states, left, exchange, tokens| {
             blocks(tokens, |block| {
+                let rows = block.len();
+                let a = Matrix::new(&states[block.start * widths.hidden..], widths.hidden);
+                let at = block.start * 3 * widths.heads + widths.heads;
                 let product = Product {
-                    rows: block.len(),
-                    a: Matrix::new(&states[block.start * widths.hidden..], widths.hidden),
-                    c: MatrixMut::new(&mut exchange[block.start * 3 * widths.heads + widths.heads..], 3 * widths.heads),
+                    rows,
+                    a: layer.query_key_value.left(isa, rows, a, left),
+                    c: MatrixMut::new(&mut exchange[at..], 3 * widths.heads),
                     residual: None,
                     finish: Finish::Store,
                 };
@@ -363,9 +382,10 @@ impl<'a> Pass<'a> {
             worker.tail.states[slot * widths.hidden..][..widths.hidden].copy_from_slice(state);
         }
         let rows = worker.tail.rows.len() - before;
+        let a = Matrix::new(&worker.tail.states[before * widths.hidden..], widths.hidden);
         let product = Product {
             rows,
-            a: Matrix::new(&worker.tail.states[before * widths.hidden..], widths.hidden),
+            a: layer.query_key_value.left(isa, rows, a, &mut worker.block.left),
             c: MatrixMut::new(&mut worker.tail.queries[before * widths.heads..], widths.heads),
             residual: None,
             finish: Finish::Store,
@@ -396,7 +416,7 @@ impl<'a> Pass<'a> {
     fn mean(&self, worker: &mut Worker) {
         let model = &self.shared.model;
         let (stride, hidden) = (model.widths.hidden, model.config.hidden_size);
-        let buffer = self.publish(worker, |states, exchange, tokens| {
+        let buffer = self.publish(worker, |states, _, exchange, tokens| {
             exchange[..tokens * stride].copy_from_slice(&states[..tokens * stride]);
         });
         let mean = &mut worker.block.sums[..hidden];
@@ -440,14 +460,15 @@ fn after_attention(
 ) {
     let (isa, widths) = (shared.isa, shared.model.widths);
     let hidden = widths.hidden;
-    let BlockBuffers { sums, intermediate } = buffers;
+    let BlockBuffers { sums, intermediate, left, left_block } = buffers;
     blocks(tokens, |block| {
         let rows = block.len();
         let states = &mut states[block.start * hidden..block.end * hidden];
         let sums = &mut sums[..rows * hidden];
+        let a = Matrix::new(&context[block.start * widths.heads..], widths.heads);
         let product = Product {
             rows,
-            a: Matrix::new(&context[block.start * widths.heads..], widths.heads),
+            a: layer.attention_output.left(isa, rows, a, left),
             c: MatrixMut::new(sums, hidden),
             residual: Some(Matrix::new(states, hidden)),
             finish: Finish::Store,
@@ -456,19 +477,15 @@ fn after_attention(
         layer.attention_norm.apply(isa, sums, states);
         clock.lap(Stage::Projection);
         // Block by block of the intermediate layer: each is the left matrix of the second product while it is in cache.
+        let a = layer.intermediate.left(isa, rows, Matrix::new(states, hidden), left);
         for (index, start) in (0..layer.intermediate.outputs()).step_by(K_BLOCK).enumerate() {
             let end = (start + K_BLOCK).min(layer.intermediate.outputs());
-            let product = Product {
-                rows,
-                a: Matrix::new(states, hidden),
-                c: MatrixMut::new(intermediate, K_BLOCK),
-                residual: None,
-                finish: Finish::Gelu,
-            };
+            let product =
+                Product { rows, a, c: MatrixMut::new(intermediate, K_BLOCK), residual: None, finish: Finish::Gelu };
             layer.intermediate.apply(isa, start..end, product);
             let product = Product {
                 rows,
-                a: Matrix::new(intermediate, K_BLOCK),
+                a: layer.output.left_block(isa, rows, index, Matrix::new(intermediate, K_BLOCK), left_block),
                 c: MatrixMut::new(sums, hidden),
                 residual: Some(Matrix::new(states, hidden)),
                 finish: Finish::Store,
@@ -491,10 +508,10 @@ impl Shared {
         let mut ignored = Clock::default();
         after_attention(self, layer, tokens, &tail.context, &mut tail.states, &mut worker.block, &mut ignored);
         blocks(tokens, |block| {
-            let BlockBuffers { sums, intermediate } = &mut worker.block;
+            let BlockBuffers { sums, intermediate, .. } = &mut worker.block;
             let product = Product {
                 rows: block.len(),
-                a: Matrix::new(&tail.states[block.start * hidden..], hidden),
+                a: Left::F32(Matrix::new(&tail.states[block.start * hidden..], hidden)),
                 c: MatrixMut::new(sums, hidden),
                 residual: None,
                 finish: Finish::Store,
@@ -504,7 +521,7 @@ impl Shared {
             let stride = classifier.outputs();
             let product = Product {
                 rows: block.len(),
-                a: Matrix::new(sums, hidden),
+                a: Left::F32(Matrix::new(sums, hidden)),
                 c: MatrixMut::new(intermediate, stride),
                 residual: None,
                 finish: Finish::Store,

@@ -275,7 +275,8 @@ unsafe fn load_panel<S: Simd>(s: S, from: *const f32) -> [S::F32; PANEL_VECTORS]
 
 #[cfg(test)]
 mod tests {
-    use super::super::pack::{self, PackedLinear, Product};
+    use super::super::Precision;
+    use super::super::pack::{self, Left, PackedLinear, Product};
     use super::super::simd::Isa;
     use super::*;
     use crate::reference;
@@ -305,7 +306,7 @@ mod tests {
 
     fn check(isa: Isa, rows: usize, inputs: usize, outputs: usize) {
         let linear = Linear { weight: numbers(inputs * outputs, 1), bias: numbers(outputs, 2) };
-        let packed = PackedLinear::new(isa, &pack::columns(&linear), &pack::all_inputs(inputs));
+        let packed = PackedLinear::new(isa, Precision::F32, &pack::columns(&linear), &pack::all_inputs(inputs));
         let x = numbers(rows * inputs, 3);
         let stride = packed.outputs();
         let residual = numbers(rows * stride, 4);
@@ -314,7 +315,7 @@ mod tests {
         let expected = reference::linear(&x64, &linear);
         let bound = 1e-6 * (inputs as f64).sqrt() * 4.0;
 
-        let a = Matrix::new(&x, inputs);
+        let a = Left::F32(Matrix::new(&x, inputs));
         let product = Product { rows, a, c: MatrixMut::new(&mut c, stride), residual: None, finish: Finish::Gelu };
         packed.apply(isa, 0..stride, product);
         for (index, &expected) in expected.iter().enumerate() {

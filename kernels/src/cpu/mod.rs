@@ -10,6 +10,7 @@
 mod attention;
 mod forward;
 mod gemm;
+mod integer;
 mod matrix;
 mod model;
 mod norm;
@@ -50,17 +51,25 @@ pub enum Precision {
     /// Weights and activations in f32: exact to rounding.
     #[default]
     F32,
+    /// Encoder weights in 8 bits with a scale for each output, activations in 16 bits with a scale for each row, sums
+    /// exact; attention, LayerNorm, GELU and the head in f32. Logits differ from f32's by some hundredths.
+    Int8,
+    /// As [`Int8`](Self::Int8), with weights of 11 and activations of 12 bits, both stored in 16: the same speed, twice
+    /// its memory and a tenth of its error.
+    Int16,
 }
 
 impl Precision {
     /// Every precision that the CPU engine computes in.
-    pub const ALL: [Self; 1] = [Self::F32];
+    pub const ALL: [Self; 3] = [Self::F32, Self::Int8, Self::Int16];
 
-    /// Its name: `f32`.
+    /// Its name: `f32`, `int8` or `int16`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Int8 => "int8",
+            Self::Int16 => "int16",
         }
     }
 }
@@ -128,7 +137,7 @@ impl CpuEngine {
         let threads = options.threads.unwrap_or_else(available).get();
         let longest_row = weights.config.max_position_embeddings;
         let max_batch_tokens = options.max_batch_tokens.max(longest_row);
-        let model = Model::new(isa, weights);
+        let model = Model::new(isa, options.precision, weights);
 
         // A plan's group exceeds its aim by less than one row.
         let group_tokens = (GROUP_TOKENS + longest_row).next_multiple_of(isa.tile_rows());

@@ -3,6 +3,7 @@
 //! Padding is in columns only: a hidden state, each head and the intermediate layer are widened to whole panels with
 //! zeros, which every kernel keeps zero. MiniLM and every BERT whose head is 32 or 64 wide need none.
 
+use super::Precision;
 use super::norm::{PackedEmbeddings, PackedNorm};
 use super::pack::{self, Column, PackedLinear};
 use super::simd::Isa;
@@ -45,6 +46,7 @@ pub(super) struct PackedLayer {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a model has one")]
 pub(super) enum PackedHead {
     CrossEncoder {
         /// `[hidden, hidden]`.
@@ -57,7 +59,7 @@ pub(super) enum PackedHead {
 
 impl Model {
     /// Packs layer by layer, dropping the originals on the way: the peak is one layer above what is kept.
-    pub(super) fn new(isa: Isa, weights: BertWeights) -> Self {
+    pub(super) fn new(isa: Isa, precision: Precision, weights: BertWeights) -> Self {
         let BertWeights { config, embeddings, layers, head } = weights;
         let panel = isa.panel();
         let head_width = config.head_dim().next_multiple_of(panel);
@@ -67,14 +69,14 @@ impl Model {
             heads: head_width * config.num_attention_heads,
         };
         let embeddings = PackedEmbeddings::new(isa, embeddings, config.layer_norm_eps);
-        let layers = layers.into_iter().map(|layer| PackedLayer::new(isa, &config, widths, layer)).collect();
+        let layers = layers.into_iter().map(|layer| PackedLayer::new(isa, precision, &config, widths, layer)).collect();
         let head = match head {
             Head::MeanEmbedding => PackedHead::MeanEmbedding,
             Head::CrossEncoder { pooler, classifier } => {
                 let inputs = pack::all_inputs(config.hidden_size);
                 PackedHead::CrossEncoder {
-                    pooler: PackedLinear::new(isa, &pack::columns(&pooler), &inputs),
-                    classifier: PackedLinear::new(isa, &pack::columns(&classifier), &inputs),
+                    pooler: PackedLinear::new(isa, Precision::F32, &pack::columns(&pooler), &inputs),
+                    classifier: PackedLinear::new(isa, Precision::F32, &pack::columns(&classifier), &inputs),
                 }
             }
         };
@@ -96,7 +98,7 @@ impl Model {
 }
 
 impl PackedLayer {
-    fn new(isa: Isa, config: &BertConfig, widths: Widths, layer: Layer) -> Self {
+    fn new(isa: Isa, precision: Precision, config: &BertConfig, widths: Widths, layer: Layer) -> Self {
         let Layer { query, key, value, attention_output, attention_norm, intermediate, output, output_norm } = layer;
         let scale = 1.0 / (config.head_dim() as f32).sqrt();
         let mut columns = Vec::with_capacity(3 * widths.heads);
@@ -107,11 +109,16 @@ impl PackedLayer {
         let heads: Vec<Option<usize>> = head_places(config, widths).collect();
         let eps = config.layer_norm_eps;
         Self {
-            query_key_value: PackedLinear::new(isa, &columns, &hidden),
-            attention_output: PackedLinear::new(isa, &pack::columns(&attention_output), &heads),
+            query_key_value: PackedLinear::new(isa, precision, &columns, &hidden),
+            attention_output: PackedLinear::new(isa, precision, &pack::columns(&attention_output), &heads),
             attention_norm: PackedNorm::new(isa, attention_norm, eps),
-            intermediate: PackedLinear::new(isa, &pack::columns(&intermediate), &hidden),
-            output: PackedLinear::new(isa, &pack::columns(&output), &pack::all_inputs(config.intermediate_size)),
+            intermediate: PackedLinear::new(isa, precision, &pack::columns(&intermediate), &hidden),
+            output: PackedLinear::new(
+                isa,
+                precision,
+                &pack::columns(&output),
+                &pack::all_inputs(config.intermediate_size),
+            ),
             output_norm: PackedNorm::new(isa, output_norm, eps),
         }
     }

@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
+use super::Precision;
 use super::gemm::{Finish, Gemm, Init};
+use super::integer::{IntegerGemm, IntegerPanels, LeftBuffer, Quantised, Weight};
 use super::matrix::{Matrix, MatrixMut};
 use super::simd::Isa;
 use crate::weights::Linear;
@@ -20,11 +22,18 @@ pub(super) type Column<'a> = Option<(&'a Linear, usize, f32)>;
 /// A linear layer, `[outputs, inputs]`, packed.
 #[derive(Debug)]
 pub(super) struct PackedLinear {
-    panels: Vec<f32>,
+    panels: Panels,
     /// `[outputs]`.
     bias: Vec<f32>,
     inputs: usize,
     outputs: usize,
+}
+
+#[derive(Debug)]
+enum Panels {
+    F32(Vec<f32>),
+    Int8(IntegerPanels<i8>),
+    Int16(IntegerPanels<i16>),
 }
 
 /// Every output of a layer.
@@ -40,17 +49,14 @@ pub(super) fn all_inputs(count: usize) -> Vec<Option<usize>> {
 impl PackedLinear {
     /// `columns` are padded to whole panels; `inputs` says which of a layer's inputs each row of the packed matrix is,
     /// `None` being padding.
-    pub(super) fn new(isa: Isa, columns: &[Column<'_>], inputs: &[Option<usize>]) -> Self {
+    pub(super) fn new(isa: Isa, precision: Precision, columns: &[Column<'_>], inputs: &[Option<usize>]) -> Self {
         let panel = isa.panel();
         let outputs = columns.len().next_multiple_of(panel);
-        let mut panels = Vec::with_capacity(outputs * inputs.len());
-        for block in inputs.chunks(K_BLOCK) {
-            for first in (0..outputs).step_by(panel) {
-                for &input in block {
-                    panels.extend((first..first + panel).map(|output| weight(columns, output, input)));
-                }
-            }
-        }
+        let panels = match precision {
+            Precision::F32 => Panels::F32(f32_panels(columns, inputs, outputs, panel)),
+            Precision::Int8 => Panels::Int8(integer_panels(columns, inputs, outputs, panel)),
+            Precision::Int16 => Panels::Int16(integer_panels(columns, inputs, outputs, panel)),
+        };
         let bias = (0..outputs)
             .map(|output| match columns.get(output) {
                 Some(&Some((linear, output, scale))) => linear.bias[output] * scale,
@@ -66,55 +72,137 @@ impl PackedLinear {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        (size_of_val(self.panels.as_slice()) + size_of_val(self.bias.as_slice())) as u64
+        let panels = match &self.panels {
+            Panels::F32(panels) => size_of_val(panels.as_slice()) as u64,
+            Panels::Int8(panels) => panels.bytes(),
+            Panels::Int16(panels) => panels.bytes(),
+        };
+        panels + size_of_val(self.bias.as_slice()) as u64
+    }
+
+    /// Makes a left matrix, `[rows, inputs]`, into what [`apply`](Self::apply) multiplies with; `buffer` holds it if it
+    /// is not the matrix itself.
+    pub(super) fn left<'a>(&self, isa: Isa, rows: usize, a: Matrix<'a>, buffer: &'a mut LeftBuffer) -> Left<'a> {
+        self.quantise(isa, rows, self.inputs, a, buffer)
+    }
+
+    /// As [`left`](Self::left), for one block of the inputs: `a` is `[rows, inputs of the block]`.
+    pub(super) fn left_block<'a>(
+        &self,
+        isa: Isa,
+        rows: usize,
+        block: usize,
+        a: Matrix<'a>,
+        buffer: &'a mut LeftBuffer,
+    ) -> Left<'a> {
+        self.quantise(isa, rows, K_BLOCK.min(self.inputs - block * K_BLOCK), a, buffer)
+    }
+
+    fn quantise<'a>(
+        &self,
+        isa: Isa,
+        rows: usize,
+        inputs: usize,
+        a: Matrix<'a>,
+        buffer: &'a mut LeftBuffer,
+    ) -> Left<'a> {
+        match &self.panels {
+            Panels::F32(_) => Left::F32(a),
+            Panels::Int8(_) => Left::Quantised(buffer.quantise::<i8>(isa, rows, inputs, a)),
+            Panels::Int16(_) => Left::Quantised(buffer.quantise::<i16>(isa, rows, inputs, a)),
+        }
     }
 
     /// `c = finish(a · wᵀ + bias + residual)` for some of the outputs, whole panels of them: `a` is `[rows, inputs]`, `c`
     /// and the residual are `[rows, outputs.len()]`.
     pub(super) fn apply(&self, isa: Isa, outputs: Range<usize>, product: Product<'_>) {
         let Product { rows, a, mut c, residual, finish } = product;
-        let bias = &self.bias[outputs.clone()];
         let blocks = self.inputs.div_ceil(K_BLOCK);
         for block in 0..blocks {
-            let init = match (block, residual) {
-                (0, None) => Init::Bias(bias),
-                (0, Some(residual)) => Init::BiasAndResidual(bias, residual),
-                _ => Init::Accumulate,
-            };
             let finish = if block + 1 == blocks { finish } else { Finish::Store };
-            let (depth, b) = self.block(block, outputs.clone());
-            let a = Matrix::new(&a.data[block * K_BLOCK..], a.stride);
-            isa.run(Gemm { rows, depth, a, b, c: c.reborrow(), init, finish });
+            let place = Place { block, left_block: block, outputs: outputs.clone() };
+            self.multiply(isa, place, Product { rows, a, c: c.reborrow(), residual, finish });
         }
     }
 
     /// Adds the product with one block of the inputs: `a` is `[rows, inputs of the block]`, `c` is `[rows, outputs]` and
     /// holds the sum over the blocks before. The first block starts from the bias and the residual instead.
     pub(super) fn apply_block(&self, isa: Isa, block: usize, product: Product<'_>) {
-        let Product { rows, a, c, residual, finish } = product;
-        let init = match (block, residual) {
-            (0, None) => Init::Bias(&self.bias),
-            (0, Some(residual)) => Init::BiasAndResidual(&self.bias, residual),
-            _ => Init::Accumulate,
-        };
-        let (depth, b) = self.block(block, 0..self.outputs);
-        isa.run(Gemm { rows, depth, a, b, c, init, finish });
+        self.multiply(isa, Place { block, left_block: 0, outputs: 0..self.outputs }, product);
     }
 
-    /// Depth and panels of one block of the inputs, for some of the outputs.
-    fn block(&self, block: usize, outputs: Range<usize>) -> (usize, &[f32]) {
+    fn multiply(&self, isa: Isa, place: Place, product: Product<'_>) {
+        let Place { block, left_block, outputs } = place;
+        let Product { rows, a, c, residual, finish } = product;
+        let bias = &self.bias[outputs.clone()];
+        let init = match (block, residual) {
+            (0, None) => Init::Bias(bias),
+            (0, Some(residual)) => Init::BiasAndResidual(bias, residual),
+            _ => Init::Accumulate,
+        };
         let first = block * K_BLOCK;
         let depth = K_BLOCK.min(self.inputs - first);
-        let start = first * self.outputs;
-        (depth, &self.panels[start + outputs.start * depth..start + outputs.end * depth])
+        match (&self.panels, a) {
+            (Panels::F32(panels), Left::F32(a)) => {
+                let a = Matrix::new(&a.data[left_block * K_BLOCK..], a.stride);
+                let start = first * self.outputs;
+                let b = &panels[start + outputs.start * depth..start + outputs.end * depth];
+                isa.run(Gemm { rows, depth, a, b, c, init, finish });
+            }
+            (Panels::Int8(panels), Left::Quantised(a)) => {
+                let (b, scales) = panels.block(block, depth, outputs);
+                isa.run(IntegerGemm { rows, depth, a: a.block(left_block), b, scales, c, init, finish });
+            }
+            (Panels::Int16(panels), Left::Quantised(a)) => {
+                let (b, scales) = panels.block(block, depth, outputs);
+                isa.run(IntegerGemm { rows, depth, a: a.block(left_block), b, scales, c, init, finish });
+            }
+            _ => unreachable!("a left matrix is made by the layer that it is multiplied with"),
+        }
     }
+}
+
+/// Which part of a packed matrix is multiplied.
+struct Place {
+    block: usize,
+    /// The same block, counted in the left matrix.
+    left_block: usize,
+    outputs: Range<usize>,
+}
+
+fn f32_panels(columns: &[Column<'_>], inputs: &[Option<usize>], outputs: usize, panel: usize) -> Vec<f32> {
+    let mut panels = Vec::with_capacity(outputs * inputs.len());
+    for block in inputs.chunks(K_BLOCK) {
+        for first in (0..outputs).step_by(panel) {
+            for &input in block {
+                panels.extend((first..first + panel).map(|output| weight(columns, output, input)));
+            }
+        }
+    }
+    panels
+}
+
+fn integer_panels<W: Weight>(
+    columns: &[Column<'_>],
+    inputs: &[Option<usize>],
+    outputs: usize,
+    panel: usize,
+) -> IntegerPanels<W> {
+    IntegerPanels::new(outputs, inputs.len(), panel, |output, input| weight(columns, output, inputs[input]))
+}
+
+/// The left matrix of a product, in the form that the right one asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Left<'a> {
+    F32(Matrix<'a>),
+    Quantised(Quantised<'a>),
 }
 
 /// What a [`PackedLinear`] is applied to.
 #[derive(Debug)]
 pub(super) struct Product<'a> {
     pub(super) rows: usize,
-    pub(super) a: Matrix<'a>,
+    pub(super) a: Left<'a>,
     pub(super) c: MatrixMut<'a>,
     pub(super) residual: Option<Matrix<'a>>,
     pub(super) finish: Finish,

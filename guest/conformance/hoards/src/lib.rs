@@ -10,6 +10,7 @@
 use assay_bindings::{Error, Guest, Request, Response};
 
 const STEP_BYTES: usize = 64 << 20;
+/// 10 GB, which as a number of bytes has no room in a wasm32 `usize`.
 const STEPS: usize = 150;
 /// A page of wasm memory is larger; hosts hand out memory in pages of their own.
 const HOST_PAGE_BYTES: usize = 4096;

@@ -92,6 +92,23 @@ pub(crate) fn encoder(json: &[u8]) -> PairEncoder {
     PairEncoder::from_json(json).unwrap()
 }
 
+/// A tokenizer of each kind, made once for each test: ours, and the same one as `tokenizers` has it.
+pub(crate) struct Kinds(Vec<(PairEncoder, Tokenizer)>);
+
+impl Kinds {
+    pub(crate) const COUNT: usize = 4;
+
+    pub(crate) fn new() -> Self {
+        let jsons: [Vec<u8>; Self::COUNT] = [bert_json(true), bert_json(false), roberta_json(), bare_json()];
+        Self(jsons.iter().map(|json| (encoder(json), reference(json))).collect())
+    }
+
+    pub(crate) fn get(&self, kind: usize) -> (&PairEncoder, &Tokenizer) {
+        let (encoder, reference) = &self.0[kind];
+        (encoder, reference)
+    }
+}
+
 /// What `tokenizers` makes of a pair; an empty document makes none.
 pub(crate) fn reference_row(tokenizer: &Tokenizer, query: &str, document: &str) -> Result<Row, String> {
     let pair = match document {

@@ -1,4 +1,4 @@
-//! AVX-512F: 32 registers of 16 lanes. Twelve rows by two vectors are 24 sums, 2 of the panel and 1 of the rows.
+//! AVX-512 (F and BW): 32 registers of 16 lanes. Twelve rows by two vectors are 24 sums, 2 of the panel and 1 of the rows.
 
 #![allow(unsafe_code, reason = "intrinsics")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "each block is one intrinsic, safe as the type's doc says")]
@@ -7,13 +7,13 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// Proof that the processor has AVX-512F, which is what makes every intrinsic below safe to call.
+/// Proof that the processor has AVX-512F and BW, which is what makes every intrinsic below safe to call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx512(());
 
 impl Avx512 {
     pub(super) fn new() -> Option<Self> {
-        is_x86_feature_detected!("avx512f").then_some(Self(()))
+        (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")).then_some(Self(()))
     }
 }
 
@@ -25,7 +25,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f")]
+        #[target_feature(enable = "avx512f,avx512bw")]
         fn with_features<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
             kernel.run(simd)
         }
@@ -106,6 +106,46 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_ptr(self, to: *mut f32, a: __m512) {
         unsafe { _mm512_storeu_ps(to, a) }
+    }
+
+    #[inline(always)]
+    fn zero_i32(self) -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn to_f32(self, a: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: __m512i, b: __m512i, sum: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(_mm512_madd_epi16(a, b), sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pair(self, from: *const i16) -> __m512i {
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8_pairs(self, from: *const i8) -> __m512i {
+        unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i16_pairs(self, from: *const i16) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut i16, a: __m512i) {
+        unsafe { _mm512_storeu_si512(to.cast(), a) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i16(self, to: *mut i16, a: __m512) {
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a))) }
     }
 
     #[inline(always)]

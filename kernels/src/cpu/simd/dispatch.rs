@@ -10,7 +10,7 @@ pub enum InstructionSet {
     Portable,
     /// AVX2 and FMA: x86-64 since 2013 (Intel Haswell) and 2015 (AMD Excavator).
     Avx2,
-    /// AVX-512F.
+    /// AVX-512F and BW: Intel Skylake-X and AMD Zen 4 on.
     Avx512,
     /// NEON: every aarch64.
     Neon,
@@ -32,13 +32,13 @@ impl InstructionSet {
         Isa::new(self).is_some()
     }
 
-    /// Its name: `avx2+fma`, `avx512f`, `neon` or `portable`.
+    /// Its name: `avx2+fma`, `avx512f+bw`, `neon` or `portable`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
             Self::Avx2 => "avx2+fma",
-            Self::Avx512 => "avx512f",
+            Self::Avx512 => "avx512f+bw",
             Self::Neon => "neon",
         }
     }

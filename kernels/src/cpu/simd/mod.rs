@@ -40,7 +40,7 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// [`LANES`](Self::LANES) f32.
     type F32: Copy;
 
-    /// [`LANES`](Self::LANES) i32.
+    /// [`LANES`](Self::LANES) i32, or twice as many i16 side by side.
     type I32: Copy;
 
     /// Numbers in a vector.
@@ -85,6 +85,38 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `to` is valid for writing [`LANES`](Self::LANES) f32; no alignment is asked.
     unsafe fn store_ptr(self, to: *mut f32, a: Self::F32);
+
+    fn zero_i32(self) -> Self::I32;
+    fn to_f32(self, a: Self::I32) -> Self::F32;
+
+    /// `sum + a₀·b₀ + a₁·b₁` for each lane's two i16, exactly: no product of an i16 and an i8 pair overflows an i32.
+    fn dot_pairs(self, a: Self::I32, b: Self::I32, sum: Self::I32) -> Self::I32;
+
+    /// The same two i16 in every lane.
+    ///
+    /// # Safety
+    /// `from` is valid for reading two i16; no alignment is asked.
+    unsafe fn splat_pair(self, from: *const i16) -> Self::I32;
+
+    /// Widens i8 to i16.
+    ///
+    /// # Safety
+    /// `from` is valid for reading two i8 a lane.
+    unsafe fn load_i8_pairs(self, from: *const i8) -> Self::I32;
+
+    /// # Safety
+    /// `from` is valid for reading two i16 a lane; no alignment is asked.
+    unsafe fn load_i16_pairs(self, from: *const i16) -> Self::I32;
+
+    /// # Safety
+    /// `to` is valid for writing two i16 a lane; no alignment is asked.
+    unsafe fn store_pairs(self, to: *mut i16, a: Self::I32);
+
+    /// Writes numbers rounded to i16; they are within its range.
+    ///
+    /// # Safety
+    /// `to` is valid for writing [`LANES`](Self::LANES) i16; no alignment is asked.
+    unsafe fn store_i16(self, to: *mut i16, a: Self::F32);
 
     /// Asks for the cache line at `at` to be brought into the second-level cache; any address will do.
     fn prefetch(self, at: *const u8);

@@ -106,6 +106,50 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn zero_i32(self) -> int32x4_t {
+        unsafe { vdupq_n_s32(0) }
+    }
+
+    #[inline(always)]
+    fn to_f32(self, a: int32x4_t) -> float32x4_t {
+        unsafe { vcvtq_f32_s32(a) }
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: int32x4_t, b: int32x4_t, sum: int32x4_t) -> int32x4_t {
+        unsafe {
+            let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
+            let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+            vaddq_s32(vpaddq_s32(low, vmull_high_s16(a, b)), sum)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pair(self, from: *const i16) -> int32x4_t {
+        unsafe { vdupq_n_s32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8_pairs(self, from: *const i8) -> int32x4_t {
+        unsafe { vreinterpretq_s32_s16(vmovl_s8(vld1_s8(from))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i16_pairs(self, from: *const i16) -> int32x4_t {
+        unsafe { vreinterpretq_s32_s16(vld1q_s16(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut i16, a: int32x4_t) {
+        unsafe { vst1q_s16(to, vreinterpretq_s16_s32(a)) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i16(self, to: *mut i16, a: float32x4_t) {
+        unsafe { vst1_s16(to, vqmovn_s32(vcvtnq_s32_f32(a))) }
+    }
+
+    #[inline(always)]
     fn prefetch(self, _at: *const u8) {
         // The intrinsic is not stable, and the hardware follows the panels by itself.
     }

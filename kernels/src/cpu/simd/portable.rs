@@ -15,6 +15,11 @@ fn zip(a: Lanes, b: Lanes, f: impl Fn(f32, f32) -> f32) -> Lanes {
     std::array::from_fn(|lane| f(a[lane], b[lane]))
 }
 
+#[inline(always)]
+fn pair(low: i16, high: i16) -> i32 {
+    i32::from(high) << 16 | i32::from(low as u16)
+}
+
 impl Simd for Portable {
     type F32 = Lanes;
     type I32 = [i32; 4];
@@ -99,6 +104,58 @@ impl Simd for Portable {
     unsafe fn store_ptr(self, to: *mut f32, a: Lanes) {
         // SAFETY: the caller's promise, as above.
         unsafe { to.cast::<Lanes>().write_unaligned(a) }
+    }
+
+    #[inline(always)]
+    fn zero_i32(self) -> [i32; 4] {
+        [0; 4]
+    }
+
+    #[inline(always)]
+    fn to_f32(self, a: [i32; 4]) -> Lanes {
+        a.map(|a| a as f32)
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: [i32; 4], b: [i32; 4], sum: [i32; 4]) -> [i32; 4] {
+        let low = |x: i32| i32::from(x as i16);
+        let high = |x: i32| x >> 16;
+        std::array::from_fn(|lane| sum[lane] + low(a[lane]) * low(b[lane]) + high(a[lane]) * high(b[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn splat_pair(self, from: *const i16) -> [i32; 4] {
+        // SAFETY: the caller's promise.
+        let [low, high] = unsafe { from.cast::<[i16; 2]>().read_unaligned() };
+        [pair(low, high); 4]
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8_pairs(self, from: *const i8) -> [i32; 4] {
+        // SAFETY: the caller's promise: two i8 for each of four lanes.
+        let values = unsafe { from.cast::<[i8; 8]>().read_unaligned() };
+        std::array::from_fn(|lane| pair(i16::from(values[2 * lane]), i16::from(values[2 * lane + 1])))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i16_pairs(self, from: *const i16) -> [i32; 4] {
+        // SAFETY: the caller's promise: two i16 for each of four lanes.
+        let values = unsafe { from.cast::<[i16; 8]>().read_unaligned() };
+        std::array::from_fn(|lane| pair(values[2 * lane], values[2 * lane + 1]))
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut i16, a: [i32; 4]) {
+        let values = a.map(|a| [a as i16, (a >> 16) as i16]);
+        // SAFETY: the caller's promise: two i16 for each of four lanes.
+        unsafe { to.cast::<[[i16; 2]; 4]>().write_unaligned(values) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i16(self, to: *mut i16, a: Lanes) {
+        let rounded = self.round(a).map(|a| a as i16);
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<[i16; 4]>().write_unaligned(rounded) }
     }
 
     #[inline(always)]

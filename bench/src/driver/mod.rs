@@ -1,0 +1,70 @@
+//! What requests are sent to: the host as a library, in this process, or a running service over HTTP.
+
+mod http;
+mod in_process;
+
+use std::time::Duration;
+
+use assay::rerank::Request;
+use futures::future::BoxFuture;
+
+pub use http::HttpDriver;
+pub use in_process::{InProcessDriver, InProcessOptions, Started};
+
+/// What requests are sent to.
+pub trait Driver: Send + Sync + std::fmt::Debug {
+    /// Sends a request as the tenant with this number in the configuration, and waits for its answer. Dropping the
+    /// future gives the request up.
+    fn call<'a>(&'a self, tenant: usize, request: &'a Request) -> BoxFuture<'a, Result<Reply, Failure>>;
+
+    /// What the device has done so far, as far as can be seen from here. Called ten times a second.
+    fn gauge(&self) -> Gauge {
+        Gauge::default()
+    }
+}
+
+/// An answer, without its numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// Pairs that were scored and came back.
+    pub pairs: u64,
+    /// Useful tokens, as the other side counts them.
+    pub tokens: Option<u64>,
+    /// Where the time went, as the other side says.
+    pub stages: Option<Stages>,
+}
+
+/// Where a request's time went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stages {
+    /// In the guest and around it: instance, tokenising, ranking, copies.
+    pub guest: Duration,
+    /// Rows waiting for the device.
+    pub queue: Duration,
+    /// Rows on the device.
+    pub inference: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What is counted: one short name for all failures of one kind.
+    pub kind: String,
+    /// What happened this time.
+    pub message: String,
+}
+
+/// Totals up to now; what cannot be seen is absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Gauge {
+    /// Memory that the engine holds.
+    pub device_memory_bytes: Option<u64>,
+    /// Time with a batch on the device.
+    pub device_busy: Option<Duration>,
+    /// Batches computed.
+    pub batches: Option<u64>,
+    /// Useful tokens computed.
+    pub tokens: Option<u64>,
+    /// Tokens that wait for the device now.
+    pub waiting_tokens: Option<u64>,
+}

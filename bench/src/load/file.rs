@@ -1,0 +1,78 @@
+//! Requests from a JSONL file, whole or cut into batches of another size.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use assay::rerank::Request;
+use serde::Deserialize;
+
+/// One line. Other fields, such as labels, are for others to read.
+#[derive(Deserialize)]
+struct Line {
+    query: String,
+    documents: Vec<Document>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a document must be a string or an object with a \"text\"")]
+enum Document {
+    Text(String),
+    Object { text: String },
+}
+
+/// Reads every request of a file.
+pub(super) fn read(path: &Path) -> Result<Vec<Request>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let requests: Vec<Request> = lines
+        .map(|(index, line)| parse(line).with_context(|| format!("{} line {}", path.display(), index + 1)))
+        .collect::<Result<_>>()?;
+    ensure!(!requests.is_empty(), "{} holds no requests", path.display());
+    Ok(requests)
+}
+
+fn parse(line: &str) -> Result<Request> {
+    let Line { query, documents } = serde_json::from_str(line)?;
+    ensure!(!documents.is_empty(), "the request has no documents");
+    let text = |document| match document {
+        Document::Text(text) | Document::Object { text } => text,
+    };
+    Ok(Request { query, documents: documents.into_iter().map(text).collect(), ..Default::default() })
+}
+
+/// Gives each query exactly `batch` documents: its own first, then those of the requests after it, round the file.
+pub(super) fn rebatch(requests: &[Request], batch: usize) -> Vec<Request> {
+    let from = |index: usize| {
+        let documents = requests[index..].iter().chain(&requests[..index]).flat_map(|request| &request.documents);
+        let documents = documents.cycle().take(batch).cloned().collect();
+        Request { documents, ..requests[index].clone() }
+    };
+    (0..requests.len()).map(from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_takes_its_own_documents_first_and_wraps_round_the_file() {
+        let line = |query: &str, documents: &str| parse(&format!(r#"{{"query":"{query}","documents":{documents}}}"#));
+        let requests = [line("a", r#"["1", {"text": "2"}]"#).unwrap(), line("b", r#"["3"]"#).unwrap()];
+        let batches = |batch| -> Vec<Vec<String>> {
+            rebatch(&requests, batch).into_iter().map(|request| request.documents).collect()
+        };
+        assert_eq!(batches(1), [["1"], ["3"]]);
+        assert_eq!(batches(4), [["1", "2", "3", "1"], ["3", "1", "2", "3"]]);
+        assert_eq!(rebatch(&requests, 4)[1].query, "b");
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("requests.jsonl");
+        std::fs::write(&path, "{\"query\":\"a\",\"documents\":[\"1\"]}\n\n{\"query\":\"a\"}\n").unwrap();
+        assert!(format!("{:#}", read(&path).unwrap_err()).contains("requests.jsonl line 3"));
+        std::fs::write(&path, "\n").unwrap();
+        assert!(format!("{:#}", read(&path).unwrap_err()).contains("holds no requests"));
+    }
+}

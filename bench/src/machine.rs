@@ -1,0 +1,89 @@
+//! Facts about the machine, and the ceiling that its processor sets.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+
+use crate::report::schema::{Ceiling, Machine};
+use crate::stats::Summary;
+
+/// The matrix multiplication of the ceiling: a feed-forward layer of MiniLM on a batch of about 3,000 tokens.
+const CEILING_SHAPE: [usize; 3] = [3_000, 384, 1_536];
+
+/// Multiplications before timing: the threads start with the first.
+const CEILING_WARMUP: usize = 3;
+
+/// Timed multiplications; half a second on two processor cores.
+const CEILING_RUNS: usize = 20;
+
+impl Machine {
+    /// Asks the system, and `git` for the commit.
+    #[must_use]
+    pub fn detect() -> Self {
+        let what = RefreshKind::nothing()
+            .with_cpu(CpuRefreshKind::nothing())
+            .with_memory(MemoryRefreshKind::nothing().with_ram());
+        // A system that does not answer leaves the fact out: the figures are worth the same.
+        let system = System::new_with_specifics(what).ok();
+        let cpu = system.as_ref().and_then(|system| system.cpus().first()).map_or("", |cpu| cpu.brand()).trim();
+        let versions =
+            [("assay-bench", env!("CARGO_PKG_VERSION")), ("assay", env!("CARGO_PKG_VERSION")), ("report schema", "1")];
+        Self {
+            cpu: if cpu.is_empty() { "unknown".to_owned() } else { cpu.to_owned() },
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+            memory_bytes: system.as_ref().map_or(0, System::total_memory),
+            os: [System::long_os_version(), System::kernel_version()]
+                .map(Result::unwrap_or_default)
+                .join(", kernel ")
+                .trim_matches([',', ' '])
+                .to_owned(),
+            arch: std::env::consts::ARCH.to_owned(),
+            versions: BTreeMap::from(versions.map(|(name, version)| (name.to_owned(), version.to_owned()))),
+            commit: commit(),
+            command: std::env::args().collect(),
+        }
+    }
+}
+
+fn commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let hash = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let dirty = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|changes| !changes.is_empty());
+    Some(if dirty { format!("{hash}-dirty") } else { hash })
+}
+
+/// Measures what candle's matrix multiplication reaches on all cores, in 10⁹ operations per second, several times.
+///
+/// # Errors
+/// There is no memory for it.
+pub fn measure_ceiling() -> Result<Vec<f64>> {
+    let [m, k, n] = CEILING_SHAPE;
+    let left = Tensor::rand(-1f32, 1f32, (m, k), &Device::Cpu)?;
+    let right = Tensor::rand(-1f32, 1f32, (k, n), &Device::Cpu)?;
+    let mut gflop_per_s = Vec::with_capacity(CEILING_RUNS);
+    for run in 0..CEILING_WARMUP + CEILING_RUNS {
+        let began = Instant::now();
+        std::hint::black_box(left.matmul(&right)?);
+        let gflop = (2 * m * k * n) as f64 / 1e9;
+        if run >= CEILING_WARMUP {
+            gflop_per_s.push(gflop / began.elapsed().as_secs_f64());
+        }
+    }
+    Ok(gflop_per_s)
+}
+
+impl Ceiling {
+    /// Sums measured speeds up.
+    #[must_use]
+    pub fn of(gflop_per_s: Vec<f64>) -> Self {
+        let [m, k, n] = CEILING_SHAPE;
+        Self { m, k, n, gflop_per_s: Summary::of(gflop_per_s) }
+    }
+}

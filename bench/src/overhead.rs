@@ -1,0 +1,238 @@
+//! The same requests through one layer more each time, so that every layer's cost is a number.
+//!
+//! Question: what do scheduler, tokenising, sandbox and HTTP add to the engine? Baseline: the engine called with ready
+//! rows, cut into batches as the scheduler cuts them. Excluded: loading, compiling, a warm-up round. Each request goes
+//! through all layers before the next, so that a machine that slows down slows all of them; differences are taken
+//! request by request.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use assay::rerank::Request;
+use assay::scheduler::Account;
+use assay_kernels::{Engine, PackedBatch};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions};
+use crate::load::{LoadSource, NativeTokenizer, Prepared};
+use crate::progress::Progress;
+use crate::report::measure::ms;
+use crate::run::TargetOptions;
+use crate::scenario::EngineSection;
+use crate::stats::{self, Interval, Summary};
+
+/// Equal seeds make equal intervals.
+const SEED: u64 = 7;
+
+/// What to take apart.
+#[derive(Debug, Clone)]
+pub struct OverheadOptions {
+    /// The host, and a running service for the last layer where one is named.
+    pub target: TargetOptions,
+    /// What to send.
+    pub source: LoadSource,
+    /// Documents of a request.
+    pub batch: Option<u32>,
+    /// Different requests, at most.
+    pub requests: usize,
+    /// Rounds over all of them, after one that is thrown away.
+    pub rounds: usize,
+    /// Whether to draw a bar.
+    pub progress: Progress,
+}
+
+/// What one layer costs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Layer {
+    /// What is called, from the outermost part on.
+    pub name: &'static str,
+    /// A request through it.
+    pub request_ms: Summary,
+    /// What it adds to a request over the layer before: the mean with its confidence; absent for the first.
+    pub adds_ms: Option<Interval>,
+}
+
+/// One way to compute a request.
+enum Route {
+    Engine,
+    Scheduler,
+    Native,
+    Guest,
+    Http(HttpDriver),
+}
+
+struct Bench {
+    engine: Box<dyn Engine>,
+    tokenizer: NativeTokenizer,
+    host: InProcessDriver,
+    outputs: Vec<f32>,
+}
+
+/// Measures every layer. Cancelling `stop` ends after the request in work, with what there is.
+///
+/// # Errors
+/// Something cannot be loaded, or a request fails: a layer that fails cannot be compared.
+pub async fn measure(options: &OverheadOptions, stop: &CancellationToken) -> Result<Vec<Layer>> {
+    let mut bench = Bench::load(&options.target)?;
+    let config = bench.engine.config().clone();
+    let pool = options.source.pool(options.batch, &bench.tokenizer, &config)?;
+    let requests = &pool.requests()[..options.requests.clamp(1, pool.requests().len())];
+    let mut routes = vec![Route::Engine, Route::Scheduler, Route::Native, Route::Guest];
+    if let Some(service) = &options.target.service {
+        routes.push(Route::Http(HttpDriver::new(&service.url, service.keys.clone())?));
+    }
+    let rounds = options.rounds.max(1) + 1;
+    let steps = (rounds * routes.len() * requests.len()) as u64;
+    let bar = options.progress.bar("layer by layer".to_owned(), Some(steps));
+    // Of each route, in the same order of rounds and requests.
+    let mut times = vec![Vec::new(); routes.len()];
+    'rounds: for round in 0..rounds {
+        for (number, request) in requests.iter().enumerate() {
+            let mut ms_by_route = vec![0.0; routes.len()];
+            for turn in 0..routes.len() {
+                if stop.is_cancelled() {
+                    break 'rounds;
+                }
+                // Each route is first, second, … equally often: whatever one leaves behind falls on every other.
+                let route = (turn + number + round) % routes.len();
+                ms_by_route[route] = ms(bench.time(&routes[route], request).await?);
+                bar.inc(1);
+            }
+            if round > 0 {
+                times.iter_mut().zip(ms_by_route).for_each(|(times, ms)| times.push(ms));
+            }
+        }
+    }
+    bar.finish_and_clear();
+    Ok(layers(&routes, &times))
+}
+
+fn layers(routes: &[Route], times: &[Vec<f64>]) -> Vec<Layer> {
+    let layer = |(index, route): (usize, &Route)| {
+        let before = match route {
+            Route::Engine => None,
+            // Tokenising joins the bare engine, not the scheduler.
+            Route::Native => Some(0),
+            // The guest brings the sandbox to native tokenising, and the scheduler with it.
+            Route::Scheduler | Route::Guest | Route::Http(_) => Some(index - 1),
+        };
+        let differences: Option<Vec<f64>> = before
+            .map(|before| times[index].iter().zip(&times[before]).map(|(with, without)| with - without).collect());
+        Layer {
+            name: route.name(),
+            request_ms: Summary::of(times[index].iter().copied()),
+            adds_ms: differences.and_then(|differences| mean(&differences)),
+        }
+    };
+    routes.iter().enumerate().map(layer).collect()
+}
+
+fn mean(values: &[f64]) -> Option<Interval> {
+    if values.is_empty() {
+        return None;
+    }
+    let count = values.len() as f64;
+    stats::bootstrap(values.iter().sum::<f64>() / count, SEED, |draws| {
+        Some(values.iter().map(|_| *draws.one(values)).sum::<f64>() / count)
+    })
+}
+
+impl Route {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Engine => "engine, ready rows",
+            Self::Scheduler => "scheduler, ready rows",
+            Self::Native => "native tokenization and engine",
+            Self::Guest => "guest in process",
+            Self::Http(_) => "HTTP",
+        }
+    }
+}
+
+impl Bench {
+    fn load(target: &TargetOptions) -> Result<Self> {
+        let options = InProcessOptions {
+            data_dir: target.data_dir.clone(),
+            model: target.model.clone(),
+            engine: EngineSection { threads: target.threads, max_batch_tokens: None },
+            guest: target.guest.clone(),
+        };
+        let engine = options.bare_engine()?;
+        let cache: &Path = &options.data_dir.join("compiled");
+        let (host, _) = InProcessDriver::start(&options, &[None], cache)?;
+        let longest = engine.config().max_position_embeddings;
+        let tokenizer = NativeTokenizer::new(host.model().tokenizer(), longest)?;
+        Ok(Self { engine, tokenizer, host, outputs: Vec::new() })
+    }
+
+    async fn time(&mut self, route: &Route, prepared: &Prepared) -> Result<Duration> {
+        let request: &Request = &prepared.request;
+        match route {
+            Route::Engine => {
+                let rows = self.tokenizer.rows(request)?.batch;
+                let began = Instant::now();
+                self.compute(&rows)?;
+                Ok(began.elapsed())
+            }
+            Route::Native => {
+                let began = Instant::now();
+                let rows = self.tokenizer.rows(request)?.batch;
+                self.compute(&rows)?;
+                Ok(began.elapsed())
+            }
+            Route::Scheduler => {
+                let rows = self.tokenizer.rows(request)?.batch;
+                let model = Arc::clone(self.host.model());
+                let began = Instant::now();
+                model.scheduler().score(rows, &Account::default(), None).await?;
+                Ok(began.elapsed())
+            }
+            Route::Guest => call(&self.host, request).await.context("the guest in process"),
+            Route::Http(service) => call(service, request).await.context("the service over HTTP"),
+        }
+    }
+
+    /// Rows cut into batches in their order, as full as the token budget allows.
+    fn compute(&mut self, rows: &PackedBatch) -> Result<()> {
+        self.outputs.clear();
+        let mut batch = PackedBatch::default();
+        for row in rows.iter() {
+            if batch.rows() > 0 && batch.tokens() + row.ids.len() > self.engine.max_batch_tokens() {
+                self.engine.run(&batch, &mut self.outputs)?;
+                batch.clear();
+            }
+            batch.push(row)?;
+        }
+        if batch.rows() > 0 {
+            self.engine.run(&batch, &mut self.outputs)?;
+        }
+        Ok(())
+    }
+}
+
+async fn call(driver: &dyn Driver, request: &Request) -> Result<Duration> {
+    let began = Instant::now();
+    driver.call(0, request).await.map_err(|failure| anyhow!("{}: {}", failure.kind, failure.message))?;
+    Ok(began.elapsed())
+}
+
+/// The layers as a table.
+#[must_use]
+pub fn table(layers: &[Layer]) -> String {
+    let rows: Vec<Vec<String>> = layers
+        .iter()
+        .map(|layer| {
+            let Summary { avg, p50, p95, count, .. } = layer.request_ms;
+            let (adds, confidence) = match layer.adds_ms {
+                None => (String::new(), String::new()),
+                Some(Interval { value, low, high }) => (format!("{value:+.3}"), format!("{low:+.3} to {high:+.3}")),
+            };
+            let figures = [avg, p50, p95].map(|value| format!("{value:.3}"));
+            [vec![layer.name.to_owned()], figures.to_vec(), vec![adds, confidence, count.to_string()]].concat()
+        })
+        .collect();
+    crate::table::aligned(&["layer", "avg ms", "P50 ms", "P95 ms", "adds ms", "95 % confidence", "requests"], &rows)
+}

@@ -1,0 +1,67 @@
+//! The report: figures ([`measure`], [`schema`]), what is said about them ([`content`]), and the three files.
+//!
+//! `report.md` and `report.html` are two renderings of the same blocks, so they cannot tell different stories; the plots
+//! are in the latter only.
+
+mod block;
+mod content;
+mod html;
+mod markdown;
+pub mod measure;
+pub mod schema;
+mod svg;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use schema::{Report, SCHEMA, SCHEMA_VERSION};
+
+/// Names of the files that a report consists of.
+pub const REPORT_FILES: [&str; 3] = ["report.md", "report.json", "report.html"];
+
+impl Report {
+    /// Writes the three files into a directory, which is made where it does not exist.
+    ///
+    /// # Errors
+    /// The directory or a file cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let json = serde_json::to_string(self)? + "\n";
+        for (name, text) in REPORT_FILES.iter().zip([self.markdown(), json, self.html()]) {
+            let path = dir.join(name);
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Reads a `report.json`, or that of a directory.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no report of this version.
+    pub fn read(path: &Path) -> Result<Self> {
+        let path = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let value: serde_json::Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+        ensure!(value["schema"] == SCHEMA, "{} is not a report of assay-bench", path.display());
+        ensure!(
+            value["schema_version"] == SCHEMA_VERSION,
+            "{} has schema version {}, this program reads {SCHEMA_VERSION}",
+            path.display(),
+            value["schema_version"]
+        );
+        serde_json::from_value(value).with_context(|| path.display().to_string())
+    }
+
+    /// The report as Markdown.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        markdown::render(&content::blocks(self))
+    }
+
+    /// The report as one HTML file that needs nothing else.
+    #[must_use]
+    pub fn html(&self) -> String {
+        html::render(&self.scenario, &content::headline(self), &content::blocks(self))
+    }
+}

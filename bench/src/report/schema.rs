@@ -1,0 +1,378 @@
+//! `report.json`: what a run measured. `docs/report.md` tells what every field means.
+//!
+//! The version rises when a field changes its meaning or goes; new fields may come without it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::{Bar, Summary};
+
+/// What `schema` says in every report.
+pub const SCHEMA: &str = "assay-bench/report";
+
+/// The version that this program writes, and the only one that it reads.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// A run of a scenario. Times are in milliseconds and throughput in pairs per second unless a name says otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// The scenario's name.
+    pub scenario: String,
+    /// What it shows.
+    pub about: String,
+    /// When the run began, in UTC.
+    pub timestamp: String,
+    /// Whether it was stopped before its end.
+    pub interrupted: bool,
+    /// Where it ran.
+    pub machine: Machine,
+    /// What computed.
+    pub target: Target,
+    /// Where the requests came from.
+    pub load_source: String,
+    /// The processor's matrix multiplication, measured before and after this run; absent where another device computes.
+    pub ceiling: Option<Ceiling>,
+    /// In the order of the scenario.
+    pub configurations: Vec<ConfigurationReport>,
+}
+
+/// Facts about the machine and the command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The processor's name.
+    pub cpu: String,
+    /// Its cores, as the system counts them.
+    pub cores: usize,
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// System and version.
+    pub os: String,
+    /// Instruction set.
+    pub arch: String,
+    /// Versions of this program and of the host library.
+    pub versions: BTreeMap<String, String>,
+    /// The commit of the working directory, with `-dirty` where files differ from it; absent outside a repository.
+    pub commit: Option<String>,
+    /// The command line.
+    pub command: Vec<String>,
+}
+
+/// What requests were sent to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Target {
+    /// `in process`, or the service's URL.
+    pub driver: String,
+    /// The model's name.
+    pub model: String,
+    /// Content hash of its files.
+    pub model_revision: String,
+    /// `cpu` or `gpu`; `unknown` over HTTP.
+    pub engine: String,
+    /// The device in its own words: processor and instruction set, or adapter, backend and driver.
+    pub device: String,
+    /// Numbers as stored and multiplied.
+    pub precision: String,
+    /// Threads that compute; 0 where the processor only waits or it is not known.
+    pub threads: usize,
+}
+
+/// Matrix multiplication as fast as the processor's best library does it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Ceiling {
+    /// Rows of the left matrix.
+    pub m: usize,
+    /// Columns of the left matrix.
+    pub k: usize,
+    /// Columns of the right matrix.
+    pub n: usize,
+    /// 10⁹ floating-point operations per second, over the measured runs; the largest is the ceiling.
+    pub gflop_per_s: Summary,
+}
+
+/// One configuration, run several times.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConfigurationReport {
+    /// Its name.
+    pub name: String,
+    /// Documents of a request; absent where the file decides or tenants differ.
+    pub batch: Option<u32>,
+    /// Requests in work at once; absent in an open loop or where tenants differ.
+    pub concurrency: Option<u32>,
+    /// What each tenant was to do.
+    pub tenants: Vec<TenantReport>,
+    /// From nothing to readiness; one entry for each start.
+    pub starts: Vec<StartReport>,
+    /// Requests before timing began.
+    pub warmup: Warmup,
+    /// A guest's instance alone: requests without documents. No values where they are refused.
+    pub instance_start_ms: Summary,
+    /// Every repeat, in order.
+    pub repeats: Vec<Repeat>,
+    /// Which repeat has the median time: the one that stands in the tables.
+    pub median_repeat: usize,
+}
+
+/// What one tenant was to do, and with what.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TenantReport {
+    /// Its name.
+    pub name: String,
+    /// Its guest: `standard`, or the file's name.
+    pub guest: String,
+    /// Pace in words.
+    pub pace: String,
+    /// Intended requests per second of an open loop.
+    pub rate_per_s: Option<f64>,
+    /// Its requests.
+    pub load: LoadReport,
+}
+
+/// What the tokenizer says of the different requests of a load.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// Different requests.
+    pub requests: u64,
+    /// Their pairs.
+    pub pairs: u64,
+    /// Their useful tokens.
+    pub tokens: u64,
+    /// Rows that are cut to fit.
+    pub truncated: u64,
+    /// Tokens of a row.
+    pub row_tokens: Summary,
+    /// For each request, what padding its rows to the longest would waste, in percent of the padded batch.
+    pub padded_waste_percent: Summary,
+    /// Useful floating-point operations of all requests.
+    pub useful_flops: u64,
+    /// The same for padded rows.
+    pub padded_flops: u64,
+    /// Native tokenisation of each request.
+    pub native_tokenize_ms: Summary,
+}
+
+/// What one start took.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StartReport {
+    /// Reading the weights and making the engine.
+    pub model_load_ms: f64,
+    /// Compiling the guests, or finding them compiled.
+    pub guest_load_ms: f64,
+}
+
+/// Requests that came before the timed ones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Warmup {
+    /// The very first request after the start.
+    pub first_ms: Option<f64>,
+    /// Every warm-up request, the first included.
+    pub latency_ms: Summary,
+    /// Failures by kind.
+    pub errors: BTreeMap<String, u64>,
+}
+
+/// One run of a configuration. Failed requests count in `requests` and `errors` and nowhere else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Repeat {
+    /// From the start until the last tenant with a number of requests was done.
+    pub elapsed_s: f64,
+    /// Requests that were answered or failed.
+    pub requests: u64,
+    /// Pairs of the answered ones.
+    pub pairs: u64,
+    /// Their useful tokens by the tokenizer.
+    pub tokens: u64,
+    /// Their useful tokens as the guests counted them; absent where they do not say.
+    pub tokens_by_guest: Option<u64>,
+    /// Failures by kind.
+    pub errors: BTreeMap<String, u64>,
+    /// Latency of the first tenant's first request, if it was answered: where a repeat starts anew, the first of all.
+    pub first_ms: Option<f64>,
+    /// From the intended start to the answer.
+    pub latency_ms: Summary,
+    /// From sending to the answer: what a closed loop would have called latency.
+    pub service_ms: Summary,
+    /// From the intended start to sending: how late this program was, or was kept.
+    pub send_lag_ms: Summary,
+    /// Latencies counted.
+    pub latency_histogram: Vec<Bar>,
+    /// Latency at percentiles, `[percent, ms]`.
+    pub percentile_curve: Vec<(f64, f64)>,
+    /// Throughput.
+    pub throughput: Throughput,
+    /// In the guest and around it, without the instance's start.
+    pub tokenize_ms: Summary,
+    /// In the guest and around it.
+    pub guest_ms: Summary,
+    /// Rows waiting for the device.
+    pub queue_ms: Summary,
+    /// Rows on the device.
+    pub inference_ms: Summary,
+    /// Latency ranges and the throughput in them.
+    pub bands: Vec<Band>,
+    /// Correlation of a request's latency with its throughput.
+    pub correlation: Option<f64>,
+    /// Useful work.
+    pub work: Work,
+    /// By tenant, in the order of the configuration.
+    pub by_tenant: Vec<TenantRepeat>,
+    /// What the samples say.
+    pub dashboard: Dashboard,
+    /// The samples.
+    pub series: Vec<SeriesPoint>,
+    /// Every answered request.
+    pub samples: Samples,
+}
+
+/// Pairs per second in three senses.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Throughput {
+    /// All pairs over the whole time.
+    pub average: f64,
+    /// Each request's pairs over its latency.
+    pub per_request: Summary,
+    /// Pairs completed in each whole second.
+    pub per_second: Summary,
+}
+
+/// Requests whose latency lies in a range of percentiles.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Band {
+    /// The range in words.
+    pub range: String,
+    /// Their throughput, per request.
+    pub throughput: Summary,
+}
+
+/// Useful work: padding counts for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    /// Useful tokens per second.
+    pub tokens_per_s: f64,
+    /// 10⁹ useful floating-point operations per second, over the whole time.
+    pub gflop_per_s: f64,
+    /// The same while a batch was on the device.
+    pub gflop_per_s_busy: Option<f64>,
+    /// `gflop_per_s` in percent of the ceiling.
+    pub ceiling_percent: Option<f64>,
+    /// Padding that was computed, in percent: 0 where rows are packed.
+    pub padding_waste_percent: f64,
+    /// Padding that batches padded request by request would have computed, in percent of all their tokens.
+    pub padded_waste_percent: f64,
+    /// Batches on the device.
+    pub batches: Option<u64>,
+    /// Useful tokens of a batch, on average.
+    pub tokens_per_batch: Option<f64>,
+}
+
+/// One tenant's part of a repeat.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TenantRepeat {
+    /// Its name.
+    pub name: String,
+    /// Requests that were answered or failed.
+    pub requests: u64,
+    /// Pairs of the answered ones.
+    pub pairs: u64,
+    /// Failures by kind.
+    pub errors: BTreeMap<String, u64>,
+    /// From the intended start to the answer.
+    pub latency_ms: Summary,
+    /// Rows waiting for the device.
+    pub queue_ms: Summary,
+    /// All pairs over the whole time.
+    pub throughput: f64,
+}
+
+/// Samples summed up. No values where something cannot be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Dashboard {
+    /// Memory that the engine holds.
+    pub device_memory_mb: Summary,
+    /// Share of time with a batch on the device.
+    pub device_utilization_percent: Summary,
+    /// The process's share of all cores.
+    pub cpu_percent: Summary,
+    /// The process's resident memory.
+    pub rss_mb: Summary,
+    /// Tokens that wait for the device.
+    pub waiting_tokens: Summary,
+}
+
+/// What happened since the sample before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct SeriesPoint {
+    /// From the start of the run.
+    pub at_s: f64,
+    /// Memory that the engine holds.
+    pub device_memory_mb: Option<f64>,
+    /// Share of time with a batch on the device.
+    pub device_utilization_percent: Option<f64>,
+    /// The process's share of all cores.
+    pub cpu_percent: f64,
+    /// The process's resident memory.
+    pub rss_mb: f64,
+    /// Tokens that wait for the device.
+    pub waiting_tokens: Option<u64>,
+    /// Requests answered.
+    pub completed: u64,
+    /// Pairs of the answered requests over the time since the sample before.
+    pub pairs_per_s: f64,
+    /// Mean of the answered requests, absent where there are none; so are the rest.
+    pub latency_ms: Option<f64>,
+    /// As in [`Repeat::tokenize_ms`].
+    pub tokenize_ms: Option<f64>,
+    /// As in [`Repeat::guest_ms`].
+    pub guest_ms: Option<f64>,
+    /// As in [`Repeat::queue_ms`].
+    pub queue_ms: Option<f64>,
+    /// As in [`Repeat::inference_ms`].
+    pub inference_ms: Option<f64>,
+    /// What padding would have wasted.
+    pub padded_waste_percent: Option<f64>,
+}
+
+/// Every answered request, as columns of equal length, in the order of completion.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Samples {
+    /// The tenant's number.
+    pub tenant: Vec<usize>,
+    /// When it was done, from the start of the run.
+    pub done_s: Vec<f64>,
+    /// From the intended start.
+    pub latency_ms: Vec<f64>,
+    /// From sending.
+    pub service_ms: Vec<f64>,
+    /// Its pairs.
+    pub pairs: Vec<u64>,
+}
+
+impl Ceiling {
+    /// Whether something else kept the processor while this was measured: the median is far below the best.
+    #[must_use]
+    pub fn was_disturbed(&self) -> bool {
+        self.gflop_per_s.p50 < 0.8 * self.gflop_per_s.max
+    }
+}
+
+impl Report {
+    /// Tells each repeat its share of the ceiling.
+    pub fn set_ceiling(&mut self, ceiling: Ceiling) {
+        for repeat in self.configurations.iter_mut().flat_map(|configuration| &mut configuration.repeats) {
+            repeat.work.ceiling_percent = Some(100.0 * repeat.work.gflop_per_s / ceiling.gflop_per_s.max);
+        }
+        self.ceiling = Some(ceiling);
+    }
+}
+
+impl ConfigurationReport {
+    /// The repeat that stands in the tables; absent where none was finished.
+    #[must_use]
+    pub fn shown(&self) -> Option<&Repeat> {
+        self.repeats.get(self.median_repeat)
+    }
+}

@@ -1,0 +1,158 @@
+//! How fast is the GPU engine on this device, kernel by kernel and as a whole?
+//!
+//! Baseline: the device's own ceiling, measured as multiply-adds on registers. Weights are random, with the shape of
+//! MiniLM-L6; nothing is read from disk. Excluded: loading, and the first pass (drivers put work off until then). Each
+//! kernel's time is the fastest of three runs in a submission of its own, so that it includes one submission; the whole
+//! pass is the median of the runs shown with its spread, with the device idle before each.
+//!
+//! `cargo bench -p assay-kernels --bench gpu_forward -- [--f16] [--rows N] [--row-tokens N] [--runs N] [--tune]`
+#![allow(clippy::unwrap_used, reason = "a bench")]
+
+use std::time::Instant;
+
+use assay_kernels::gpu::layout::Layout;
+use assay_kernels::gpu::ops::Target;
+use assay_kernels::gpu::ops::peak::Peak;
+use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, Precision, TuneCache, tune};
+use assay_kernels::weights::{BertWeights, Embeddings, Head, Layer, LayerNorm, Linear};
+use assay_kernels::{BertConfig, Engine, PackedBatch, Row};
+
+const CONFIG: &[u8] = br#"{"architectures": ["BertForSequenceClassification"], "vocab_size": 30522,
+    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
+    "max_position_embeddings": 512, "num_labels": 1}"#;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let number = |name: &str, otherwise: usize| {
+        let at = arguments.iter().position(|argument| argument == name);
+        at.map_or(otherwise, |at| arguments[at + 1].parse().unwrap())
+    };
+    let (rows, row_tokens, runs) = (number("--rows", 16), number("--row-tokens", 100), number("--runs", 3));
+    let precision = if has("--f16") { Precision::F16 } else { Precision::F32 };
+    let gpu = match GpuDevice::open(&AdapterSelection::Any) {
+        Ok(gpu) => gpu,
+        Err(error) => return println!("skipped: {error}"),
+    };
+    let config = BertConfig::from_json(CONFIG).unwrap();
+    let layout = Layout::new(&config, precision).unwrap();
+    let ceiling = Peak::new(&gpu).unwrap().measure(&gpu, 64, 4096).unwrap();
+    println!("{}, {} storage; ceiling {:.1} GFLOP/s", gpu.description(), precision.name(), ceiling / 1e9);
+    if has("--tune") {
+        println!("{}", tune(&gpu, Target::of(&gpu), &layout, rows * row_tokens).unwrap());
+    }
+    drop(gpu);
+
+    let options = GpuOptions {
+        adapter: AdapterSelection::Any,
+        precision,
+        max_batch_tokens: rows * row_tokens,
+        tune: if has("--tune") { TuneCache::Memory } else { TuneCache::Defaults },
+        ..GpuOptions::default()
+    };
+    let mut engine = GpuEngine::new(random_weights(config), options).unwrap();
+    let mut batch = PackedBatch::default();
+    for row in 0..rows {
+        let ids: Vec<u32> = (0..row_tokens).map(|i| ((row * 7919 + i * 104_729) % 30_522) as u32).collect();
+        batch.push(Row { ids: &ids, second_segment: row_tokens / 4 }).unwrap();
+    }
+    let mut outputs = Vec::new();
+    engine.run(&batch, &mut outputs).unwrap();
+    assert!(outputs.iter().all(|score| score.is_finite()));
+
+    println!("{:<36} {:>5} {:>10} {:>10} {:>8} {:>8}", "kernel", "runs", "ms", "GFLOP/s", "share", "GB/s");
+    let mut times: Vec<(String, u32, f64, u64, u64)> = Vec::new();
+    for kernel in engine.profile(&batch, 3).unwrap() {
+        // Kernels after the last layer's keys and values work on first tokens: another size, another line.
+        let name = format!("{} {:.2}", kernel.name, kernel.bytes as f64 / 1e6);
+        let seconds = kernel.time.as_secs_f64();
+        match times.iter_mut().find(|line| line.0 == name) {
+            Some(line) => {
+                line.1 += 1;
+                line.2 += seconds;
+                line.3 += kernel.flops;
+                line.4 += kernel.bytes;
+            }
+            None => times.push((name, 1, seconds, kernel.flops, kernel.bytes)),
+        }
+    }
+    for (name, count, seconds, flops, bytes) in times {
+        let (rate, bandwidth) = (flops as f64 / seconds, bytes as f64 / seconds / 1e9);
+        let (ms, share) = (seconds * 1e3, rate / ceiling);
+        println!("{name:<36} {count:>5} {ms:>10.3} {:>10.2} {share:>8.3} {bandwidth:>8.2}", rate / 1e9);
+    }
+
+    let processor = processor_seconds();
+    let mut seconds: Vec<f64> = (0..runs)
+        .map(|_| {
+            outputs.clear();
+            let start = Instant::now();
+            engine.run(&batch, &mut outputs).unwrap();
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds[seconds.len() / 2];
+    let flops = assay_kernels::flops::batch_flops(engine.config(), &batch) as f64;
+    println!(
+        "whole pass, {rows} rows of {row_tokens} tokens: {:.1} ms (fastest {:.1}, slowest {:.1}), {:.2} useful GFLOP/s \
+         ({:.3} of the ceiling), {:.0} useful tokens/s",
+        median * 1e3,
+        seconds[0] * 1e3,
+        seconds[seconds.len() - 1] * 1e3,
+        flops / median / 1e9,
+        flops / median / ceiling,
+        batch.tokens() as f64 / median
+    );
+    if let Some((before, after)) = processor.zip(processor_seconds()) {
+        let each = (after - before) / runs as f64;
+        println!("processor time {:.0} ms a pass, {:.2} useful GFLOP/s a core", each * 1e3, flops / each / 1e9);
+    }
+}
+
+/// Processor time of this process, where the system tells: what a software adapter takes on a machine that is busy.
+fn processor_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
+    // Clock ticks in user mode; a hundred a second on every Linux there is.
+    Some(fields.get(11)?.parse::<f64>().ok()? / 100.0)
+}
+
+fn random_weights(config: BertConfig) -> BertWeights {
+    let mut state = 1u64;
+    let mut random = move |count: usize| -> Vec<f32> {
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 0.05
+            })
+            .collect()
+    };
+    let (h, i) = (config.hidden_size, config.intermediate_size);
+    let norm = |random: &mut dyn FnMut(usize) -> Vec<f32>| LayerNorm { weight: vec![1.0; h], bias: random(h) };
+    let linear = |random: &mut dyn FnMut(usize) -> Vec<f32>, outputs: usize, inputs: usize| Linear {
+        weight: random(outputs * inputs),
+        bias: random(outputs),
+    };
+    let embeddings = Embeddings {
+        word: random(config.vocab_size * h),
+        position: random(config.max_position_embeddings * h),
+        token_type: random(config.type_vocab_size * h),
+        norm: norm(&mut random),
+    };
+    let layers = (0..config.num_hidden_layers)
+        .map(|_| Layer {
+            query: linear(&mut random, h, h),
+            key: linear(&mut random, h, h),
+            value: linear(&mut random, h, h),
+            attention_output: linear(&mut random, h, h),
+            attention_norm: norm(&mut random),
+            intermediate: linear(&mut random, i, h),
+            output: linear(&mut random, h, i),
+            output_norm: norm(&mut random),
+        })
+        .collect();
+    let head =
+        Head::CrossEncoder { pooler: linear(&mut random, h, h), classifier: linear(&mut random, config.outputs, h) };
+    BertWeights { config, embeddings, layers, head }
+}

@@ -1,0 +1,235 @@
+//! The engine as its callers see it: several batches in flight, budgets, faults, and steady memory.
+#![cfg(feature = "gpu")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod gpu_support;
+
+use assay_kernels::gpu::{AdapterKind, AdapterSelection, GpuEngine, GpuError, GpuOptions, Precision, TuneCache, auto};
+use assay_kernels::{BertWeights, Engine, EngineError, PackedBatch};
+use gpu_support::{Random, engine, skip, tiny};
+
+/// Batches in the steady-state test that runs by default, and in the long one.
+const STEADY_BATCHES: usize = 300;
+const MANY_BATCHES: usize = 10_000;
+/// Growth of resident memory that is still noise: the allocator's arenas breathe.
+const RSS_SLACK_KIB: u64 = 8 * 1024;
+
+#[test]
+fn three_batches_in_flight_give_what_each_gives_alone() {
+    let Some((mut engine, golden)) = tiny_engine(Precision::F32) else { return };
+    let rows: Vec<PackedBatch> = (0..9).map(|index| one_row(&golden, index)).collect();
+    let alone: Vec<Vec<f32>> = rows.iter().map(|batch| run(&mut engine, batch)).collect();
+    let mut in_flight = std::collections::VecDeque::new();
+    let mut together = Vec::new();
+    for batch in &rows {
+        if in_flight.len() == engine.max_in_flight() {
+            let ticket = in_flight.pop_front().unwrap();
+            let mut outputs = Vec::new();
+            engine.finish(ticket, &mut outputs).unwrap();
+            together.push(outputs);
+        }
+        in_flight.push_back(engine.submit(batch).unwrap());
+    }
+    for ticket in in_flight {
+        let mut outputs = Vec::new();
+        engine.finish(ticket, &mut outputs).unwrap();
+        together.push(outputs);
+    }
+    assert_eq!(together, alone);
+}
+
+#[test]
+fn a_report_counts_what_the_batch_took() {
+    let Some((mut engine, golden)) = tiny_engine(Precision::F32) else { return };
+    let mut outputs = Vec::new();
+    let mut batch = PackedBatch::default();
+    golden.iter().take(3).for_each(|row| batch.push(row).unwrap());
+    let report = engine.run(&batch, &mut outputs).unwrap();
+    assert_eq!((report.rows, report.tokens), (3, batch.tokens()));
+    assert_eq!(report.useful_flops, assay_kernels::flops::batch_flops(engine.config(), &batch));
+    // Embedding, seven a layer, nine in the pruned last one, pooler and classifier.
+    assert_eq!(report.dispatches as usize, 1 + 7 * (engine.config().num_hidden_layers - 1) + 9 + 2);
+    assert!(report.bytes_moved > 0);
+    assert!(report.device_time.is_none_or(|time| time <= report.elapsed));
+    let memory = engine.memory();
+    assert!(memory.weights_bytes > 0 && memory.arena_bytes > 0 && memory.io_bytes > 0);
+}
+
+#[test]
+fn misuse_is_refused_and_the_engine_goes_on() {
+    let Some((mut engine, golden)) = tiny_engine(Precision::F32) else { return };
+    let row = one_row(&golden, 0);
+    let mut huge = PackedBatch::default();
+    while huge.tokens() <= engine.max_batch_tokens() {
+        huge.push(golden.row(3)).unwrap();
+    }
+    assert!(matches!(engine.submit(&huge), Err(EngineError::TooManyTokens { .. })));
+    let beyond = PackedBatch::new(vec![u32::MAX], vec![0, 1], vec![1]).unwrap();
+    assert!(matches!(engine.submit(&beyond), Err(EngineError::Batch(_))));
+    let mut outputs = Vec::new();
+    assert_eq!(engine.run(&PackedBatch::default(), &mut outputs).unwrap().rows, 0);
+    let tickets: Vec<_> = (0..engine.max_in_flight()).map(|_| engine.submit(&row).unwrap()).collect();
+    assert!(matches!(engine.submit(&row), Err(EngineError::TooManyInFlight { .. })));
+    let [first, second, third] = <[_; 3]>::try_from(tickets).unwrap();
+    let number = second.0;
+    assert!(matches!(
+        engine.finish(assay_kernels::Ticket(number), &mut outputs),
+        Err(EngineError::WrongTicket { ticket }) if ticket == number
+    ));
+    for ticket in [first, second, third] {
+        engine.finish(ticket, &mut outputs).unwrap();
+    }
+}
+
+#[test]
+fn a_lost_device_costs_its_batches_and_nothing_else() {
+    let Some((mut engine, golden)) = tiny_engine(Precision::F32) else { return };
+    let batch = one_row(&golden, 1);
+    let before = run(&mut engine, &batch);
+    let memory = engine.memory();
+    let ticket = engine.submit(&batch).unwrap();
+    engine.provoke_device_loss();
+    let mut outputs = Vec::new();
+    // The batch in flight may have been finished by the device already; the next one finds the loss.
+    if engine.finish(ticket, &mut outputs).is_ok() {
+        let error = engine.run(&batch, &mut outputs).unwrap_err();
+        assert!(matches!(error, EngineError::Device(_)), "{error}");
+    }
+    assert_eq!(run(&mut engine, &batch), before);
+    assert_eq!(engine.memory(), memory);
+}
+
+#[test]
+fn running_out_of_memory_costs_one_batch() {
+    let Some((mut engine, golden)) = tiny_engine(Precision::F32) else { return };
+    let batch = one_row(&golden, 1);
+    let before = run(&mut engine, &batch);
+    let first = engine.submit(&batch).unwrap();
+    let second = engine.submit(&batch).unwrap();
+    engine.provoke_out_of_memory();
+    let mut outputs = Vec::new();
+    let error = engine.finish(first, &mut outputs).unwrap_err();
+    assert!(error.to_string().contains("out of memory"), "{error}");
+    assert!(engine.finish(second, &mut outputs).is_err());
+    assert!(outputs.is_empty());
+    assert_eq!(run(&mut engine, &batch), before);
+}
+
+#[test]
+fn a_budget_that_no_buffer_holds_is_refused_by_name() {
+    let Some((weights, _)) = tiny("tiny-bert-hd32") else { return };
+    let options =
+        GpuOptions { adapter: AdapterSelection::Any, max_batch_tokens: usize::MAX / 1024, ..GpuOptions::default() };
+    match GpuEngine::new(weights, options) {
+        Err(GpuError::NoAdapter { .. }) => {}
+        Err(GpuError::TooLarge { .. } | GpuError::Shape { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn automatic_choice_never_takes_a_software_adapter() {
+    let choice = auto();
+    assert!(choice.adapter.is_none_or(|adapter| adapter.kind != AdapterKind::Software));
+    assert!(!choice.reason.is_empty());
+    eprintln!("{}", choice.reason);
+}
+
+#[test]
+fn tuning_is_remembered_and_changes_no_numbers() {
+    let Some((weights, golden)) = tiny("tiny-bert-hd32") else { return };
+    let path = std::env::temp_dir().join(format!("assay-tune-{}.json", std::process::id()));
+    let _ = std::fs::remove_file(&path);
+    let options = GpuOptions {
+        adapter: AdapterSelection::Any,
+        max_batch_tokens: 1024,
+        tune: TuneCache::File(path.clone()),
+        ..GpuOptions::default()
+    };
+    let Ok(mut tuned) = GpuEngine::new(weights.clone(), options.clone()) else {
+        return skip::<()>("no adapter").unwrap_or_default();
+    };
+    let remembered = std::fs::read(&path).unwrap();
+    let again = GpuEngine::new(weights.clone(), options).unwrap();
+    assert_eq!(tuned.choices(), again.choices());
+    assert_eq!(std::fs::read(&path).unwrap(), remembered);
+    std::fs::remove_file(&path).unwrap();
+    let mut plain = engine(weights, Precision::F32, 1024).unwrap();
+    let batch = one_row(&golden.batch, 2);
+    assert_eq!(run(&mut tuned, &batch), run(&mut plain, &batch));
+}
+
+#[test]
+fn random_batches_create_nothing_and_hold_memory_steady() {
+    steady(STEADY_BATCHES);
+}
+
+#[test]
+#[ignore = "takes minutes: cargo test --release -p assay-kernels --test gpu_engine -- --ignored"]
+fn ten_thousand_random_batches_create_nothing_and_hold_memory_steady() {
+    steady(MANY_BATCHES);
+}
+
+fn steady(batches: usize) {
+    let Some((mut engine, golden)) = tiny_engine(Precision::F16) else { return };
+    let mut random = Random(11);
+    let longest = engine.config().max_position_embeddings;
+    let vocabulary = engine.config().vocab_size;
+    let (mut outputs, mut in_flight) = (Vec::new(), std::collections::VecDeque::new());
+    let check = one_row(&golden, 2);
+    let expected = run(&mut engine, &check);
+    let (mut created, mut resident) = (None, None);
+    for index in 0..batches {
+        let mut batch = PackedBatch::default();
+        let budget = 1 + random.below(engine.max_batch_tokens());
+        loop {
+            let tokens = 1 + random.below(longest.min(1 + index));
+            if batch.tokens() + tokens > budget.max(tokens) {
+                break;
+            }
+            let ids: Vec<u32> = (0..tokens).map(|_| random.below(vocabulary) as u32).collect();
+            let second_segment = random.below(tokens + 1);
+            batch.push(assay_kernels::Row { ids: &ids, second_segment }).unwrap();
+        }
+        if in_flight.len() == engine.max_in_flight() {
+            outputs.clear();
+            engine.finish(in_flight.pop_front().unwrap(), &mut outputs).unwrap();
+        }
+        in_flight.push_back(engine.submit(&batch).unwrap());
+        if index == batches / 2 {
+            (created, resident) = (engine.created(), resident_kib());
+        }
+    }
+    for ticket in in_flight {
+        engine.finish(ticket, &mut outputs).unwrap();
+    }
+    assert_eq!(engine.created(), created, "serving created pipelines or buffers");
+    let (before, after) = (resident.unwrap_or(0), resident_kib().unwrap_or(0));
+    eprintln!("{batches} batches: resident {before} KiB half way, {after} KiB at the end");
+    assert!(after <= before + RSS_SLACK_KIB, "resident memory grew from {before} to {after} KiB");
+    assert_eq!(run(&mut engine, &check), expected);
+}
+
+fn tiny_engine(precision: Precision) -> Option<(GpuEngine, PackedBatch)> {
+    let (weights, golden): (BertWeights, _) = tiny("tiny-bert-hd32")?;
+    Some((engine(weights, precision, 1024)?, golden.batch))
+}
+
+fn one_row(batch: &PackedBatch, index: usize) -> PackedBatch {
+    let mut one = PackedBatch::default();
+    one.push(batch.row(index % batch.rows())).unwrap();
+    one
+}
+
+fn run(engine: &mut GpuEngine, batch: &PackedBatch) -> Vec<f32> {
+    let mut outputs = Vec::new();
+    engine.run(batch, &mut outputs).unwrap();
+    outputs
+}
+
+/// Resident memory of this process, where the system tells.
+fn resident_kib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}

@@ -1,0 +1,116 @@
+//! The whole model on a GPU adapter against the golden logits, and rows packed together against the same rows alone.
+#![cfg(feature = "gpu")]
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod gpu_support;
+
+use assay_kernels::gpu::Precision;
+use assay_kernels::gpu::ops::Target;
+use assay_kernels::gpu::tune::NormChoice;
+use assay_kernels::{BertWeights, Engine, PackedBatch};
+use gpu_support::{
+    F16_TOLERANCE, F32_TOLERANCE, Golden, assert_close, default_model, engine, engine_of, golden, run, tiny,
+};
+
+const TINY: [&str; 3] = ["tiny-bert-hd32", "tiny-bert-hd64", "tiny-bert-3labels"];
+
+#[test]
+fn tiny_models_in_f32_match_their_goldens() {
+    for name in TINY {
+        let Some((weights, golden)) = tiny(name) else { return };
+        check(name, weights, &golden, Precision::F32);
+    }
+}
+
+#[test]
+fn tiny_models_in_f16_match_their_goldens() {
+    for name in TINY {
+        let Some((weights, golden)) = tiny(name) else { return };
+        check(name, weights, &golden, Precision::F16);
+    }
+}
+
+#[test]
+fn the_default_model_in_f32_matches_its_golden() {
+    let Some((weights, golden)) = default_model().zip(golden("default-model.json")) else { return };
+    check("default model", weights, &golden, Precision::F32);
+}
+
+#[test]
+fn the_default_model_in_f16_matches_its_golden_and_flips_no_ranks() {
+    let Some((weights, golden)) = default_model().zip(golden("default-model.json")) else { return };
+    let Some(logits) = check("default model", weights, &golden, Precision::F16) else { return };
+    for (i, a) in golden.logits.iter().enumerate() {
+        for (j, b) in golden.logits.iter().enumerate() {
+            // Rows closer than twice the tolerance are ties.
+            if a - b > 2.0 * F16_TOLERANCE {
+                assert!(logits[i] > logits[j], "rows {i} and {j} change places");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_in_any_company() {
+    let Some((weights, golden)) = tiny("tiny-bert-hd32") else { return };
+    for precision in [Precision::F32, Precision::F16] {
+        let Some(mut engine) = engine(weights.clone(), precision, 4096) else { return };
+        let together = run(&mut engine, &golden.batch);
+        let mut alone = Vec::new();
+        for row in golden.batch.iter() {
+            let mut batch = PackedBatch::default();
+            batch.push(row).unwrap();
+            engine.run(&batch, &mut alone).unwrap();
+        }
+        let mut backwards = PackedBatch::default();
+        for index in (0..golden.batch.rows()).rev() {
+            backwards.push(golden.batch.row(index)).unwrap();
+        }
+        let mut reversed = run(&mut engine, &backwards);
+        reversed.reverse();
+        assert_eq!(together, alone);
+        assert_eq!(together, reversed);
+    }
+}
+
+#[test]
+fn kernels_for_gpus_match_the_goldens_on_any_adapter() {
+    for name in TINY {
+        let Some((weights, golden)) = tiny(name) else { return };
+        for precision in [Precision::F32, Precision::F16] {
+            let Some(mut engine) = engine_of(weights.clone(), precision, 2048, Some(Target::Gpu)) else { return };
+            assert!(matches!(engine.choices().unwrap().norm, NormChoice::Fused));
+            let logits = run(&mut engine, &golden.batch);
+            let tolerance = if precision == Precision::F32 { F32_TOLERANCE } else { F16_TOLERANCE };
+            assert_close(&format!("{name} {} for GPUs", precision.name()), &logits, &golden.logits, tolerance);
+        }
+    }
+}
+
+#[test]
+fn embeddings_match_the_reference() {
+    let Some((weights, golden)) = tiny("tiny-bert-hd64") else { return };
+    let mut weights = weights;
+    weights.head = assay_kernels::weights::Head::MeanEmbedding;
+    weights.config.task = assay_kernels::Task::Embedding;
+    weights.config.outputs = weights.config.hidden_size;
+    let mut batch = PackedBatch::default();
+    for row in golden.batch.iter().take(12) {
+        batch.push(row).unwrap();
+    }
+    let logits = assay_kernels::reference::forward(&weights, &batch);
+    let golden = Golden { batch, logits };
+    check("embeddings", weights.clone(), &golden, Precision::F32);
+    check("embeddings", weights, &golden, Precision::F16);
+}
+
+fn check(name: &str, weights: BertWeights, golden: &Golden, precision: Precision) -> Option<Vec<f32>> {
+    let mut engine = engine(weights, precision, 2048)?;
+    let logits = run(&mut engine, &golden.batch);
+    let tolerance = match precision {
+        Precision::F32 => F32_TOLERANCE,
+        Precision::F16 => F16_TOLERANCE,
+    };
+    assert_close(&format!("{name} {}", precision.name()), &logits, &golden.logits, tolerance);
+    Some(logits)
+}

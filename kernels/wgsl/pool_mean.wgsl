@@ -1,0 +1,45 @@
+// Embedding pooling, first half: mean[i] = the mean of x over the tokens of row i.
+//
+//   rows  [rows]                  first token and length of each row of the batch: `Row`
+//   x     [tokens, STRIDE4 · 4]
+//   mean  [rows, HIDDEN4 · 4]     f32
+//
+// Algorithm: one thread takes four columns of one row, token by token. One workgroup owns THREADS of the
+// rows · HIDDEN4 groups of four.
+//
+// Bindings: 0 rows, 1 x, 2 mean. Constants: HIDDEN4, STRIDE4, THREADS. Features: immediates.
+// Rust caller: `gpu::ops::pool`.
+
+struct Sizes {
+    rows: u32,
+}
+
+struct Row {
+    index: u32,
+    queries: u32,
+    start: u32,
+    tokens: u32,
+}
+
+@group(0) @binding(0) var<storage, read> rows: array<Row>;
+@group(0) @binding(1) var<storage, read> x: array<Packed4>;
+@group(0) @binding(2) var<storage, read_write> mean: array<vec4<f32>>;
+var<immediate> sizes: Sizes;
+
+override HIDDEN4: u32 = 96u;
+override STRIDE4: u32 = 96u;
+override THREADS: u32 = 64u;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(global_invocation_id) invocation: vec3<u32>) {
+    let index = invocation.x / HIDDEN4;
+    if index >= sizes.rows {
+        return;
+    }
+    let row = rows[index];
+    var sum = vec4(0.0);
+    for (var token = row.start; token < row.start + row.tokens; token++) {
+        sum += unpack4(x[token * STRIDE4 + invocation.x % HIDDEN4]);
+    }
+    mean[invocation.x] = sum / f32(row.tokens);
+}

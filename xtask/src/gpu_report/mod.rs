@@ -1,0 +1,203 @@
+//! `cargo xtask gpu-report`: what Apple's and AMD's compilers make of every kernel, and what an M1 could reach with it.
+//!
+//! No hardware is asked. From the compilers come registers, threads in flight, spills and the instruction mix; from these,
+//! trip counts and the clock, the arithmetic-bound time of each kernel and of the whole forward pass. It is a bound from
+//! above: memory latency comes on top, and Apple's own compiler differs from Mesa's. The table is kept in
+//! `docs/kernels.md`; [`check`] compares with the figures kept beside this file, and fails on a spill or a lost share.
+
+mod forward;
+mod listing;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use assay_kernels::gpu::Precision;
+use assay_kernels::gpu::layout::Layout;
+use assay_kernels::gpu::shader::{Variant, variants};
+
+use crate::vulkan::{Driver, VulkanRoot};
+use forward::{forward_pass, trips};
+use listing::{Kind, Listing};
+
+/// Where the table is kept.
+const DOCUMENT: &str = "docs/kernels.md";
+const BEGIN: &str = "<!-- gpu-report: begin -->";
+const END: &str = "<!-- gpu-report: end -->";
+/// The figures that [`check`] holds kernels to, one variant a line: name, threads in flight, multiply-add share.
+const BASELINE: &str = "xtask/gpu/baseline.tsv";
+/// A share may fall by this much before it counts as lost: rounding in the file, and Mesa's point releases.
+const SHARE_SLACK: f64 = 0.01;
+
+/// What to do with the figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Print them.
+    Print,
+    /// Write them to the document and the baseline.
+    Write,
+    /// Fail where they fall behind the baseline.
+    Check,
+}
+
+/// What the compilers say about one variant.
+#[derive(Debug, Clone)]
+struct Figures {
+    /// Apple: 16-bit register halves used.
+    registers: u64,
+    /// Apple: threads of one core that fit in flight.
+    threads: u64,
+    spills: u64,
+    listing: Listing,
+    /// AMD: vector registers, waves in flight per SIMD, spilled registers.
+    amd: [u64; 3],
+}
+
+/// The widths of the default model: MiniLM-L6.
+fn layout(precision: Precision) -> Layout {
+    Layout { hidden: 384, hidden_padded: 384, intermediate_padded: 1536, heads: 12, head_dim: 32, precision }
+}
+
+/// Compiles every variant and does what `mode` says.
+///
+/// # Errors
+/// The compilers cannot be set up here, a kernel does not compile, or (checking) a figure fell behind.
+pub(crate) fn run(root: &Path, mode: Mode) -> Result<()> {
+    let vulkan = VulkanRoot::set_up(root)?;
+    let work = root.join("target/gpu-report");
+    fs::create_dir_all(&work)?;
+    let mut figures = BTreeMap::new();
+    for precision in [Precision::F32, Precision::F16] {
+        for variant in variants(&layout(precision), 1e-12, 1) {
+            // Cooperative matrices are in neither compiler; kernels for software adapters never reach these GPUs.
+            if variant.for_gpus && !variant.cooperative {
+                let found = ask(&vulkan, &work, &variant).with_context(|| format!("compile {}", variant.name))?;
+                figures.insert(variant.name.clone(), found);
+            }
+        }
+    }
+    match mode {
+        Mode::Print => println!("{}", table(&figures)?),
+        Mode::Write => write(root, &figures)?,
+        Mode::Check => check(root, &figures)?,
+    }
+    Ok(())
+}
+
+fn ask(vulkan: &VulkanRoot, work: &Path, variant: &Variant) -> Result<Figures> {
+    let file = work.join(variant.name.replace([' ', '/'], "_")).with_extension("wgsl");
+    fs::write(&file, &variant.source)?;
+    let compile = |driver, debug: &[(&str, &str)]| -> Result<(String, String)> {
+        let mut command = Command::new(vulkan.runner(driver));
+        command.arg(std::env::current_exe()?).arg("gpu-compile").arg(&file);
+        for (name, value) in &variant.constants {
+            command.arg("--set").arg(format!("{name}={value}"));
+        }
+        let output = command.envs(debug.iter().copied()).output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        ensure!(output.status.success(), "{driver:?}: {}", text(&output.stderr));
+        Ok((text(&output.stdout), text(&output.stderr)))
+    };
+    let (apple, apple_listing) = compile(Driver::Apple, &[("AGX_MESA_DEBUG", "shaders,nopreamble")])?;
+    // The listing goes to whichever stream the driver likes.
+    let listing = Listing::parse(&format!("{apple_listing}\n{apple}"));
+    let (apple, _) = compile(Driver::Apple, &[])?;
+    let (amd, _) = compile(Driver::Amd, &[])?;
+    ensure!(listing.straight.instructions() > 0, "the Apple compiler printed no listing");
+    Ok(Figures {
+        registers: statistic(&apple, "GPRs")?,
+        threads: statistic(&apple, "Threads")?,
+        spills: statistic(&apple, "Spills")? + statistic(&apple, "Scratch")?,
+        listing,
+        amd: [
+            statistic(&amd, "VGPRs")?,
+            statistic(&amd, "Subgroups per SIMD")?,
+            statistic(&amd, "Spilled VGPRs")? + statistic(&amd, "Spilled SGPRs")?,
+        ],
+    })
+}
+
+fn statistic(text: &str, name: &str) -> Result<u64> {
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": "));
+    line.and_then(|value| value.trim().parse().ok()).with_context(|| format!("no statistic {name} in {text:?}"))
+}
+
+fn table(figures: &BTreeMap<String, Figures>) -> Result<String> {
+    let mut text = String::new();
+    writeln!(
+        text,
+        "| kernel | Apple registers | threads in flight | spills | instructions | hot loop | multiply-add share | \
+         AMD VGPRs | waves | spills |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+    )?;
+    for (name, f) in figures {
+        let hot = f.listing.hot();
+        let all = f.listing.straight.instructions() + f.listing.loops.iter().map(|l| l.own.instructions()).sum::<u64>();
+        let share = match hot.count(Kind::MultiplyAdd) {
+            0 => "–".to_owned(),
+            _ => format!("{:.3}", hot.multiply_add_share()),
+        };
+        let [vgprs, waves, amd_spills] = f.amd;
+        writeln!(
+            text,
+            "| {name} | {} | {} | {} | {all} | {} | {share} | {vgprs} | {waves} | {amd_spills} |",
+            f.registers,
+            f.threads,
+            f.spills,
+            hot.instructions(),
+        )?;
+    }
+    let slots = |name: &str, keys: u64| -> Result<u64> {
+        let found = figures.get(name).with_context(|| format!("no kernel {name}"))?;
+        Ok(found.listing.slots(&trips(name, &found.listing, keys)))
+    };
+    for precision in [Precision::F16, Precision::F32] {
+        writeln!(text, "\n{}", forward_pass(&layout(precision), &slots)?)?;
+    }
+    Ok(text)
+}
+
+fn write(root: &Path, figures: &BTreeMap<String, Figures>) -> Result<()> {
+    let path = root.join(DOCUMENT);
+    let document = fs::read_to_string(&path).with_context(|| format!("read {DOCUMENT}"))?;
+    let (before, rest) = document.split_once(BEGIN).with_context(|| format!("{DOCUMENT} has no {BEGIN}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("{DOCUMENT} has no {END}"))?;
+    fs::write(&path, format!("{before}{BEGIN}\n{}{END}{after}", table(figures)?))?;
+    let mut baseline = String::new();
+    for (name, f) in figures {
+        writeln!(baseline, "{name}\t{}\t{:.4}", f.threads, f.listing.hot().multiply_add_share())?;
+    }
+    fs::write(root.join(BASELINE), baseline).context("write the baseline")
+}
+
+/// Fails where a kernel spills, or has fewer threads in flight or a smaller share than the baseline has.
+fn check(root: &Path, figures: &BTreeMap<String, Figures>) -> Result<()> {
+    let baseline = fs::read_to_string(root.join(BASELINE)).with_context(|| format!("read {BASELINE}"))?;
+    let mut faults = Vec::new();
+    for (name, f) in figures {
+        if f.spills + f.amd[2] > 0 {
+            faults.push(format!("{name} spills"));
+        }
+    }
+    for line in baseline.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [name, threads, share] = fields[..] else { bail!("{BASELINE}: not three fields: {line:?}") };
+        let (threads, share): (u64, f64) = (threads.parse()?, share.parse()?);
+        let Some(f) = figures.get(name) else {
+            faults.push(format!("{name} is gone: write the baseline anew"));
+            continue;
+        };
+        let now = f.listing.hot().multiply_add_share();
+        if now < share - SHARE_SLACK {
+            faults.push(format!("{name}: the multiply-add share fell from {share} to {now:.4}"));
+        }
+        if f.threads < threads {
+            faults.push(format!("{name}: threads in flight fell from {threads} to {}", f.threads));
+        }
+    }
+    ensure!(faults.is_empty(), "kernels fell behind {BASELINE}:\n{}", faults.join("\n"));
+    println!("{} kernel variants hold their figures, none spills", figures.len());
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! Vulkan drivers for development, in `target/vulkan`: a fast lavapipe to run kernels on, and the GPU compilers of Apple
+//! and AMD to ask about them, without the hardware.
+//!
+//! A newer Debian is unpacked there, and programs are started through *its* loader (`ld-linux --library-path`), because
+//! its drivers need a newer C library than this system may have. Nothing outside the folder changes. Packages come from
+//! the mirror that apt is configured with. Needs Linux on x86-64, root, apt and gcc; a machine that has a Vulkan driver of
+//! its own, or is no such machine, uses what it has: see [`test_runner`].
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::wasm_std::debian_mirrors;
+
+/// The Debian release whose drivers are unpacked.
+const RELEASE: &str = "trixie";
+/// Mesa that still has a null device for AMD.
+const NULL_DEVICE_MESA: &str = "25.0";
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// Where Debian's chromium keeps its software adapter.
+const SWIFTSHADER: &str = "usr/lib/chromium/libvk_swiftshader.so";
+/// Stands in for an Apple GPU's kernel driver.
+const APPLE_SHIM: &str = include_str!("../gpu/apple-shim.c");
+
+/// A driver of the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// Mesa's software adapter: runs kernels.
+    Lavapipe,
+    /// A second, independent software adapter, from Debian's chromium: runs kernels, slowly.
+    SwiftShader,
+    /// Mesa's compiler for Apple GPUs on a stand-in device: compiles only.
+    Apple,
+    /// Mesa's compiler for AMD GPUs on its null device: compiles only.
+    Amd,
+}
+
+/// The folder, set up.
+#[derive(Debug, Clone)]
+pub(crate) struct VulkanRoot {
+    dir: PathBuf,
+}
+
+impl VulkanRoot {
+    /// Sets up `target/vulkan` under `root`; about a minute the first time, nothing after that.
+    ///
+    /// # Errors
+    /// This is not such a machine, or a package cannot be had.
+    pub(crate) fn set_up(root: &Path) -> Result<Self> {
+        let this = Self { dir: root.join("target/vulkan") };
+        fs::create_dir_all(&this.dir)?;
+        this.unpack_release()?;
+        this.install_drivers()?;
+        this.write_runners()?;
+        Ok(this)
+    }
+
+    /// Adds the second software adapter.
+    ///
+    /// # Errors
+    /// Its package cannot be had.
+    pub(crate) fn add_swiftshader(&self) -> Result<()> {
+        let installed = Path::new("/").join(SWIFTSHADER);
+        let library = if installed.exists() { installed } else { self.dir.join("swiftshader").join(SWIFTSHADER) };
+        if !library.exists() {
+            run(Command::new("apt-get").args(["download", "-q", "chromium"]).current_dir(&self.dir))?;
+            let package = package(&self.dir, "chromium_")?;
+            run(Command::new("dpkg").arg("-x").arg(package).arg(self.dir.join("swiftshader")))?;
+            ensure!(library.exists(), "Debian's chromium package has no {}", library.display());
+        }
+        self.write_driver("swiftshader", &library)?;
+        self.write_runner(Driver::SwiftShader, "swiftshader", "")
+    }
+
+    /// The script that starts a program with `driver`: `RUNNER PROGRAM ARGUMENTS…`.
+    pub(crate) fn runner(&self, driver: Driver) -> PathBuf {
+        self.dir.join(match driver {
+            Driver::Lavapipe => "run-lavapipe",
+            Driver::SwiftShader => "run-swiftshader",
+            Driver::Apple => "run-apple",
+            Driver::Amd => "run-amd",
+        })
+    }
+
+    fn unpack_release(&self) -> Result<()> {
+        let base = self.system();
+        // Any of them has every release: the list is never empty.
+        let mirror = debian_mirrors()?.swap_remove(0);
+        if !base.join(".base").exists() {
+            if run(Command::new("debootstrap").arg("--version")).is_err() {
+                run(Command::new("apt-get").args(["update", "-q"]))?;
+                run(Command::new("apt-get").args(["install", "-y", "-q", "debootstrap"]))?;
+            }
+            run(Command::new("debootstrap").args(["--variant=minbase", RELEASE]).arg(&base).arg(&mirror))?;
+            fs::write(base.join(".base"), "")?;
+        }
+        for folder in ["etc/ssl/certs", "etc/apt/apt.conf.d"] {
+            fs::create_dir_all(base.join(folder))?;
+        }
+        // The mirror may want this system's certificates, settings and name server. Each may be absent.
+        for file in ["etc/ssl/certs/ca-certificates.crt", "etc/resolv.conf"] {
+            let _ = fs::copy(Path::new("/").join(file), base.join(file));
+        }
+        for entry in fs::read_dir("/etc/apt/apt.conf.d")?.flatten() {
+            let _ = fs::copy(entry.path(), base.join("etc/apt/apt.conf.d").join(entry.file_name()));
+        }
+        let sources = format!("deb {mirror} {RELEASE} main\ndeb {mirror} {RELEASE}-backports main\n");
+        fs::write(base.join("etc/apt/sources.list"), sources).context("write the folder's sources.list")
+    }
+
+    fn install_drivers(&self) -> Result<()> {
+        let done = self.system().join(".mesa");
+        if done.exists() {
+            return Ok(());
+        }
+        self.chroot("apt-get update -q")?;
+        self.chroot(&format!(
+            "apt-get install -y -q --no-install-recommends -t {RELEASE}-backports mesa-vulkan-drivers libvulkan1"
+        ))?;
+        let versions = self.chroot("apt-cache madison mesa-vulkan-drivers")?;
+        let old = versions
+            .lines()
+            .filter_map(|line| line.split('|').nth(1))
+            .map(str::trim)
+            .find(|version| version.contains(NULL_DEVICE_MESA))
+            .with_context(|| format!("the mirror has no Mesa {NULL_DEVICE_MESA}"))?;
+        self.chroot(&format!("cd /root && apt-get download -q mesa-vulkan-drivers={old}"))?;
+        let package = package(&self.system().join("root"), "mesa-vulkan-drivers_25")?;
+        run(Command::new("dpkg").arg("-x").arg(package).arg(self.dir.join("mesa25")))?;
+        fs::write(done, "").context("note that the drivers are there")
+    }
+
+    fn write_runners(&self) -> Result<()> {
+        let libraries = self.system().join(LIBRARIES);
+        self.write_driver("lavapipe", &libraries.join("libvulkan_lvp.so"))?;
+        self.write_driver("apple", &libraries.join("libvulkan_asahi.so"))?;
+        self.write_driver("amd", &self.dir.join("mesa25").join(LIBRARIES).join("libvulkan_radeon.so"))?;
+        let (source, shim) = (self.dir.join("apple-shim.c"), self.dir.join("apple-shim.so"));
+        if fs::read_to_string(&source).ok().as_deref() != Some(APPLE_SHIM) || !shim.exists() {
+            fs::write(&source, APPLE_SHIM)?;
+            run(Command::new("gcc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&shim).arg(&source).arg("-ldl"))?;
+        }
+        self.write_runner(Driver::Lavapipe, "lavapipe", "")?;
+        let preload = format!("MESA_SHADER_CACHE_DISABLE=true LD_PRELOAD={}", shim.display());
+        self.write_runner(Driver::Apple, "apple", &preload)?;
+        let family = "MESA_SHADER_CACHE_DISABLE=true RADV_FORCE_FAMILY=${RADV_FORCE_FAMILY:-navi31}";
+        self.write_runner(Driver::Amd, "amd", family)
+    }
+
+    fn write_driver(&self, name: &str, library: &Path) -> Result<()> {
+        let json = format!(
+            "{{\"file_format_version\":\"1.0.0\",\"ICD\":{{\"api_version\":\"1.3.0\",\"library_path\":\"{}\"}}}}\n",
+            library.display()
+        );
+        fs::write(self.dir.join(name).with_extension("json"), json).context("write a driver's description")
+    }
+
+    fn write_runner(&self, driver: Driver, name: &str, environment: &str) -> Result<()> {
+        let (system, path) = (self.system(), self.runner(driver));
+        let json = self.dir.join(name).with_extension("json");
+        let script = format!(
+            "#!/bin/bash\nexport VK_DRIVER_FILES={json} VK_ICD_FILENAMES={json} {environment}\n\
+             exec \"{loader}\" --library-path \"{libraries}\" \"$@\"\n",
+            json = json.display(),
+            loader = system.join("lib64/ld-linux-x86-64.so.2").display(),
+            libraries = system.join(LIBRARIES).display(),
+        );
+        fs::write(&path, script)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).context("make a runner executable")
+    }
+
+    fn system(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    fn chroot(&self, command: &str) -> Result<String> {
+        run(Command::new("chroot").arg(self.system()).args(["sh", "-c", command]))
+    }
+}
+
+/// Sets up the folder and prints how to use it: `cargo xtask vulkan-root`.
+///
+/// # Errors
+/// As [`VulkanRoot::set_up`].
+pub(crate) fn run_set_up(root: &Path, swiftshader: bool) -> Result<()> {
+    let vulkan = VulkanRoot::set_up(root)?;
+    let mut drivers = vec![Driver::Lavapipe, Driver::Apple, Driver::Amd];
+    if swiftshader {
+        vulkan.add_swiftshader()?;
+        drivers.push(Driver::SwiftShader);
+    }
+    for driver in drivers {
+        println!("{driver:?}: {} PROGRAM", vulkan.runner(driver).display());
+    }
+    Ok(())
+}
+
+/// What starts the GPU tests' binaries: the value for `CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER`. `None` means none
+/// is needed, because this machine has a driver of its own (or, on macOS and Windows, always), and tells why.
+///
+/// # Errors
+/// The folder is needed and cannot be set up; the message says what would.
+pub(crate) fn test_runner(root: &Path) -> Result<(Option<PathBuf>, &'static str)> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Ok((None, "this system brings its own graphics driver"));
+    }
+    if ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().any(|name| std::env::var_os(name).is_some()) {
+        return Ok((None, "VK_DRIVER_FILES names a driver"));
+    }
+    let has_driver = |folder: &&str| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    if ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"].iter().any(has_driver) {
+        return Ok((None, "this system has a Vulkan driver"));
+    }
+    let vulkan = VulkanRoot::set_up(root)
+        .context("no Vulkan driver here, and target/vulkan cannot be set up: install mesa-vulkan-drivers")?;
+    Ok((Some(vulkan.runner(Driver::Lavapipe)), "lavapipe in target/vulkan"))
+}
+
+/// Runs the GPU tests, on this machine's driver or on lavapipe in `target/vulkan`: `cargo xtask gpu-test`. `arguments`
+/// go to the test binaries.
+///
+/// # Errors
+/// A test failed, or there is no driver.
+pub(crate) fn run_tests(root: &Path, arguments: &[String]) -> Result<()> {
+    let (runner, why) = test_runner(root)?;
+    println!("GPU tests: {why}");
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root).args(["test", "--release", "--package", "assay-kernels"]);
+    for test in ["gpu_shaders", "gpu_kernels", "gpu_golden", "gpu_engine"] {
+        command.args(["--test", test]);
+    }
+    if let Some(runner) = runner {
+        command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner);
+    }
+    ensure!(command.arg("--").args(arguments).status()?.success(), "GPU tests failed");
+    Ok(())
+}
+
+/// The downloaded package in `folder` whose name begins with `prefix`.
+fn package(folder: &Path, prefix: &str) -> Result<PathBuf> {
+    fs::read_dir(folder)?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
+        .with_context(|| format!("no package {prefix}* was downloaded"))
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let shown = format!("{command:?}");
+    let output = command.env("DEBIAN_FRONTEND", "noninteractive").output().with_context(|| format!("start {shown}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{shown} failed: {}{stdout}", String::from_utf8_lossy(&output.stderr));
+    Ok(stdout)
+}
