@@ -2,7 +2,7 @@
 //!
 //! A guest is any crate of the workspace in `guest/` that is a `cdylib`. The folder's name is the component's: `guest/standard` becomes `target/guests/components/standard.wasm`. What is already up to date is left alone, by cargo and here alike.
 //!
-//! Every component is decoded again and its imports are looked at: a guest that asks for anything beyond this project's own contract fails the build, because no host would run it. This module never runs a guest.
+//! Every component is decoded again and its imports are looked at: a guest that asks for anything beyond this project's own contract fails the build, because it would carry code that no reranker needs. Conformance guests may ask for WASI, to show what they get of it. This module never runs a guest.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,7 +15,10 @@ use wit_component::{ComponentEncoder, DecodedWasm};
 use crate::wasm_std::{TARGET, WasmStd};
 
 /// What a guest may import: interfaces of our own package, at any version.
-const ALLOWED_IMPORTS: &str = "assay:rerank/";
+const ALLOWED_IMPORTS: &[&str] = &["assay:rerank/"];
+
+/// What a conformance guest may import.
+const ALLOWED_CONFORMANCE_IMPORTS: &[&str] = &["assay:rerank/", "wasi:"];
 
 /// The guest workspace's profile for what is deployed, and the folder that cargo puts it in.
 const PROFILE: &str = "component";
@@ -26,6 +29,8 @@ struct Guest {
     name: String,
     /// The module that cargo leaves.
     module: PathBuf,
+    /// Prefixes of what it may import.
+    allowed_imports: &'static [&'static str],
 }
 
 /// Builds every guest under `root`/guest and returns the components' paths, sorted by name.
@@ -71,7 +76,8 @@ fn find_guests(root: &Path) -> Result<Vec<Guest>> {
     let guest_dir = root.join("guest");
     let modules = target_dir(root).join(TARGET).join(PROFILE);
     let mut guests = Vec::new();
-    for parent in [guest_dir.clone(), guest_dir.join("conformance")] {
+    let parents = [(guest_dir.clone(), ALLOWED_IMPORTS), (guest_dir.join("conformance"), ALLOWED_CONFORMANCE_IMPORTS)];
+    for (parent, allowed_imports) in parents {
         let entries = fs::read_dir(&parent).with_context(|| format!("cannot list {}", parent.display()))?;
         for entry in entries {
             let entry = entry?;
@@ -88,6 +94,7 @@ fn find_guests(root: &Path) -> Result<Vec<Guest>> {
             guests.push(Guest {
                 name: entry.file_name().to_string_lossy().into_owned(),
                 module: modules.join(format!("{}.wasm", package.replace('-', "_"))),
+                allowed_imports,
             });
         }
     }
@@ -130,7 +137,7 @@ fn make_component(guest: &Guest, component: &Path, stamp: &Path) -> Result<()> {
         .module(&module)
         .and_then(|encoder| encoder.encode())
         .with_context(|| format!("{} does not become a component", guest.module.display()))?;
-    check_imports(&bytes)?;
+    check_imports(&bytes, guest.allowed_imports)?;
     // Renamed into place, so that nobody ever reads half a component.
     let unfinished = component.with_extension("wasm.part");
     fs::write(&unfinished, &bytes)
@@ -150,7 +157,7 @@ fn made_of(module: &Path) -> Result<String> {
     Ok(format!("{}\n{}\n", state(module)?, state(&std::env::current_exe()?)?))
 }
 
-fn check_imports(component: &[u8]) -> Result<()> {
+fn check_imports(component: &[u8], allowed: &[&str]) -> Result<()> {
     let DecodedWasm::Component(resolve, world) = wit_component::decode(component)? else {
         bail!("it is a WIT package, not a component");
     };
@@ -158,12 +165,13 @@ fn check_imports(component: &[u8]) -> Result<()> {
         .imports
         .keys()
         .map(|import| resolve.name_world_key(import))
-        .filter(|name| !name.starts_with(ALLOWED_IMPORTS))
+        .filter(|name| !allowed.iter().any(|prefix| name.starts_with(prefix)))
         .collect();
     ensure!(
         foreign.is_empty(),
-        "it imports {}, but a guest may import {ALLOWED_IMPORTS}* only; look for a dependency that reaches outside (random numbers, time, files), `cargo tree -i` in guest/ helps",
-        foreign.join(", ")
+        "it imports {}, but a guest may import {}* only; look for a dependency that reaches outside (random numbers, time, files), `cargo tree -i` in guest/ helps",
+        foreign.join(", "),
+        allowed.join("*, ")
     );
     Ok(())
 }

@@ -11,6 +11,7 @@ use super::tenant::open_platform;
 use crate::engine::EngineOptions;
 use crate::http;
 use crate::tenant::Platform;
+#[cfg(unix)]
 use crate::tenant::server::AdminServer;
 
 /// Port where none is named.
@@ -41,8 +42,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
 }
 
 async fn serve(port: u16, data_dir: &Path, platform: &Arc<Platform>) -> Result<(), CliError> {
-    let admin = AdminServer::bind(data_dir)
-        .map_err(|error| CliError::failed(format!("the admin socket in {}: {error}", data_dir.display())))?;
+    let orders = orders(data_dir, platform)?;
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     let socket = |error: std::io::Error| CliError::failed(format!("{address}: {error}"));
     let listener = tokio::net::TcpListener::bind(address).await.map_err(socket)?;
@@ -51,8 +51,23 @@ async fn serve(port: u16, data_dir: &Path, platform: &Arc<Platform>) -> Result<(
     let _ = std::io::stdout().flush();
     tokio::select! {
         served = http::serve(listener, Arc::clone(platform), stop()) => served.map_err(socket),
-        () = admin.serve(platform) => Ok(()),
+        () = orders => Ok(()),
     }
+}
+
+/// Takes orders over the admin socket until it is dropped.
+#[cfg(unix)]
+fn orders(data_dir: &Path, platform: &Arc<Platform>) -> Result<impl Future<Output = ()>, CliError> {
+    let admin = AdminServer::bind(data_dir)
+        .map_err(|error| CliError::failed(format!("the admin socket in {}: {error}", data_dir.display())))?;
+    let platform = Arc::clone(platform);
+    Ok(async move { admin.serve(&platform).await })
+}
+
+/// Without Unix sockets tenants are changed while no server runs.
+#[cfg(not(unix))]
+fn orders(_data_dir: &Path, _platform: &Arc<Platform>) -> Result<impl Future<Output = ()>, CliError> {
+    Ok(std::future::pending())
 }
 
 /// Completes when the process is asked to stop.

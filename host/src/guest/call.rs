@@ -1,6 +1,7 @@
 //! One request: an instance for it, the call, and what became of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -10,8 +11,13 @@ use super::convert;
 use super::inference::{Budget, Models, Purpose, Used};
 use super::session::{Cost, Session, Start, State, time_left};
 use crate::limits::{RequestLimits, TokenRate};
-use crate::rerank::{GuestFault, Request, RerankError, Response, Timings};
+use crate::model::ModelCard;
+use crate::rerank::{Request, RerankError, Response, Timings};
 use crate::scheduler::Account;
+
+/// Prepared instances that are kept for a guest without a snapshot: enough that requests which come one after the other,
+/// or two at once, do not wait for `prepare`.
+const WARM_INSTANCES: usize = 2;
 
 /// Everything that one request runs under.
 #[derive(Debug, Clone)]
@@ -48,7 +54,9 @@ pub(super) struct Program {
     pub(super) pre: TenantPre<State>,
     pub(super) start: Start,
     pub(super) places: Places,
+    max_prepare_cpu: Duration,
     idle: Mutex<Vec<Idle>>,
+    warming_up: AtomicBool,
 }
 
 /// Room for instances, shared by all guests of a runtime.
@@ -73,13 +81,14 @@ impl std::fmt::Debug for Program {
 }
 
 impl Program {
-    pub(super) fn new(pre: TenantPre<State>, start: Start, places: Places) -> Self {
-        Self { pre, start, places, idle: Mutex::new(Vec::new()) }
+    pub(super) fn new(pre: TenantPre<State>, start: Start, places: Places, max_prepare_cpu: Duration) -> Self {
+        let (idle, warming_up) = (Mutex::default(), AtomicBool::new(false));
+        Self { pre, start, places, max_prepare_cpu, idle, warming_up }
     }
 
     /// Runs one request. Dropping the future stops the guest at its next epoch tick and takes its rows out of the
     /// queue.
-    pub(super) async fn rerank(&self, call: Call<'_>, cost: &mut CallCost) -> Result<Response, RerankError> {
+    pub(super) async fn rerank(self: &Arc<Self>, call: Call<'_>, cost: &mut CallCost) -> Result<Response, RerankError> {
         let (limits, arrived) = (call.limits, call.arrived);
         limits.admit(&call.request)?;
         let deadline = arrived + limits.max_wall;
@@ -93,7 +102,7 @@ impl Program {
     }
 
     async fn answer(
-        &self,
+        self: &Arc<Self>,
         call: Call<'_>,
         deadline: Instant,
         cost: &mut CallCost,
@@ -107,7 +116,7 @@ impl Program {
             max_rows: limits.max_request_rows,
             max_tokens: limits.max_request_tokens,
         });
-        let mut session = self.session(purpose, limits).await?;
+        let mut session = self.session(models.default.card(), purpose, limits).await?;
         let (documents, top_n) = (request.documents.len(), request.top_n);
         let reranker = session.tenant.assay_rerank_reranker();
         let answer = reranker.call_rerank(&mut session.store, &convert::request(request)).await;
@@ -119,7 +128,7 @@ impl Program {
         let answer = answer.map_err(|error| state.fault(&error, limits))?;
         self.keep(session, limits);
         match answer {
-            Ok(answer) => Ok((convert::response(answer, documents, top_n)?, used)),
+            Ok(answer) => Ok((convert::response(&answer, documents, top_n)?, used)),
             Err(error) => Err(match (convert::error(error, limits), used.device_fault) {
                 // The contract has no word for it, so the guest was told that the host is overloaded.
                 (RerankError::Overloaded { .. }, Some(fault)) => RerankError::DeviceFailed(fault),
@@ -128,15 +137,66 @@ impl Program {
         }
     }
 
-    async fn session(&self, purpose: Purpose, limits: &RequestLimits) -> Result<Session, RerankError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(Idle { mut session, .. }) = idle {
-            session.begin(purpose);
-            return Ok(session);
+    async fn session(
+        self: &Arc<Self>,
+        card: &Arc<ModelCard>,
+        purpose: Purpose,
+        limits: &RequestLimits,
+    ) -> Result<Session, RerankError> {
+        let idle = self.idle().pop();
+        let session = match (idle, self.start) {
+            (Some(Idle { mut session, .. }), _) => {
+                session.begin(purpose, limits);
+                session
+            }
+            (None, Start::Snapshotted) => Session::open(&self.pre, purpose, limits, self.place().await?).await?,
+            (None, Start::Prepare) => {
+                let (place, preparing) = (self.place().await?, self.preparing(limits));
+                let mut session = Session::prepare(&self.pre, Arc::clone(card), &preparing, place).await?;
+                session.begin(purpose, limits);
+                session
+            }
+        };
+        if self.start == Start::Prepare {
+            self.warm_up(card, limits);
         }
+        Ok(session)
+    }
+
+    async fn place(&self) -> Result<OwnedSemaphorePermit, RerankError> {
         let place = Arc::clone(&self.places.instances).acquire_owned().await;
-        let place = place.map_err(|_| RerankError::Internal("the guest runtime has shut down".to_owned()))?;
-        Session::open(&self.pre, self.start, purpose, limits, place).await
+        place.map_err(|_| RerankError::Internal("the guest runtime has shut down".to_owned()))
+    }
+
+    /// What an instance is prepared under: `prepare` is the guest's cost, and not the request's that happens to need it.
+    fn preparing(&self, limits: &RequestLimits) -> RequestLimits {
+        RequestLimits { max_guest_cpu: self.max_prepare_cpu, ..limits.clone() }
+    }
+
+    /// Prepares instances for the requests to come, as many as are kept warm, while this request goes on.
+    fn warm_up(self: &Arc<Self>, card: &Arc<ModelCard>, limits: &RequestLimits) {
+        if self.warming_up.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (program, card, limits) = (Arc::clone(self), Arc::clone(card), self.preparing(limits));
+        tokio::spawn(async move {
+            // What goes wrong here goes wrong in the next request too, which says so.
+            while program.idle().len() < WARM_INSTANCES && program.warm_one(&card, &limits).await.is_some() {}
+            program.warming_up.store(false, Ordering::Relaxed);
+        });
+    }
+
+    async fn warm_one(&self, card: &Arc<ModelCard>, limits: &RequestLimits) -> Option<()> {
+        let idle = Arc::clone(&self.places.idle).try_acquire_owned().ok()?;
+        let place = Arc::clone(&self.places.instances).try_acquire_owned().ok()?;
+        let prepared = Session::prepare(&self.pre, Arc::clone(card), limits, place);
+        let session = tokio::time::timeout(limits.max_wall, prepared).await.ok()?.ok()?;
+        self.idle().push(Idle { session, _place: idle });
+        Some(())
+    }
+
+    pub(super) fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps an instance for the next request, if the tenant lets an instance serve another, it holds nothing of the
@@ -147,15 +207,7 @@ impl Program {
             return;
         }
         if let Ok(place) = Arc::clone(&self.places.idle).try_acquire_owned() {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(Idle { session, _place: place });
+            self.idle().push(Idle { session, _place: place });
         }
-    }
-}
-
-/// Checks what `prepare` left behind before a snapshot is made of it.
-pub(super) fn check_prepared(state: &State) -> Result<(), GuestFault> {
-    match state.inference.open_models() {
-        0 => Ok(()),
-        open => Err(GuestFault::LeftOpen(open)),
     }
 }

@@ -3,7 +3,7 @@
 //! The only module that names wasmtime. [`runtime`] owns the engine, the epoch clock and the [`cache`] of compiled code;
 //! [`snapshot`] runs `prepare` and keeps what it left; [`session`] is an instance in a store of its own, with every limit
 //! set; [`call`] runs one request in one; [`inference`] is what a guest may call. A guest sees nothing else of the host:
-//! no files, no clock, no randomness, no network.
+//! [`wasi`] is there for languages that cannot do without it, and grants nothing.
 
 mod bindings;
 mod cache;
@@ -13,6 +13,7 @@ mod inference;
 mod runtime;
 mod session;
 mod snapshot;
+mod wasi;
 
 pub use call::{Call, CallCost};
 pub use inference::{Models, Unlisted};

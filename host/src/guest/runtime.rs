@@ -190,6 +190,7 @@ impl GuestRuntime {
         let mut linker = Linker::new(&engine);
         Tenant::add_to_linker::<_, HasSelf<Inference>>(&mut linker, |state: &mut State| &mut state.inference)
             .map_err(failed)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(failed)?;
         let cache =
             CompiledCache::open(cache_dir).map_err(|source| GuestError::Io { path: cache_dir.to_owned(), source })?;
         let clock = EpochClock::start(engine.clone()).map_err(|error| GuestError::Engine(error.to_string()))?;
@@ -272,7 +273,9 @@ impl GuestRuntime {
 
     fn link(&self, name: &str, component: &Component, start: Start) -> Result<Guest, GuestError> {
         match self.linker.instantiate_pre(component).and_then(TenantPre::new) {
-            Ok(pre) => Ok(Guest { program: Arc::new(Program::new(pre, start, self.places.clone())) }),
+            Ok(pre) => {
+                Ok(Guest { program: Arc::new(Program::new(pre, start, self.places.clone(), self.max_prepare_cpu)) })
+            }
             Err(error) => Err(GuestError::NotATenant { name: name.to_owned(), message: format!("{error:#}") }),
         }
     }
@@ -377,6 +380,13 @@ impl Guest {
         let mut cost = CallCost::default();
         let response = self.program.rerank(call, &mut cost).await;
         (response, cost)
+    }
+
+    /// Instances that are prepared and wait for a request: of a guest without a snapshot, or one whose tenant lets an
+    /// instance serve several requests.
+    #[must_use]
+    pub fn idle_instances(&self) -> usize {
+        self.program.idle().len()
     }
 
     /// Whether its instances start prepared, from a snapshot.

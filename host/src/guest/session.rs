@@ -1,14 +1,18 @@
 //! An instance in a store of its own, and everything that the store counts.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
+use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use super::bindings::{Tenant, TenantPre};
 use super::inference::{Inference, Purpose};
 use super::runtime::EPOCH_TICK;
+use super::wasi::Wasi;
 use crate::limits::RequestLimits;
+use crate::model::ModelCard;
 use crate::rerank::{GuestFault, RerankError};
 
 /// Memories and tables of a guest. A count alone costs the host little: what they hold is limited by size.
@@ -22,6 +26,7 @@ const NO_PLACE_RETRY_AFTER: std::time::Duration = std::time::Duration::from_mill
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) inference: Inference,
+    pub(super) wasi: Wasi,
     quota: Quota,
     cpu_ticks: u32,
     max_cpu_ticks: u32,
@@ -89,9 +94,9 @@ pub(super) struct Cost {
 
 impl State {
     fn new(purpose: Purpose, limits: &RequestLimits) -> Self {
-        let ticks = limits.max_guest_cpu.as_nanos().div_ceil(EPOCH_TICK.as_nanos());
         Self {
             inference: Inference::new(purpose, limits),
+            wasi: Wasi::default(),
             quota: Quota {
                 max_memory_bytes: limits.max_memory_bytes,
                 max_table_elements: limits.max_table_elements,
@@ -101,7 +106,7 @@ impl State {
                 refused: None,
             },
             cpu_ticks: 0,
-            max_cpu_ticks: u32::try_from(ticks).unwrap_or(u32::MAX).max(1),
+            max_cpu_ticks: max_cpu_ticks(limits),
         }
     }
 
@@ -127,6 +132,17 @@ impl State {
         }
         GuestFault::Trapped(cause).into()
     }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.view()
+    }
+}
+
+fn max_cpu_ticks(limits: &RequestLimits) -> u32 {
+    let ticks = limits.max_guest_cpu.as_nanos().div_ceil(EPOCH_TICK.as_nanos());
+    u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
 }
 
 /// A store for one purpose, with every limit set.
@@ -172,10 +188,9 @@ pub(super) enum Start {
 }
 
 impl Session {
-    /// A fresh instance, prepared.
+    /// A fresh instance of a snapshotted guest, which is prepared already.
     pub(super) async fn open(
         pre: &TenantPre<State>,
-        start: Start,
         purpose: Purpose,
         limits: &RequestLimits,
         place: OwnedSemaphorePermit,
@@ -183,20 +198,44 @@ impl Session {
         let mut store = store(pre.engine(), purpose, limits);
         let instantiated = pre.instantiate_async(&mut store).await;
         let tenant = instantiated.map_err(|error| store.data().fault(&error, limits))?;
-        if start == Start::Prepare {
-            let prepared = tenant.call_prepare(&mut store).await;
-            prepared.map_err(|error| store.data().fault(&error, limits))?;
-        }
         Ok(Self { store, tenant, served: 0, _place: place })
     }
 
-    /// Makes an instance that has served before ready for the next request.
-    pub(super) fn begin(&mut self, purpose: Purpose) {
+    /// A fresh instance of a guest without a snapshot, with `prepare` called. [`begin`](Self::begin) makes it ready for
+    /// a request.
+    pub(super) async fn prepare(
+        pre: &TenantPre<State>,
+        card: Arc<ModelCard>,
+        limits: &RequestLimits,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Self, RerankError> {
+        let mut session = Self::open(pre, Purpose::Prepare(card), limits, place).await?;
+        let prepared = session.tenant.call_prepare(&mut session.store).await;
+        prepared.map_err(|error| session.store.data().fault(&error, limits))?;
+        check_prepared(session.store.data())?;
+        Ok(session)
+    }
+
+    /// Makes a prepared instance, which may have served before, ready for a request under these limits.
+    pub(super) fn begin(&mut self, purpose: Purpose, limits: &RequestLimits) {
         let state = self.store.data_mut();
         state.inference.begin(purpose);
         state.cpu_ticks = 0;
-        state.quota.refused = None;
+        state.max_cpu_ticks = max_cpu_ticks(limits);
+        let quota = &mut state.quota;
+        quota.max_memory_bytes = limits.max_memory_bytes;
+        quota.max_table_elements = limits.max_table_elements;
+        quota.refused = None;
+        self.store.set_hostcall_fuel(limits.max_call_bytes);
         self.store.set_epoch_deadline(1);
+    }
+}
+
+/// Checks what `prepare` left behind: whatever it holds, no request could use.
+pub(super) fn check_prepared(state: &State) -> Result<(), GuestFault> {
+    match state.inference.open_models() {
+        0 => Ok(()),
+        open => Err(GuestFault::LeftOpen(open)),
     }
 }
 

@@ -11,9 +11,8 @@ use wasmtime::{Engine, Store};
 use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
 use super::bindings::Tenant;
-use super::call::check_prepared;
 use super::inference::Purpose;
-use super::session::{self, State};
+use super::session::{self, State, check_prepared};
 use crate::limits::RequestLimits;
 use crate::model::ModelCard;
 use crate::rerank::RerankError;
@@ -58,6 +57,9 @@ pub(super) async fn take(
     let prepared = prepared.map_err(|_| RerankError::DeadlineExceeded { limit: limits.max_wall })?;
     let instance = prepared.map_err(|error| store.data().fault(&error, limits))?;
     check_prepared(store.data())?;
+    if store.data().wasi.holds_handles() {
+        return Ok(Snapshot::Impossible("prepare left handles of WASI open".to_owned()));
+    }
     let mut reader = Reader { store: &mut store, instance, failed: None };
     let snapshot = wizer.snapshot_component(&context, &mut reader).await;
     match (snapshot, reader.failed) {

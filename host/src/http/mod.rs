@@ -10,14 +10,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
 use body::{RerankBody, RerankReply};
 use error::HttpError;
 
+use crate::rerank::{Response, Timings};
 use crate::tenant::Platform;
 
 /// Largest body: the largest request of the default limits, with room for JSON's escapes.
@@ -47,14 +48,35 @@ async fn rerank(
     State(platform): State<Arc<Platform>>,
     headers: HeaderMap,
     body: Result<axum::body::Bytes, axum::extract::rejection::BytesRejection>,
-) -> Result<axum::Json<RerankReply>, HttpError> {
+) -> Result<(HeaderMap, axum::Json<RerankReply>), HttpError> {
     // Who is asking comes first: nothing of a stranger's body is read as JSON.
     let name = bearer(&headers).and_then(|key| platform.tenant_of_key(key)).ok_or(HttpError::Unauthorized)?;
     let tenant = platform.tenant(&name).ok_or(HttpError::Unavailable(name))?;
     let body = RerankBody::parse(&body.map_err(HttpError::Body)?).map_err(HttpError::Json)?;
     let (request, shown) = body.into_request();
     let response = tenant.rerank(request).await?;
-    Ok(axum::Json(RerankReply::new(response, &shown)))
+    Ok((measures(&response), axum::Json(RerankReply::new(response, &shown))))
+}
+
+/// Where the request's time went, in the headers that text-embeddings-inference introduced: tokens, and milliseconds. The
+/// guest's time is called tokenization there.
+fn measures(response: &Response) -> HeaderMap {
+    let Timings { guest, queue, inference, total } = response.timings;
+    let times = [
+        ("x-total-time", total),
+        ("x-tokenization-time", guest),
+        ("x-queue-time", queue),
+        ("x-inference-time", inference),
+    ];
+    let mut headers = HeaderMap::with_capacity(times.len() + 1);
+    headers.insert("x-compute-tokens", HeaderValue::from(response.usage.tokens));
+    for (name, time) in times {
+        // Digits and a point are always a header's value.
+        if let Ok(value) = HeaderValue::try_from(format!("{:.3}", time.as_secs_f64() * 1e3)) {
+            headers.insert(name, value);
+        }
+    }
+    headers
 }
 
 /// The key in `Authorization: Bearer …`.

@@ -25,8 +25,12 @@ use dispatch::Dispatch;
 use queue::{Arrival, Queue};
 use turns::RequestId;
 
-/// Most tokens that wait for one engine: about ten seconds of work on two processor cores, thousands of pairs.
-pub const DEFAULT_MAX_QUEUED_TOKENS: usize = 1 << 18;
+/// Most tokens of one tenant that wait for one engine: half a minute of work on two processor cores, thousands of pairs.
+pub const DEFAULT_MAX_TENANT_QUEUED_TOKENS: usize = 1 << 18;
+
+/// Most tokens of all tenants together that wait for one engine: several times as much, so that a tenant which fills its
+/// own part leaves room for the others.
+pub const DEFAULT_MAX_QUEUED_TOKENS: usize = 8 * DEFAULT_MAX_TENANT_QUEUED_TOKENS;
 
 /// A tenant's share of the device where nothing else is said. A hundred, so that there is room for less.
 pub const DEFAULT_WEIGHT: u32 = 100;
@@ -44,7 +48,7 @@ pub struct Account {
 
 impl Default for Account {
     fn default() -> Self {
-        Self { tenant: "".into(), weight: DEFAULT_WEIGHT, max_queued_tokens: DEFAULT_MAX_QUEUED_TOKENS }
+        Self { tenant: "".into(), weight: DEFAULT_WEIGHT, max_queued_tokens: DEFAULT_MAX_TENANT_QUEUED_TOKENS }
     }
 }
 

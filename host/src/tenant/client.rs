@@ -1,17 +1,26 @@
 //! Giving orders to a server that runs on a data directory.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use super::admin::{AdminError, Order, Reply};
 use super::blobs::Blobs;
-use super::server::SOCKET_FILE;
+
+/// The socket's name in the data directory.
+#[cfg(unix)]
+pub(super) const SOCKET_FILE: &str = "admin.sock";
+
+#[cfg(unix)]
+type Stream = std::os::unix::net::UnixStream;
+
+/// There is no admin socket, and so nothing to talk over.
+#[cfg(not(unix))]
+type Stream = io::Empty;
 
 /// A connection to a server's admin socket, good for one order.
 #[derive(Debug)]
 pub struct AdminClient {
-    stream: UnixStream,
+    stream: Stream,
     blobs: Blobs,
 }
 
@@ -21,15 +30,8 @@ impl AdminClient {
     /// # Errors
     /// One runs, but will not talk to this user.
     pub fn connect(data_dir: &Path) -> Result<Option<Self>, AdminError> {
-        let path = data_dir.join(SOCKET_FILE);
-        let failed = |error: io::Error| AdminError::host(format!("{}: {error}", path.display()));
-        let stream = match UnixStream::connect(&path) {
-            Ok(stream) => stream,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(failed(error)),
-        };
+        let failed = |error: io::Error| AdminError::host(format!("{}: {error}", data_dir.display()));
+        let Some(stream) = connect(data_dir).map_err(failed)? else { return Ok(None) };
         let blobs = Blobs::open(&data_dir.join("tenants").join("blobs")).map_err(failed)?;
         Ok(Some(Self { stream, blobs }))
     }
@@ -52,7 +54,21 @@ impl AdminClient {
         text.push(b'\n');
         self.stream.write_all(&text).map_err(gone)?;
         let mut line = String::new();
-        BufReader::new(&self.stream).read_line(&mut line).map_err(gone)?;
+        BufReader::new(self.stream).read_line(&mut line).map_err(gone)?;
         serde_json::from_str(&line).map_err(|error| AdminError::host(format!("the server went away: {error}")))
     }
+}
+
+#[cfg(unix)]
+fn connect(data_dir: &Path) -> io::Result<Option<Stream>> {
+    match Stream::connect(data_dir.join(SOCKET_FILE)) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(not(unix))]
+fn connect(_data_dir: &Path) -> io::Result<Option<Stream>> {
+    Ok(None)
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits as defaults;
 use crate::limits::RequestLimits;
-use crate::scheduler::{Account, DEFAULT_MAX_QUEUED_TOKENS, DEFAULT_WEIGHT};
+use crate::scheduler::{Account, DEFAULT_MAX_TENANT_QUEUED_TOKENS, DEFAULT_WEIGHT};
 
 /// Largest limits file: a hundred times what every key and a long list of models take.
 pub const MAX_LIMITS_BYTES: usize = 256 << 10;
@@ -28,9 +28,6 @@ const DEFAULT_MAX_TOKENS_PER_S: u64 = 100_000;
 
 /// Most tokens at once after a quiet time: the largest request.
 const DEFAULT_BURST_TOKENS: u64 = defaults::DEFAULT_MAX_REQUEST_TOKENS;
-
-/// Most tokens of one tenant that wait for the device: as many as of all.
-const DEFAULT_TENANT_QUEUED_TOKENS: u64 = DEFAULT_MAX_QUEUED_TOKENS as u64;
 
 /// A tenant's limits. Part of a deployment, and as immutable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,7 +85,7 @@ impl Default for TenantLimits {
             max_waiting_requests: DEFAULT_MAX_WAITING_REQUESTS,
             max_tokens_per_s: DEFAULT_MAX_TOKENS_PER_S,
             burst_tokens: DEFAULT_BURST_TOKENS,
-            max_queued_tokens: DEFAULT_TENANT_QUEUED_TOKENS,
+            max_queued_tokens: DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64,
             max_documents: defaults::DEFAULT_MAX_DOCUMENTS as u64,
             max_text_bytes: defaults::DEFAULT_MAX_TEXT_BYTES as u64,
             max_request_bytes: defaults::DEFAULT_MAX_REQUEST_BYTES as u64,

@@ -17,6 +17,7 @@ mod meter;
 mod name;
 mod platform;
 mod registry;
+#[cfg(unix)]
 pub mod server;
 mod shelf;
 

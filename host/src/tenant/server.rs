@@ -13,9 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::Platform;
 use super::admin::{AdminError, Order, Reply};
-
-/// The socket's name in the data directory.
-pub const SOCKET_FILE: &str = "admin.sock";
+use super::client::SOCKET_FILE;
 
 /// Longest order: a limits file, with room to spare.
 const MAX_ORDER_BYTES: u64 = 1 << 20;

@@ -1,0 +1,73 @@
+//! WASI that grants nothing, for guests whose language cannot do without it.
+//!
+//! No files, no arguments, no environment, no network; what is written to standard output and error is dropped. Clocks
+//! stand still: they would tell a guest how busy its neighbours are. Random numbers are real, since they give nothing
+//! away and protect a guest's hash tables. A guest that does not use WASI pays nothing for it.
+
+use std::time::Duration;
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView};
+
+/// Most handles that a guest holds at once: an interpreter keeps its three streams.
+const MAX_HANDLES: usize = 256;
+
+/// Most random bytes in one call: seeds take 32.
+const MAX_RANDOM_BYTES: u64 = 1 << 16;
+
+/// Made when a guest first calls into it.
+#[derive(Default)]
+pub(super) struct Wasi(Option<Box<(WasiCtx, ResourceTable)>>);
+
+impl Wasi {
+    pub(super) fn view(&mut self) -> WasiCtxView<'_> {
+        let (ctx, table) = &mut **self.0.get_or_insert_with(|| Box::new(nothing()));
+        WasiCtxView { ctx, table }
+    }
+
+    /// Whether the guest holds handles, which a snapshot of its memory would leave dangling.
+    pub(super) fn holds_handles(&self) -> bool {
+        self.0.as_ref().is_some_and(|wasi| !wasi.1.is_empty())
+    }
+}
+
+impl std::fmt::Debug for Wasi {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Wasi").field(&self.0.is_some()).finish()
+    }
+}
+
+fn nothing() -> (WasiCtx, ResourceTable) {
+    let mut ctx = WasiCtx::builder();
+    ctx.allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .max_random_size(MAX_RANDOM_BYTES)
+        .wall_clock(StoppedClock)
+        .monotonic_clock(StoppedClock);
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(MAX_HANDLES);
+    (ctx.build(), table)
+}
+
+struct StoppedClock;
+
+impl HostWallClock for StoppedClock {
+    fn resolution(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+impl HostMonotonicClock for StoppedClock {
+    fn resolution(&self) -> u64 {
+        1
+    }
+
+    fn now(&self) -> u64 {
+        0
+    }
+}
