@@ -1,4 +1,5 @@
 //! The corpora of the fuzz targets, replayed: what once was a finding stays fixed.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The scheduler's thread: faults of the engine, callers that go away, and batches that overlap.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};

@@ -3,6 +3,7 @@
 //!
 //! Short as it runs with the others. The long one:
 //! `ASSAY_SOAK_SECONDS=600 ASSAY_SOAK_TENANTS=50 ASSAY_SOAK_CONCURRENCY=64 cargo test --release -p assay --test soak -- --nocapture`
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
@@ -32,7 +33,7 @@ fn seed(tenant: u64, version: u32) -> u32 {
 
 /// Documents of mixed number and length, the same for the same request.
 fn documents(number: u64) -> Vec<String> {
-    let count = 1 + number % 7 + if number % 50 == 0 { 40 } else { 0 };
+    let count = 1 + number % 7 + if number.is_multiple_of(50) { 40 } else { 0 };
     (0..count).map(|index| "x".repeat(1 + ((number * 31 + index * 17) % 100) as usize) + &index.to_string()).collect()
 }
 
@@ -55,7 +56,7 @@ fn resident_bytes() -> Option<u64> {
 async fn caller(platform: Arc<Platform>, mut oracle: Oracle, counts: Arc<Counts>, tenants: u64, until: Instant) {
     while Instant::now() < until {
         let number = counts.next.fetch_add(1, Ordering::Relaxed);
-        if number % 20 == 0 {
+        if number.is_multiple_of(20) {
             let (guest, kind) = HOSTILE[(number / 20) as usize % HOSTILE.len()];
             let live = platform.tenant(&name(guest)).unwrap();
             match live.rerank(attack(kind)).await {
@@ -95,7 +96,7 @@ fn switch(platform: &Platform, tenants: u64, until: Instant, every: Duration) ->
     while Instant::now() < until {
         let tenant = switches % tenants;
         let (tenant_name, version) = (format!("tenant-{tenant}"), (switches / tenants) as u32 % VERSIONS);
-        if switches % 2 == 0 {
+        if switches.is_multiple_of(2) {
             serving(order(platform, Command::Rollback { tenant: name(&tenant_name), to: Some(1) }));
         } else {
             serving(deploy(platform, &tenant_name, &seeded(seed(tenant, version)), None));

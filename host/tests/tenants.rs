@@ -1,4 +1,5 @@
 //! A server from outside: HTTP with keys, orders over the admin socket, and an orderly end.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

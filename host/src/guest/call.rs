@@ -195,7 +195,11 @@ impl Program {
         Some(())
     }
 
-    pub(super) fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+    pub(super) fn idle_count(&self) -> usize {
+        self.idle().len()
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

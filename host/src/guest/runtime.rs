@@ -386,7 +386,7 @@ impl Guest {
     /// instance serve several requests.
     #[must_use]
     pub fn idle_instances(&self) -> usize {
-        self.program.idle().len()
+        self.program.idle_count()
     }
 
     /// Whether its instances start prepared, from a snapshot.

@@ -57,10 +57,11 @@ impl Dispatch {
     fn next(&mut self) -> Next {
         let mut state = self.shared.lock();
         loop {
-            if self.in_flight.len() < self.engine.max_in_flight().max(1) && !state.closing {
-                if let Some(plan) = state.queue.next_batch(Instant::now()) {
-                    return Next::Submit(plan);
-                }
+            if self.in_flight.len() < self.engine.max_in_flight().max(1)
+                && !state.closing
+                && let Some(plan) = state.queue.next_batch(Instant::now())
+            {
+                return Next::Submit(plan);
             }
             if let Some(oldest) = self.in_flight.pop_front() {
                 return Next::Finish(oldest);

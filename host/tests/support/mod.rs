@@ -1,6 +1,6 @@
 //! What the tests of tenants share: a model small enough to be made on the spot, guests, and the scores they must give.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses its share, and a test may panic")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
