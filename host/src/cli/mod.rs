@@ -1,10 +1,13 @@
 //! The command line: one file per command, messages on standard error, and three exit codes.
 
+mod devices;
+mod engine;
 mod error;
 mod input;
 mod model;
 mod rerank;
 mod table;
+mod tune;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,6 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use etcetera::BaseStrategy;
 
+pub use engine::EngineArgs;
 pub use error::{CliError, Exit};
 
 /// Reranks documents for a query with a cross-encoder.
@@ -35,6 +39,10 @@ enum Command {
     /// Bring models in, list and check them
     #[command(subcommand)]
     Model(model::Command),
+    /// List what there is to compute on, and what would be taken
+    Devices(devices::Args),
+    /// Time the GPU engine's kernel variants and keep the fastest
+    Tune(tune::Args),
 }
 
 /// Runs the command line that the process was started with.
@@ -61,5 +69,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         Command::Rerank(args) => rerank::run(args, &data_dir),
         Command::Model(command) => model::run(command, &data_dir),
+        Command::Devices(args) => devices::run(&args),
+        Command::Tune(args) => tune::run(&args, &data_dir),
     }
 }

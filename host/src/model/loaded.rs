@@ -6,7 +6,7 @@ use assay_kernels::{BertConfig, EngineInfo};
 
 use super::manifest::Manifest;
 use super::store::{ModelError, StoredModel, TOKENIZER_FILE, read_tokenizer};
-use crate::engine::EngineOptions;
+use crate::engine::{ChosenEngine, EngineOptions};
 use crate::scheduler::{DEFAULT_MAX_QUEUED_TOKENS, Scheduler};
 
 /// A model on a device. Shared by every request that uses it.
@@ -15,6 +15,7 @@ pub struct LoadedModel {
     manifest: Manifest,
     config: BertConfig,
     engine: EngineInfo,
+    engine_reason: String,
     tokenizer: Arc<[u8]>,
     scheduler: Scheduler,
 }
@@ -28,11 +29,11 @@ impl LoadedModel {
         let weights = assay_kernels::checkpoint::load(model.dir(), model.adapter_dir().as_deref())?;
         let tokenizer = read_tokenizer(&model.dir().join(TOKENIZER_FILE))?.into();
         let failed = |message: String| ModelError::Engine { model: model.manifest.name.clone(), message };
-        let engine = options.make(weights).map_err(|error| failed(error.to_string()))?;
+        let ChosenEngine { engine, reason } = options.make(weights).map_err(|error| failed(error.to_string()))?;
         let (config, info) = (engine.config().clone(), engine.info().clone());
         let scheduler =
             Scheduler::start(engine, DEFAULT_MAX_QUEUED_TOKENS).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { manifest: model.manifest.clone(), config, engine: info, tokenizer, scheduler })
+        Ok(Self { manifest: model.manifest.clone(), config, engine: info, engine_reason: reason, tokenizer, scheduler })
     }
 
     /// The model's name.
@@ -57,6 +58,12 @@ impl LoadedModel {
     #[must_use]
     pub fn engine(&self) -> &EngineInfo {
         &self.engine
+    }
+
+    /// Why it is this engine.
+    #[must_use]
+    pub fn engine_reason(&self) -> &str {
+        &self.engine_reason
     }
 
     /// The bytes of its `tokenizer.json`.
