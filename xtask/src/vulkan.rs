@@ -17,8 +17,8 @@ use crate::step::{self, cargo};
 use crate::wasm_std::debian_mirrors;
 
 /// Test files that need a driver to do anything; what else there is of the GPU engine runs with all other tests.
-const GPU_TESTS: [&str; 7] =
-    ["gpu_kernels", "gpu_golden", "gpu_engine", "gpu_memory", "gpu_command", "gpu_device_loss", "gpu_shaders"];
+const GPU_TESTS: [&str; 6] =
+    ["gpu_kernels", "gpu_golden", "gpu_engine", "gpu_command", "gpu_device_loss", "gpu_shaders"];
 
 /// The Debian release whose drivers are unpacked.
 const RELEASE: &str = "trixie";
