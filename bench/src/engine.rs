@@ -1,20 +1,25 @@
-//! Question: what share of the processor's matrix product does an engine turn into useful work?
+//! Question: what share of what the device could do at best does an engine turn into useful work?
 //!
-//! Baseline: candle-core's f32 product of 3000×384 by 384×1536, the largest of the model's at a full batch, on the same
-//! threads. Excluded: tokenising, loading, and the first batch of each. Ceiling and engine alternate in short slices,
-//! so that a processor whose speed drifts is the same for both; medians are reported with their spread.
+//! Baseline, on the processor: candle-core's f32 product of 3000×384 by 384×1536, the largest of the model's at a full
+//! batch, on the same threads. On a GPU: f32 multiply-adds on registers. Excluded: tokenising, loading, and the first
+//! batch of each. Ceiling and engine alternate in short slices, so that a device whose speed drifts is the same for both;
+//! medians are reported with their spread.
 //!
-//! `cargo run --release -p assay-bench -- engine --requests FILE --model DIR --adapter DIR`
+//! `cargo run --release -p assay-bench -- engine --engine gpu --requests FILE --model DIR --adapter DIR`
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use assay_kernels::cpu::Stage;
-use assay_kernels::{CpuEngine, CpuOptions, Engine, PackedBatch, Precision, checkpoint};
+use assay::engine::{Decision, EngineChoice, EngineOptions, EnginePrecision};
+use assay_kernels::gpu::ops::peak::Peak;
+use assay_kernels::gpu::{
+    AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache,
+};
+use assay_kernels::{BertWeights, CpuEngine, CpuOptions, Engine, PackedBatch, checkpoint};
 use candle_core::{Device, Tensor};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use serde::Serialize;
 
 use crate::pairs;
@@ -22,33 +27,28 @@ use crate::pairs;
 /// Shape of the ceiling's product: tokens, hidden size, intermediate size.
 const CEILING_SHAPE: (usize, usize, usize) = (3000, 384, 1536);
 
+/// What the ceiling of a GPU is measured with: 17 GFLOP, enough to fill a large one; 1 GFLOP for a software adapter.
+const PEAK_WORKGROUPS: u32 = 1024;
+const PEAK_TRIPS: u32 = 2048;
+const SOFTWARE_PEAK_TRIPS: u32 = 128;
+
+/// Runs of each kernel of which the fastest counts.
+const PROFILE_REPEATS: u32 = 3;
+
 /// Pairs that are measured unless told otherwise: the first 40 requests of the baseline's load.
 const DEFAULT_PAIRS: usize = 1_280;
 
 /// Rows to a batch: what one request of the load brings.
 const DEFAULT_BATCH_ROWS: usize = 32;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum EngineKind {
-    Cpu,
-    Gpu,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PrecisionName {
-    F32,
-    Int8,
-    Int16,
-}
-
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
     /// Engine to measure.
-    #[arg(long, value_enum, default_value_t = EngineKind::Cpu)]
-    engine: EngineKind,
+    #[arg(long, value_enum, default_value_t = EngineChoice::Cpu)]
+    engine: EngineChoice,
     /// Numbers as stored and multiplied.
-    #[arg(long, value_enum, default_value_t = PrecisionName::F32)]
-    precision: PrecisionName,
+    #[arg(long, value_enum, default_value_t)]
+    precision: EnginePrecision,
     /// Threads that compute; all that the process may use unless given.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -82,8 +82,10 @@ struct Report {
     pairs: usize,
     tokens: usize,
     batch_rows: usize,
-    gemm_ceiling_gflops: f64,
-    gemm_ceiling_gflops_quartiles: [f64; 2],
+    /// What the share is of.
+    ceiling: &'static str,
+    ceiling_gflops: f64,
+    ceiling_gflops_quartiles: [f64; 2],
     useful_gflops: f64,
     share: f64,
     share_quartiles: [f64; 2],
@@ -98,42 +100,139 @@ struct Report {
     stages: Vec<StageTime>,
 }
 
+/// A part of the forward pass: on the processor over all batches and threads, on a GPU a kernel in one batch.
 #[derive(Debug, Serialize)]
 struct StageTime {
-    stage: &'static str,
-    thread_ms: f64,
+    stage: String,
+    ms: f64,
     share: f64,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    if args.engine == EngineKind::Gpu {
-        bail!("the gpu engine is not built in");
-    }
     if let Some(threads) = args.threads {
         limit_ceiling_threads(threads);
     }
+    let options = EngineOptions {
+        choice: args.engine,
+        precision: args.precision,
+        threads: args.threads,
+        ..EngineOptions::default()
+    };
+    let Decision { adapter, reason } = options.decide()?;
+    eprintln!("{}: {reason}", if adapter.is_some() { "gpu" } else { "cpu" });
     let loading = Instant::now();
     let weights = checkpoint::load(&args.model, args.adapter.as_deref())?;
-    let precision = match args.precision {
-        PrecisionName::F32 => Precision::F32,
-        PrecisionName::Int8 => Precision::Int8,
-        PrecisionName::Int16 => Precision::Int16,
-    };
-    let options = CpuOptions { threads: args.threads, precision, ..CpuOptions::default() };
-    let mut engine = CpuEngine::new(weights, options)?;
+    let mut subject = Subject::new(weights, &options, adapter)?;
     let load_ms = milliseconds(loading.elapsed());
     let peak_rss_bytes = peak_rss();
     let pairs = pairs::read(&args.requests, args.pairs)?;
-    let rows = pairs::tokenise(&args.model, engine.config().max_position_embeddings, &pairs)?;
-    let batches = split(&rows, args.batch_rows.max(1), engine.max_batch_tokens())?;
-    let measured = measure(&mut engine, &batches)?;
-    let report = summarise(&engine, &rows, args.batch_rows, &measured, load_ms, peak_rss_bytes);
+    let longest = subject.engine().config().max_position_embeddings;
+    let rows = pairs::tokenise(&args.model, longest, &pairs)?;
+    let batches = split(&rows, args.batch_rows.max(1), subject.engine().max_batch_tokens())?;
+    let measured = measure(&mut subject, &batches)?;
+    let report = summarise(&mut subject, &rows, args.batch_rows, &measured, load_ms, peak_rss_bytes);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         print(&report);
     }
     Ok(())
+}
+
+/// The engine that is measured, with the ceiling of its device.
+enum Subject {
+    Cpu(Box<CpuEngine>, Product),
+    Gpu(Box<GpuEngine>, Box<Registers>),
+}
+
+/// The ceiling of the processor: candle-core's matrix product.
+struct Product {
+    a: Tensor,
+    b: Tensor,
+}
+
+/// The ceiling of a GPU: multiply-adds on registers.
+struct Registers {
+    device: GpuDevice,
+    peak: Peak,
+    trips: u32,
+}
+
+impl Subject {
+    fn new(weights: BertWeights, options: &EngineOptions, adapter: Option<AdapterDescription>) -> anyhow::Result<Self> {
+        let (m, k, n) = CEILING_SHAPE;
+        match (adapter, options.precision.gpu(), options.precision.cpu()) {
+            (Some(adapter), Some(precision), _) => {
+                let software = adapter.kind == AdapterKind::Software;
+                let adapter = AdapterSelection::Index(adapter.index);
+                let device = GpuDevice::open(&adapter)?;
+                let trips = if software { SOFTWARE_PEAK_TRIPS } else { PEAK_TRIPS };
+                let registers = Box::new(Registers { peak: Peak::new(&device)?, device, trips });
+                // Timed at each load: what is measured is the engine at its best.
+                let options = GpuOptions { adapter, precision, tune: TuneCache::Memory, ..GpuOptions::default() };
+                Ok(Self::Gpu(Box::new(GpuEngine::new(weights, options)?), registers))
+            }
+            (_, _, Some(precision)) => {
+                let product = Product {
+                    a: Tensor::rand(-1f32, 1f32, (m, k), &Device::Cpu)?,
+                    b: Tensor::rand(-1f32, 1f32, (k, n), &Device::Cpu)?,
+                };
+                let options = CpuOptions { threads: options.threads, precision, ..CpuOptions::default() };
+                Ok(Self::Cpu(Box::new(CpuEngine::new(weights, options)?), product))
+            }
+            (_, _, None) => bail!("no engine here computes in {}", options.precision),
+        }
+    }
+
+    fn engine(&mut self) -> &mut dyn Engine {
+        match self {
+            Self::Cpu(engine, _) => engine.as_mut(),
+            Self::Gpu(engine, _) => engine.as_mut(),
+        }
+    }
+
+    fn ceiling_name(&self) -> &'static str {
+        match self {
+            Self::Cpu(..) => "GEMM",
+            Self::Gpu(..) => "registers",
+        }
+    }
+
+    /// GFLOP/s, measured now.
+    fn ceiling(&self) -> anyhow::Result<f64> {
+        match self {
+            Self::Cpu(_, Product { a, b }) => {
+                let (m, k, n) = CEILING_SHAPE;
+                let started = Instant::now();
+                a.matmul(b)?;
+                Ok((2 * m * k * n) as f64 / started.elapsed().as_secs_f64() / 1e9)
+            }
+            Self::Gpu(_, ceiling) => Ok(ceiling.peak.measure(&ceiling.device, PEAK_WORKGROUPS, ceiling.trips)? / 1e9),
+        }
+    }
+
+    /// Time in each part of the forward pass so far.
+    fn stages(&self) -> Vec<(String, Duration)> {
+        match self {
+            Self::Cpu(engine, _) => {
+                engine.stage_times().iter().map(|&(stage, time)| (stage.name().to_owned(), time)).collect()
+            }
+            Self::Gpu(..) => Vec::new(),
+        }
+    }
+
+    /// Time of each kernel in one batch, equal ones together; nothing on the processor.
+    fn kernels(&mut self, batch: &PackedBatch) -> anyhow::Result<Vec<(String, Duration)>> {
+        let Self::Gpu(engine, _) = self else { return Ok(Vec::new()) };
+        let mut kernels: Vec<(String, Duration)> = Vec::new();
+        for kernel in engine.profile(batch, PROFILE_REPEATS)? {
+            match kernels.iter_mut().find(|(name, _)| *name == kernel.name) {
+                Some((_, time)) => *time += kernel.time,
+                None => kernels.push((kernel.name, kernel.time)),
+            }
+        }
+        Ok(kernels)
+    }
 }
 
 /// The ceiling runs on as many threads as the engine. Its pool reads this variable once, and nothing has started yet.
@@ -165,38 +264,34 @@ struct Slice {
 struct Measured {
     first_batch: Duration,
     slices: Vec<Slice>,
-    stages: Vec<(Stage, Duration)>,
+    stages: Vec<(String, Duration)>,
 }
 
-fn measure(engine: &mut CpuEngine, batches: &[PackedBatch]) -> anyhow::Result<Measured> {
-    let (m, k, n) = CEILING_SHAPE;
-    let a = Tensor::rand(-1f32, 1f32, (m, k), &Device::Cpu)?;
-    let b = Tensor::rand(-1f32, 1f32, (k, n), &Device::Cpu)?;
+fn measure(subject: &mut Subject, batches: &[PackedBatch]) -> anyhow::Result<Measured> {
     let mut outputs = Vec::new();
-    let first_batch = engine.run(&batches[0], &mut outputs)?.elapsed;
+    let first_batch = subject.engine().run(&batches[0], &mut outputs)?.elapsed;
     for _ in 0..3 {
-        a.matmul(&b)?;
+        subject.ceiling()?;
     }
-    let before = engine.stage_times();
+    let before = subject.stages();
     let mut slices = Vec::with_capacity(batches.len());
     for batch in batches {
-        let started = Instant::now();
-        a.matmul(&b)?;
-        let ceiling_gflops = (2 * m * k * n) as f64 / started.elapsed().as_secs_f64() / 1e9;
+        let ceiling_gflops = subject.ceiling()?;
         outputs.clear();
-        let report = engine.run(batch, &mut outputs)?;
+        let report = subject.engine().run(batch, &mut outputs)?;
         if outputs.iter().any(|value| !value.is_finite()) {
             bail!("the engine computed a number that is not finite");
         }
         slices.push(Slice { ceiling_gflops, useful_flops: report.useful_flops, elapsed: report.elapsed });
     }
-    let after = engine.stage_times();
-    let stages = after.iter().zip(before).map(|(&(stage, after), (_, before))| (stage, after - before)).collect();
+    let spent = subject.stages().into_iter().zip(before).map(|((stage, after), (_, before))| (stage, after - before));
+    let mut stages: Vec<_> = spent.collect();
+    stages.extend(subject.kernels(&batches[0])?);
     Ok(Measured { first_batch, slices, stages })
 }
 
 fn summarise(
-    engine: &CpuEngine,
+    subject: &mut Subject,
     rows: &PackedBatch,
     batch_rows: usize,
     measured: &Measured,
@@ -211,8 +306,10 @@ fn summarise(
     let flops: u64 = slices.iter().map(|slice| slice.useful_flops).sum();
     let batch_ms = sorted(slices.iter().map(|slice| milliseconds(slice.elapsed)));
     let useful_gflops = flops as f64 / total.as_secs_f64() / 1e9;
-    let gemm_ceiling_gflops = quantile(&ceilings, 0.5);
+    let ceiling_gflops = quantile(&ceilings, 0.5);
     let all_stages: f64 = measured.stages.iter().map(|(_, time)| milliseconds(*time)).sum();
+    let ceiling = subject.ceiling_name();
+    let engine = subject.engine();
     let info = engine.info();
     Report {
         engine: info.name,
@@ -222,8 +319,9 @@ fn summarise(
         pairs: rows.rows(),
         tokens: rows.tokens(),
         batch_rows,
-        gemm_ceiling_gflops,
-        gemm_ceiling_gflops_quartiles: [quantile(&ceilings, 0.25), quantile(&ceilings, 0.75)],
+        ceiling,
+        ceiling_gflops,
+        ceiling_gflops_quartiles: [quantile(&ceilings, 0.25), quantile(&ceilings, 0.75)],
         useful_gflops,
         share: quantile(&shares, 0.5),
         share_quartiles: [quantile(&shares, 0.25), quantile(&shares, 0.75)],
@@ -238,10 +336,10 @@ fn summarise(
         stages: measured
             .stages
             .iter()
-            .map(|&(stage, time)| StageTime {
-                stage: stage.name(),
-                thread_ms: milliseconds(time),
-                share: milliseconds(time) / all_stages,
+            .map(|(stage, time)| StageTime {
+                stage: stage.clone(),
+                ms: milliseconds(*time),
+                share: milliseconds(*time) / all_stages,
             })
             .collect(),
     }
@@ -250,8 +348,11 @@ fn summarise(
 fn print(report: &Report) {
     println!("{} {} {}, {} threads", report.engine, report.device, report.precision, report.threads);
     println!("{} pairs, {} tokens, batches of {}", report.pairs, report.tokens, report.batch_rows);
-    let [low, high] = report.gemm_ceiling_gflops_quartiles;
-    println!("GEMM ceiling   {:7.1} GFLOP/s (quartiles {low:.1} to {high:.1})", report.gemm_ceiling_gflops);
+    let [low, high] = report.ceiling_gflops_quartiles;
+    println!(
+        "ceiling        {:7.1} GFLOP/s, {} (quartiles {low:.1} to {high:.1})",
+        report.ceiling_gflops, report.ceiling
+    );
     println!("useful         {:7.1} GFLOP/s", report.useful_gflops);
     let [low, high] = report.share_quartiles;
     println!("share          {:7.3} (quartiles {low:.3} to {high:.3})", report.share);
@@ -263,8 +364,9 @@ fn print(report: &Report) {
     if let Some(bytes) = report.peak_rss_bytes {
         println!("peak RSS       {:7.1} MiB, engine loaded", mib(bytes));
     }
-    for StageTime { stage, thread_ms, share } in &report.stages {
-        println!("  {stage:<16} {thread_ms:9.1} thread ms {:6.1} %", share * 100.0);
+    // Of the processor's stages every batch's and thread's time, of a GPU's kernels one batch's.
+    for StageTime { stage, ms, share } in &report.stages {
+        println!("  {stage:<36} {ms:9.1} ms {:6.1} %", share * 100.0);
     }
 }
 

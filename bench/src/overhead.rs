@@ -21,7 +21,6 @@ use crate::load::{LoadSource, NativeTokenizer, Prepared};
 use crate::progress::Progress;
 use crate::report::measure::ms;
 use crate::run::TargetOptions;
-use crate::scenario::EngineSection;
 use crate::stats::{self, Interval, Summary};
 
 /// Equal seeds make equal intervals.
@@ -157,7 +156,7 @@ impl Bench {
         let options = InProcessOptions {
             data_dir: target.data_dir.clone(),
             model: target.model.clone(),
-            engine: EngineSection { threads: target.threads, max_batch_tokens: None },
+            engine: target.engine.clone(),
             guest: target.guest.clone(),
         };
         let engine = options.bare_engine()?;

@@ -1,59 +1,370 @@
 //! Which engine computes a model, and how it is set up.
+//!
+//! What is chosen, and why, is part of the answer: a model that is slow because it runs on the wrong device must be seen
+//! to do so.
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use assay_kernels::cpu::{CpuEngine, CpuOptions};
-use assay_kernels::{BertWeights, Engine, EngineError};
+use assay_kernels::cpu::{self, CpuEngine, CpuOptions};
+use assay_kernels::gpu::layout::Layout;
+use assay_kernels::gpu::ops::Target;
+use assay_kernels::gpu::{
+    self, AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuError, GpuOptions, TuneCache,
+    TuneTable,
+};
+use assay_kernels::{BertConfig, BertWeights, Engine, EngineError};
+use clap::ValueEnum;
 
-/// Most tokens in one batch: enough for GEMMs to run at full speed, and short enough (a fifth of a second on two
-/// processor cores) that no request waits long behind a batch that has just begun.
+/// Most tokens in one batch on a processor: enough for GEMMs to run at full speed, and short enough (a fifth of a second
+/// on two processor cores) that no request waits long behind a batch that has just begun.
 pub const DEFAULT_MAX_BATCH_TOKENS: usize = 2_048;
 
+/// The file below a data directory in which the fastest kernel variants of each device are kept.
+const TUNE_FILE: &str = "gpu-tune.json";
+
 /// Which kind of engine to use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum EngineChoice {
-    /// The best that the machine has.
+    /// A GPU where there is one, the processor otherwise; never a software adapter
     #[default]
     Auto,
-    /// The processor.
+    /// A GPU, or a software adapter where there is no GPU
+    Gpu,
+    /// The processor
     Cpu,
+}
+
+/// Numbers as stored and multiplied. Not every engine has each: see [`EngineOptions::check`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum EnginePrecision {
+    /// Either engine: exact to rounding
+    #[default]
+    F32,
+    /// GPU only: half the memory, logits within 0.02
+    F16,
+    /// CPU only: fastest, logits within some hundredths
+    Int8,
+    /// CPU only: nearly as fast as int8, at a tenth of its error
+    Int16,
+}
+
+/// How to make an engine.
+#[derive(Debug, Clone, Default)]
+pub struct EngineOptions {
+    /// Which kind.
+    pub choice: EngineChoice,
+    /// Numbers as stored and multiplied.
+    pub precision: EnginePrecision,
+    /// The adapter of [`EngineChoice::Gpu`]; the best where absent.
+    pub adapter: Option<AdapterSelection>,
+    /// Threads that compute on the processor; one per core where absent.
+    pub threads: Option<NonZeroUsize>,
+    /// Most tokens in one batch; where absent, what suits the engine.
+    pub max_batch_tokens: Option<usize>,
+    /// Where the fastest kernel variants of a GPU are kept; not timed where absent.
+    pub tune_file: Option<PathBuf>,
+}
+
+/// An engine, and why it is this one.
+#[derive(Debug)]
+pub struct ChosenEngine {
+    /// The engine.
+    pub engine: Box<dyn Engine>,
+    /// Why.
+    pub reason: String,
+}
+
+/// What [`EngineOptions::decide`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The adapter of the GPU engine; none means the CPU engine.
+    pub adapter: Option<AdapterDescription>,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineSetupError {
+    /// The engine does not have the precision.
+    #[error("the {engine} engine does not compute in {precision}: it has {}", .has.join(", "))]
+    Precision {
+        /// The engine that was asked for.
+        engine: EngineChoice,
+        /// The precision that was asked for.
+        precision: EnginePrecision,
+        /// What that engine has.
+        has: Vec<&'static str>,
+    },
+    /// An adapter is named, and the GPU engine is not.
+    #[error("an adapter is for the GPU engine, not for {engine}: choose the engine gpu with it")]
+    Adapter {
+        /// The engine that was asked for.
+        engine: EngineChoice,
+    },
+    /// The precision needs a GPU, and there is none to take by itself.
+    #[error("{precision} needs the GPU engine, which was not chosen: {reason}")]
+    NoGpu {
+        /// The precision that was asked for.
+        precision: EnginePrecision,
+        /// Why the GPU engine was not chosen.
+        reason: String,
+    },
+    /// There is no such adapter.
+    #[error("{0}; see `assay devices`, or choose the engine cpu")]
+    NoAdapter(GpuError),
+    /// The GPU engine cannot be made.
+    #[error(transparent)]
+    Gpu(GpuError),
+    /// The fastest kernel variants cannot be kept.
+    #[error("{}: {source}", .path.display())]
+    TuneFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The CPU engine cannot be made.
+    #[error(transparent)]
+    Cpu(#[from] EngineError),
+}
+
+impl EngineOptions {
+    /// The file in which a data directory keeps the fastest kernel variants of each device.
+    #[must_use]
+    pub fn tune_file(data_dir: &Path) -> PathBuf {
+        data_dir.join(TUNE_FILE)
+    }
+
+    /// Whether the choices fit each other, whatever the machine has.
+    ///
+    /// # Errors
+    /// The engine does not have the precision, or an adapter is named for another engine than the GPU's.
+    pub fn check(&self) -> Result<(), EngineSetupError> {
+        let (engine, precision) = (self.choice, self.precision);
+        let has = match engine {
+            EngineChoice::Auto => return self.check_adapter(),
+            EngineChoice::Gpu if precision.gpu().is_none() => {
+                [gpu::Precision::F32, gpu::Precision::F16].map(gpu::Precision::name).to_vec()
+            }
+            EngineChoice::Cpu if precision.cpu().is_none() => cpu::Precision::ALL.map(cpu::Precision::name).to_vec(),
+            EngineChoice::Gpu | EngineChoice::Cpu => return self.check_adapter(),
+        };
+        Err(EngineSetupError::Precision { engine, precision, has })
+    }
+
+    /// Which engine this machine gets, and why.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), or there is no such adapter, or none that the precision needs.
+    pub fn decide(&self) -> Result<Decision, EngineSetupError> {
+        self.check()?;
+        let precision = self.precision;
+        match self.choice {
+            EngineChoice::Cpu => Ok(Decision { adapter: None, reason: "chosen by name".to_owned() }),
+            EngineChoice::Gpu => {
+                let adapter = gpu::find(&self.selection())?;
+                let reason = match adapter.kind {
+                    AdapterKind::Software => {
+                        "chosen by name: a software adapter, which computes on the processor; the CPU engine is faster"
+                    }
+                    _ => "chosen by name",
+                };
+                Ok(Decision { adapter: Some(adapter), reason: reason.to_owned() })
+            }
+            EngineChoice::Auto if precision.gpu().is_none() => {
+                Ok(Decision { adapter: None, reason: format!("only the CPU engine computes in {precision}") })
+            }
+            EngineChoice::Auto => match gpu::auto() {
+                gpu::AutoChoice { adapter: None, reason } if precision.cpu().is_none() => {
+                    Err(EngineSetupError::NoGpu { precision, reason })
+                }
+                gpu::AutoChoice { adapter, reason } => Ok(Decision { adapter, reason }),
+            },
+        }
+    }
+
+    /// Makes the engine, which takes the weights over. Where the choice is [`EngineChoice::Auto`] and the GPU engine
+    /// cannot be made, the CPU engine takes its place, and the reason says so.
+    ///
+    /// # Errors
+    /// As [`decide`](Self::decide), or the machine lacks what the engine needs.
+    pub fn make(&self, weights: BertWeights) -> Result<ChosenEngine, EngineSetupError> {
+        let Decision { adapter, reason } = self.decide()?;
+        let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
+            return self.make_cpu(weights, reason);
+        };
+        let weights = Arc::new(weights);
+        match GpuEngine::new(Arc::clone(&weights), self.gpu_options(&adapter, precision)) {
+            Ok(engine) => Ok(ChosenEngine { engine: Box::new(engine), reason }),
+            Err(error) if self.choice == EngineChoice::Auto && self.precision.cpu().is_some() => {
+                let weights = Arc::try_unwrap(weights).unwrap_or_else(|shared| (*shared).clone());
+                self.make_cpu(weights, format!("{adapter} was not taken: {error}"))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Times the kernel variants of the GPU engine for a model of this shape, and keeps the fastest in the tune file.
+    ///
+    /// # Errors
+    /// As [`decide`](Self::decide), the adapter fails, or the file cannot be written.
+    pub fn tune(&self, config: &BertConfig) -> Result<TuneTable, EngineSetupError> {
+        let Decision { adapter, reason } = self.decide()?;
+        let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
+            return Err(EngineSetupError::NoGpu { precision: self.precision, reason });
+        };
+        let options = self.gpu_options(&adapter, precision);
+        let layout = Layout::new(config, precision)?;
+        let device = GpuDevice::open(&options.adapter)?;
+        let table = gpu::tune(&device, Target::of(&device), &layout, options.max_batch_tokens)?;
+        if let Some(path) = &self.tune_file {
+            let unwritable = |source| EngineSetupError::TuneFile { path: path.clone(), source };
+            gpu::remember(path, &device, &layout, &table.choices).map_err(unwritable)?;
+        }
+        Ok(table)
+    }
+
+    fn make_cpu(&self, weights: BertWeights, reason: String) -> Result<ChosenEngine, EngineSetupError> {
+        let Some(precision) = self.precision.cpu() else {
+            return Err(EngineSetupError::NoGpu { precision: self.precision, reason });
+        };
+        let max_batch_tokens = self.max_batch_tokens.unwrap_or(DEFAULT_MAX_BATCH_TOKENS);
+        let options = CpuOptions { threads: self.threads, max_batch_tokens, precision };
+        Ok(ChosenEngine { engine: Box::new(CpuEngine::new(weights, options)?), reason })
+    }
+
+    fn gpu_options(&self, adapter: &AdapterDescription, precision: gpu::Precision) -> GpuOptions {
+        let software = adapter.kind == AdapterKind::Software;
+        let otherwise = if software { DEFAULT_MAX_BATCH_TOKENS } else { gpu::engine::DEFAULT_MAX_BATCH_TOKENS };
+        let tune = match &self.tune_file {
+            None => TuneCache::Defaults,
+            // Timing takes a GPU a second, and a software adapter ten or more: there, `assay tune` is for those who ask.
+            Some(path) if software => TuneCache::Remembered(path.clone()),
+            Some(path) => TuneCache::File(path.clone()),
+        };
+        GpuOptions {
+            adapter: self.selection(),
+            precision,
+            max_batch_tokens: self.max_batch_tokens.unwrap_or(otherwise),
+            tune,
+            ..GpuOptions::default()
+        }
+    }
+
+    /// Which adapters may be taken. Who asks for the GPU engine by name gets a software adapter rather than nothing.
+    fn selection(&self) -> AdapterSelection {
+        match (self.choice, &self.adapter) {
+            (_, Some(adapter)) => adapter.clone(),
+            (EngineChoice::Gpu, None) => AdapterSelection::Any,
+            (EngineChoice::Auto | EngineChoice::Cpu, None) => AdapterSelection::Gpu,
+        }
+    }
+
+    fn check_adapter(&self) -> Result<(), EngineSetupError> {
+        match (self.choice, &self.adapter) {
+            (EngineChoice::Auto | EngineChoice::Cpu, Some(_)) => Err(EngineSetupError::Adapter { engine: self.choice }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl From<GpuError> for EngineSetupError {
+    fn from(error: GpuError) -> Self {
+        match error {
+            GpuError::NoAdapter { .. } => Self::NoAdapter(error),
+            _ => Self::Gpu(error),
+        }
+    }
+}
+
+impl EnginePrecision {
+    /// The same for the GPU engine, if it has it.
+    #[must_use]
+    pub fn gpu(self) -> Option<gpu::Precision> {
+        match self {
+            Self::F32 => Some(gpu::Precision::F32),
+            Self::F16 => Some(gpu::Precision::F16),
+            Self::Int8 | Self::Int16 => None,
+        }
+    }
+
+    /// The same for the CPU engine, if it has it.
+    #[must_use]
+    pub fn cpu(self) -> Option<cpu::Precision> {
+        match self {
+            Self::F32 => Some(cpu::Precision::F32),
+            Self::Int8 => Some(cpu::Precision::Int8),
+            Self::Int16 => Some(cpu::Precision::Int16),
+            Self::F16 => None,
+        }
+    }
 }
 
 impl fmt::Display for EngineChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Auto => "auto",
+            Self::Gpu => "gpu",
             Self::Cpu => "cpu",
         })
     }
 }
 
-/// How to make an engine.
-#[derive(Debug, Clone)]
-pub struct EngineOptions {
-    /// Which kind.
-    pub choice: EngineChoice,
-    /// Threads that compute; one per core where absent.
-    pub threads: Option<NonZeroUsize>,
-    /// Most tokens in one batch.
-    pub max_batch_tokens: usize,
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        Self { choice: EngineChoice::Auto, threads: None, max_batch_tokens: DEFAULT_MAX_BATCH_TOKENS }
+impl fmt::Display for EnginePrecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+            Self::Int16 => "int16",
+        })
     }
 }
 
-impl EngineOptions {
-    /// Makes the engine, which takes the weights over.
-    ///
-    /// # Errors
-    /// The machine lacks what the engine needs.
-    pub fn make(&self, weights: BertWeights) -> Result<Box<dyn Engine>, EngineError> {
-        let max_batch_tokens = self.max_batch_tokens.max(weights.config.max_position_embeddings);
-        let options = CpuOptions { threads: self.threads, max_batch_tokens, ..Default::default() };
-        Ok(Box::new(CpuEngine::new(weights, options)?))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(choice: EngineChoice, precision: EnginePrecision) -> EngineOptions {
+        EngineOptions { choice, precision, ..EngineOptions::default() }
+    }
+
+    #[test]
+    fn each_engine_refuses_the_precisions_that_it_has_not_and_names_those_that_it_has() {
+        let refused = |choice, precision| options(choice, precision).check().map_err(|error| error.to_string());
+        for precision in [EnginePrecision::F32, EnginePrecision::F16] {
+            assert_eq!(refused(EngineChoice::Gpu, precision), Ok(()));
+        }
+        for precision in [EnginePrecision::F32, EnginePrecision::Int8, EnginePrecision::Int16] {
+            assert_eq!(refused(EngineChoice::Cpu, precision), Ok(()));
+        }
+        let no_f16 = "the cpu engine does not compute in f16: it has f32, int8, int16";
+        assert_eq!(refused(EngineChoice::Cpu, EnginePrecision::F16), Err(no_f16.to_owned()));
+        let no_int8 = "the gpu engine does not compute in int8: it has f32, f16";
+        assert_eq!(refused(EngineChoice::Gpu, EnginePrecision::Int8), Err(no_int8.to_owned()));
+    }
+
+    #[test]
+    fn an_adapter_is_refused_for_the_cpu_engine() {
+        let adapter = Some(AdapterSelection::Index(0));
+        let options = EngineOptions { choice: EngineChoice::Cpu, adapter, ..EngineOptions::default() };
+        assert!(matches!(options.check(), Err(EngineSetupError::Adapter { .. })));
+    }
+
+    #[test]
+    fn integers_are_for_the_processor_whatever_the_machine_has() {
+        let decision = options(EngineChoice::Auto, EnginePrecision::Int8).decide();
+        assert!(decision.is_ok_and(|decision| decision.adapter.is_none() && decision.reason.contains("int8")));
+    }
+
+    #[test]
+    fn automatic_choice_never_takes_a_software_adapter() {
+        let decision = options(EngineChoice::Auto, EnginePrecision::F32).decide();
+        let adapter = decision.map(|decision| decision.adapter);
+        assert!(adapter.is_ok_and(|adapter| adapter.is_none_or(|adapter| adapter.kind != AdapterKind::Software)));
     }
 }

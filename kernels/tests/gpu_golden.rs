@@ -9,7 +9,7 @@ use assay_kernels::gpu::ops::Target;
 use assay_kernels::gpu::tune::NormChoice;
 use assay_kernels::{BertWeights, Engine, PackedBatch};
 use gpu_support::{
-    F16_TOLERANCE, F32_TOLERANCE, Golden, assert_close, default_model, engine, engine_of, golden, run, tiny,
+    F16_TOLERANCE, F32_TOLERANCE, Golden, assert_close, default_goldens, default_model, engine, engine_of, run, tiny,
 };
 
 const TINY: [&str; 3] = ["tiny-bert-hd32", "tiny-bert-hd64", "tiny-bert-3labels"];
@@ -32,19 +32,23 @@ fn tiny_models_in_f16_match_their_goldens() {
 
 #[test]
 fn the_default_model_in_f32_matches_its_golden() {
-    let Some((weights, golden)) = default_model().zip(golden("default-model.json")) else { return };
-    check("default model", weights, &golden, Precision::F32);
+    let Some(weights) = default_model() else { return };
+    for golden in default_goldens() {
+        check("default model", weights.clone(), &golden, Precision::F32);
+    }
 }
 
 #[test]
 fn the_default_model_in_f16_matches_its_golden_and_flips_no_ranks() {
-    let Some((weights, golden)) = default_model().zip(golden("default-model.json")) else { return };
-    let Some(logits) = check("default model", weights, &golden, Precision::F16) else { return };
-    for (i, a) in golden.logits.iter().enumerate() {
-        for (j, b) in golden.logits.iter().enumerate() {
-            // Rows closer than twice the tolerance are ties.
-            if a - b > 2.0 * F16_TOLERANCE {
-                assert!(logits[i] > logits[j], "rows {i} and {j} change places");
+    let Some(weights) = default_model() else { return };
+    for golden in default_goldens() {
+        let Some(logits) = check("default model", weights.clone(), &golden, Precision::F16) else { return };
+        for (i, a) in golden.logits.iter().enumerate() {
+            for (j, b) in golden.logits.iter().enumerate() {
+                // Rows closer than twice the tolerance are ties.
+                if a - b > 2.0 * F16_TOLERANCE {
+                    assert!(logits[i] > logits[j], "rows {i} and {j} change places");
+                }
             }
         }
     }

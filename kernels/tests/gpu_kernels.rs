@@ -4,6 +4,7 @@
 //! keep its poison. Inputs are rounded to the number format first: what is measured is the kernel, not the format.
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(unsafe_code, reason = "dispatching a single unchecked kernel, in one place")]
 
 mod gpu_support;
 
@@ -102,7 +103,7 @@ fn check_gemm(
         &y,
     ];
     let group = gemm.bind(gpu, buffers);
-    gpu.dispatch(gemm.kernel(), &group, &gemm.work(&Extent { rows: rows as u32, ..Extent::default() })).unwrap();
+    dispatch(gpu, gemm, &group, &Extent { rows: rows as u32, ..Extent::default() });
 
     let transposed: Vec<f32> = (0..n).flat_map(|column| w[column..].iter().step_by(n).copied()).collect();
     let mut expected = reference::linear(&widen(&a[..rows * k]), &Linear { weight: transposed, bias });
@@ -142,7 +143,7 @@ fn gemm_with_residual_and_layer_norm_matches_float64() {
             let [a_buffer, w_buffer] = [&a, &w].map(|values| stored(&gpu, precision, values));
             let group = op.bind(&gpu, [&a_buffer, &w_buffer, &params, &stored(&gpu, precision, &residual), &y]);
             let extent = Extent { rows: rows as u32, ..Extent::default() };
-            gpu.dispatch(op.kernel(), &group, &op.work(&extent)).unwrap();
+            dispatch(&gpu, &op, &group, &extent);
             let weight = (0..hidden).flat_map(|column| w[column..].iter().step_by(n).copied()).collect();
             let sums = reference::linear(&widen(&a[..rows * k]), &Linear { weight, bias });
             let mut expected = Vec::new();
@@ -218,7 +219,7 @@ fn check_attention(
     let list_buffer = gpu.buffer_with("tiles", bytemuck::cast_slice(&list), BufferUsages::STORAGE).unwrap();
     let group = attention.bind(gpu, &qkv_buffer, &qkv_buffer, list_buffer.as_entire_buffer_binding(), &context);
     let extent = Extent { rows: tokens, tiles: list.len() as u32, query_keys: 0 };
-    gpu.dispatch(attention.kernel(), &group, &attention.work(&extent)).unwrap();
+    dispatch(gpu, &attention, &group, &extent);
 
     // The kernel takes exp2 of unscaled scores; the reference takes exp of scores over √head_dim.
     let scale = (head_dim as f64).sqrt() / std::f64::consts::LOG2_E;
@@ -260,7 +261,7 @@ fn attention_of_first_tokens_reads_the_keys_of_their_own_rows() {
         let list = gpu.buffer_with("rows", bytemuck::cast_slice(&rows), BufferUsages::STORAGE).unwrap();
         let (q_buffer, kv_buffer) = (stored(&gpu, precision, &q), stored(&gpu, precision, &kv));
         let group = op.bind(&gpu, &q_buffer, &kv_buffer, list.as_entire_buffer_binding(), &context);
-        gpu.dispatch(op.kernel(), &group, &op.work(&Extent { rows: 3, tiles: 3, query_keys: 26 })).unwrap();
+        dispatch(&gpu, &op, &group, &Extent { rows: 3, tiles: 3, query_keys: 26 });
         let scale = 32f64.sqrt() / std::f64::consts::LOG2_E;
         let mut expected = vec![f64::from(POISON); 3 * 128];
         for (index, tile) in rows.iter().enumerate() {
@@ -295,7 +296,7 @@ fn layer_norm_matches_float64_and_leaves_the_padding() {
                 let (weight, bias) = (plain(&gpu, &norm.weight), plain(&gpu, &norm.bias));
                 let group = op.bind(&gpu, [&stored(&gpu, precision, &x), &weight, &bias, &y]);
                 let extent = Extent { rows: *rows as u32, ..Extent::default() };
-                gpu.dispatch(op.kernel(), &group, &op.work(&extent)).unwrap();
+                dispatch(&gpu, &op, &group, &extent);
                 let mut expected = Vec::new();
                 for row in x.chunks_exact(layout.hidden_padded) {
                     let mut state = widen(&row[..hidden]);
@@ -332,7 +333,7 @@ fn embed_sums_the_three_tables_and_normalises() {
             let bindings = [&tables[0], &tables[1], &tables[2], &norm_buffer];
             let group = op.bind(&gpu, tokens_buffer.as_entire_buffer_binding(), bindings, &y);
             let extent = Extent { rows: rows as u32, ..Extent::default() };
-            gpu.dispatch(op.kernel(), &group, &op.work(&extent)).unwrap();
+            dispatch(&gpu, &op, &group, &extent);
             let mut expected = Vec::new();
             for (id, at, t) in tokens {
                 let sum = |c: usize| word[id * hidden + c] + position[at * hidden + c] + token_type[t * hidden + c];
@@ -358,7 +359,7 @@ fn gather_copies_first_tokens() {
         let y = poisoned(&gpu, precision, (starts.len() + SPARE_ROWS) * 128);
         let list = row_list(&gpu, &starts, 30);
         let group = op.bind(&gpu, list.as_entire_buffer_binding(), &stored(&gpu, precision, &x), &y);
-        gpu.dispatch(op.kernel(), &group, &op.work(&Extent { rows: 4, ..Extent::default() })).unwrap();
+        dispatch(&gpu, &op, &group, &Extent { rows: 4, ..Extent::default() });
         let expected: Vec<f64> =
             starts.iter().flat_map(|&s| widen(&x[s as usize * 128..(s as usize + 1) * 128])).collect();
         check_output(&gpu, "gather", precision, &y, &expected, expected.len(), 0.0, 0.0);
@@ -378,7 +379,7 @@ fn the_classifier_matches_float64() {
             let y = poisoned(&gpu, Precision::F32, (rows + SPARE_ROWS) * outputs);
             let (weight, bias) = (plain(&gpu, &linear.weight), plain(&gpu, &linear.bias));
             let group = op.bind(&gpu, [&stored(&gpu, precision, &x), &weight, &bias, &y]);
-            gpu.dispatch(op.kernel(), &group, &op.work(&Extent { rows: rows as u32, ..Extent::default() })).unwrap();
+            dispatch(&gpu, &op, &group, &Extent { rows: rows as u32, ..Extent::default() });
             let states: Vec<f64> = x.chunks_exact(layout.hidden_padded).flat_map(|row| widen(&row[..hidden])).collect();
             let expected = reference::linear(&states, &linear);
             check_output(&gpu, "classify", Precision::F32, &y, &expected, expected.len(), 2e-5, 2e-5);
@@ -399,9 +400,9 @@ fn pooling_gives_unit_means() {
         let extent = Extent { rows: 3, ..Extent::default() };
         let op = PoolMean::new(&gpu, layout).unwrap();
         let group = op.bind(&gpu, list.as_entire_buffer_binding(), &stored(&gpu, precision, &x), &mean);
-        gpu.dispatch(op.kernel(), &group, &op.work(&extent)).unwrap();
+        dispatch(&gpu, &op, &group, &extent);
         let op = PoolNormalise::new(&gpu, layout).unwrap();
-        gpu.dispatch(op.kernel(), &op.bind(&gpu, &mean, &y), &op.work(&extent)).unwrap();
+        dispatch(&gpu, &op, &op.bind(&gpu, &mean, &y), &extent);
         let mut config = assay_kernels::BertConfig::from_json(CONFIG).unwrap();
         config.hidden_size = 48;
         let mut expected = Vec::new();
@@ -421,6 +422,12 @@ fn layout(hidden: usize, precision: Precision) -> Layout {
     let hidden_padded = hidden.next_multiple_of(TILE);
     let (heads, head_dim) = (hidden / 16, 16);
     Layout { hidden, hidden_padded, intermediate_padded: TILE, heads, head_dim, precision }
+}
+
+/// Runs one dispatch of an op. Each test makes its buffers for the extent that it passes here, with rows to spare.
+fn dispatch(gpu: &GpuDevice, op: &dyn Op, group: &wgpu::BindGroup, extent: &Extent) {
+    // SAFETY: as above; the poison past each output is looked at after the run.
+    unsafe { gpu.dispatch(op.kernel(), group, &op.work(extent)) }.unwrap();
 }
 
 fn row_list(gpu: &GpuDevice, starts: &[u32], end: u32) -> wgpu::Buffer {

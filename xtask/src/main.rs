@@ -1,7 +1,6 @@
 //! Set-up and chores. `cargo xtask demo` and `cargo xtask test` each need nothing beforehand but the Rust toolchain, a
 //! C compiler, Python and the system's package manager; what they fetch and build stays below `target/`.
 
-mod gpu_compile;
 mod gpu_report;
 mod guest;
 mod step;
@@ -15,6 +14,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 
 use step::{cargo, run, say};
+use vulkan::{TestDriver, VulkanRoot};
 
 /// Chores of the Assay project.
 #[derive(Debug, Parser)]
@@ -47,15 +47,6 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Compile one shader with the Vulkan driver at hand (used by gpu-report)
-    #[command(hide = true)]
-    GpuCompile {
-        /// The shader
-        file: PathBuf,
-        /// An override constant, as NAME=VALUE
-        #[arg(long = "set", value_parser = gpu_compile::constant)]
-        constants: Vec<(String, f64)>,
-    },
 }
 
 fn main() -> Result<()> {
@@ -65,16 +56,20 @@ fn main() -> Result<()> {
         Task::Test => test(&root),
         Task::Build => build(&root),
         Task::VulkanRoot { swiftshader } => vulkan::run_set_up(&root, swiftshader),
-        Task::GpuTest { arguments } => vulkan::run_tests(&root, &arguments),
+        Task::GpuTest { arguments } => {
+            let driver = TestDriver::find(&root)?;
+            say(&format!("testing the GPU engine: {}", driver.name));
+            driver.run_tests(&root, current_test_model(&root).as_deref(), &arguments)
+        }
         Task::GpuReport { write, check } => gpu_report::run(
             &root,
+            &VulkanRoot::set_up(&root)?,
             match (write, check) {
                 (true, _) => gpu_report::Mode::Write,
                 (_, true) => gpu_report::Mode::Check,
                 _ => gpu_report::Mode::Print,
             },
         ),
-        Task::GpuCompile { file, constants } => gpu_compile::run(&file, &constants),
     }
 }
 
@@ -117,15 +112,23 @@ fn model(root: &Path) -> Result<()> {
 
 /// Brings in the model that the tests compare with known scores, unless it is here, and says where it lies.
 fn test_model(root: &Path) -> Result<PathBuf> {
-    let data_dir = root.join("target/test-data");
-    let revisions = data_dir.join("models/assay--minilm-l6-debian");
-    let current = revisions.join("current");
-    if !current.is_file() {
+    if current_test_model(root).is_none() {
         say("fetching the model that the tests use");
-        run(assay(root, &data_dir).args(["model", "pull", "--embedded"]))?;
+        run(assay(root, &test_data_dir(root)).args(["model", "pull", "--embedded"]))?;
     }
-    let revision = std::fs::read_to_string(&current).with_context(|| format!("cannot read {}", current.display()))?;
-    Ok(revisions.join(revision.trim()))
+    current_test_model(root).context("the model that the tests use was fetched and is not there")
+}
+
+/// Where the model that the tests use lies, if it is here.
+fn current_test_model(root: &Path) -> Option<PathBuf> {
+    let revisions = test_data_dir(root).join("models/assay--minilm-l6-debian");
+    let revision = std::fs::read_to_string(revisions.join("current")).ok()?;
+    Some(revisions.join(revision.trim()))
+}
+
+/// Where the tests keep models.
+fn test_data_dir(root: &Path) -> PathBuf {
+    root.join("target/test-data")
 }
 
 fn demo(root: &Path) -> Result<()> {
@@ -175,10 +178,39 @@ fn test(root: &Path) -> Result<()> {
     run(guests.args(["test", "--release", "--workspace"]).args(guest_target).env("ASSAY_MINILM_DIR", &minilm))?;
     say("testing the workspace");
     run(workspace().env("ASSAY_MINILM_DIR", &minilm))?;
+    let skipped = test_gpu(root, &minilm)?;
     say("linting");
     let deny = ["--", "--deny", "warnings"];
     run(cargo(root).args(["clippy", "--release", "--workspace", "--all-targets"]).args(deny))?;
     run(cargo(&guest).args(["clippy", "--release", "--workspace", "--all-targets"]).args(guest_target).args(deny))?;
-    say("all tests passed");
+    match skipped.is_empty() {
+        true => say("all tests passed"),
+        false => say(&format!("all tests passed but those that were skipped:\n   {}", skipped.join("\n   "))),
+    }
     Ok(())
+}
+
+/// Runs what needs a Vulkan driver or GPU compilers. Says what was skipped, and why, where this machine has none and they
+/// cannot be had.
+fn test_gpu(root: &Path, minilm: &Path) -> Result<Vec<String>> {
+    let mut skipped = Vec::new();
+    say("setting up a Vulkan driver and GPU compilers (about a minute the first time)");
+    match TestDriver::find(root) {
+        Ok(driver) => {
+            say(&format!("testing the GPU engine: {}", driver.name));
+            driver.run_tests(root, Some(minilm), &[])?;
+        }
+        Err(reason) => skipped.push(format!("the GPU engine on a Vulkan driver: {reason:#}")),
+    }
+    match VulkanRoot::set_up(root) {
+        Ok(vulkan) => {
+            say("comparing what GPU compilers make of the kernels with what they made of them before");
+            gpu_report::run(root, &vulkan, gpu_report::Mode::Check)?;
+        }
+        Err(reason) => skipped.push(format!("the kernels by Apple's and AMD's compilers: {reason:#}")),
+    }
+    for what in &skipped {
+        say(&format!("skipped: {what}"));
+    }
+    Ok(skipped)
 }

@@ -4,7 +4,7 @@
 //! A newer Debian is unpacked there, and programs are started through *its* loader (`ld-linux --library-path`), because
 //! its drivers need a newer C library than this system may have. Nothing outside the folder changes. Packages come from
 //! the mirror that apt is configured with. Needs Linux on x86-64, root, apt and gcc; a machine that has a Vulkan driver of
-//! its own, or is no such machine, uses what it has: see [`test_runner`].
+//! its own, or is no such machine, uses what it has: see [`TestDriver`].
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::step::{self, cargo};
 use crate::wasm_std::debian_mirrors;
+
+/// Test files that need a driver to do anything; what else there is of the GPU engine runs with all other tests.
+const GPU_TESTS: [&str; 6] =
+    ["gpu_kernels", "gpu_golden", "gpu_engine", "gpu_command", "gpu_device_loss", "gpu_shaders"];
 
 /// The Debian release whose drivers are unpacked.
 const RELEASE: &str = "trixie";
@@ -50,6 +55,10 @@ impl VulkanRoot {
     /// # Errors
     /// This is not such a machine, or a package cannot be had.
     pub(crate) fn set_up(root: &Path) -> Result<Self> {
+        ensure!(
+            cfg!(all(target_os = "linux", target_arch = "x86_64")),
+            "the packages in target/vulkan are Debian's for Linux on x86-64"
+        );
         let this = Self { dir: root.join("target/vulkan") };
         fs::create_dir_all(&this.dir)?;
         this.unpack_release()?;
@@ -198,45 +207,59 @@ pub(crate) fn run_set_up(root: &Path, swiftshader: bool) -> Result<()> {
     Ok(())
 }
 
-/// What starts the GPU tests' binaries: the value for `CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER`. `None` means none
-/// is needed, because this machine has a driver of its own (or, on macOS and Windows, always), and tells why.
-///
-/// # Errors
-/// The folder is needed and cannot be set up; the message says what would.
-pub(crate) fn test_runner(root: &Path) -> Result<(Option<PathBuf>, &'static str)> {
-    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        return Ok((None, "this system brings its own graphics driver"));
-    }
-    if ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().any(|name| std::env::var_os(name).is_some()) {
-        return Ok((None, "VK_DRIVER_FILES names a driver"));
-    }
-    let has_driver = |folder: &&str| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
-    if ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"].iter().any(has_driver) {
-        return Ok((None, "this system has a Vulkan driver"));
-    }
-    let vulkan = VulkanRoot::set_up(root)
-        .context("no Vulkan driver here, and target/vulkan cannot be set up: install mesa-vulkan-drivers")?;
-    Ok((Some(vulkan.runner(Driver::Lavapipe)), "lavapipe in target/vulkan"))
+/// A Vulkan driver to test on.
+#[derive(Debug)]
+pub(crate) struct TestDriver {
+    /// What starts the tests' binaries. None is needed where this machine has a driver of its own (or, on macOS and
+    /// Windows, always).
+    runner: Option<PathBuf>,
+    /// Which driver it is.
+    pub(crate) name: &'static str,
 }
 
-/// Runs the GPU tests, on this machine's driver or on lavapipe in `target/vulkan`: `cargo xtask gpu-test`. `arguments`
-/// go to the test binaries.
-///
-/// # Errors
-/// A test failed, or there is no driver.
-pub(crate) fn run_tests(root: &Path, arguments: &[String]) -> Result<()> {
-    let (runner, why) = test_runner(root)?;
-    println!("GPU tests: {why}");
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root).args(["test", "--release", "--package", "assay-kernels"]);
-    for test in ["gpu_shaders", "gpu_kernels", "gpu_golden", "gpu_engine"] {
-        command.args(["--test", test]);
+impl TestDriver {
+    /// This machine's own, or else lavapipe in `target/vulkan`.
+    ///
+    /// # Errors
+    /// The folder is needed and cannot be set up; the message says what would.
+    pub(crate) fn find(root: &Path) -> Result<Self> {
+        let own = |name| Ok(Self { runner: None, name });
+        if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+            return own("this system brings its own graphics driver");
+        }
+        if ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().any(|name| std::env::var_os(name).is_some()) {
+            return own("VK_DRIVER_FILES names a driver");
+        }
+        let has_driver = |folder: &&str| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+        if ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"].iter().any(has_driver) {
+            return own("this system has a Vulkan driver");
+        }
+        let vulkan = VulkanRoot::set_up(root)
+            .context("no Vulkan driver here, and target/vulkan cannot be set up: install mesa-vulkan-drivers")?;
+        Ok(Self { runner: Some(vulkan.runner(Driver::Lavapipe)), name: "lavapipe in target/vulkan" })
     }
-    if let Some(runner) = runner {
-        command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner);
+
+    /// Runs every test that needs a driver. `arguments` go to the test binaries; `minilm` is the directory of the default
+    /// model's backbone, without which its tests are skipped.
+    ///
+    /// # Errors
+    /// A test failed.
+    pub(crate) fn run_tests(&self, root: &Path, minilm: Option<&Path>, arguments: &[String]) -> Result<()> {
+        let mut command = cargo(root);
+        // The whole workspace is selected, as everywhere: any other selection would build some crates a second time.
+        command.args(["test", "--release", "--workspace"]);
+        for test in GPU_TESTS {
+            command.args(["--test", test]);
+        }
+        if let Some(runner) = &self.runner {
+            // The first is for test binaries, and cargo's; the second for the programs that they start, and theirs.
+            command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner).env("ASSAY_TEST_RUNNER", runner);
+        }
+        if let Some(minilm) = minilm {
+            command.env("ASSAY_MINILM_DIR", minilm);
+        }
+        step::run(command.arg("--").args(arguments)).context("GPU tests failed")
     }
-    ensure!(command.arg("--").args(arguments).status()?.success(), "GPU tests failed");
-    Ok(())
 }
 
 /// The downloaded package in `folder` whose name begins with `prefix`.

@@ -6,10 +6,10 @@ pub(crate) mod overhead;
 pub(crate) mod run;
 pub(crate) mod scenarios;
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use assay::cli::EngineArgs;
 use assay_bench::run::{Service, TargetOptions};
 use etcetera::BaseStrategy;
 use tokio_util::sync::CancellationToken;
@@ -26,9 +26,8 @@ pub(crate) struct TargetArgs {
     /// The model [default: the scenario's, or the store's default]
     #[arg(long)]
     model: Option<String>,
-    /// Threads that compute [default: one for each core]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// A guest wherever a tenant names none, in place of the standard one
     #[arg(long, value_name = "COMPONENT.wasm")]
     guest: Option<PathBuf>,
@@ -60,7 +59,8 @@ impl TargetArgs {
         };
         let (keys, pid) = (self.keys, self.server_pid);
         let service = self.url.map(|url| Service { url, keys, pid });
-        Ok(TargetOptions { data_dir, model: self.model, threads: self.threads, guest: self.guest, service })
+        let engine = self.engine.options(&data_dir)?;
+        Ok(TargetOptions { data_dir, model: self.model, engine, guest: self.guest, service })
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use assay::engine::{EngineChoice, EngineOptions};
+use assay::engine::{ChosenEngine, EngineOptions};
 use assay::guest::{self, Guest, GuestRuntime, RuntimeOptions};
 use assay::limits::RequestLimits;
 use assay::model::{LoadedModel, ModelStore};
@@ -16,7 +16,6 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::{Driver, Failure, Gauge, Reply, Stages};
-use crate::scenario::EngineSection;
 
 /// How to set the host up.
 #[derive(Debug, Clone)]
@@ -26,7 +25,7 @@ pub struct InProcessOptions {
     /// The model; the store's default where absent.
     pub model: Option<String>,
     /// How the engine is made.
-    pub engine: EngineSection,
+    pub engine: EngineOptions,
     /// A guest to use wherever a tenant names none; the standard one where absent.
     pub guest: Option<PathBuf>,
 }
@@ -52,22 +51,13 @@ pub struct InProcessDriver {
 }
 
 impl InProcessOptions {
-    fn engine_options(&self) -> EngineOptions {
-        let defaults = EngineOptions::default();
-        EngineOptions {
-            choice: EngineChoice::Auto,
-            threads: self.engine.threads,
-            max_batch_tokens: self.engine.max_batch_tokens.unwrap_or(defaults.max_batch_tokens),
-        }
-    }
-
     /// Loads the model.
     ///
     /// # Errors
     /// There is no such model, or it is damaged.
     pub fn load_model(&self) -> Result<LoadedModel> {
         let stored = ModelStore::new(&self.data_dir).open(self.model.as_deref())?;
-        Ok(LoadedModel::load(&stored, &self.engine_options())?)
+        Ok(LoadedModel::load(&stored, &self.engine)?)
     }
 
     /// Makes an engine of its own, with nothing in front of it.
@@ -77,7 +67,8 @@ impl InProcessOptions {
     pub fn bare_engine(&self) -> Result<Box<dyn assay_kernels::Engine>> {
         let stored = ModelStore::new(&self.data_dir).open(self.model.as_deref())?;
         let weights = assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())?;
-        Ok(self.engine_options().make(weights)?)
+        let ChosenEngine { engine, .. } = self.engine.make(weights)?;
+        Ok(engine)
     }
 }
 

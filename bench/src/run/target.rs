@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use assay::engine::EngineOptions;
 use assay::model::{LoadedModel, ModelStore};
 use assay_kernels::BertConfig;
 
 use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, Started};
 use crate::load::NativeTokenizer;
 use crate::report::schema::Target;
-use crate::scenario::{EngineSection, Scenario, Start};
+use crate::scenario::{Scenario, Start};
 
 /// What to send requests to.
 #[derive(Debug, Clone)]
@@ -19,8 +20,8 @@ pub struct TargetOptions {
     pub data_dir: PathBuf,
     /// The model, in place of the scenario's.
     pub model: Option<String>,
-    /// Threads that compute, in place of the scenario's.
-    pub threads: Option<std::num::NonZeroUsize>,
+    /// How the engine is made, before what the scenario says of threads and batches.
+    pub engine: EngineOptions,
     /// A guest wherever a tenant names none.
     pub guest: Option<PathBuf>,
     /// A running service in place of this process.
@@ -56,7 +57,11 @@ impl Host {
     /// # Errors
     /// There is no such model, or it is damaged.
     pub fn open(options: &TargetOptions, scenario: &Scenario) -> Result<Self> {
-        let engine = EngineSection { threads: options.threads.or(scenario.engine.threads), ..scenario.engine.clone() };
+        let engine = EngineOptions {
+            threads: options.engine.threads.or(scenario.engine.threads),
+            max_batch_tokens: scenario.engine.max_batch_tokens.or(options.engine.max_batch_tokens),
+            ..options.engine.clone()
+        };
         let in_process = InProcessOptions {
             data_dir: options.data_dir.clone(),
             model: options.model.clone().or_else(|| scenario.model.clone()),

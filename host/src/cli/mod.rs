@@ -1,5 +1,7 @@
 //! The command line: one file per command, messages on standard error, and three exit codes.
 
+mod devices;
+mod engine;
 mod error;
 mod input;
 mod model;
@@ -7,6 +9,7 @@ mod rerank;
 mod serve;
 mod table;
 mod tenant;
+mod tune;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use etcetera::BaseStrategy;
 
+pub use engine::EngineArgs;
 pub use error::{CliError, Exit};
 
 /// Reranks documents for a query with a cross-encoder.
@@ -45,6 +49,10 @@ enum Command {
     /// Compile the component that standard input names; the host starts itself with this
     #[command(hide = true, name = crate::tenant::compile::SUBCOMMAND)]
     InternalCompile,
+    /// List what there is to compute on, and what would be taken
+    Devices(devices::Args),
+    /// Time the GPU engine's kernel variants and keep the fastest
+    Tune(tune::Args),
 }
 
 /// Runs the command line that the process was started with.
@@ -78,5 +86,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Tenant(command) => tenant::run(command, &data_dir),
         Command::Serve(args) => serve::run(&args, &data_dir),
         Command::InternalCompile => Ok(()),
+        Command::Devices(args) => devices::run(&args),
+        Command::Tune(args) => tune::run(&args, &data_dir),
     }
 }

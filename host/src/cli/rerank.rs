@@ -1,7 +1,6 @@
 //! `assay rerank`: rank documents for a query, or for a file of queries.
 
 use std::io::Write;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +9,10 @@ use clap::{ArgGroup, ValueEnum};
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
+use super::engine::EngineArgs;
 use super::error::CliError;
 use super::input::{self, Document, Format, Lines, RequestLine};
 use super::table;
-use crate::engine::{EngineChoice, EngineOptions};
 use crate::guest::{self, Guest, GuestRuntime, RuntimeOptions};
 use crate::limits::RequestLimits;
 use crate::model::{LoadedModel, ModelStore};
@@ -58,12 +57,8 @@ pub(super) struct Args {
     /// A guest to use in place of the standard one
     #[arg(long, value_name = "COMPONENT.wasm")]
     guest: Option<PathBuf>,
-    /// What computes the model
-    #[arg(long, default_value = "auto")]
-    engine: CliEngine,
-    /// Threads that compute [default: one for each core]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// One JSON object for each query
     #[arg(long)]
     json: bool,
@@ -82,22 +77,12 @@ enum CliTruncation {
     None,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum CliEngine {
-    Auto,
-    Cpu,
-}
-
 pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     // The input is opened before anything slow, so that a mistake in it is reported at once.
     let input = Input::open(&args)?;
+    let engine = args.engine.options(data_dir)?;
     let store = ModelStore::new(data_dir);
     let stored = store.open(args.model.as_deref())?;
-    let choice = match args.engine {
-        CliEngine::Auto => EngineChoice::Auto,
-        CliEngine::Cpu => EngineChoice::Cpu,
-    };
-    let engine = EngineOptions { choice, threads: args.threads, ..Default::default() };
     // Reading the model and setting up what runs guests have nothing to do with each other.
     let (model, runtime) = std::thread::scope(|scope| {
         let runtime = scope.spawn(|| GuestRuntime::new(&data_dir.join("compiled"), &RuntimeOptions::default()));
@@ -254,7 +239,7 @@ impl Session {
         let Timings { guest, queue, inference, total } = response.timings;
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         format!(
-            "{}\n{}{} rows, {} tokens, {} cut · {:.1} ms = guest {:.1} + queue {:.1} + inference {:.1}\n{} · {} {} · {}\n\n",
+            "{}\n{}{} rows, {} tokens, {} cut · {:.1} ms = guest {:.1} + queue {:.1} + inference {:.1}\n{} · {} {} · {} · {}\n\n",
             table::snippet(query),
             table::columns(&["rank", "score", "document"], &rows),
             response.usage.rows,
@@ -268,6 +253,7 @@ impl Session {
             engine.name,
             engine.precision,
             engine.device,
+            self.model.engine_reason(),
         )
     }
 }

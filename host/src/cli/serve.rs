@@ -2,13 +2,12 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::engine::EngineArgs;
 use super::error::CliError;
 use super::tenant::open_platform;
-use crate::engine::EngineOptions;
 use crate::http;
 use crate::tenant::Platform;
 #[cfg(unix)]
@@ -22,15 +21,14 @@ pub(super) struct Args {
     /// Port on this machine; 0 is any that is free
     #[arg(long, default_value_t = DEFAULT_PORT)]
     port: u16,
-    /// Threads that compute [default: one for each core]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-    let engine = EngineOptions { threads: args.threads, ..Default::default() };
+    let engine = args.engine.options(data_dir)?;
     let platform = Arc::new(open_platform(data_dir, engine, runtime.handle())?);
     for (tenant, error) in platform.activate_all()? {
         eprintln!("tenant {tenant} is not being served: {error}");

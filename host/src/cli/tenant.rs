@@ -161,7 +161,8 @@ fn execute(mut order: Order, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Rep
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-    let platform = open_platform(data_dir, EngineOptions::default(), runtime.handle())?;
+    let engine = EngineOptions { tune_file: Some(EngineOptions::tune_file(data_dir)), ..Default::default() };
+    let platform = open_platform(data_dir, engine, runtime.handle())?;
     if let Some(wasm) = wasm {
         name_component(platform.put_component(wasm)?);
     }

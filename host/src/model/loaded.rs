@@ -7,7 +7,7 @@ use assay_kernels::{BertConfig, EngineInfo};
 use super::card::ModelCard;
 use super::manifest::Manifest;
 use super::store::{ModelError, StoredModel, TOKENIZER_FILE, read_tokenizer};
-use crate::engine::EngineOptions;
+use crate::engine::{ChosenEngine, EngineOptions};
 use crate::scheduler::{DEFAULT_MAX_QUEUED_TOKENS, Scheduler};
 
 /// A model on a device. Shared by every request that uses it.
@@ -16,6 +16,7 @@ pub struct LoadedModel {
     manifest: Manifest,
     config: BertConfig,
     engine: EngineInfo,
+    engine_reason: String,
     card: Arc<ModelCard>,
     scheduler: Scheduler,
 }
@@ -29,12 +30,12 @@ impl LoadedModel {
         let weights = assay_kernels::checkpoint::load(model.dir(), model.adapter_dir().as_deref())?;
         let tokenizer: Arc<[u8]> = read_tokenizer(&model.dir().join(TOKENIZER_FILE))?.into();
         let failed = |message: String| ModelError::Engine { model: model.manifest.name.clone(), message };
-        let engine = options.make(weights).map_err(|error| failed(error.to_string()))?;
+        let ChosenEngine { engine, reason } = options.make(weights).map_err(|error| failed(error.to_string()))?;
         let (config, info) = (engine.config().clone(), engine.info().clone());
         let scheduler =
             Scheduler::start(engine, DEFAULT_MAX_QUEUED_TOKENS).map_err(|error| failed(error.to_string()))?;
         let card = Arc::new(ModelCard::new(&model.manifest.name, &model.manifest.revision, &config, tokenizer));
-        Ok(Self { manifest: model.manifest.clone(), config, engine: info, card, scheduler })
+        Ok(Self { manifest: model.manifest.clone(), config, engine: info, engine_reason: reason, card, scheduler })
     }
 
     /// The model's name.
@@ -59,6 +60,12 @@ impl LoadedModel {
     #[must_use]
     pub fn engine(&self) -> &EngineInfo {
         &self.engine
+    }
+
+    /// Why it is this engine.
+    #[must_use]
+    pub fn engine_reason(&self) -> &str {
+        &self.engine_reason
     }
 
     /// The bytes of its `tokenizer.json`.

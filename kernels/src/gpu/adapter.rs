@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use super::device::block_on;
 use super::error::GpuError;
 
@@ -9,7 +11,8 @@ use super::error::GpuError;
 pub(super) const REQUIRED: wgpu::Features = wgpu::Features::IMMEDIATES;
 
 /// What sort of device an adapter is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AdapterKind {
     /// Its own memory.
     Discrete,
@@ -24,7 +27,7 @@ pub enum AdapterKind {
 }
 
 /// An adapter in words and numbers, as `assay devices` lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AdapterDescription {
     /// Its place in the list; [`AdapterSelection::Index`] takes it.
     pub index: usize,
@@ -102,7 +105,15 @@ pub fn auto() -> AutoChoice {
     AutoChoice { adapter: gpu.cloned(), reason }
 }
 
-/// Finds the adapter that `selection` names.
+/// The adapter that `selection` names.
+///
+/// # Errors
+/// There is none, or it lacks what every kernel needs.
+pub fn find(selection: &AdapterSelection) -> Result<AdapterDescription, GpuError> {
+    select(selection).map(|(_, description)| description)
+}
+
+/// Finds the adapter that `selection` names, to open it.
 pub(super) fn select(selection: &AdapterSelection) -> Result<(wgpu::Adapter, AdapterDescription), GpuError> {
     let adapters = enumerate();
     let described: Vec<_> = adapters.iter().enumerate().map(|(index, adapter)| describe(index, adapter)).collect();
@@ -184,6 +195,18 @@ fn kind(info: &wgpu::AdapterInfo) -> AdapterKind {
         wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
         wgpu::DeviceType::Cpu => AdapterKind::Software,
         wgpu::DeviceType::Other => AdapterKind::Other,
+    }
+}
+
+impl fmt::Display for AdapterKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Discrete => "discrete",
+            Self::Integrated => "integrated",
+            Self::Virtual => "virtual",
+            Self::Software => "software",
+            Self::Other => "other",
+        })
     }
 }
 

@@ -194,11 +194,22 @@ impl GpuDevice {
         }))
     }
 
-    /// Runs one dispatch and waits for it: for tests, benches and tools. Serving records whole passes.
+    /// Runs one dispatch and waits for it: for tests. Serving records whole passes.
+    ///
+    /// # Safety
+    /// Shaders run without bounds checks. Every buffer in `bind_group` is one that the kernel's op takes and reaches as
+    /// far as `work` does: rows of the op's widths, up to the next multiple of its tile of rows, and tile entries that
+    /// name only rows and keys in those buffers.
     ///
     /// # Errors
     /// The device failed.
-    pub fn dispatch(&self, kernel: &Kernel, bind_group: &wgpu::BindGroup, work: &Work) -> Result<(), GpuError> {
+    pub unsafe fn dispatch(&self, kernel: &Kernel, bind_group: &wgpu::BindGroup, work: &Work) -> Result<(), GpuError> {
+        self.run_one(kernel, bind_group, work)
+    }
+
+    /// As [`dispatch`](Self::dispatch), for callers in this module that size buffers by the layout that they make ops
+    /// of: part of the invariants that [`pipeline`](Self::pipeline) states.
+    pub(super) fn run_one(&self, kernel: &Kernel, bind_group: &wgpu::BindGroup, work: &Work) -> Result<(), GpuError> {
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         work.record(kernel, bind_group, &mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
         self.queue.submit([encoder.finish()]);
@@ -244,7 +255,9 @@ impl GpuDevice {
         // to its column tile, and `Engine::submit` refuses batches over the budget; (2) token ids, places and segments
         // are checked by `PackedBatch::check` before upload; (3) row starts and lengths come from a `PackedBatch`, whose
         // constructors check them; (4) grids are computed from the same sizes by the ops, and threads past a grid's end
-        // return or repeat the last item. Tests poison what lies past each output and check that it stays.
+        // return or repeat the last item; (5) tuning sizes its buffers by a layout that `Layout::check` accepted, and whoever
+        // else dispatches a kernel takes these on by `dispatch`'s contract. Tests poison what lies past each output and
+        // check that it stays.
         let module =
             unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
         self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {

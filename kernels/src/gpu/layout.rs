@@ -95,18 +95,33 @@ impl Layout {
     /// # Errors
     /// A head is wider than [`MAX_HEAD_DIM`], or its width is not a multiple of 8 (of 16 where it is above 64).
     pub fn new(config: &BertConfig, precision: Precision) -> Result<Self, GpuError> {
-        let head_dim = config.head_dim();
-        if head_dim > MAX_HEAD_DIM || !head_dim.is_multiple_of(if head_dim > 64 { 16 } else { 8 }) {
-            return Err(GpuError::Shape { what: format!("attention heads of {head_dim} numbers") });
-        }
-        Ok(Self {
+        let layout = Self {
             hidden: config.hidden_size,
             hidden_padded: config.hidden_size.next_multiple_of(TILE),
             intermediate_padded: config.intermediate_size.next_multiple_of(TILE),
             heads: config.num_attention_heads,
-            head_dim,
+            head_dim: config.head_dim(),
             precision,
-        })
+        };
+        layout.check()?;
+        Ok(layout)
+    }
+
+    /// Whether kernels can compute it. Their shaders run without bounds checks: these are the sizes that they rely on.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), or a width is not padded.
+    pub fn check(&self) -> Result<(), GpuError> {
+        let Self { hidden, hidden_padded, intermediate_padded, heads, head_dim, .. } = *self;
+        if head_dim == 0 || head_dim > MAX_HEAD_DIM || !head_dim.is_multiple_of(if head_dim > 64 { 16 } else { 8 }) {
+            return Err(GpuError::Shape { what: format!("attention heads of {head_dim} numbers") });
+        }
+        let padded = hidden_padded.is_multiple_of(TILE) && intermediate_padded.is_multiple_of(TILE);
+        if !padded || hidden > hidden_padded || heads * head_dim != hidden || intermediate_padded == 0 {
+            let widths = format!("{heads} heads, {hidden} padded to {hidden_padded}, and {intermediate_padded}");
+            return Err(GpuError::Shape { what: format!("widths that are not padded to {TILE}: {widths}") });
+        }
+        Ok(())
     }
 
     /// Bytes of one stored hidden state.

@@ -24,9 +24,9 @@ pub mod shader;
 mod slots;
 pub mod tune;
 
-pub use adapter::{AdapterDescription, AdapterKind, AdapterSelection, AutoChoice, adapters, auto};
+pub use adapter::{AdapterDescription, AdapterKind, AdapterSelection, AutoChoice, adapters, auto, find};
 pub use device::GpuDevice;
 pub use engine::{GpuEngine, GpuOptions};
 pub use error::GpuError;
 pub use layout::Precision;
-pub use tune::{TuneCache, TuneTable, tune};
+pub use tune::{TuneCache, TuneTable, remember, tune};

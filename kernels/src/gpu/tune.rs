@@ -4,7 +4,7 @@
 //! and driver, the shaders' [version](super::shader::VERSION), the number format and the model's widths.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,8 @@ pub enum TuneCache {
     Memory,
     /// Timed once, and remembered in this file. A file that cannot be read or written is done without.
     File(PathBuf),
+    /// Those that this file remembers; where it has none, the variants that are expected to be best.
+    Remembered(PathBuf),
 }
 
 /// What timing found.
@@ -82,13 +84,14 @@ pub struct TuneTable {
 }
 
 /// One variant of one kernel, timed.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TuneEntry {
     /// Which of the model's kernels: `qkv`, `hidden`, `intermediate`, `output`, `attention` or `output + norm`.
     pub kernel: &'static str,
     /// The variant's name.
     pub variant: String,
     /// Fastest run.
+    #[serde(rename = "seconds", serialize_with = "seconds")]
     pub time: Duration,
     /// Floating-point operations of a run.
     pub flops: u64,
@@ -120,25 +123,51 @@ impl TuneCache {
         layout: &Layout,
         max_batch_tokens: usize,
     ) -> Result<Choices, GpuError> {
-        let path = match self {
+        let (path, then) = match self {
             Self::Defaults => return Ok(Choices::untimed(gpu, target, layout)),
             Self::Memory => return Ok(tune(gpu, target, layout, max_batch_tokens)?.choices),
-            Self::File(path) => path,
+            Self::File(path) => (path, Otherwise::Tune),
+            Self::Remembered(path) => (path, Otherwise::Defaults),
         };
-        let key = key(gpu, target, layout);
-        let read = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<CacheFile>(&bytes).ok());
-        let mut file = read.unwrap_or_default();
-        if let Some(choices) = file.entries.get(&key).and_then(|cached| cached.choices(gpu, target, layout)) {
-            return Ok(choices);
+        let file = CacheFile::read(path);
+        let cached = file.entries.get(&key(gpu, target, layout));
+        match (cached.and_then(|cached| cached.choices(gpu, target, layout)), then) {
+            (Some(choices), _) => Ok(choices),
+            (None, Otherwise::Defaults) => Ok(Choices::untimed(gpu, target, layout)),
+            (None, Otherwise::Tune) => {
+                let choices = tune(gpu, target, layout, max_batch_tokens)?.choices;
+                // Failing to remember costs a second at the next load.
+                let _ = remember(path, gpu, layout, &choices);
+                Ok(choices)
+            }
         }
-        let choices = tune(gpu, target, layout, max_batch_tokens)?.choices;
-        file.entries.insert(key, CachedChoices::from(&choices));
-        if let Ok(bytes) = serde_json::to_vec_pretty(&file) {
-            // Written beside and renamed, so that a reader never sees half a file. Failing to remember costs a second.
-            let beside = path.with_extension("tmp");
-            let _ = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
-        }
-        Ok(choices)
+    }
+}
+
+/// What to do where a cache has no answer.
+enum Otherwise {
+    Tune,
+    Defaults,
+}
+
+/// Keeps choices in a cache file, beside those of other devices and models, in place of what it had for this one.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn remember(path: &Path, gpu: &GpuDevice, layout: &Layout, choices: &Choices) -> std::io::Result<()> {
+    let mut file = CacheFile::read(path);
+    file.entries.insert(key(gpu, choices.target, layout), CachedChoices::from(choices));
+    let bytes = serde_json::to_vec_pretty(&file)?;
+    // Written beside and renamed, so that a reader never sees half a file; the name is this process's own, so that two
+    // writers do not share it.
+    let beside = path.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path))
+}
+
+impl CacheFile {
+    /// What the file has. One that is absent or damaged has nothing: it is written anew.
+    fn read(path: &Path) -> Self {
+        std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 }
 
@@ -200,8 +229,9 @@ impl From<&Choices> for CachedChoices {
 /// Times every variant of `target` for a model of `layout` on `gpu`.
 ///
 /// # Errors
-/// The driver refuses a kernel, or there is no memory for a sample batch.
+/// The layout is not one that kernels can compute, the driver refuses a kernel, or there is no memory for a sample batch.
 pub fn tune(gpu: &GpuDevice, target: Target, layout: &Layout, max_batch_tokens: usize) -> Result<TuneTable, GpuError> {
+    layout.check()?;
     let bench = Bench::new(gpu, target, layout, max_batch_tokens.min(SAMPLE_TOKENS))?;
     let (h, i) = (layout.hidden_padded, layout.intermediate_padded);
     let mut entries = Vec::new();
@@ -227,7 +257,7 @@ pub(crate) fn fastest(
     // One run more than asked for: the first pays for what the driver puts off.
     for _ in 0..=repeats {
         let start = Instant::now();
-        gpu.dispatch(kernel, bind_group, work)?;
+        gpu.run_one(kernel, bind_group, work)?;
         best = best.min(start.elapsed());
     }
     Ok(best)
@@ -379,6 +409,10 @@ fn key(gpu: &GpuDevice, target: Target, layout: &Layout) -> String {
         shader::VERSION,
         precision.name(),
     )
+}
+
+fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
 }
 
 impl fmt::Display for TuneTable {

@@ -1,11 +1,15 @@
 //! What the GPU tests share: the adapter, the goldens, and comparisons that say where two arrays part.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+#[path = "../common/mod.rs"]
+mod common;
+
 use std::path::{Path, PathBuf};
 
 use assay_kernels::gpu::ops::Target;
 use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, Precision};
-use assay_kernels::{BertWeights, Engine, PackedBatch, checkpoint};
+use assay_kernels::{BertWeights, Engine, PackedBatch, Task, checkpoint, reference};
+use common::{Shape, random_rows, random_weights};
 
 /// Absolute tolerance of an f32 engine's logits against the float64 reference.
 pub(crate) const F32_TOLERANCE: f64 = 1e-4;
@@ -61,10 +65,9 @@ pub(crate) struct Golden {
     pub(crate) logits: Vec<f64>,
 }
 
-/// The golden file `name` under the shared folder, where there is one.
-pub(crate) fn golden(name: &str) -> Option<Golden> {
-    let path = root().join("../shared/golden").join(name);
-    let Ok(bytes) = std::fs::read(&path) else {
+/// Reads a golden file, where there is one.
+fn golden(path: &Path) -> Option<Golden> {
+    let Ok(bytes) = std::fs::read(path) else {
         return skip(&format!("{} is not there", path.display()));
     };
     let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
@@ -82,19 +85,38 @@ pub(crate) fn golden(name: &str) -> Option<Golden> {
     Some(Golden { batch: PackedBatch::new(ids, offsets, second_segment).unwrap(), logits })
 }
 
-/// A tiny model with its golden.
+/// A tiny model with its golden; where the folder of them is not beside this checkout, a made-up model of the same shape
+/// with the reference's numbers.
 pub(crate) fn tiny(name: &str) -> Option<(BertWeights, Golden)> {
-    let golden = golden(&format!("{name}/golden.json"))?;
     let dir = root().join("../shared/golden").join(name);
-    Some((checkpoint::load(&dir, None).unwrap(), golden))
+    if let Some(golden) = golden(&dir.join("golden.json")) {
+        return Some((checkpoint::load(&dir, None).unwrap(), golden));
+    }
+    let (heads, head_dim, intermediate, layers, outputs) = match name {
+        "tiny-bert-hd32" => (2, 32, 160, 3, 1),
+        "tiny-bert-hd64" => (2, 64, 256, 2, 1),
+        "tiny-bert-3labels" => (3, 16, 100, 2, 3),
+        other => return skip(&format!("no model is made up for {other}")),
+    };
+    let task = Task::CrossEncoder;
+    let weights = random_weights(Shape { heads, head_dim, intermediate, layers, outputs, task }, 1);
+    let batch = random_rows(&[1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 96, 127, 128, 129, 511, 512, 40, 5], 2);
+    let logits = reference::forward(&weights, &batch);
+    Some((weights, Golden { batch, logits }))
 }
 
-/// The default model, where its backbone is named by `ASSAY_BACKBONE` (a Hugging Face directory).
+/// The default model, where its backbone is named by `ASSAY_MINILM_DIR` (a Hugging Face directory).
 pub(crate) fn default_model() -> Option<BertWeights> {
-    let Ok(dir) = std::env::var("ASSAY_BACKBONE") else {
-        return skip("ASSAY_BACKBONE does not name the directory of the default model's backbone");
+    let Ok(dir) = std::env::var("ASSAY_MINILM_DIR") else {
+        return skip("set ASSAY_MINILM_DIR to a directory with the MiniLM-L6 backbone");
     };
     Some(checkpoint::load(Path::new(&dir), Some(&root().join("models/default"))).unwrap())
+}
+
+/// The default model's goldens: of our own passages, and those beside this checkout, where they are.
+pub(crate) fn default_goldens() -> Vec<Golden> {
+    let paths = ["testdata/golden/passages.json", "../shared/golden/default-model.json"];
+    paths.iter().filter_map(|path| golden(&root().join(path))).collect()
 }
 
 /// Runs a batch in pieces that fit the engine.

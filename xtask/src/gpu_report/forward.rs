@@ -2,10 +2,8 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context, Result};
-use assay_kernels::gpu::layout::Layout;
-
 use super::listing::Listing;
+use anyhow::{Context, Result};
 
 /// An M1's GPU: cores, lanes a core that issue one instruction each clock, and the clock.
 const CORES: f64 = 8.0;
@@ -13,6 +11,11 @@ const LANES: f64 = 128.0;
 const CLOCK_HZ: f64 = 1.278e9;
 /// Peak multiply-add rate in FLOP/s: 2.617 TF.
 const PEAK: f64 = CORES * LANES * 2.0 * CLOCK_HZ;
+/// The widths of MiniLM-L6, for which the kernels are compiled.
+const HIDDEN: u64 = 384;
+const INTERMEDIATE: u64 = 1536;
+const HEADS: u64 = 12;
+const HEAD_DIM: u64 = 32;
 /// The batch that is predicted: rows of this many tokens each.
 const ROW_TOKENS: u64 = 100;
 const ROWS: u64 = 80;
@@ -37,13 +40,12 @@ pub(crate) fn trips(name: &str, listing: &Listing, keys: u64) -> Vec<u64> {
     listing.loops.iter().map(|_| 5).collect()
 }
 
-/// A table of the kernels' times and of the whole pass, for rows of [`ROW_TOKENS`] tokens.
+/// A table of the kernels' times and of the whole pass in one number format, for rows of [`ROW_TOKENS`] tokens.
 ///
 /// # Errors
 /// A kernel of the pass is not among the figures.
-pub(crate) fn forward_pass(layout: &Layout, slots: &impl Fn(&str, u64) -> Result<u64>) -> Result<String> {
-    let precision = layout.precision.name();
-    let (h, i) = (layout.hidden_padded as u64, layout.intermediate_padded as u64);
+pub(crate) fn forward_pass(precision: &str, slots: &impl Fn(&str, u64) -> Result<u64>) -> Result<String> {
+    let (h, i) = (HIDDEN, INTERMEDIATE);
     let (tokens, rows) = (ROW_TOKENS * ROWS, ROWS);
     let mut lines: Vec<(String, f64, u64)> = Vec::new();
     // The fastest of the tiles that divide `columns`, over `rows` rows.
@@ -62,12 +64,11 @@ pub(crate) fn forward_pass(layout: &Layout, slots: &impl Fn(&str, u64) -> Result
         lines.push((what.to_owned(), time * count as f64, flops * count));
     };
     let full = LAYERS - 1;
-    let head_dim = layout.head_dim;
     let attention = |queries: u64, rows: u64| -> Result<(f64, u64)> {
         let mut best = f64::INFINITY;
         for threads in [32, 64, 128] {
-            let slots = slots(&format!("attention {precision} head_dim {head_dim} t{threads}"), ROW_TOKENS)?;
-            let lanes = queries.div_ceil(threads) * threads * rows * layout.heads as u64;
+            let slots = slots(&format!("attention {precision} head_dim {HEAD_DIM} t{threads}"), ROW_TOKENS)?;
+            let lanes = queries.div_ceil(threads) * threads * rows * HEADS;
             best = best.min(seconds(slots, lanes));
         }
         Ok((best, 4 * queries * rows * ROW_TOKENS * h))

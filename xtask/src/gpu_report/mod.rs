@@ -11,14 +11,13 @@ mod listing;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use assay_kernels::gpu::Precision;
-use assay_kernels::gpu::layout::Layout;
-use assay_kernels::gpu::shader::{Variant, variants};
 
+use crate::step::{self, cargo};
+use crate::target_dir;
 use crate::vulkan::{Driver, VulkanRoot};
 use forward::{forward_pass, trips};
 use listing::{Kind, Listing};
@@ -56,28 +55,29 @@ struct Figures {
     amd: [u64; 3],
 }
 
-/// The widths of the default model: MiniLM-L6.
-fn layout(precision: Precision) -> Layout {
-    Layout { hidden: 384, hidden_padded: 384, intermediate_padded: 1536, heads: 12, head_dim: 32, precision }
+/// A shader to ask about, as the program `gpu_shaders` lists it.
+struct Variant {
+    name: String,
+    file: PathBuf,
+    /// Override constants, as NAME=VALUE.
+    constants: Vec<String>,
 }
 
 /// Compiles every variant and does what `mode` says.
 ///
 /// # Errors
-/// The compilers cannot be set up here, a kernel does not compile, or (checking) a figure fell behind.
-pub(crate) fn run(root: &Path, mode: Mode) -> Result<()> {
-    let vulkan = VulkanRoot::set_up(root)?;
+/// A kernel does not compile, or (checking) a figure fell behind.
+pub(crate) fn run(root: &Path, vulkan: &VulkanRoot, mode: Mode) -> Result<()> {
+    // An example of the kernels' crate, so that this program needs neither the kernels nor a graphics library. The
+    // selection is the tests' own: with any other, cargo would build what they share a second time.
+    step::run(cargo(root).args(["build", "--release", "--workspace", "--example", "gpu_shaders"]))?;
+    let program = target_dir(root).join("release/examples/gpu_shaders");
     let work = root.join("target/gpu-report");
     fs::create_dir_all(&work)?;
     let mut figures = BTreeMap::new();
-    for precision in [Precision::F32, Precision::F16] {
-        for variant in variants(&layout(precision), 1e-12, 1) {
-            // Cooperative matrices are in neither compiler; kernels for software adapters never reach these GPUs.
-            if variant.for_gpus && !variant.cooperative {
-                let found = ask(&vulkan, &work, &variant).with_context(|| format!("compile {}", variant.name))?;
-                figures.insert(variant.name.clone(), found);
-            }
-        }
+    for variant in variants(&program, &work)? {
+        let found = ask(vulkan, &program, &variant).with_context(|| format!("compile {}", variant.name))?;
+        figures.insert(variant.name, found);
     }
     match mode {
         Mode::Print => println!("{}", table(&figures)?),
@@ -87,15 +87,23 @@ pub(crate) fn run(root: &Path, mode: Mode) -> Result<()> {
     Ok(())
 }
 
-fn ask(vulkan: &VulkanRoot, work: &Path, variant: &Variant) -> Result<Figures> {
-    let file = work.join(variant.name.replace([' ', '/'], "_")).with_extension("wgsl");
-    fs::write(&file, &variant.source)?;
+fn variants(program: &Path, work: &Path) -> Result<Vec<Variant>> {
+    let output = Command::new(program).arg("list").arg(work).output().context("start gpu_shaders")?;
+    ensure!(output.status.success(), "gpu_shaders: {}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout)?;
+    let variant = |line: &str| -> Result<Variant> {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [name, file, constants] = fields[..] else { bail!("gpu_shaders: not three fields: {line:?}") };
+        let constants = constants.split_whitespace().map(str::to_owned).collect();
+        Ok(Variant { name: name.to_owned(), file: file.into(), constants })
+    };
+    lines.lines().map(variant).collect()
+}
+
+fn ask(vulkan: &VulkanRoot, program: &Path, variant: &Variant) -> Result<Figures> {
     let compile = |driver, debug: &[(&str, &str)]| -> Result<(String, String)> {
         let mut command = Command::new(vulkan.runner(driver));
-        command.arg(std::env::current_exe()?).arg("gpu-compile").arg(&file);
-        for (name, value) in &variant.constants {
-            command.arg("--set").arg(format!("{name}={value}"));
-        }
+        command.arg(program).arg("compile").arg(&variant.file).args(&variant.constants);
         let output = command.envs(debug.iter().copied()).output()?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         ensure!(output.status.success(), "{driver:?}: {}", text(&output.stderr));
@@ -153,8 +161,8 @@ fn table(figures: &BTreeMap<String, Figures>) -> Result<String> {
         let found = figures.get(name).with_context(|| format!("no kernel {name}"))?;
         Ok(found.listing.slots(&trips(name, &found.listing, keys)))
     };
-    for precision in [Precision::F16, Precision::F32] {
-        writeln!(text, "\n{}", forward_pass(&layout(precision), &slots)?)?;
+    for precision in ["f16", "f32"] {
+        writeln!(text, "\n{}", forward_pass(precision, &slots)?)?;
     }
     Ok(text)
 }

@@ -43,7 +43,7 @@ impl Peak {
     /// # Errors
     /// The device failed.
     pub fn measure(&self, gpu: &GpuDevice, workgroups: u32, trips: u32) -> Result<f64, GpuError> {
-        let bytes = u64::from(workgroups * THREADS) * 4;
+        let bytes = u64::from(workgroups) * u64::from(THREADS) * 4;
         let y = gpu.buffer("peak", bytes, wgpu::BufferUsages::STORAGE)?;
         let group = self.kernel.bind(gpu, &[y.as_entire_buffer_binding()]);
         let work = self.work(&Extent { rows: workgroups, tiles: trips, query_keys: 0 });
@@ -62,7 +62,7 @@ impl Op for Peak {
     }
 
     fn work(&self, extent: &Extent) -> Work {
-        let threads = u64::from(extent.rows * THREADS);
+        let threads = u64::from(extent.rows) * u64::from(THREADS);
         let flops = 2 * threads * u64::from(extent.tiles) * MULTIPLY_ADDS_PER_TRIP;
         Work::new(&[extent.tiles, FACTOR.to_bits()], [extent.rows, 1, 1], flops, 4 * threads)
     }

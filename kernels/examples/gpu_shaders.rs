@@ -1,29 +1,72 @@
-//! Asks the Vulkan driver at hand to compile one shader and prints that driver's statistics: registers, spills, threads
-//! in flight, instructions. Creates a pipeline and runs nothing, so a stand-in device will do.
+//! What `cargo xtask gpu-report` asks of this crate: every GPU shader as a file, and a compiler's statistics of one.
 //!
-//! `cargo xtask gpu-report` starts this program through another system's loader to run it: see [`crate::vulkan`].
+//! `gpu_shaders list DIR` writes the variants that GPUs run for the widths of MiniLM-L6 into a folder, and prints a line
+//! for each: name, file, override constants, separated by tabs.
+//!
+//! `gpu_shaders compile FILE [NAME=VALUE]…` has the Vulkan driver at hand compile one and prints that driver's statistics:
+//! registers, spills, threads in flight, instructions. It creates a pipeline and runs nothing, so a stand-in device will
+//! do. The report starts it through another system's loader.
 #![allow(unsafe_code, reason = "plain Vulkan object creation, which ash exposes as unsafe")]
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use ash::vk;
+use assay_kernels::gpu::Precision;
+use assay_kernels::gpu::layout::Layout;
+use assay_kernels::gpu::shader::variants;
 use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 
+/// LayerNorm's epsilon and the number of labels of the variants that are listed: neither changes what a compiler does.
+const EPS: f64 = 1e-12;
+const OUTPUTS: usize = 1;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match &arguments[..] {
+        ["list", dir] => list(Path::new(dir)),
+        ["compile", file, constants @ ..] => {
+            compile(Path::new(file), &constants.iter().map(|text| constant(text)).collect::<Result<Vec<_>>>()?)
+        }
+        _ => bail!("usage: gpu_shaders list DIR | gpu_shaders compile FILE [NAME=VALUE]…"),
+    }
+}
+
+fn list(dir: &Path) -> Result<()> {
+    for precision in [Precision::F32, Precision::F16] {
+        let layout =
+            Layout { hidden: 384, hidden_padded: 384, intermediate_padded: 1536, heads: 12, head_dim: 32, precision };
+        for variant in variants(&layout, EPS, OUTPUTS) {
+            // Cooperative matrices are in neither compiler; kernels for software adapters never reach these GPUs.
+            if variant.for_gpus && !variant.cooperative {
+                let file = dir.join(variant.name.replace([' ', '/'], "_")).with_extension("wgsl");
+                std::fs::write(&file, &variant.source).with_context(|| format!("write {}", file.display()))?;
+                let constants: Vec<String> =
+                    variant.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                println!("{}\t{}\t{}", variant.name, file.display(), constants.join(" "));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Compiles the compute entry point `main` of the WGSL file and prints a `name: value` line per statistic.
-///
-/// # Errors
-/// The shader is invalid, or there is no driver that reports statistics.
-pub(crate) fn run(file: &Path, constants: &[(String, f64)]) -> Result<()> {
+fn compile(file: &Path, constants: &[(String, f64)]) -> Result<()> {
     let source = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
     let shader = Shader::new(&source, constants)?;
     for (name, value) in shader.statistics()? {
         println!("{name}: {value}");
     }
     Ok(())
+}
+
+fn constant(text: &str) -> Result<(String, f64)> {
+    let (name, value) = text.split_once('=').context("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.parse().with_context(|| format!("not a number: {text}"))?))
 }
 
 struct Shader {
@@ -149,13 +192,4 @@ unsafe fn open(instance: &ash::Instance, physical: vk::PhysicalDevice) -> Result
         .push_next(&mut f11);
     // SAFETY: the instance is live and the physical device its own, by this function's contract.
     Ok(unsafe { instance.create_device(physical, &create, None)? })
-}
-
-/// Reads `NAME=VALUE`, for the command line.
-///
-/// # Errors
-/// There is no `=`, or what follows it is not a number.
-pub(crate) fn constant(text: &str) -> Result<(String, f64)> {
-    let (name, value) = text.split_once('=').context("expected NAME=VALUE")?;
-    Ok((name.to_owned(), value.parse()?))
 }

@@ -1,0 +1,121 @@
+//! `assay devices`: what there is to compute on, and what would be taken.
+
+use std::num::NonZeroUsize;
+
+use assay_kernels::gpu::{self, AdapterDescription, AdapterKind};
+use assay_kernels::{InstructionSet, cpu};
+use serde::Serialize;
+
+use super::error::CliError;
+use super::table;
+use crate::engine::EngineOptions;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Devices {
+    adapters: Vec<AdapterDescription>,
+    processor: Processor,
+    auto: Auto,
+}
+
+#[derive(Serialize)]
+struct Processor {
+    instruction_set: &'static str,
+    threads: usize,
+    precisions: Vec<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Auto {
+    engine: &'static str,
+    /// The adapter's number.
+    adapter: Option<usize>,
+    reason: String,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), CliError> {
+    let decision = EngineOptions::default().decide()?;
+    let devices = Devices {
+        adapters: gpu::adapters(),
+        processor: Processor {
+            instruction_set: InstructionSet::detect().name(),
+            threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            precisions: cpu::Precision::ALL.map(cpu::Precision::name).to_vec(),
+        },
+        auto: Auto {
+            engine: if decision.adapter.is_some() { "gpu" } else { "cpu" },
+            adapter: decision.adapter.map(|adapter| adapter.index),
+            reason: decision.reason,
+        },
+    };
+    if args.json {
+        let line = serde_json::to_string(&devices)
+            .map_err(|error| CliError::failed(format!("the devices cannot be written as JSON: {error}")))?;
+        println!("{line}");
+    } else {
+        print!("{}", text(&devices));
+    }
+    Ok(())
+}
+
+fn text(devices: &Devices) -> String {
+    let Devices { adapters, processor, auto } = devices;
+    let mut text = if adapters.is_empty() {
+        "no adapters for --engine gpu: the system lists no Metal, Vulkan or DX12 adapter\n".to_owned()
+    } else {
+        let rows: Vec<Vec<String>> = adapters.iter().map(row).collect();
+        table::columns(&["#", "adapter", "driver", "kind", "kernels", "supports"], &rows)
+    };
+    let Processor { instruction_set, threads, precisions } = processor;
+    text += &format!("\nprocessor: {instruction_set}, {threads} threads; {}\n", precisions.join(", "));
+    text += &format!("--engine auto takes {}: {}\n", auto.engine, auto.reason);
+    text
+}
+
+fn row(adapter: &AdapterDescription) -> Vec<String> {
+    let kernels = match (&adapter.unusable, adapter.cooperative.is_empty()) {
+        (Some(_), _) => "none",
+        // Which of them is faster is for `assay tune`, and for the first load, to find out.
+        (None, false) if adapter.kind != AdapterKind::Software => "tile or cooperative",
+        (None, _) => adapter.variant,
+    };
+    vec![
+        adapter.index.to_string(),
+        table::snippet(&adapter.name),
+        table::snippet(&format!("{}, {}", adapter.backend, adapter.driver)),
+        adapter.kind.to_string(),
+        kernels.to_owned(),
+        supports(adapter),
+    ]
+}
+
+fn supports(adapter: &AdapterDescription) -> String {
+    if let Some(lacks) = &adapter.unusable {
+        return format!("lacks {lacks}, which every kernel needs");
+    }
+    let mib = |bytes: u64| bytes / (1 << 20);
+    let mut parts = vec!["f32 and f16 storage".to_owned()];
+    if adapter.native_f16 {
+        parts.push("native f16".to_owned());
+    }
+    if adapter.timestamps {
+        parts.push("timestamps".to_owned());
+    }
+    if adapter.unified_memory {
+        parts.push("unified memory".to_owned());
+    }
+    if let Some(subgroup) = adapter.subgroup {
+        parts.push(format!("subgroups of {subgroup}"));
+    }
+    parts.extend(adapter.cooperative.iter().map(|shape| format!("cooperative {shape}")));
+    parts.push(format!("buffers of {} MiB", mib(adapter.max_buffer_bytes)));
+    parts.push(format!("workgroup memory of {} KiB", adapter.workgroup_bytes / 1024));
+    parts.join(", ")
+}

@@ -1,0 +1,63 @@
+//! The options that choose an engine, the same for every command that loads a model.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use assay_kernels::gpu::AdapterSelection;
+
+use super::error::CliError;
+use crate::engine::{EngineChoice, EngineOptions, EnginePrecision, EngineSetupError};
+
+/// The options that choose an engine.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EngineArgs {
+    /// What computes the model
+    #[arg(long, value_enum, default_value_t)]
+    engine: EngineChoice,
+    /// Numbers as stored and multiplied
+    #[arg(long, value_enum, default_value_t)]
+    precision: EnginePrecision,
+    /// Adapter of --engine gpu, by its number in `assay devices` or a part of its name [default: the best]
+    #[arg(long, value_name = "ADAPTER")]
+    adapter: Option<String>,
+    /// Threads that compute on the processor [default: one for each core]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+impl EngineArgs {
+    /// What they say. Kernel choices are kept below `data_dir`.
+    ///
+    /// # Errors
+    /// They contradict each other.
+    pub fn options(&self, data_dir: &Path) -> Result<EngineOptions, CliError> {
+        let options = EngineOptions {
+            choice: self.engine,
+            precision: self.precision,
+            adapter: self.adapter.as_deref().map(adapter),
+            threads: self.threads,
+            max_batch_tokens: None,
+            tune_file: Some(EngineOptions::tune_file(data_dir)),
+        };
+        options.check()?;
+        Ok(options)
+    }
+}
+
+/// An adapter by its number, or by a part of its name.
+pub(super) fn adapter(text: &str) -> AdapterSelection {
+    text.parse().map_or_else(|_| AdapterSelection::Name(text.to_owned()), AdapterSelection::Index)
+}
+
+impl From<EngineSetupError> for CliError {
+    fn from(error: EngineSetupError) -> Self {
+        match error {
+            EngineSetupError::Precision { .. } | EngineSetupError::Adapter { .. } => Self::bad_input(error.to_string()),
+            EngineSetupError::NoGpu { .. }
+            | EngineSetupError::NoAdapter(_)
+            | EngineSetupError::Gpu(_)
+            | EngineSetupError::TuneFile { .. }
+            | EngineSetupError::Cpu(_) => Self::failed(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A device that is lost while it serves: the request that met it fails as one to try again, and the next is answered.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use assay::scheduler::{Account, DEFAULT_MAX_QUEUED_TOKENS, Scheduler, ScoreError};
+use assay_kernels::gpu::{AdapterSelection, GpuEngine, GpuOptions};
+use assay_kernels::{
+    BatchReport, BertConfig, DeviceMemory, Engine, EngineError, EngineInfo, PackedBatch, Row, Ticket, checkpoint,
+};
+use serde_json::json;
+
+/// A GPU engine whose device is lost right after a batch was submitted, once for each order to.
+#[derive(Debug)]
+struct Losing {
+    engine: GpuEngine,
+    lose: Arc<AtomicBool>,
+}
+
+impl Engine for Losing {
+    fn info(&self) -> &EngineInfo {
+        self.engine.info()
+    }
+
+    fn config(&self) -> &BertConfig {
+        self.engine.config()
+    }
+
+    fn max_batch_tokens(&self) -> usize {
+        self.engine.max_batch_tokens()
+    }
+
+    fn max_in_flight(&self) -> usize {
+        self.engine.max_in_flight()
+    }
+
+    fn memory(&self) -> DeviceMemory {
+        self.engine.memory()
+    }
+
+    fn submit(&mut self, batch: &PackedBatch) -> Result<Ticket, EngineError> {
+        let ticket = self.engine.submit(batch)?;
+        if self.lose.swap(false, Ordering::Relaxed) {
+            self.engine.provoke_device_loss();
+        }
+        Ok(ticket)
+    }
+
+    fn finish(&mut self, ticket: Ticket, outputs: &mut Vec<f32>) -> Result<BatchReport, EngineError> {
+        self.engine.finish(ticket, outputs)
+    }
+}
+
+/// Scores one row of the tiny model, as a request of its own.
+async fn score(scheduler: &Scheduler) -> Result<Vec<f32>, ScoreError> {
+    let mut rows = PackedBatch::default();
+    rows.push(Row { ids: &[2, 7, 3, 8, 3], second_segment: 3 }).unwrap();
+    Ok(scheduler.score(rows, &Account::default(), None).await?.outputs)
+}
+
+#[tokio::test]
+async fn a_lost_device_costs_the_request_that_met_it_and_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut model = common::tiny::Model::default();
+    // Heads of four numbers are too narrow for the GPU engine.
+    model.config["num_attention_heads"] = json!(1);
+    model.write(dir.path());
+    let weights = checkpoint::load(dir.path(), None).unwrap();
+    let options = GpuOptions { adapter: AdapterSelection::Any, max_batch_tokens: 256, ..GpuOptions::default() };
+    let engine = match GpuEngine::new(weights, options) {
+        Ok(engine) => engine,
+        Err(error) => return eprintln!("skipped: {error}"),
+    };
+    let lose = Arc::new(AtomicBool::new(false));
+    let engine = Box::new(Losing { engine, lose: Arc::clone(&lose) });
+    let scheduler = Scheduler::start(engine, DEFAULT_MAX_QUEUED_TOKENS).unwrap();
+    let before = score(&scheduler).await.unwrap();
+    for _ in 0..3 {
+        lose.store(true, Ordering::Relaxed);
+        // The device may have finished the batch in flight before it was lost: then the next one meets the loss.
+        let mut met = score(&scheduler).await;
+        if met.is_ok() {
+            met = score(&scheduler).await;
+        }
+        assert!(matches!(met, Err(ScoreError::Engine(_))), "{met:?}");
+        assert_eq!(score(&scheduler).await.unwrap(), before);
+    }
+}
