@@ -168,8 +168,9 @@ impl Subject {
                 let device = GpuDevice::open(&adapter)?;
                 let trips = if software { SOFTWARE_PEAK_TRIPS } else { PEAK_TRIPS };
                 let registers = Box::new(Registers { peak: Peak::new(&device)?, device, trips });
-                // Timed at each load: what is measured is the engine at its best.
-                let options = GpuOptions { adapter, precision, tune: TuneCache::Memory, ..GpuOptions::default() };
+                // Timed at each load: what is measured is the engine at its best. A software adapter takes too long.
+                let tune = if software { TuneCache::Defaults } else { TuneCache::Memory };
+                let options = GpuOptions { adapter, precision, tune, ..GpuOptions::default() };
                 Ok(Self::Gpu(Box::new(GpuEngine::new(weights, options)?), registers))
             }
             (_, _, Some(precision)) => {
