@@ -84,7 +84,9 @@ struct Report {
     batch_rows: usize,
     /// What the share is of.
     ceiling: &'static str,
+    #[serde(rename = "gemm_ceiling_gflops")]
     ceiling_gflops: f64,
+    #[serde(rename = "gemm_ceiling_gflops_quartiles")]
     ceiling_gflops_quartiles: [f64; 2],
     useful_gflops: f64,
     share: f64,
