@@ -55,12 +55,8 @@ pub(crate) struct Args {
     /// Requests, one JSON object with `query` and `documents` a line.
     #[arg(long)]
     requests: PathBuf,
-    /// Directory with config.json, model.safetensors and tokenizer.json.
-    #[arg(long, default_value = "target/models/minilm")]
-    model: PathBuf,
-    /// Directory with a LoRA adapter to merge.
-    #[arg(long)]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    model: pairs::ModelArgs,
     /// Pairs to measure, from the start of the file.
     #[arg(long, default_value_t = DEFAULT_PAIRS)]
     pairs: usize,
@@ -123,13 +119,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let Decision { adapter, reason } = options.decide()?;
     eprintln!("{}: {reason}", if adapter.is_some() { "gpu" } else { "cpu" });
     let loading = Instant::now();
-    let weights = checkpoint::load(&args.model, args.adapter.as_deref())?;
+    let files = args.model.files()?;
+    let weights = checkpoint::load(&files.dir, files.adapter.as_deref())?;
     let mut subject = Subject::new(weights, &options, adapter)?;
     let load_ms = milliseconds(loading.elapsed());
     let peak_rss_bytes = peak_rss();
     let pairs = pairs::read(&args.requests, args.pairs)?;
     let longest = subject.engine().config().max_position_embeddings;
-    let rows = pairs::tokenise(&args.model, longest, &pairs)?;
+    let rows = pairs::tokenise(&files.dir, longest, &pairs)?;
     let batches = split(&rows, args.batch_rows.max(1), subject.engine().max_batch_tokens())?;
     let measured = measure(&mut subject, &batches)?;
     let report = summarise(&mut subject, &rows, args.batch_rows, &measured, load_ms, peak_rss_bytes);

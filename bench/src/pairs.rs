@@ -1,11 +1,49 @@
-//! Pairs of a request file, tokenised as the guests do it.
+//! Pairs of a request file, tokenised as the guests do it, and the files of the model that scores them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
+use assay::model::ModelStore;
 use assay_kernels::{PackedBatch, Row};
 use serde::Deserialize;
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
+
+/// Which model to measure.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// Where models are kept [default: the user's data directory]
+    #[arg(long, env = "ASSAY_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// A model of the store, or a directory with config.json, model.safetensors and tokenizer.json [default: the
+    /// store's default]
+    #[arg(long, value_name = "NAME|DIR")]
+    model: Option<String>,
+    /// Directory with a LoRA adapter to merge over the model in a directory
+    #[arg(long, requires = "model", value_name = "DIR")]
+    adapter: Option<PathBuf>,
+}
+
+/// Where a model's files lie.
+#[derive(Debug)]
+pub(crate) struct ModelFiles {
+    pub(crate) dir: PathBuf,
+    pub(crate) adapter: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// The files of the model that is meant.
+    ///
+    /// # Errors
+    /// There is no such model.
+    pub(crate) fn files(&self) -> anyhow::Result<ModelFiles> {
+        if let Some(dir) = self.model.as_ref().map(PathBuf::from).filter(|dir| dir.is_dir()) {
+            return Ok(ModelFiles { dir, adapter: self.adapter.clone() });
+        }
+        let data_dir = crate::cmd::data_dir(self.data_dir.clone())?;
+        let stored = ModelStore::new(&data_dir).open(self.model.as_deref())?;
+        Ok(ModelFiles { dir: stored.dir().to_owned(), adapter: stored.adapter_dir() })
+    }
+}
 
 /// One line of a request file.
 #[derive(Debug, Deserialize)]

@@ -21,6 +21,7 @@ use assay::limits::RequestLimits;
 use assay::model::{LoadedModel, ModelStore, Source};
 use assay::rerank::Request;
 use assay_guest::{Cut, PairEncoder, Rows};
+use support::tiny::{Model, Shape};
 
 const DOCUMENTS: usize = 32;
 const ROUNDS: usize = 200;
@@ -37,7 +38,7 @@ fn main() {
     let tokenizer = std::fs::read(stored.dir().join("tokenizer.json")).expect("the tokenizer is readable");
     let dir = tempfile::tempdir().expect("there is room for a model");
     let made = dir.path().join("made");
-    support::write_tiny_model_with(&made, 1, support::Shape { vocab_size: 30_522, max_tokens: 512 });
+    Model::new(Shape { vocab_size: 30_522, max_tokens: 512 }, 1).write(&made);
     std::fs::write(made.join("tokenizer.json"), &tokenizer).expect("the tokenizer is writable");
     let models = ModelStore::new(dir.path());
     let source = Source::Directory { path: "made for a bench".to_owned() };

@@ -32,7 +32,7 @@ fn models_hold_their_oracle() {
     replay("model", assay::oracle::model);
     // A whole model too, so that the path to the end is taken.
     let dir = tempfile::tempdir().unwrap();
-    support::write_tiny_model(dir.path(), 3);
+    support::tiny_model(3).write(dir.path());
     let read = |file: &str| std::fs::read(dir.path().join(file)).unwrap();
     assay::oracle::model(&[read("config.json"), vec![0], read("model.safetensors")].concat());
 }

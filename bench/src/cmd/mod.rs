@@ -49,14 +49,19 @@ pub(crate) struct TargetArgs {
     server_pid: Option<u32>,
 }
 
+/// The data directory that was named, or the user's own.
+pub(crate) fn data_dir(named: Option<PathBuf>) -> Result<PathBuf> {
+    match named {
+        Some(dir) => Ok(dir),
+        None => {
+            Ok(etcetera::choose_base_strategy().context("name a directory with --data-dir")?.data_dir().join("assay"))
+        }
+    }
+}
+
 impl TargetArgs {
     fn options(self) -> Result<TargetOptions> {
-        let data_dir = match self.data_dir {
-            Some(dir) => dir,
-            None => {
-                etcetera::choose_base_strategy().context("name a directory with --data-dir")?.data_dir().join("assay")
-            }
-        };
+        let data_dir = data_dir(self.data_dir)?;
         let (keys, pid) = (self.keys, self.server_pid);
         let service = self.url.map(|url| Service { url, keys, pid });
         let engine = self.engine.options(&data_dir)?;

@@ -1,5 +1,5 @@
-//! A BERT cross-encoder with one layer and a vocabulary of a few words, made on the spot: everything about it is
-//! right, until a test says otherwise.
+//! A BERT cross-encoder with one small layer, made on the spot: everything about it is right, until a test says
+//! otherwise.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,6 +13,14 @@ pub const MAX_TOKENS: usize = 16;
 const WORDS: [&str; 12] =
     ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "green", "blue", "sky", "sea", "sun", "moon"];
 
+/// What of a model's size may differ.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Ids; those beyond the tokenizer's words have weights and no word.
+    pub vocab_size: usize,
+    pub max_tokens: usize,
+}
+
 /// The three files of the model, each open to damage.
 pub struct Model {
     pub config: Value,
@@ -22,25 +30,30 @@ pub struct Model {
 
 impl Default for Model {
     fn default() -> Self {
+        Self::new(Shape { vocab_size: WORDS.len(), max_tokens: MAX_TOKENS }, 1)
+    }
+}
+
+impl Model {
+    /// A model whose weights the seed decides.
+    pub fn new(shape: Shape, seed: u32) -> Self {
         let config = json!({
             "architectures": ["BertForSequenceClassification"],
             "model_type": "bert",
-            "vocab_size": WORDS.len(),
+            "vocab_size": shape.vocab_size,
             "hidden_size": HIDDEN,
             "num_hidden_layers": 1,
             "num_attention_heads": 2,
             "intermediate_size": INTERMEDIATE,
-            "max_position_embeddings": MAX_TOKENS,
+            "max_position_embeddings": shape.max_tokens,
             "type_vocab_size": 2,
             "layer_norm_eps": 1e-12,
             "hidden_act": "gelu",
             "id2label": { "0": "LABEL_0" },
         });
-        Self { config, tokenizer: tokenizer(), tensors: tensors() }
+        Self { config, tokenizer: tokenizer(), tensors: tensors(shape, seed) }
     }
-}
 
-impl Model {
     /// Writes the model into a new directory.
     pub fn write(&self, dir: &Path) {
         std::fs::create_dir_all(dir).unwrap();
@@ -93,9 +106,8 @@ fn tokenizer() -> Value {
     })
 }
 
-fn tensors() -> HashMap<String, Tensor> {
+fn tensors(shape: Shape, mut seed: u32) -> HashMap<String, Tensor> {
     let mut tensors = HashMap::new();
-    let mut seed = 1u32;
     let mut add = |name: &str, shape: &[usize]| {
         // A small generator is enough: all that matters is that no two scores are the same.
         let values: Vec<f32> = (0..shape.iter().product())
@@ -106,8 +118,8 @@ fn tensors() -> HashMap<String, Tensor> {
             .collect();
         tensors.insert(name.to_owned(), Tensor::from_vec(values, shape, &Device::Cpu).unwrap());
     };
-    add("bert.embeddings.word_embeddings.weight", &[WORDS.len(), HIDDEN]);
-    add("bert.embeddings.position_embeddings.weight", &[MAX_TOKENS, HIDDEN]);
+    add("bert.embeddings.word_embeddings.weight", &[shape.vocab_size, HIDDEN]);
+    add("bert.embeddings.position_embeddings.weight", &[shape.max_tokens, HIDDEN]);
     add("bert.embeddings.token_type_embeddings.weight", &[2, HIDDEN]);
     for norm in ["bert.embeddings", "bert.encoder.layer.0.attention.output", "bert.encoder.layer.0.output"] {
         add(&format!("{norm}.LayerNorm.weight"), &[HIDDEN]);
