@@ -18,9 +18,9 @@ use assay_kernels::gpu::{
 use assay_kernels::{BertConfig, BertWeights, Engine, EngineError};
 use clap::ValueEnum;
 
-/// Most tokens in one batch on a processor: enough for GEMMs to run at full speed, and short enough (a fifth of a second
-/// on two processor cores) that no request waits long behind a batch that has just begun.
-pub const DEFAULT_MAX_BATCH_TOKENS: usize = 2_048;
+/// Most tokens in one batch on a processor, for each thread: within 3 % of the speed of larger batches (docs/kernels-cpu.md),
+/// and so short, 70 ms or so, that a request does not wait long behind a batch that has just begun.
+const BATCH_TOKENS_PER_THREAD: usize = 256;
 
 /// The file below a data directory in which the fastest kernel variants of each device are kept.
 const TUNE_FILE: &str = "gpu-tune.json";
@@ -228,18 +228,23 @@ impl EngineOptions {
         Ok(table)
     }
 
+    fn processor_batch_tokens(&self) -> usize {
+        let threads = self.threads.or_else(|| std::thread::available_parallelism().ok());
+        BATCH_TOKENS_PER_THREAD * threads.map_or(1, NonZeroUsize::get)
+    }
+
     fn make_cpu(&self, weights: BertWeights, reason: String) -> Result<ChosenEngine, EngineSetupError> {
         let Some(precision) = self.precision.cpu() else {
             return Err(EngineSetupError::NoGpu { precision: self.precision, reason });
         };
-        let max_batch_tokens = self.max_batch_tokens.unwrap_or(DEFAULT_MAX_BATCH_TOKENS);
+        let max_batch_tokens = self.max_batch_tokens.unwrap_or_else(|| self.processor_batch_tokens());
         let options = CpuOptions { threads: self.threads, max_batch_tokens, precision };
         Ok(ChosenEngine { engine: Box::new(CpuEngine::new(weights, options)?), reason })
     }
 
     fn gpu_options(&self, adapter: &AdapterDescription, precision: gpu::Precision) -> GpuOptions {
         let software = adapter.kind == AdapterKind::Software;
-        let otherwise = if software { DEFAULT_MAX_BATCH_TOKENS } else { gpu::engine::DEFAULT_MAX_BATCH_TOKENS };
+        let otherwise = if software { self.processor_batch_tokens() } else { gpu::engine::DEFAULT_MAX_BATCH_TOKENS };
         let tune = match &self.tune_file {
             None => TuneCache::Defaults,
             // Timing takes a GPU a second, and a software adapter ten or more: there, `assay tune` is for those who ask.

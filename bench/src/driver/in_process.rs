@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use assay::engine::{ChosenEngine, EngineOptions};
-use assay::guest::{self, Guest, GuestRuntime, RuntimeOptions};
+use assay::guest::{self, Call, Guest, GuestRuntime, Models, RuntimeOptions};
 use assay::limits::RequestLimits;
 use assay::model::{LoadedModel, ModelStore};
 use assay::rerank::{GuestFault, Request, RerankError};
+use assay::scheduler::Account;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -43,11 +44,18 @@ pub struct Started {
 #[derive(Debug)]
 pub struct InProcessDriver {
     model: Arc<LoadedModel>,
-    /// By tenant.
-    guests: Vec<Guest>,
+    models: Models,
+    tenants: Vec<Tenant>,
     limits: RequestLimits,
     // Dropped last: it gives the guests their clock.
     _runtime: GuestRuntime,
+}
+
+/// Tenants have the same weight and no quotas of their own.
+#[derive(Debug)]
+struct Tenant {
+    guest: Guest,
+    account: Account,
 }
 
 impl InProcessOptions {
@@ -99,17 +107,19 @@ impl InProcessDriver {
         let began = Instant::now();
         let runtime = GuestRuntime::new(cache_dir, &RuntimeOptions::default())?;
         let mut loaded: HashMap<Option<&Path>, Guest> = HashMap::new();
-        let mut guests = Vec::with_capacity(tenants.len());
-        for tenant in tenants {
+        let mut accounts = Vec::with_capacity(tenants.len());
+        for (number, tenant) in tenants.iter().enumerate() {
             let path = tenant.as_deref().or(options.guest.as_deref());
             let guest = match loaded.get(&path) {
                 Some(guest) => guest.clone(),
                 None => load(&runtime, path, &model)?,
             };
             loaded.insert(path, guest.clone());
-            guests.push(guest);
+            let account = Account { tenant: number.to_string().into(), ..Account::default() };
+            accounts.push(Tenant { guest, account });
         }
-        let driver = Self { model, guests, limits: RequestLimits::default(), _runtime: runtime };
+        let (models, limits) = (Models::only(Arc::clone(&model)), RequestLimits::default());
+        let driver = Self { model, models, tenants: accounts, limits, _runtime: runtime };
         Ok((driver, began.elapsed()))
     }
 
@@ -136,9 +146,11 @@ fn load(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Res
 
 impl Driver for InProcessDriver {
     fn call<'a>(&'a self, tenant: usize, request: &'a Request) -> BoxFuture<'a, Result<Reply, Failure>> {
-        let answer = self.guests[tenant].rerank(Arc::clone(&self.model), request.clone(), &self.limits);
+        let Tenant { guest, account } = &self.tenants[tenant];
+        let (request, arrived, limits, models) = (request.clone(), Instant::now(), &self.limits, &self.models);
         async move {
-            let response = answer.await.map_err(|error| failure(&error))?;
+            let (response, _) = guest.call(Call { request, arrived, limits, models, account, rate: None }).await;
+            let response = response.map_err(|error| failure(&error))?;
             let timings = response.timings;
             let stages = Stages { guest: timings.guest, queue: timings.queue, inference: timings.inference };
             Ok(Reply { pairs: response.hits.len() as u64, tokens: Some(response.usage.tokens), stages: Some(stages) })
