@@ -5,7 +5,7 @@
 //! Included: instantiation, copies both ways, tokenising, ranking. Medians and quartiles of interleaved runs, so that all
 //! see the same machine.
 //!
-//! `cargo xtask build && cargo bench -p assay --bench guests`; needs the default model (`assay model pull`), for its
+//! `cargo xtask build && cargo bench --workspace --bench guests`; needs the default model (`assay model pull`), for its
 //! tokenizer.
 
 #[path = "../tests/support/mod.rs"]

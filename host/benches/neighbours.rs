@@ -5,7 +5,7 @@
 //! the device in another state. Both have the same weight. Rounds alternate, so that both see the same machine.
 //! Included: everything from the tenant's gate to the answer.
 //!
-//! `cargo xtask build && cargo bench -p assay --bench neighbours`; needs the default model (`assay model pull`).
+//! `cargo xtask build && cargo bench --workspace --bench neighbours`; needs the default model (`assay model pull`).
 
 #[path = "../tests/support/mod.rs"]
 mod support;
