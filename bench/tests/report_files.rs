@@ -117,7 +117,7 @@ fn assert_adds_up(repeat: &Repeat, requests: u64, tokens: &[u64]) {
     let average = repeat.pairs as f64 / repeat.elapsed_s;
     assert!((repeat.throughput.average / average - 1.0).abs() < 1e-9);
     let in_series: u64 = repeat.series.iter().map(|point| point.completed).sum();
-    assert!(in_series >= requests - 1 && in_series <= requests, "{in_series} of {requests} are in the series");
+    assert_eq!(in_series, requests, "every request is in the series");
     let stages = repeat.guest_ms.avg + repeat.queue_ms.avg + repeat.inference_ms.avg;
     assert!((stages / repeat.service_ms.avg - 1.0).abs() < 0.05, "stages make up the service time");
     assert!(repeat.work.padded_waste_percent > 0.0 && repeat.work.padding_waste_percent == 0.0);

@@ -205,8 +205,11 @@ fn series(raw: &RawRepeat<'_>, answered: &[Answered<'_>]) -> Vec<SeriesPoint> {
     let mut rest = answered;
     let point = |pair: &[Sample]| {
         let (before, now) = (&pair[0], &pair[1]);
-        // Records are in the order of completion. A clock's granule may put the last of them past the last sample.
-        let here = rest.iter().take_while(|answer| answer.record.done <= now.at).count();
+        // Records are in the order of completion. The last sample is taken when all are done, by a clock that may have
+        // started a little later than theirs.
+        let is_last = raw.samples.last().is_some_and(|last| last.at == now.at);
+        let done = |answer: &&Answered<'_>| is_last || answer.record.done <= now.at;
+        let here = rest.iter().take_while(done).count();
         let (completed, later) = rest.split_at(here);
         rest = later;
         let width_s = (now.at - before.at).as_secs_f64().max(1e-9);
