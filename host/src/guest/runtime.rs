@@ -46,8 +46,9 @@ const MAX_MEMORIES_PER_COMPONENT: u32 = 2;
 const MAX_TABLES_PER_COMPONENT: u32 = 8;
 
 /// Memory of an ended instance that stays mapped for the next one, its contents reset: without it, the first touch of
-/// every page is a page fault, which is most of what a fresh instance costs. The standard guest touches half of this.
-const KEEP_RESIDENT_BYTES: usize = 16 << 20;
+/// every page is a page fault, which is most of what a fresh instance costs. More than the standard guest writes in a usual
+/// request; hostile guests write all they may, and every place for an instance keeps so much of it.
+const KEEP_RESIDENT_BYTES: usize = 2 << 20;
 
 /// Largest memory image that is mapped rather than copied, however sparse: a snapshot with a vocabulary of a hundred
 /// thousand words fits.
