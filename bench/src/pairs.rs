@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use assay::model::ModelStore;
-use assay_kernels::{PackedBatch, Row};
-use serde::Deserialize;
-use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
+use assay::rerank::Request;
+use assay_bench::load::{NativeTokenizer, read_requests};
+use assay_kernels::PackedBatch;
 
 /// Which model to measure.
 #[derive(Debug, clap::Args)]
@@ -45,48 +45,32 @@ impl ModelArgs {
     }
 }
 
-/// One line of a request file.
-#[derive(Debug, Deserialize)]
-struct Request {
-    query: String,
-    documents: Vec<String>,
-}
-
-/// The first `limit` (query, document) pairs of a file of requests, one JSON object a line.
+/// The first `limit` (query, document) pairs of a file of requests.
+///
+/// # Errors
+/// The file is no file of requests.
 pub(crate) fn read(path: &Path, limit: usize) -> anyhow::Result<Vec<(String, String)>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut pairs = Vec::new();
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let request: Request = serde_json::from_str(line)
-            .with_context(|| format!("{}, line {}: not a request", path.display(), number + 1))?;
-        for document in request.documents {
-            if pairs.len() == limit {
-                return Ok(pairs);
-            }
-            pairs.push((request.query.clone(), document));
-        }
-    }
-    Ok(pairs)
+    let requests = read_requests(path)?.into_iter();
+    let pairs = requests.flat_map(|Request { query, documents, .. }| {
+        documents.into_iter().map(move |document| (query.clone(), document))
+    });
+    Ok(pairs.take(limit).collect())
 }
 
-/// Tokenises pairs, longest first truncated, and packs them into one batch.
+/// Tokenises pairs as the standard guest does, and packs them into one batch.
+///
+/// # Errors
+/// The model's tokenizer is none that a guest could use.
 pub(crate) fn tokenise(model_dir: &Path, max_tokens: usize, pairs: &[(String, String)]) -> anyhow::Result<PackedBatch> {
-    let mut tokenizer = Tokenizer::from_file(model_dir.join("tokenizer.json")).map_err(|error| anyhow!(error))?;
-    tokenizer.with_padding(None);
-    tokenizer
-        .with_truncation(Some(TruncationParams {
-            direction: TruncationDirection::Right,
-            max_length: max_tokens,
-            strategy: TruncationStrategy::LongestFirst,
-            stride: 0,
-        }))
-        .map_err(|error| anyhow!(error))?;
+    let path = model_dir.join("tokenizer.json");
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let tokenizer = NativeTokenizer::new(&bytes, max_tokens)?;
     let mut batch = PackedBatch::default();
     for (query, document) in pairs {
-        let encoding = tokenizer.encode((query.as_str(), document.as_str()), true).map_err(|error| anyhow!(error))?;
-        let ids = encoding.get_ids();
-        let second_segment = encoding.get_type_ids().iter().position(|&kind| kind == 1).unwrap_or(ids.len());
-        batch.push(Row { ids, second_segment })?;
+        let request = Request { query: query.clone(), documents: vec![document.clone()], ..Default::default() };
+        for row in tokenizer.rows(&request)?.batch.iter() {
+            batch.push(row)?;
+        }
     }
     Ok(batch)
 }

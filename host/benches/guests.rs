@@ -8,10 +8,9 @@
 //! `cargo xtask build && cargo bench --workspace --bench guests`; needs the default model (`assay model pull`), for its
 //! tokenizer.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
+#[path = "../tests/common/mod.rs"]
+mod common;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +20,8 @@ use assay::limits::RequestLimits;
 use assay::model::{LoadedModel, ModelStore, Source};
 use assay::rerank::Request;
 use assay_guest::{Cut, PairEncoder, Rows};
-use support::tiny::{Model, Shape};
+use common::tenants::{component, demo_model, passages_request};
+use common::tiny::{Model, Shape};
 
 const DOCUMENTS: usize = 32;
 const ROUNDS: usize = 200;
@@ -29,12 +29,7 @@ const ROUNDS: usize = 200;
 const SLOW_ROUNDS: usize = 10;
 
 fn main() {
-    let store = std::env::var_os("ASSAY_DATA_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/assay-data"), PathBuf::from);
-    let stored = match ModelStore::new(&store).open(None) {
-        Ok(stored) => stored,
-        Err(error) => return println!("skipped: {error}"),
-    };
+    let Some(stored) = demo_model() else { return };
     let tokenizer = std::fs::read(stored.dir().join("tokenizer.json")).expect("the tokenizer is readable");
     let dir = tempfile::tempdir().expect("there is room for a model");
     let made = dir.path().join("made");
@@ -46,12 +41,12 @@ fn main() {
     let model = Arc::new(LoadedModel::load(&stored, &EngineOptions::default()).expect("the model loads"));
 
     let runtime = GuestRuntime::new(&dir.path().join("compiled"), &RuntimeOptions::default()).expect("wasmtime starts");
-    let standard = support::component("standard");
+    let standard = component("standard");
     let prepared = runtime.load_prepared("standard", &standard, model.card()).expect("the standard guest is prepared");
     let plain = runtime.load("standard", &standard).expect("the standard guest compiles");
     assert!(prepared.is_snapshotted());
 
-    let request = request();
+    let request = passages_request("how do I keep a houseplant alive", DOCUMENTS);
     let one = Request { documents: request.documents[..1].to_vec(), ..request.clone() };
     let none = Request { documents: Vec::new(), ..request.clone() };
     let encoder = PairEncoder::from_json(&tokenizer).expect("the tokenizer is one");
@@ -90,14 +85,6 @@ impl Bench {
         assert_eq!(response.hits.len(), expected);
         response.timings.guest
     }
-}
-
-fn request() -> Request {
-    let passages = include_str!("../../examples/passages.jsonl");
-    let passages: Vec<String> =
-        passages.lines().map(|line| serde_json::from_str(line).expect("passages are strings")).collect();
-    let documents = passages.iter().cycle().take(DOCUMENTS).cloned().collect();
-    Request { query: "how do I keep a houseplant alive".to_owned(), documents, ..Request::default() }
 }
 
 fn encode(encoder: &PairEncoder, request: &Request) -> Rows {

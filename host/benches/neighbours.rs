@@ -7,10 +7,9 @@
 //!
 //! `cargo xtask build && cargo bench --workspace --bench neighbours`; needs the default model (`assay model pull`).
 
-#[path = "../tests/support/mod.rs"]
-mod support;
+#[path = "../tests/common/mod.rs"]
+mod common;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,9 +17,9 @@ use std::time::{Duration, Instant};
 use assay::engine::EngineOptions;
 use assay::guest::{Call, Guest, GuestRuntime, Models, RuntimeOptions};
 use assay::limits::RequestLimits;
-use assay::model::{LoadedModel, ModelStore};
-use assay::rerank::Request;
+use assay::model::LoadedModel;
 use assay::scheduler::Account;
+use common::tenants::{component, demo_model, passages_request};
 
 const ROUNDS: usize = 3;
 const REQUESTS_A_ROUND: usize = 60;
@@ -29,16 +28,11 @@ const NOISY_DOCUMENTS: usize = 32;
 const QUIET_DOCUMENTS: usize = 4;
 
 fn main() {
-    let data_dir = std::env::var_os("ASSAY_DATA_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/assay-data"), PathBuf::from);
-    let stored = match ModelStore::new(&data_dir).open(None) {
-        Ok(stored) => stored,
-        Err(error) => return println!("skipped: {error}"),
-    };
+    let Some(stored) = demo_model() else { return };
     let model = Arc::new(LoadedModel::load(&stored, &EngineOptions::default()).expect("the model loads"));
     let dir = tempfile::tempdir().expect("there is room for compiled code");
     let runtime = GuestRuntime::new(dir.path(), &RuntimeOptions::default()).expect("wasmtime starts");
-    let guest = runtime.load_prepared("standard", &support::component("standard"), model.card());
+    let guest = runtime.load_prepared("standard", &component("standard"), model.card());
     let street = Arc::new(Street { guest: guest.expect("the standard guest is prepared"), model });
 
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -97,19 +91,12 @@ impl Street {
     async fn call(&self, tenant: &str, documents: usize) -> u64 {
         let (limits, models) = (RequestLimits::default(), Models::only(Arc::clone(&self.model)));
         let account = Account { tenant: tenant.into(), ..Account::default() };
-        let (request, arrived) = (request(documents), Instant::now());
+        let (request, arrived) = (passages_request("why is the sky blue", documents), Instant::now());
         let call = Call { request, arrived, limits: &limits, models: &models, account: &account, rate: None };
         let (response, cost) = self.guest.call(call).await;
         assert_eq!(response.expect("the guest answers").hits.len(), documents);
         cost.tokens
     }
-}
-
-fn request(documents: usize) -> Request {
-    let passages = include_str!("../../examples/passages.jsonl").lines();
-    let passages = passages.map(|line| serde_json::from_str(line).expect("passages are strings"));
-    let documents = passages.collect::<Vec<String>>().into_iter().cycle().take(documents).collect();
-    Request { query: "why is the sky blue".to_owned(), documents, ..Request::default() }
 }
 
 struct Percentiles {

@@ -146,14 +146,19 @@ impl EngineOptions {
     pub fn check(&self) -> Result<(), EngineSetupError> {
         let (engine, precision) = (self.choice, self.precision);
         let has = match engine {
-            EngineChoice::Auto => return self.check_adapter(),
             EngineChoice::Gpu if precision.gpu().is_none() => {
                 [gpu::Precision::F32, gpu::Precision::F16].map(gpu::Precision::name).to_vec()
             }
             EngineChoice::Cpu if precision.cpu().is_none() => cpu::Precision::ALL.map(cpu::Precision::name).to_vec(),
-            EngineChoice::Gpu | EngineChoice::Cpu => return self.check_adapter(),
+            _ => Vec::new(),
         };
-        Err(EngineSetupError::Precision { engine, precision, has })
+        if !has.is_empty() {
+            return Err(EngineSetupError::Precision { engine, precision, has });
+        }
+        if engine != EngineChoice::Gpu && self.adapter.is_some() {
+            return Err(EngineSetupError::Adapter { engine });
+        }
+        Ok(())
     }
 
     /// Which engine this machine gets, and why.
@@ -228,6 +233,7 @@ impl EngineOptions {
         Ok(table)
     }
 
+    /// Most tokens in a batch that the processor's threads share.
     fn processor_batch_tokens(&self) -> usize {
         let threads = self.threads.or_else(|| std::thread::available_parallelism().ok());
         BATCH_TOKENS_PER_THREAD * threads.map_or(1, NonZeroUsize::get)
@@ -266,13 +272,6 @@ impl EngineOptions {
             (_, Some(adapter)) => adapter.clone(),
             (EngineChoice::Gpu, None) => AdapterSelection::Any,
             (EngineChoice::Auto | EngineChoice::Cpu, None) => AdapterSelection::Gpu,
-        }
-    }
-
-    fn check_adapter(&self) -> Result<(), EngineSetupError> {
-        match (self.choice, &self.adapter) {
-            (EngineChoice::Auto | EngineChoice::Cpu, Some(_)) => Err(EngineSetupError::Adapter { engine: self.choice }),
-            _ => Ok(()),
         }
     }
 }

@@ -13,6 +13,7 @@
 //! - [`scheduler`]: rows of many requests onto one engine.
 //! - [`tenant`]: who may ask for what: deployments, limits, keys, and the registry that keeps them.
 //! - [`http`]: requests over HTTP. The only module that knows it.
+//! - [`json`]: requests as JSON, as files and HTTP have them.
 //! - [`oracle`]: what must hold for any bytes from outside, for fuzzing.
 //! - [`cli`]: the command line.
 
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod engine;
 pub mod guest;
 pub mod http;
+pub mod json;
 pub mod limits;
 pub mod model;
 pub mod oracle;

@@ -1,9 +1,11 @@
 //! The corpora of the fuzz targets, replayed: what once was a finding stays fixed.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
+mod common;
 
 use std::path::Path;
+
+use common::tenants;
 
 fn replay(target: &str, oracle: fn(&[u8])) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
@@ -32,7 +34,7 @@ fn models_hold_their_oracle() {
     replay("model", assay::oracle::model);
     // A whole model too, so that the path to the end is taken.
     let dir = tempfile::tempdir().unwrap();
-    support::tiny_model(3).write(dir.path());
+    tenants::tiny_model(3).write(dir.path());
     let read = |file: &str| std::fs::read(dir.path().join(file)).unwrap();
     assay::oracle::model(&[read("config.json"), vec![0], read("model.safetensors")].concat());
 }

@@ -1,7 +1,7 @@
 //! Deployments: what fails changes nothing, what is committed survives `kill -9`, and a switch never mixes versions.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
+mod common;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -13,7 +13,7 @@ use assay::rerank::RerankError;
 use assay::tenant::admin::{Command as Order, Reply};
 use assay::tenant::compile::CompilerOptions;
 use assay::tenant::{Action, Platform, PlatformOptions, TenantLimits};
-use support::{Oracle, component, deploy, name, order, refusal, request, seeded, serving};
+use common::tenants::{self, Oracle, component, deploy, name, order, refusal, request, seeded, serving};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -32,9 +32,9 @@ fn answering_seed(platform: &Platform, tenant: &str, runtime: &tokio::runtime::R
 
 #[test]
 fn versions_are_numbered_switched_rolled_back_and_remembered() {
-    let (dir, runtime) = (support::data_dir(), runtime());
+    let (dir, runtime) = (tenants::data_dir(), runtime());
     let mut oracle = Oracle::new(dir.path());
-    let platform = support::platform(dir.path(), runtime.handle());
+    let platform = tenants::platform(dir.path(), runtime.handle());
     for (version, seed) in [(1, 11), (2, 12), (3, 13)] {
         assert_eq!(serving(deploy(&platform, "acme", &seeded(seed), None)).version, version);
         assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), seed);
@@ -50,7 +50,7 @@ fn versions_are_numbered_switched_rolled_back_and_remembered() {
     assert_eq!(serving(deploy(&platform, "acme", &seeded(14), None)).version, 4);
 
     drop(platform);
-    let platform = support::platform(dir.path(), runtime.handle());
+    let platform = tenants::platform(dir.path(), runtime.handle());
     assert!(platform.activate_all().unwrap().is_empty());
     assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), 14);
     let Reply::Tenant(acme) = order(&platform, Order::Show { tenant: name("acme") }) else { panic!("not shown") };
@@ -68,9 +68,9 @@ fn versions_are_numbered_switched_rolled_back_and_remembered() {
 
 #[test]
 fn what_fails_leaves_the_old_version_serving_and_says_why() {
-    let (dir, runtime) = (support::data_dir(), runtime());
+    let (dir, runtime) = (tenants::data_dir(), runtime());
     let mut oracle = Oracle::new(dir.path());
-    let platform = support::platform(dir.path(), runtime.handle());
+    let platform = tenants::platform(dir.path(), runtime.handle());
     serving(deploy(&platform, "acme", &seeded(21), None));
     let short = || TenantLimits { max_guest_cpu_ms: 200, ..TenantLimits::default() };
     for (wasm, expected) in [
@@ -99,8 +99,8 @@ fn what_fails_leaves_the_old_version_serving_and_says_why() {
 
 #[test]
 fn a_request_ends_on_the_version_it_began_on() {
-    let (dir, runtime) = (support::data_dir(), runtime());
-    let platform = support::platform(dir.path(), runtime.handle());
+    let (dir, runtime) = (tenants::data_dir(), runtime());
+    let platform = tenants::platform(dir.path(), runtime.handle());
     serving(deploy(&platform, "acme", &seeded(31), None));
     let before = platform.tenant(&name("acme")).unwrap();
     serving(deploy(&platform, "acme", &seeded(32), None));
@@ -112,8 +112,8 @@ fn a_request_ends_on_the_version_it_began_on() {
 
 #[test]
 fn limits_are_a_version_of_their_own_and_hold_at_once() {
-    let (dir, runtime) = (support::data_dir(), runtime());
-    let platform = support::platform(dir.path(), runtime.handle());
+    let (dir, runtime) = (tenants::data_dir(), runtime());
+    let platform = tenants::platform(dir.path(), runtime.handle());
     serving(deploy(&platform, "acme", &seeded(41), None));
     let rerank = |documents: &[&str]| {
         let live = platform.tenant(&name("acme")).unwrap();
@@ -143,11 +143,11 @@ fn limits_are_a_version_of_their_own_and_hold_at_once() {
 
 #[test]
 fn a_guest_opens_the_models_that_its_limits_name() {
-    let (dir, runtime) = (support::data_dir(), runtime());
-    let platform = support::platform(dir.path(), runtime.handle());
+    let (dir, runtime) = (tenants::data_dir(), runtime());
+    let platform = tenants::platform(dir.path(), runtime.handle());
     let opened = |model: &str| {
         let live = platform.tenant(&name("acme")).unwrap();
-        runtime.block_on(live.rerank(support::attack(model))).unwrap_err()
+        runtime.block_on(live.rerank(tenants::attack(model))).unwrap_err()
     };
     serving(deploy(&platform, "acme", &component("opens-others"), None));
     assert_eq!(opened("tiny/two"), RerankError::AccessDenied("tiny/two".to_owned()));
@@ -158,12 +158,12 @@ fn a_guest_opens_the_models_that_its_limits_name() {
 
 #[test]
 fn a_compiler_process_is_stopped_at_its_limits() {
-    let (dir, runtime) = (support::data_dir(), runtime());
+    let (dir, runtime) = (tenants::data_dir(), runtime());
     let open = |compiler: CompilerOptions| {
         let options = PlatformOptions { engine: EngineOptions::default(), compiler, tokio: runtime.handle().clone() };
         Platform::open(dir.path(), options).unwrap()
     };
-    let options = || CompilerOptions::new(support::program());
+    let options = || CompilerOptions::new(common::PROGRAM.into());
     let late = open(CompilerOptions { max_wall: Duration::from_millis(1), ..options() });
     assert!(refusal(deploy(&late, "acme", &seeded(51), None)).contains("took longer"));
     drop(late);
@@ -176,7 +176,7 @@ fn a_compiler_process_is_stopped_at_its_limits() {
 
 /// Starts a deployment from the command line, and kills it after a while unless it is done.
 fn deploy_and_kill(data_dir: &Path, component: &Path, after: Duration) -> bool {
-    let mut child = Command::new(support::program())
+    let mut child = Command::new(common::PROGRAM)
         .arg("--data-dir")
         .arg(data_dir)
         .args(["tenant", "deploy", "acme"])
@@ -194,7 +194,7 @@ fn deploy_and_kill(data_dir: &Path, component: &Path, after: Duration) -> bool {
 #[test]
 fn kill_9_at_any_instant_neither_loses_nor_halves_a_deployment() {
     let rounds: u32 = std::env::var("ASSAY_KILL_ROUNDS").map_or(16, |rounds| rounds.parse().unwrap());
-    let (dir, runtime) = (support::data_dir(), runtime());
+    let (dir, runtime) = (tenants::data_dir(), runtime());
     let mut oracle = Oracle::new(dir.path());
     let file = dir.path().join("component.wasm");
     let (mut done, mut killed, mut last_done) = (0, 0, 0);
@@ -202,7 +202,7 @@ fn kill_9_at_any_instant_neither_loses_nor_halves_a_deployment() {
     let whole = {
         std::fs::write(&file, seeded(1)).unwrap();
         let started = std::time::Instant::now();
-        let status = Command::new(support::program())
+        let status = Command::new(common::PROGRAM)
             .arg("--data-dir")
             .arg(dir.path())
             .args(["tenant", "deploy", "acme"])
@@ -221,7 +221,7 @@ fn kill_9_at_any_instant_neither_loses_nor_halves_a_deployment() {
         } else {
             killed += 1;
         }
-        let platform = support::platform(dir.path(), runtime.handle());
+        let platform = tenants::platform(dir.path(), runtime.handle());
         let failed = platform.activate_all().unwrap();
         assert!(failed.is_empty(), "{failed:?}");
         let serving = answering_seed(&platform, "acme", &runtime, &mut oracle);

@@ -2,7 +2,7 @@
 //! nothing. One guest program, one attack.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
+mod common;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use assay::limits::RequestLimits;
 use assay::model::LoadedModel;
 use assay::rerank::{GuestFault, Request, RerankError, Response};
 use assay::scheduler::Account;
-use support::{Oracle, attack, component, request, seeded};
+use common::tenants::{self, Oracle, attack, component, request, seeded};
 use tempfile::TempDir;
 
 /// Short, so that tests of what never ends do.
@@ -33,10 +33,10 @@ fn limits() -> RequestLimits {
 
 impl House {
     fn new() -> Self {
-        let dir = support::data_dir();
+        let dir = tenants::data_dir();
         let options = RuntimeOptions { max_prepare_cpu: MAX_GUEST_CPU, ..Default::default() };
         let runtime = GuestRuntime::new(&dir.path().join("compiled"), &options).unwrap();
-        let model = support::model(dir.path());
+        let model = tenants::model(dir.path());
         let neighbour = runtime.load_prepared("neighbour", &seeded(7), model.card()).unwrap();
         let oracle = Oracle::new(dir.path());
         Self { runtime, model, neighbour, oracle, _dir: dir }
@@ -59,7 +59,7 @@ impl House {
         let expected = self.oracle.scores(7, &documents);
         let (attacked, _) = tokio::join!(self.call(guest, request, limits), async {
             for _ in 0..20 {
-                let request = support::request(&["some", "documents"]);
+                let request = tenants::request(&["some", "documents"]);
                 let answer = self.neighbour.rerank(Arc::clone(&self.model), request, &RequestLimits::default()).await;
                 let scores: Vec<f32> = answer.unwrap().hits.iter().map(|hit| hit.score).collect();
                 assert_eq!(scores, expected, "the neighbour got another answer");
@@ -72,7 +72,7 @@ impl House {
     async fn survives(&mut self, name: &str, request: Request) -> RerankError {
         let guest = self.guest(name);
         let error = self.attacked(&guest, request, &limits()).await;
-        let next = self.call(&guest, support::request(&["one"]), &limits()).await;
+        let next = self.call(&guest, tenants::request(&["one"]), &limits()).await;
         assert!(next.is_ok(), "{name}: the next request failed: {next:?}");
         error
     }

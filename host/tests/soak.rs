@@ -5,7 +5,7 @@
 //! `ASSAY_SOAK_SECONDS=600 ASSAY_SOAK_TENANTS=50 ASSAY_SOAK_CONCURRENCY=64 cargo test --release -p assay --test soak -- --nocapture`
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
+mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use assay::rerank::{Request, RerankError};
 use assay::tenant::admin::Command;
 use assay::tenant::{Platform, TenantLimits};
-use support::{Oracle, attack, component, deploy, name, order, seeded, serving};
+use common::tenants::{self, Oracle, attack, component, deploy, name, order, seeded, serving};
 
 /// Versions of each tenant: deployed once, then switched between.
 const VERSIONS: u32 = 2;
@@ -69,7 +69,7 @@ async fn caller(platform: Arc<Platform>, mut oracle: Oracle, counts: Arc<Counts>
         }
         let tenant = number % tenants;
         let documents = documents(number);
-        let request = Request { documents: documents.clone(), ..support::request(&[]) };
+        let request = Request { documents: documents.clone(), ..tenants::request(&[]) };
         let live = platform.tenant(&name(&format!("tenant-{tenant}"))).unwrap();
         match live.rerank(request).await {
             Ok(response) => {
@@ -113,9 +113,9 @@ fn tenants_share_a_host_and_each_gets_its_own_answers() {
     let seconds = setting("ASSAY_SOAK_SECONDS", 5);
     let tenants = setting("ASSAY_SOAK_TENANTS", 6);
     let concurrency = setting("ASSAY_SOAK_CONCURRENCY", 16);
-    let dir = support::data_dir();
+    let dir = tenants::data_dir();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let platform = Arc::new(support::platform(dir.path(), runtime.handle()));
+    let platform = Arc::new(tenants::platform(dir.path(), runtime.handle()));
     for tenant in 0..tenants {
         for version in (0..VERSIONS).rev() {
             serving(deploy(&platform, &format!("tenant-{tenant}"), &seeded(seed(tenant, version)), None));

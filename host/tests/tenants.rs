@@ -1,15 +1,16 @@
 //! A server from outside: HTTP with keys, orders over the admin socket, and an orderly end.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
+mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
+use common::Finished;
+use common::tenants::{self, Oracle, seeded};
 use serde_json::Value;
-use support::{Oracle, seeded};
 
 /// A server on a port of its own, ended with the test.
 struct Server {
@@ -60,18 +61,17 @@ impl Drop for Server {
 }
 
 fn assay(data_dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(support::program());
-    command.arg("--data-dir").arg(data_dir).args(arguments).env("USER", "tester");
+    let mut command = common::assay(data_dir);
+    command.args(arguments).env("USER", "tester");
     command
 }
 
-fn tenant(data_dir: &Path, arguments: &[&str]) -> Output {
-    assay(data_dir, &[&["tenant"], arguments].concat()).output().unwrap()
+fn tenant(data_dir: &Path, arguments: &[&str]) -> Finished {
+    common::finish(assay(data_dir, &["tenant"]).args(arguments))
 }
 
-fn said(output: Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+fn said(finished: Finished) -> String {
+    finished.succeeds().stdout.trim().to_owned()
 }
 
 fn deploy(data_dir: &Path, name: &str, seed: u32) {
@@ -90,7 +90,7 @@ fn scores(answer: &Value) -> Vec<f32> {
 
 #[test]
 fn tenants_are_deployed_changed_and_removed_while_the_server_runs() {
-    let dir = support::data_dir();
+    let dir = tenants::data_dir();
     let data_dir = dir.path();
     let mut oracle = Oracle::new(data_dir);
     let mut expected = |seed| oracle.scores(seed, &["some".to_owned(), "documents".to_owned()]);
@@ -128,7 +128,7 @@ fn tenants_are_deployed_changed_and_removed_while_the_server_runs() {
 
 #[test]
 fn requests_that_are_not_good_get_their_status() {
-    let dir = support::data_dir();
+    let dir = tenants::data_dir();
     deploy(dir.path(), "acme", 71);
     let limits = dir.path().join("limits.toml");
     std::fs::write(&limits, "max_documents = 2\n").unwrap();
@@ -149,10 +149,10 @@ fn requests_that_are_not_good_get_their_status() {
 
 #[test]
 fn commands_say_what_is_wrong_with_their_input() {
-    let dir = support::data_dir();
+    let dir = tenants::data_dir();
     let failed = |arguments: &[&str]| {
-        let output = tenant(dir.path(), arguments);
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        let Finished { code, stderr, .. } = tenant(dir.path(), arguments);
+        (code, stderr)
     };
     let (code, message) = failed(&["show", "nobody"]);
     assert!(code == Some(2) && message.contains("there is no tenant nobody"), "{code:?}: {message}");
@@ -168,7 +168,7 @@ fn commands_say_what_is_wrong_with_their_input() {
 
 #[test]
 fn a_second_server_on_the_same_directory_is_refused() {
-    let dir = support::data_dir();
+    let dir = tenants::data_dir();
     let server = Server::start(dir.path());
     let second = assay(dir.path(), &["serve", "--port", "0"]).output().unwrap();
     let message = String::from_utf8(second.stderr).unwrap();

@@ -107,7 +107,7 @@ impl InProcessDriver {
         let began = Instant::now();
         let runtime = GuestRuntime::new(cache_dir, &RuntimeOptions::default())?;
         let mut loaded: HashMap<Option<&Path>, Guest> = HashMap::new();
-        let mut accounts = Vec::with_capacity(tenants.len());
+        let mut opened = Vec::with_capacity(tenants.len());
         for (number, tenant) in tenants.iter().enumerate() {
             let path = tenant.as_deref().or(options.guest.as_deref());
             let guest = match loaded.get(&path) {
@@ -116,10 +116,10 @@ impl InProcessDriver {
             };
             loaded.insert(path, guest.clone());
             let account = Account { tenant: number.to_string().into(), ..Account::default() };
-            accounts.push(Tenant { guest, account });
+            opened.push(Tenant { guest, account });
         }
         let (models, limits) = (Models::only(Arc::clone(&model)), RequestLimits::default());
-        let driver = Self { model, models, tenants: accounts, limits, _runtime: runtime };
+        let driver = Self { model, models, tenants: opened, limits, _runtime: runtime };
         Ok((driver, began.elapsed()))
     }
 

@@ -3,25 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use assay::json::RequestLine;
 use assay::rerank::Request;
-use serde::Deserialize;
 
-/// One line. Other fields, such as labels, are for others to read.
-#[derive(Deserialize)]
-struct Line {
-    query: String,
-    documents: Vec<Document>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a document must be a string or an object with a \"text\"")]
-enum Document {
-    Text(String),
-    Object { text: String },
-}
-
-/// Reads every request of a file.
-pub(super) fn read(path: &Path) -> Result<Vec<Request>> {
+/// Reads every request of a file, one `{"query": …, "documents": […]}` a line.
+///
+/// # Errors
+/// The file cannot be read, a line is no request, or there is none.
+pub fn read(path: &Path) -> Result<Vec<Request>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let requests: Vec<Request> = lines
@@ -32,12 +21,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<Request>> {
 }
 
 fn parse(line: &str) -> Result<Request> {
-    let Line { query, documents } = serde_json::from_str(line)?;
+    let RequestLine { query, documents } = serde_json::from_str(line)?;
     ensure!(!documents.is_empty(), "the request has no documents");
-    let text = |document| match document {
-        Document::Text(text) | Document::Object { text } => text,
-    };
-    Ok(Request { query, documents: documents.into_iter().map(text).collect(), ..Default::default() })
+    Ok(Request { query, documents: documents.into_iter().map(String::from).collect(), ..Default::default() })
 }
 
 /// Gives each query exactly `batch` documents: its own first, then those of the requests after it, round the file.

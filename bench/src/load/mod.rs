@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use assay::rerank::Request;
 use assay_kernels::{BertConfig, flops};
 
+pub use file::read as read_requests;
 pub use tokens::NativeTokenizer;
 
 use crate::scenario::LoadSection;

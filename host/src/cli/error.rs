@@ -5,6 +5,7 @@ use std::fmt;
 use crate::guest::GuestError;
 use crate::model::ModelError;
 use crate::rerank::RerankError;
+use crate::tenant::admin::{AdminError, Fault};
 
 /// The process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,15 @@ impl From<RerankError> for CliError {
             | RerankError::DeadlineExceeded { .. }
             | RerankError::Guest(_)
             | RerankError::Internal(_) => Self::failed(error.to_string()),
+        }
+    }
+}
+
+impl From<AdminError> for CliError {
+    fn from(error: AdminError) -> Self {
+        match error.fault {
+            Fault::Command => Self::bad_input(error.message),
+            Fault::Host => Self::failed(error.message),
         }
     }
 }

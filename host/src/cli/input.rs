@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use super::error::CliError;
+use crate::json::Document;
 use crate::limits::DEFAULT_MAX_REQUEST_BYTES;
 
 /// Longest line: the largest request, with room for JSON's escapes.
@@ -23,29 +24,6 @@ pub(super) enum Format {
     Jsonl,
     /// One document a line
     Lines,
-}
-
-/// One line of a requests file. Fields that we do not know are ignored: such files carry labels and ids of their own.
-#[derive(Debug, Deserialize)]
-pub(super) struct RequestLine {
-    pub(super) query: String,
-    pub(super) documents: Vec<Document>,
-}
-
-/// A document as JSON.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a document must be a string or an object with a \"text\"")]
-pub(super) enum Document {
-    Text(String),
-    Object { text: String },
-}
-
-impl From<Document> for String {
-    fn from(document: Document) -> Self {
-        match document {
-            Document::Text(text) | Document::Object { text } => text,
-        }
-    }
 }
 
 /// The lines of a file that are not blank, with their numbers, counted from 1.

@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use super::engine::EngineArgs;
 use super::error::CliError;
-use super::input::{self, Document, Format, Lines, RequestLine};
+use super::input::{self, Format, Lines};
 use super::table;
 use crate::guest::{self, Guest, GuestRuntime, RuntimeOptions};
+use crate::json::{Document, RequestLine};
 use crate::limits::RequestLimits;
 use crate::model::{LoadedModel, ModelStore};
 use crate::rerank::{Activation, Request, Response, Timings, Truncation, Usage};

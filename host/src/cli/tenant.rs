@@ -10,10 +10,10 @@ use super::error::CliError;
 use super::table;
 use crate::engine::EngineOptions;
 use crate::guest::read_component;
-use crate::tenant::admin::{AdminError, Command as Order, Description, Fault, Order as Signed, Reply};
+use crate::tenant::admin::{Command as Order, Description, Order as Signed, Reply};
 use crate::tenant::client::AdminClient;
 use crate::tenant::compile::CompilerOptions;
-use crate::tenant::{Deployment, MAX_LIMITS_BYTES, Platform, PlatformOptions, TenantLimits, TenantName};
+use crate::tenant::{Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, TenantLimits, TenantName};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -105,15 +105,6 @@ pub(super) enum Key {
     },
 }
 
-impl From<AdminError> for CliError {
-    fn from(error: AdminError) -> Self {
-        match error.fault {
-            Fault::Command => Self::bad_input(error.message),
-            Fault::Host => Self::failed(error.message),
-        }
-    }
-}
-
 /// Opens the tenants of a data directory in this process.
 pub(super) fn open_platform(data_dir: &Path, engine: EngineOptions, tokio: &Handle) -> Result<Platform, CliError> {
     let program = std::env::current_exe();
@@ -180,7 +171,7 @@ fn read_limits(path: &Path) -> Result<TenantLimits, CliError> {
     let bad = |message: String| CliError::bad_input(message).at(&path.display().to_string());
     let bytes = std::fs::metadata(path).map_err(|error| bad(error.to_string()))?.len();
     if bytes > MAX_LIMITS_BYTES as u64 {
-        return Err(bad(format!("has {bytes} bytes, a limits file may have {MAX_LIMITS_BYTES}")));
+        return Err(bad(LimitsError::TooLarge { bytes }.to_string()));
     }
     let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
     TenantLimits::parse(&text).map_err(|error| bad(error.to_string()))

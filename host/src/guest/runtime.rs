@@ -202,14 +202,6 @@ impl GuestRuntime {
         Ok(Self { engine, linker, cache, places, max_prepare_cpu, _clock: clock })
     }
 
-    /// Reads and compiles the component in a file. Its instances are prepared one by one.
-    ///
-    /// # Errors
-    /// The file cannot be read, or holds no component that is a guest.
-    pub fn load_file(&self, path: &Path) -> Result<Guest, GuestError> {
-        self.load(&path.display().to_string(), &read_component(path)?)
-    }
-
     /// Compiles a component, or finds its compiled form, and links it. Its instances are prepared one by one.
     ///
     /// # Errors

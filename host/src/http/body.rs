@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::json::Document;
 use crate::rerank::{Activation, Request, Response};
 
 /// A request's body. Fields that are not here are ignored, as Cohere's clients send more than they need; `model` is one,
@@ -15,14 +16,6 @@ pub(super) struct RerankBody {
     top_n: Option<u32>,
     #[serde(default)]
     return_documents: bool,
-}
-
-/// A document as text, or as an object with one.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a document must be a string or an object with a \"text\"")]
-enum Document {
-    Text(String),
-    Object { text: String },
 }
 
 /// The texts to send back, where they were asked for.
@@ -38,10 +31,7 @@ impl RerankBody {
     }
 
     pub(super) fn into_request(self) -> (Request, Shown) {
-        let texts = self.documents.into_iter().map(|document| match document {
-            Document::Text(text) | Document::Object { text } => text,
-        });
-        let documents: Vec<String> = texts.collect();
+        let documents: Vec<String> = self.documents.into_iter().map(String::from).collect();
         let shown = if self.return_documents { Shown::Documents(documents.clone().into()) } else { Shown::Nothing };
         // Cohere's scores are between 0 and 1.
         let activation = Activation::Sigmoid;

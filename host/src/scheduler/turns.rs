@@ -89,14 +89,16 @@ impl Turns {
     /// until [`spend`](Self::spend) or [`leave`](Self::leave) is called.
     pub(super) fn front(&mut self, next_row_tokens: impl Fn(RequestId) -> usize) -> Option<RequestId> {
         loop {
-            let quantum_per_weight = self.quantum_per_weight()?;
             let tenant = self.order.front()?;
-            let line = self.lines.get_mut(tenant)?;
-            let request = *line.requests.front()?;
-            if line.turn == Turn::Ahead {
+            if self.lines.get(tenant)?.turn == Turn::Ahead {
+                // Once a turn, not once a row: it looks at every tenant that waits.
+                let quantum_per_weight = self.quantum_per_weight()?;
+                let line = self.lines.get_mut(tenant)?;
                 line.turn = Turn::Begun;
                 line.credit += i64::from(line.weight) * quantum_per_weight;
             }
+            let line = self.lines.get_mut(tenant)?;
+            let request = *line.requests.front()?;
             let cost = credit(next_row_tokens(request));
             // A tenant that is alone waits for nobody, so there is nothing to save up for.
             if cost <= line.credit || self.order.len() == 1 {

@@ -10,6 +10,8 @@ use rand::rngs::OsRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::model::manifest::hex;
+
 /// What every key begins with, so that scanners for leaked secrets can tell one.
 const PREFIX: &str = "assay_";
 
@@ -81,10 +83,6 @@ impl KeyHash {
     pub fn id(&self) -> String {
         hex(&self.0[..ID_BYTES])
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

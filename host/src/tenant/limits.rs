@@ -110,7 +110,7 @@ pub enum LimitsError {
     #[error("has {bytes} bytes, a limits file may have {MAX_LIMITS_BYTES}")]
     TooLarge {
         /// Its size.
-        bytes: usize,
+        bytes: u64,
     },
     /// Not TOML, or not of these keys.
     #[error("{0}")]
@@ -136,7 +136,7 @@ impl TenantLimits {
     /// Says which key is wrong and what it may be.
     pub fn parse(text: &str) -> Result<Self, LimitsError> {
         if text.len() > MAX_LIMITS_BYTES {
-            return Err(LimitsError::TooLarge { bytes: text.len() });
+            return Err(LimitsError::TooLarge { bytes: text.len() as u64 });
         }
         let limits: Self = toml::from_str(text).map_err(|error| LimitsError::Toml(error.to_string()))?;
         for (limit, value, range) in limits.ranges() {

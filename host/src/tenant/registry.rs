@@ -139,13 +139,6 @@ pub struct Registry {
     path: PathBuf,
 }
 
-/// What becomes the current version.
-#[derive(Debug, Clone, Copy)]
-enum Switch<'a> {
-    New(&'a Deployment),
-    To(u64),
-}
-
 impl Registry {
     /// Opens the store in `dir`, or makes it.
     ///
@@ -249,7 +242,8 @@ impl Registry {
                 version
             };
             deployment.version = version;
-            switch(transaction, name, Switch::New(&deployment), deployment.created_ms)?;
+            transaction.open_table(DEPLOYMENTS)?.insert((name.as_str(), version), encode(&deployment).as_slice())?;
+            switch(transaction, name, version, deployment.created_ms)?;
             let subject = Some(deployment.component.clone());
             let (at_ms, by) = (deployment.created_ms, deployment.by.clone());
             record(transaction, name, &Event { at_ms, by, action, version: Some(version), subject })?;
@@ -283,7 +277,7 @@ impl Registry {
                 return Ok(Err(RegistryError::NoVersion { tenant: name.clone(), version: to.version }));
             }
             let at_ms = now_ms();
-            switch(transaction, name, Switch::To(to.version), at_ms)?;
+            switch(transaction, name, to.version, at_ms)?;
             let (version, subject) = (Some(to.version), Some(to.component.clone()));
             record(transaction, name, &Event { at_ms, by: by.to_owned(), action: Action::Rollback, version, subject })?;
             Ok(Ok(()))
@@ -392,24 +386,17 @@ impl Registry {
     }
 }
 
-/// Points a tenant at a version.
+/// Points a tenant at a version, and makes the tenant if there is none.
 fn switch(
     transaction: &redb::WriteTransaction,
     name: &TenantName,
-    switch: Switch<'_>,
+    version: u64,
     now_ms: u64,
 ) -> Result<(), redb::Error> {
     let mut tenants = transaction.open_table(TENANTS)?;
     let known = tenants.get(name.as_str())?.map(|record| decode::<TenantRecord>(record.value())).transpose()?;
-    let mut tenant = known.unwrap_or(TenantRecord { name: name.clone(), current: 0, created_ms: now_ms });
-    tenant.current = match switch {
-        Switch::To(version) => version,
-        Switch::New(deployment) => {
-            let mut deployments = transaction.open_table(DEPLOYMENTS)?;
-            deployments.insert((name.as_str(), deployment.version), encode(deployment).as_slice())?;
-            deployment.version
-        }
-    };
+    let created_ms = known.map_or(now_ms, |tenant| tenant.created_ms);
+    let tenant = TenantRecord { name: name.clone(), current: version, created_ms };
     tenants.insert(name.as_str(), encode(&tenant).as_slice())?;
     Ok(())
 }

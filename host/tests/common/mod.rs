@@ -6,6 +6,7 @@
     reason = "each test file uses its share, and a test may panic"
 )]
 
+pub mod tenants;
 pub mod tiny;
 
 use std::path::{Path, PathBuf};
@@ -49,9 +50,12 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     Some(path)
 }
 
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_assay");
+
 /// The command, on a data directory.
 pub fn assay(data_dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_assay"));
+    let mut command = Command::new(PROGRAM);
     command.arg("--data-dir").arg(data_dir);
     command
 }

@@ -2,6 +2,9 @@
 //!
 //! The buffers of a [`Worker`] are sized so that a group of [`GROUP_TOKENS`] tokens keeps its state, its sums and a
 //! block of its intermediate layer in the second-level cache from the first layer to the last; only weights stream by.
+//!
+//! Longer than other files: the steps of a layer share these buffers and the order in which teams meet, and apart they
+//! could not be checked against each other.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
