@@ -32,7 +32,7 @@ impl TextEncoder {
     pub(super) fn encode(&self, text: &str, stop: Option<usize>, ids: &mut Vec<u32>) -> Result<Extent, PairError> {
         let stop = stop.unwrap_or(usize::MAX);
         match &self.bert {
-            Some(bert) if bert.takes(text) => bert.encode(&self.tokenizer, text, stop, ids),
+            Some(bert) if bert.takes(text) => Ok(bert.encode(text, stop, ids)),
             _ => encode_by_stages(&self.tokenizer, text, stop, ids),
         }
     }
