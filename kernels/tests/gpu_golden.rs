@@ -108,6 +108,26 @@ fn embeddings_match_the_reference() {
     check("embeddings", weights, &golden, Precision::F16);
 }
 
+#[test]
+#[ignore = "for a second driver, SwiftShader: `cargo xtask gpu-test --swiftshader`"]
+fn a_second_driver_matches_the_goldens() {
+    for name in TINY {
+        let Some((weights, golden)) = tiny(name) else { return };
+        for target in [Target::Software, Target::Gpu] {
+            for (precision, tolerance) in [(Precision::F32, F32_TOLERANCE), (Precision::F16, F16_TOLERANCE)] {
+                let mut engine = engine_of(weights.clone(), precision, 2048, Some(target)).unwrap();
+                let adapter = &engine.adapter().unwrap().name;
+                assert!(
+                    adapter.contains("SwiftShader"),
+                    "{adapter} is not it: start with `cargo xtask gpu-test --swiftshader`"
+                );
+                let logits = run(&mut engine, &golden.batch);
+                assert_close(&format!("{name} {} {target:?}", precision.name()), &logits, &golden.logits, tolerance);
+            }
+        }
+    }
+}
+
 fn check(name: &str, weights: BertWeights, golden: &Golden, precision: Precision) -> Option<Vec<f32>> {
     let mut engine = engine(weights, precision, 2048)?;
     let logits = run(&mut engine, &golden.batch);

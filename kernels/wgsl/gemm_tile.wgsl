@@ -13,7 +13,7 @@
 //   - one step (a run of K: 4 in f32, 8 in f16) is RUN × 64 multiply-adds to 16 workgroup and RUN memory loads.
 // One workgroup owns rows 16 · group.y … + 15 and columns 4 · THREADS · group.x … + 4 · THREADS − 1.
 //
-// Bindings: 0 a, 1 w, 2 bias, 3 residual (read only where EPILOGUE is RESIDUAL; laid out as y), 4 y.
+// Bindings: 0 a, 1 w, 2 bias, 3 residual (read only where EPILOGUE is RESIDUAL; laid out as y), 4 y, 5 w from its second row.
 // Constants: THREADS (a multiple of 32; 4 · THREADS divides N), K, N, EPILOGUE.
 // Features: immediates. Bounds: none checked; `gpu::ops::gemm` says why none are needed.
 // Rust caller: `gpu::ops::gemm`.

@@ -11,7 +11,7 @@
 // mean comes first, then the variance of what is left of it. It saves a LayerNorm's read, write and dispatch.
 // One workgroup owns rows 16 · group.y … + 15.
 //
-// Bindings: 0 a, 1 w, 2 params, 3 residual, 4 y.
+// Bindings: 0 a, 1 w, 2 params, 3 residual, 4 y, 5 w from its second row.
 // Constants: THREADS, K, N, HIDDEN (columns that are no padding: a multiple of 4), EPS.
 // Features: immediates. Rust caller: `gpu::ops::gemm_norm`.
 

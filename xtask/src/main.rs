@@ -34,6 +34,9 @@ enum Task {
     },
     /// Run the GPU tests, on lavapipe in target/vulkan where this machine has no driver
     GpuTest {
+        /// Run the smaller set for a second driver instead, on SwiftShader in target/vulkan
+        #[arg(long)]
+        swiftshader: bool,
         /// Passed to the test binaries
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -56,8 +59,8 @@ fn main() -> Result<()> {
         Task::Test => test(&root),
         Task::Build => build(&root),
         Task::VulkanRoot { swiftshader } => vulkan::run_set_up(&root, swiftshader),
-        Task::GpuTest { arguments } => {
-            let driver = TestDriver::find(&root)?;
+        Task::GpuTest { swiftshader, arguments } => {
+            let driver = if swiftshader { TestDriver::second(&root)? } else { TestDriver::find(&root)? };
             say(&format!("testing the GPU engine: {}", driver.name));
             driver.run_tests(&root, current_test_model(&root).as_deref(), &arguments)
         }

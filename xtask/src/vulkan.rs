@@ -215,6 +215,10 @@ pub(crate) struct TestDriver {
     runner: Option<PathBuf>,
     /// Which driver it is.
     pub(crate) name: &'static str,
+    /// The tests that are run.
+    tests: &'static [&'static str],
+    /// Passed to them.
+    arguments: &'static [&'static str],
 }
 
 impl TestDriver {
@@ -223,7 +227,7 @@ impl TestDriver {
     /// # Errors
     /// The folder is needed and cannot be set up; the message says what would.
     pub(crate) fn find(root: &Path) -> Result<Self> {
-        let own = |name| Ok(Self { runner: None, name });
+        let own = |name| Ok(Self { runner: None, name, tests: &GPU_TESTS, arguments: &[] });
         if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
             return own("this system brings its own graphics driver");
         }
@@ -236,7 +240,23 @@ impl TestDriver {
         }
         let vulkan = VulkanRoot::set_up(root)
             .context("no Vulkan driver here, and target/vulkan cannot be set up: install mesa-vulkan-drivers")?;
-        Ok(Self { runner: Some(vulkan.runner(Driver::Lavapipe)), name: "lavapipe in target/vulkan" })
+        let runner = Some(vulkan.runner(Driver::Lavapipe));
+        Ok(Self { runner, name: "lavapipe in target/vulkan", tests: &GPU_TESTS, arguments: &[] })
+    }
+
+    /// SwiftShader, for the tests that are kept for a second driver.
+    ///
+    /// # Errors
+    /// The folder or the driver cannot be had.
+    pub(crate) fn second(root: &Path) -> Result<Self> {
+        let vulkan = VulkanRoot::set_up(root)?;
+        vulkan.add_swiftshader()?;
+        Ok(Self {
+            runner: Some(vulkan.runner(Driver::SwiftShader)),
+            name: "SwiftShader in target/vulkan",
+            tests: &["gpu_golden"],
+            arguments: &["--ignored", "second_driver"],
+        })
     }
 
     /// Runs every test that needs a driver. `arguments` go to the test binaries; `minilm` is the directory of the default
@@ -248,7 +268,7 @@ impl TestDriver {
         let mut command = cargo(root);
         // The whole workspace is selected, as everywhere: any other selection would build some crates a second time.
         command.args(["test", "--release", "--workspace"]);
-        for test in GPU_TESTS {
+        for test in self.tests {
             command.args(["--test", test]);
         }
         if let Some(runner) = &self.runner {
@@ -258,7 +278,7 @@ impl TestDriver {
         if let Some(minilm) = minilm {
             command.env("ASSAY_MINILM_DIR", minilm);
         }
-        step::run(command.arg("--").args(arguments)).context("GPU tests failed")
+        step::run(command.arg("--").args(self.arguments).args(arguments)).context("GPU tests failed")
     }
 }
 

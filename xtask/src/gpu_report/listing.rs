@@ -77,11 +77,13 @@ impl Block {
 }
 
 impl Listing {
-    /// Reads what `AGX_MESA_DEBUG=shaders` prints: the last program in it, as lines of `address: bytes opcode operands`.
+    /// Reads what `AGX_MESA_DEBUG=shaders` prints: the first program in it, as lines of `address: bytes opcode operands`.
+    /// The one that follows computes, once a dispatch, what all its threads share.
     pub(crate) fn parse(text: &str) -> Self {
         let mut code: Vec<(u64, &str, &str)> = text.lines().filter_map(instruction).collect();
-        let last = code.iter().rposition(|&(address, ..)| address == 0).unwrap_or(0);
-        code.drain(..last);
+        let starts = code.iter().enumerate().filter(|(_, (address, ..))| *address == 0);
+        let second = starts.map(|(index, _)| index).nth(1);
+        code.truncate(second.unwrap_or(code.len()));
         let mut loops: Vec<Loop> = code
             .iter()
             .filter_map(|&(address, opcode, operands)| {
@@ -156,6 +158,9 @@ noise
   18: 0123456789abcdef     exp2     r4, r4
   20: 0123                     jmp_any  -24
   24: 0123                 stop
+the second program
+   0: 1234                 load     r1
+   4: 0123                 stop
 ";
 
     #[test]

@@ -109,10 +109,9 @@ fn ask(vulkan: &VulkanRoot, program: &Path, variant: &Variant) -> Result<Figures
         ensure!(output.status.success(), "{driver:?}: {}", text(&output.stderr));
         Ok((text(&output.stdout), text(&output.stderr)))
     };
-    let (apple, apple_listing) = compile(Driver::Apple, &[("AGX_MESA_DEBUG", "shaders,nopreamble")])?;
+    let (apple, apple_listing) = compile(Driver::Apple, &[("AGX_MESA_DEBUG", "shaders")])?;
     // The listing goes to whichever stream the driver likes.
     let listing = Listing::parse(&format!("{apple_listing}\n{apple}"));
-    let (apple, _) = compile(Driver::Apple, &[])?;
     let (amd, _) = compile(Driver::Amd, &[])?;
     ensure!(listing.straight.instructions() > 0, "the Apple compiler printed no listing");
     Ok(Figures {

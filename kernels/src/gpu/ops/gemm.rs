@@ -16,6 +16,18 @@ pub const COOPERATIVE_ROWS: usize = 64;
 /// Columns that one workgroup of the cooperative kernel computes.
 const COOPERATIVE_COLUMNS: usize = 64;
 
+/// Those of a GEMM: a, w, bias or parameters, residual, y, and [w from its second row on](bindings).
+pub(super) const BINDINGS: [Access; 6] =
+    [Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Read];
+
+/// The buffers of [`BINDINGS`]: w, `[k, n]`, is bound a second time. A row of it is at least 256 bytes, which every
+/// adapter takes for an offset.
+pub(super) fn bindings(buffers: [&wgpu::Buffer; 5], n: usize, precision: Precision) -> [wgpu::BufferBinding<'_>; 6] {
+    let [a, w, bias, residual, y] = buffers.map(wgpu::Buffer::as_entire_buffer_binding);
+    let w_next = wgpu::BufferBinding { offset: (n * precision.bytes()) as u64, ..w.clone() };
+    [a, w, bias, residual, y, w_next]
+}
+
 /// What is done to a sum before it is stored; `epilogue.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Epilogue {
@@ -215,7 +227,7 @@ impl Gemm {
             &KernelDescriptor {
                 label: &label,
                 source: &shader::source(variant.shader(), precision),
-                bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
+                bindings: &BINDINGS,
                 immediate_bytes: 8,
                 constants: &variant.constants(shape.k, shape.n, shape.epilogue),
             },
@@ -240,7 +252,7 @@ impl Gemm {
     /// otherwise.
     #[must_use]
     pub fn bind(&self, gpu: &GpuDevice, [a, w, bias, residual, y]: [&wgpu::Buffer; 5]) -> wgpu::BindGroup {
-        self.kernel.bind(gpu, &[a, w, bias, residual, y].map(wgpu::Buffer::as_entire_buffer_binding))
+        self.kernel.bind(gpu, &bindings([a, w, bias, residual, y], self.shape.n, self.precision))
     }
 }
 

@@ -4,6 +4,7 @@
 //! residual and y `[rows, hidden_padded]`. One workgroup holds whole rows, so the padded hidden size must be at most four
 //! times the threads that a workgroup may have. Indices are in bounds for the reasons in [`super::gemm`].
 
+use super::gemm;
 use crate::gpu::device::GpuDevice;
 use crate::gpu::error::GpuError;
 use crate::gpu::kernel::{Access, Extent, Kernel, KernelDescriptor, Op, Work};
@@ -54,7 +55,7 @@ impl GemmNorm {
             &KernelDescriptor {
                 label: &format!("gemm_norm {k}x{}", layout.hidden_padded),
                 source: &shader::source(Shader::GemmTileNorm, layout.precision),
-                bindings: &[Access::Read, Access::Read, Access::Read, Access::Read, Access::Write],
+                bindings: &gemm::BINDINGS,
                 immediate_bytes: 8,
                 constants: &constants(&layout, k, eps),
             },
@@ -65,8 +66,8 @@ impl GemmNorm {
 
     /// Binds a, w, params, the residual and y, which must not be the residual's buffer.
     #[must_use]
-    pub fn bind(&self, gpu: &GpuDevice, [a, w, params, residual, y]: [&wgpu::Buffer; 5]) -> wgpu::BindGroup {
-        self.kernel.bind(gpu, &[a, w, params, residual, y].map(wgpu::Buffer::as_entire_buffer_binding))
+    pub fn bind(&self, gpu: &GpuDevice, buffers: [&wgpu::Buffer; 5]) -> wgpu::BindGroup {
+        self.kernel.bind(gpu, &gemm::bindings(buffers, self.layout.hidden_padded, self.layout.precision))
     }
 }
 
