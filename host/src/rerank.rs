@@ -68,7 +68,7 @@ pub struct Usage {
 pub struct Timings {
     /// In the guest and around it: instantiation, tokenising, ranking, copies.
     pub guest: Duration,
-    /// Rows waiting for the device.
+    /// Rows waiting for the device, and their numbers for the guest to go on.
     pub queue: Duration,
     /// Rows on the device.
     pub inference: Duration,

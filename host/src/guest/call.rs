@@ -207,11 +207,15 @@ impl Program {
     /// host's, and there is room for an idle one.
     fn keep(&self, mut session: Session, limits: &RequestLimits) {
         session.served += 1;
-        if session.served >= limits.max_requests_per_instance || session.store.data().inference.open_models() > 0 {
-            return;
-        }
-        if let Ok(place) = Arc::clone(&self.places.idle).try_acquire_owned() {
+        let may_serve = session.served < limits.max_requests_per_instance;
+        if may_serve
+            && session.store.data().inference.open_models() == 0
+            && let Ok(place) = Arc::clone(&self.places.idle).try_acquire_owned()
+        {
             self.idle().push(Idle { session, _place: place });
+        } else {
+            // To give an instance's memory back takes longer than to make it: no answer waits for that.
+            tokio::spawn(async move { drop(session) });
         }
     }
 }

@@ -96,7 +96,7 @@ pub(super) struct Budget {
 pub(super) struct Used {
     pub(super) rows: u64,
     pub(super) tokens: u64,
-    /// Time that rows waited.
+    /// Time that rows waited, and their numbers after them.
     pub(super) queue: Duration,
     /// Time that rows were on the device.
     pub(super) inference: Duration,
@@ -150,10 +150,11 @@ impl Inference {
         if let Some(rate) = &budget.rate {
             rate.spend(tokens, Instant::now())?;
         }
+        let asked = Instant::now();
         let scored = model.scheduler().score(rows, &budget.account, Some(budget.deadline)).await;
         match scored {
             Ok(scored) => {
-                self.used.queue += scored.queue;
+                self.used.queue += asked.elapsed().saturating_sub(scored.inference);
                 self.used.inference += scored.inference;
                 Ok(scored.outputs)
             }

@@ -57,8 +57,6 @@ impl Default for Account {
 pub struct Scored {
     /// `[rows, outputs]`, row-major, in the order of the rows.
     pub outputs: Vec<f32>,
-    /// From the call until the first row was on the device, and between batches.
-    pub queue: Duration,
     /// While rows were on the device.
     pub inference: Duration,
 }
@@ -153,7 +151,7 @@ impl Scheduler {
     ) -> Result<Scored, ScoreError> {
         rows.check(&self.config).map_err(|error| ScoreError::Rows(error.to_string()))?;
         if rows.rows() == 0 {
-            return Ok(Scored { outputs: Vec::new(), queue: Duration::ZERO, inference: Duration::ZERO });
+            return Ok(Scored { outputs: Vec::new(), inference: Duration::ZERO });
         }
         let (reply, answer) = oneshot::channel();
         let id = {

@@ -23,7 +23,6 @@ pub(super) struct Job {
     next_row: usize,
     outputs: Vec<f32>,
     reply: Reply,
-    admitted: Instant,
     /// After this its rows are not worth computing.
     deadline: Option<Instant>,
     /// When the oldest of its batches in flight was made; a request's batches may overlap on the device.
@@ -129,7 +128,6 @@ impl Queue {
             next_row: 0,
             outputs: Vec::new(),
             reply,
-            admitted: now,
             deadline,
             on_device_since: None,
             batches_in_flight: 0,
@@ -208,7 +206,7 @@ impl Queue {
             if job.batches_in_flight > 0 {
                 job.on_device_since = Some(now);
             } else if job.next_row == job.rows.rows() {
-                self.answer(id, now);
+                self.answer(id);
             }
         }
     }
@@ -255,12 +253,10 @@ impl Queue {
         }
     }
 
-    fn answer(&mut self, id: RequestId, now: Instant) {
+    fn answer(&mut self, id: RequestId) {
         if let Some(job) = self.remove(id) {
-            let inference = job.inference;
-            let queue = (now - job.admitted).saturating_sub(inference);
             // The caller may have gone; there is nobody left to tell then.
-            let _ = job.reply.send(Ok(Scored { outputs: job.outputs, queue, inference }));
+            let _ = job.reply.send(Ok(Scored { outputs: job.outputs, inference: job.inference }));
         }
     }
 

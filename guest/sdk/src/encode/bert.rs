@@ -1,6 +1,6 @@
 //! The shorter way from text to ids for BERT's tokenizer, which the default model and most rerankers have.
 //!
-//! `tokenizers` keeps, for every character and through every stage, where in the original text it came from, and makes a string of every token. A row needs neither, and without them the same ids take a small part of the time. The stages come down to this: control characters are dropped, accents are taken off, letters become small, Chinese characters and punctuation stand alone, and a word is the longest vocabulary entries that it can be covered with from the left. No stage looks past a space, so that the text can be taken run by run; a run of plain ASCII needs nothing but small letters.
+//! `tokenizers` keeps, for every character and through every stage, where in the original text it came from, and makes a string of every token. A row needs neither, and without them the same ids take a small part of the time. The stages come down to this: control characters are dropped, accents are taken off, letters become small, Chinese characters and punctuation stand alone, and a word is the longest vocabulary entries that it can be covered with from the left. No stage looks past a space, or past ASCII's punctuation to what is before it: words are taken as they come, and one of plain ASCII needs nothing but small letters.
 //!
 //! Pieces are found in a trie, byte by byte: the longest comes of one walk, where a hash map would be asked once for every length. Nothing in it costs a guest more than a native program, as 128-bit products of a hash do.
 //!
@@ -13,8 +13,8 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::{Model, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 use unicode_categories::UnicodeCategories;
 use unicode_normalization_alignments::UnicodeNormalization;
-use yada::DoubleArray;
 use yada::builder::DoubleArrayBuilder;
+use yada::unit::Unit;
 
 use super::text::Extent;
 
@@ -27,8 +27,8 @@ pub(super) struct BertEncoder {
     vocabulary: Vocabulary,
     /// Texts to find before anything else, such as `[SEP]`.
     added_tokens: Vec<String>,
-    /// Which bytes an added token can start with.
-    starts_added_token: [bool; 256],
+    /// [`CLASSES`], and [`ADDED`] with every byte that an added token can start with.
+    classes: [u8; 256],
     scratch: RefCell<Scratch>,
 }
 
@@ -61,50 +61,74 @@ impl BertEncoder {
             return None;
         }
         let added_tokens: Vec<String> = added_tokens.values().map(|token| token.content.clone()).collect();
-        let mut starts_added_token = [false; 256];
+        let mut classes = CLASSES;
         for token in &added_tokens {
-            starts_added_token[usize::from(*token.as_bytes().first()?)] = true;
+            classes[usize::from(*token.as_bytes().first()?)] |= ADDED;
         }
         let vocabulary = Vocabulary::of(model)?;
         let scratch = RefCell::default();
-        Some(Self { normalizer: *normalizer, vocabulary, added_tokens, starts_added_token, scratch })
+        Some(Self { normalizer: *normalizer, vocabulary, added_tokens, classes, scratch })
     }
 
-    /// Whether the short way gives the right ids for `text`: it knows nothing of added tokens.
-    pub(super) fn takes(&self, text: &str) -> bool {
-        let bytes = text.as_bytes();
-        !bytes.iter().enumerate().any(|(index, &byte)| {
-            self.starts_added_token[usize::from(byte)]
-                && self.added_tokens.iter().any(|token| bytes[index..].starts_with(token.as_bytes()))
-        })
-    }
-
-    /// As [`encode_by_stages`](super::text::encode_by_stages), for a text that [`Self::takes`] has taken.
-    pub(super) fn encode(&self, text: &str, stop: usize, ids: &mut Vec<u32>) -> Extent {
+    /// As [`encode_by_stages`](super::text::encode_by_stages); `None`, and what `ids` then holds has no meaning, where an added token stands in the text: this way knows nothing of those.
+    pub(super) fn encode(&self, text: &str, stop: usize, ids: &mut Vec<u32>) -> Option<Extent> {
         let Scratch { lowered, clean, normal } = &mut *self.scratch.borrow_mut();
         lowered.clear();
         lowered.extend_from_slice(text.as_bytes());
         if self.normalizer.lowercase {
             lowered.make_ascii_lowercase();
         }
-        let mut start = 0;
-        for run in lowered.split(|&byte| CLASSES[usize::from(byte)] == SPACE) {
-            let end = start + run.len();
-            let classes = run.iter().fold(0, |classes, &byte| classes | CLASSES[usize::from(byte)]);
-            let extent = if classes & OTHER == 0 {
-                let words = run.chunk_by(|&a, &b| CLASSES[usize::from(a)] | CLASSES[usize::from(b)] == LETTER);
-                self.vocabulary.encode(words, stop, ids)
-            } else {
-                self.normalize(&text[start..end], clean, normal);
-                let words = normal.split(char::is_whitespace).flat_map(split_punctuation);
-                self.vocabulary.encode(words.map(str::as_bytes), stop, ids)
-            };
-            if extent == Extent::Stopped {
-                return extent;
+        let bytes = text.as_bytes();
+        // What stands between the two, if anything, is the start of a word.
+        let (mut start, mut at) = (0, 0);
+        loop {
+            let class = bytes.get(at).map_or(SPACE, |&byte| self.classes[usize::from(byte)]);
+            if class & ADDED != 0 && self.added_token_starts(&bytes[at..]) {
+                return None;
             }
-            start = end + 1;
+            let extent = match class & !ADDED {
+                LETTER => {
+                    at += 1;
+                    continue;
+                }
+                OTHER => {
+                    at += self.until_space(&bytes[at..])?;
+                    self.normalize(&text[start..at], clean, normal);
+                    start = at;
+                    let words = normal.split(char::is_whitespace).flat_map(split_punctuation);
+                    self.vocabulary.encode(words.map(str::as_bytes), stop, ids)
+                }
+                class => {
+                    let word = &lowered[start..at];
+                    start = (at + 1).min(bytes.len());
+                    let punctuation = if class == PUNCTUATION { &lowered[at..start] } else { &[] };
+                    at = start;
+                    let words = [word, punctuation].into_iter().filter(|word| !word.is_empty());
+                    self.vocabulary.encode(words, stop, ids)
+                }
+            };
+            if extent == Extent::Stopped || start == bytes.len() {
+                return Some(extent);
+            }
         }
-        Extent::Whole
+    }
+
+    fn added_token_starts(&self, text: &[u8]) -> bool {
+        self.added_tokens.iter().any(|token| text.starts_with(token.as_bytes()))
+    }
+
+    /// Bytes before the next space; `None` where an added token stands among them.
+    fn until_space(&self, text: &[u8]) -> Option<usize> {
+        for (index, &byte) in text.iter().enumerate() {
+            let class = self.classes[usize::from(byte)];
+            if class & ADDED != 0 && self.added_token_starts(&text[index..]) {
+                return None;
+            }
+            if class & !ADDED == SPACE {
+                return Some(index);
+            }
+        }
+        Some(text.len())
     }
 
     /// The normaliser's stages, in its order.
@@ -142,9 +166,6 @@ struct Vocabulary {
     max_word_chars: usize,
 }
 
-/// Pieces to ids.
-type Trie = DoubleArray<Vec<u8>>;
-
 impl Vocabulary {
     /// `None` where the tries cannot hold the pieces.
     fn of(model: &WordPiece) -> Option<Self> {
@@ -162,8 +183,8 @@ impl Vocabulary {
         });
         let following: Vec<_> = following.collect();
         Some(Self {
-            first: trie(&first)?,
-            following: if following.is_empty() { None } else { Some(trie(&following)?) },
+            first: Trie::of(&first)?,
+            following: if following.is_empty() { None } else { Some(Trie::of(&following)?) },
             unknown_id: *vocab.get(&model.unk_token)?,
             max_word_chars: model.max_input_chars_per_word,
         })
@@ -185,7 +206,7 @@ impl Vocabulary {
         if word.len() <= self.max_word_chars || chars(word) <= self.max_word_chars {
             let (mut trie, mut rest) = (Some(&self.first), word);
             // The longest of all pieces that `rest` starts with.
-            while let Some((id, length)) = trie.and_then(|trie| trie.common_prefix_search(rest).last()) {
+            while let Some((id, length)) = trie.and_then(|trie| trie.longest_prefix(rest)) {
                 ids.push(id);
                 rest = &rest[length..];
                 if rest.is_empty() {
@@ -199,9 +220,37 @@ impl Vocabulary {
     }
 }
 
-/// `pieces` are sorted.
-fn trie(pieces: &[(&str, u32)]) -> Option<Trie> {
-    DoubleArray::new(DoubleArrayBuilder::build(pieces).ok()?).ok()
+/// Pieces to ids: a double array of `yada`, walked here because its own search would read the id of every piece on the way to the longest, each from another corner of the memory.
+struct Trie {
+    units: Vec<Unit>,
+}
+
+impl Trie {
+    /// `pieces` are sorted. `None` if they cannot be put in a double array.
+    fn of(pieces: &[(&str, u32)]) -> Option<Self> {
+        let bytes = DoubleArrayBuilder::build(pieces).ok()?;
+        let (units, _) = bytes.as_chunks();
+        Some(Self { units: units.iter().map(|&unit| Unit::from_u32(u32::from_le_bytes(unit))).collect() })
+    }
+
+    /// The longest piece that `text` starts with: its id and its length.
+    fn longest_prefix(&self, text: &[u8]) -> Option<(u32, usize)> {
+        let mut node = 0;
+        let mut unit = *self.units.first()?;
+        let mut longest = None;
+        for (length, &byte) in (1..).zip(text) {
+            node ^= unit.offset() as usize ^ usize::from(byte);
+            unit = *self.units.get(node)?;
+            if unit.label() != u32::from(byte) {
+                break;
+            }
+            if unit.has_leaf() {
+                longest = Some((node ^ unit.offset() as usize, length));
+            }
+        }
+        let (leaf, length) = longest?;
+        Some((self.units.get(leaf)?.value(), length))
+    }
 }
 
 /// Characters of a text, by the bytes that start one.
@@ -211,10 +260,11 @@ fn chars(text: &[u8]) -> usize {
 
 const LETTER: u8 = 0;
 const PUNCTUATION: u8 = 1;
-/// What parts runs.
 const SPACE: u8 = 2;
 /// Control characters, and all that is not ASCII.
-const OTHER: u8 = 4;
+const OTHER: u8 = 3;
+/// Set beside one of these.
+const ADDED: u8 = 4;
 
 /// What each byte is.
 const CLASSES: [u8; 256] = {

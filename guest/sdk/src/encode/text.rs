@@ -31,10 +31,11 @@ impl TextEncoder {
     /// Appends the ids of `text`, without special tokens around them, to the empty `ids`; stops once a word has brought them to `stop` or more.
     pub(super) fn encode(&self, text: &str, stop: Option<usize>, ids: &mut Vec<u32>) -> Result<Extent, PairError> {
         let stop = stop.unwrap_or(usize::MAX);
-        match &self.bert {
-            Some(bert) if bert.takes(text) => Ok(bert.encode(text, stop, ids)),
-            _ => encode_by_stages(&self.tokenizer, text, stop, ids),
+        if let Some(extent) = self.bert.as_ref().and_then(|bert| bert.encode(text, stop, ids)) {
+            return Ok(extent);
         }
+        ids.clear();
+        encode_by_stages(&self.tokenizer, text, stop, ids)
     }
 }
 
