@@ -7,7 +7,7 @@
 use super::gemm;
 use crate::gpu::device::GpuDevice;
 use crate::gpu::error::GpuError;
-use crate::gpu::kernel::{Access, Extent, Kernel, KernelDescriptor, Op, Work};
+use crate::gpu::kernel::{Extent, Kernel, KernelDescriptor, Op, Work};
 use crate::gpu::layout::{Layout, TILE_ROWS};
 use crate::gpu::shader::{self, Shader};
 
