@@ -5,7 +5,8 @@
 //! kernel's time is the fastest of three runs in a submission of its own, so that it includes one submission; the whole
 //! pass is the median of the runs shown with its spread, with the device idle before each.
 //!
-//! `cargo bench -p assay-kernels --bench gpu_forward -- [--f16] [--rows N] [--row-tokens N] [--runs N] [--tune]`
+//! `cargo bench -p assay-kernels --bench gpu_forward -- [--f16] [--rows N] [--row-tokens N] [--runs N] [--tune]`, or
+//! `--lengths N,N,…` in place of the rows of equal length.
 #![allow(clippy::unwrap_used, reason = "a bench")]
 
 use std::time::Instant;
@@ -28,7 +29,12 @@ fn main() {
         let at = arguments.iter().position(|argument| argument == name);
         at.map_or(otherwise, |at| arguments[at + 1].parse().unwrap())
     };
-    let (rows, row_tokens, runs) = (number("--rows", 16), number("--row-tokens", 100), number("--runs", 3));
+    let runs = number("--runs", 3);
+    let lengths = match arguments.iter().position(|argument| argument == "--lengths") {
+        Some(at) => arguments[at + 1].split(',').map(|length| length.parse().unwrap()).collect(),
+        None => vec![number("--row-tokens", 100); number("--rows", 16)],
+    };
+    let tokens = lengths.iter().sum();
     let precision = if has("--f16") { Precision::F16 } else { Precision::F32 };
     let gpu = match GpuDevice::open(&AdapterSelection::Any) {
         Ok(gpu) => gpu,
@@ -39,22 +45,22 @@ fn main() {
     let ceiling = Peak::new(&gpu).unwrap().measure(&gpu, 64, 4096).unwrap();
     println!("{}, {} storage; ceiling {:.1} GFLOP/s", gpu.description(), precision.name(), ceiling / 1e9);
     if has("--tune") {
-        println!("{}", tune(&gpu, Target::of(&gpu), &layout, rows * row_tokens).unwrap());
+        println!("{}", tune(&gpu, Target::of(&gpu), &layout, tokens).unwrap());
     }
     drop(gpu);
 
     let options = GpuOptions {
         adapter: AdapterSelection::Any,
         precision,
-        max_batch_tokens: rows * row_tokens,
+        max_batch_tokens: tokens,
         tune: if has("--tune") { TuneCache::Memory } else { TuneCache::Defaults },
         ..GpuOptions::default()
     };
     let mut engine = GpuEngine::new(random_weights(config), options).unwrap();
     let mut batch = PackedBatch::default();
-    for row in 0..rows {
-        let ids: Vec<u32> = (0..row_tokens).map(|i| ((row * 7919 + i * 104_729) % 30_522) as u32).collect();
-        batch.push(Row { ids: &ids, second_segment: row_tokens / 4 }).unwrap();
+    for (row, &length) in lengths.iter().enumerate() {
+        let ids: Vec<u32> = (0..length).map(|i| ((row * 7919 + i * 104_729) % 30_522) as u32).collect();
+        batch.push(Row { ids: &ids, second_segment: length / 4 }).unwrap();
     }
     let mut outputs = Vec::new();
     engine.run(&batch, &mut outputs).unwrap();
@@ -95,14 +101,15 @@ fn main() {
     let median = seconds[seconds.len() / 2];
     let flops = assay_kernels::flops::batch_flops(engine.config(), &batch) as f64;
     println!(
-        "whole pass, {rows} rows of {row_tokens} tokens: {:.1} ms (fastest {:.1}, slowest {:.1}), {:.2} useful GFLOP/s \
+        "whole pass, {} rows, {tokens} tokens: {:.1} ms (fastest {:.1}, slowest {:.1}), {:.2} useful GFLOP/s \
          ({:.3} of the ceiling), {:.0} useful tokens/s",
+        lengths.len(),
         median * 1e3,
         seconds[0] * 1e3,
         seconds[seconds.len() - 1] * 1e3,
         flops / median / 1e9,
         flops / median / ceiling,
-        batch.tokens() as f64 / median
+        tokens as f64 / median
     );
     if let Some((before, after)) = processor.zip(processor_seconds()) {
         let each = (after - before) / runs as f64;

@@ -5,6 +5,7 @@ mod common;
 use assay_guest::{Cut, Query};
 use common::{Kinds, Row, bert_json, encoder, our_row, reference, reference_row, text};
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 #[allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
 fn row(query: &mut Query<'_>, document: &str) -> Row {
@@ -68,6 +69,44 @@ fn every_character_is_taken_as_in_tokenizers() {
             let expected = reference_row(&reference, "a", &document).unwrap();
             assert_eq!(row(&mut query, &document), expected, "from {:x} on", u32::from(some[0]));
         }
+    }
+}
+
+#[test]
+fn added_tokens_may_start_with_anything() {
+    let mut json: Value = serde_json::from_slice(&bert_json(true)).unwrap();
+    let first_id = json["model"]["vocab"].as_object().unwrap().len();
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    for (index, content) in ["b", " x", "é", "-c", "\u{1}d"].iter().enumerate() {
+        let mut token = added[0].clone();
+        token["content"] = json!(content);
+        token["id"] = json!(first_id + index);
+        added.push(token);
+    }
+    let json = json.to_string().into_bytes();
+    let (encoder, reference) = (encoder(&json), reference(&json));
+    let mut query = encoder.query("a", 512, Cut::Nothing).unwrap();
+    for document in
+        ["a", "abba", "a x", "a xa", "caé", "ça va é", "a-c", "a-a", "\u{1}d", "a\u{1}da", "ç-c", "ç x", "çba"]
+    {
+        let expected = reference_row(&reference, "a", document).unwrap();
+        assert_eq!(row(&mut query, document), expected, "{document:?}");
+    }
+}
+
+#[test]
+fn pieces_may_be_of_any_length() {
+    let mut json: Value = serde_json::from_slice(&bert_json(true)).unwrap();
+    json["model"]["max_input_chars_per_word"] = json!(100_000);
+    let entries = json["model"]["vocab"].as_object().unwrap().len();
+    for (index, bytes) in [0, 1_024, 1_025, 50_000].into_iter().enumerate() {
+        let mut json = json.clone();
+        json["model"]["vocab"]["a".repeat(bytes)] = json!(entries + index);
+        let json = json.to_string().into_bytes();
+        let (encoder, reference) = (encoder(&json), reference(&json));
+        let document = format!("{} {}b", "a".repeat(bytes), "a".repeat(bytes));
+        let expected = reference_row(&reference, "a", &document).unwrap();
+        assert_eq!(row(&mut encoder.query("a", 1_000_000, Cut::Nothing).unwrap(), &document), expected, "{bytes}");
     }
 }
 
