@@ -2,7 +2,7 @@
 //!
 //! `tokenizers` keeps, for every character and through every stage, where in the original text it came from, and makes a string of every token. A row needs neither, and without them the same ids take a small part of the time. The stages come down to this: control characters are dropped, accents are taken off, letters become small, Chinese characters and punctuation stand alone, and a word is the longest vocabulary entries that it can be covered with from the left. No stage looks past a space, or past ASCII's punctuation to what is before it: words are taken as they come, and one of plain ASCII needs nothing but small letters.
 //!
-//! Pieces are found in a trie, byte by byte: the longest comes of one walk, where a hash map would be asked once for every length. Nothing in it costs a guest more than a native program, as 128-bit products of a hash do.
+//! Pieces are found in a trie, byte by byte: the longest comes of one walk, where a hash map would be asked once for every length. Nor has a guest to emulate the 128-bit products of that map's hash.
 //!
 //! Source: `normalizers/bert.rs`, `pre_tokenizers/bert.rs` and `models/wordpiece/mod.rs` of `tokenizers` 0.23. The tests hold the two ways equal.
 
@@ -79,56 +79,36 @@ impl BertEncoder {
             lowered.make_ascii_lowercase();
         }
         let bytes = text.as_bytes();
-        // What stands between the two, if anything, is the start of a word.
-        let (mut start, mut at) = (0, 0);
+        // What stands between the two, if anything, is the start of a word; while it is not plain, the start of a run.
+        let (mut start, mut at, mut plain) = (0, 0, true);
         loop {
             let class = bytes.get(at).map_or(SPACE, |&byte| self.classes[usize::from(byte)]);
-            if class & ADDED != 0 && self.added_token_starts(&bytes[at..]) {
+            if class & ADDED != 0 && self.added_tokens.iter().any(|token| bytes[at..].starts_with(token.as_bytes())) {
                 return None;
             }
-            let extent = match class & !ADDED {
-                LETTER => {
-                    at += 1;
-                    continue;
-                }
-                OTHER => {
-                    at += self.until_space(&bytes[at..])?;
-                    self.normalize(&text[start..at], clean, normal);
-                    start = at;
-                    let words = normal.split(char::is_whitespace).flat_map(split_punctuation);
-                    self.vocabulary.encode(words.map(str::as_bytes), stop, ids)
-                }
-                class => {
-                    let word = &lowered[start..at];
-                    start = (at + 1).min(bytes.len());
-                    let punctuation = if class == PUNCTUATION { &lowered[at..start] } else { &[] };
-                    at = start;
-                    let words = [word, punctuation].into_iter().filter(|word| !word.is_empty());
-                    self.vocabulary.encode(words, stop, ids)
-                }
+            let class = class & !ADDED;
+            plain &= class != OTHER;
+            if class != SPACE && !(plain && class == PUNCTUATION) {
+                at += 1;
+                continue;
+            }
+            let (from, to) = (start, at);
+            start = (at + 1).min(bytes.len());
+            at = start;
+            let extent = if plain {
+                let punctuation = if class == PUNCTUATION { &lowered[to..start] } else { &[] };
+                let words = [&lowered[from..to], punctuation].into_iter().filter(|word| !word.is_empty());
+                self.vocabulary.encode(words, stop, ids)
+            } else {
+                plain = true;
+                self.normalize(&text[from..to], clean, normal);
+                let words = normal.split(char::is_whitespace).flat_map(split_punctuation);
+                self.vocabulary.encode(words.map(str::as_bytes), stop, ids)
             };
             if extent == Extent::Stopped || start == bytes.len() {
                 return Some(extent);
             }
         }
-    }
-
-    fn added_token_starts(&self, text: &[u8]) -> bool {
-        self.added_tokens.iter().any(|token| text.starts_with(token.as_bytes()))
-    }
-
-    /// Bytes before the next space; `None` where an added token stands among them.
-    fn until_space(&self, text: &[u8]) -> Option<usize> {
-        for (index, &byte) in text.iter().enumerate() {
-            let class = self.classes[usize::from(byte)];
-            if class & ADDED != 0 && self.added_token_starts(&text[index..]) {
-                return None;
-            }
-            if class & !ADDED == SPACE {
-                return Some(index);
-            }
-        }
-        Some(text.len())
     }
 
     /// The normaliser's stages, in its order.
