@@ -275,6 +275,11 @@ async fn an_instance_has_seen_no_other_request_unless_its_tenant_lets_it() {
         served.push(house.call(&guest, request(&[]), &reuse).await.unwrap().usage.tokens);
     }
     assert_eq!(served, [1, 2, 1, 2]);
+    // An instance that was kept serves no other once its tenant has taken that back.
+    house.call(&guest, request(&[]), &reuse).await.unwrap();
+    assert_eq!(guest.idle_instances(), 1);
+    assert_eq!(house.call(&guest, request(&[]), &limits()).await.unwrap().usage.tokens, 1);
+    assert_eq!(guest.idle_instances(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

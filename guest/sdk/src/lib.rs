@@ -20,11 +20,13 @@
 //!
 //! [`rerank`] does what a request asks for and is made of public parts: open a [`Scorer`], call [`Scorer::score`] on any query and documents, change the scores, [`rank`] them.
 //!
-//! Two halves. `encode` and `rank` are plain functions of their arguments, tested on the build machine against golden token ids; they know nothing of the contract. `scorer` joins them to the host's `inference`, and `entropy` answers for the random numbers that a component has not got. Nothing here does input or output, keeps a request's text after its answer, or panics on what a request holds.
+//! Two halves. `encode` and `rank` are plain functions of their arguments, tested on the build machine against golden token ids; they know nothing of the contract. `scorer` joins them to the host's `inference`, `entropy` answers for the random numbers that a component has not got, and `heap` settles the memory that a snapshot is taken of. Nothing here does input or output, keeps a request's text after its answer, or panics on what a request holds.
 
 mod encode;
 #[cfg(target_arch = "wasm32")]
 mod entropy;
+#[cfg(target_arch = "wasm32")]
+mod heap;
 mod rank;
 mod scorer;
 

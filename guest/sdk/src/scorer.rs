@@ -202,7 +202,7 @@ impl<M: Inference> Scorer<M> {
     }
 }
 
-/// Loads the default model's tokenizer and uses it once, so that the snapshot that follows holds it ready. Call it from `Guest::prepare`.
+/// Loads the default model's tokenizer and uses it once, so that the snapshot that follows holds it ready, and free memory in one piece. Call it from `Guest::prepare`.
 ///
 /// A failure is not reported here, because a component has no way to say why it traps: the first request, which the host sends before it switches a deployment in, fails with the reason in words.
 pub fn prepare() {
@@ -214,6 +214,8 @@ pub fn prepare() {
             .query("warm-up: naïve 東京 [UNK]", 512, Cut::LongestFirst)
             .and_then(|mut query| query.push_pair("A document, unaffable.", &mut rows));
     }
+    #[cfg(target_arch = "wasm32")]
+    crate::heap::settle();
 }
 
 /// What the standard guest does: scores every document with the tenant's default model, applies the activation and ranks.

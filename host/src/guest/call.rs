@@ -143,9 +143,8 @@ impl Program {
         purpose: Purpose,
         limits: &RequestLimits,
     ) -> Result<Session, RerankError> {
-        let idle = self.idle().pop();
-        let session = match (idle, self.start) {
-            (Some(Idle { mut session, .. }), _) => {
+        let session = match (self.idle_for(limits), self.start) {
+            (Some(mut session), _) => {
                 session.begin(purpose, limits);
                 session
             }
@@ -161,6 +160,19 @@ impl Program {
             self.warm_up(card, limits);
         }
         Ok(session)
+    }
+
+    /// An idle instance that may serve another request. The tenant may have lowered how many since it was kept: one that
+    /// has served too many is gone.
+    fn idle_for(&self, limits: &RequestLimits) -> Option<Session> {
+        let mut idle = self.idle();
+        while let Some(Idle { session, .. }) = idle.pop() {
+            if session.served < limits.max_requests_per_instance {
+                return Some(session);
+            }
+            give_back(session);
+        }
+        None
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit, RerankError> {
@@ -214,8 +226,12 @@ impl Program {
         {
             self.idle().push(Idle { session, _place: place });
         } else {
-            // To give an instance's memory back takes longer than to make it: no answer waits for that.
-            tokio::spawn(async move { drop(session) });
+            give_back(session);
         }
     }
+}
+
+/// To give an instance's memory back takes longer than to make it: no answer waits for that.
+fn give_back(session: Session) {
+    tokio::spawn(async move { drop(session) });
 }

@@ -1,25 +1,18 @@
 //! The shorter way from text to ids for BERT's tokenizer, which the default model and most rerankers have.
 //!
-//! `tokenizers` keeps, for every character and through every stage, where in the original text it came from, and makes a string of every token. A row needs neither, and without them the same ids take a small part of the time. The stages come down to this: control characters are dropped, accents are taken off, letters become small, Chinese characters and punctuation stand alone, and a word is the longest vocabulary entries that it can be covered with from the left. No stage looks past a space, or past ASCII's punctuation to what is before it: words are taken as they come, and one of plain ASCII needs nothing but small letters.
-//!
-//! Pieces are found in a trie, byte by byte: the longest comes of one walk, where a hash map would be asked once for every length. Nor has a guest to emulate the 128-bit products of that map's hash.
+//! `tokenizers` keeps, for every character and through every stage, where in the original text it came from, and makes a string of every token. A row needs neither, and without them the same ids take a small part of the time. The stages come down to this: control characters are dropped, accents are taken off, letters become small, Chinese characters and punctuation stand alone, and a word is the longest vocabulary entries that it can be covered with from the left. No stage looks past a space, or past ASCII's punctuation to what is before it: a word of few ASCII letters that ends there needs nothing but small letters, and is looked up as it stands. Whatever else comes, up to the next space, goes through the stages.
 //!
 //! Source: `normalizers/bert.rs`, `pre_tokenizers/bert.rs` and `models/wordpiece/mod.rs` of `tokenizers` 0.23. The tests hold the two ways equal.
 
 use std::cell::RefCell;
 
-use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
-use tokenizers::{Model, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
+use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 use unicode_categories::UnicodeCategories;
 use unicode_normalization_alignments::UnicodeNormalization;
-use yada::builder::DoubleArrayBuilder;
-use yada::unit::Unit;
 
+use super::pieces::{KEY_BYTES, Key, Vocabulary};
 use super::text::Extent;
-
-/// Longest vocabulary entry, in bytes, that the tries take: their making calls itself once a byte.
-const MAX_PIECE_BYTES: usize = 1_024;
 
 /// All that is needed of the tokenizer.
 pub(super) struct BertEncoder {
@@ -27,6 +20,8 @@ pub(super) struct BertEncoder {
     vocabulary: Vocabulary,
     /// Texts to find before anything else, such as `[SEP]`.
     added_tokens: Vec<String>,
+    /// Those of them that start with an ASCII letter or digit, and so can stand within a word.
+    added_within_words: Vec<String>,
     /// [`CLASSES`], and [`ADDED`] with every byte that an added token can start with.
     classes: [u8; 256],
     scratch: RefCell<Scratch>,
@@ -35,7 +30,7 @@ pub(super) struct BertEncoder {
 /// Reused, so that a text costs no allocation.
 #[derive(Default)]
 struct Scratch {
-    /// The text, its ASCII letters small if the tokenizer makes them so.
+    /// The text, its ASCII letters small if the tokenizer makes them so, and spaces after it.
     lowered: Vec<u8>,
     /// A run without what is not text.
     clean: String,
@@ -65,53 +60,86 @@ impl BertEncoder {
         for token in &added_tokens {
             classes[usize::from(*token.as_bytes().first()?)] |= ADDED;
         }
+        let mut added_within_words = added_tokens.clone();
+        added_within_words.retain(|token| token.starts_with(|first: char| first.is_ascii_alphanumeric()));
         let vocabulary = Vocabulary::of(model)?;
         let scratch = RefCell::default();
-        Some(Self { normalizer: *normalizer, vocabulary, added_tokens, classes, scratch })
+        Some(Self { normalizer: *normalizer, vocabulary, added_tokens, added_within_words, classes, scratch })
     }
 
     /// As [`encode_by_stages`](super::text::encode_by_stages); `None`, and what `ids` then holds has no meaning, where an added token stands in the text: this way knows nothing of those.
     pub(super) fn encode(&self, text: &str, stop: usize, ids: &mut Vec<u32>) -> Option<Extent> {
+        if self.added_within_words.iter().any(|token| text.contains(token.as_str())) {
+            return None;
+        }
         let Scratch { lowered, clean, normal } = &mut *self.scratch.borrow_mut();
         lowered.clear();
         lowered.extend_from_slice(text.as_bytes());
         if self.normalizer.lowercase {
             lowered.make_ascii_lowercase();
         }
-        let bytes = text.as_bytes();
-        // What stands between the two, if anything, is the start of a word; while it is not plain, the start of a run.
-        let (mut start, mut at, mut plain) = (0, 0, true);
-        loop {
-            let class = bytes.get(at).map_or(SPACE, |&byte| self.classes[usize::from(byte)]);
-            if class & ADDED != 0 && self.added_tokens.iter().any(|token| bytes[at..].starts_with(token.as_bytes())) {
-                return None;
-            }
-            let class = class & !ADDED;
-            plain &= class != OTHER;
-            if class != SPACE && !(plain && class == PUNCTUATION) {
-                at += 1;
+        // So that the last word ends in a space, and a key can be read where it starts.
+        lowered.extend_from_slice(&[b' '; KEY_BYTES]);
+        let mut start = 0;
+        while start < text.len() {
+            let Some(window) = lowered[start..].first_chunk() else { break };
+            let key = Key::of_window(window);
+            let length = key.word_bytes();
+            let class = window.get(length).map_or(LETTER, |&byte| self.classes[usize::from(byte)]);
+            if class > PUNCTUATION {
+                let run = self.run(&text[start..])?;
+                self.normalize(run, clean, normal);
+                if self.encode_words(normal, stop, ids) == Extent::Stopped {
+                    return Some(Extent::Stopped);
+                }
+                start += run.len() + 1;
                 continue;
             }
-            let (from, to) = (start, at);
-            start = (at + 1).min(bytes.len());
-            at = start;
-            let extent = if plain {
-                let punctuation = if class == PUNCTUATION { &lowered[to..start] } else { &[] };
-                let words = [&lowered[from..to], punctuation].into_iter().filter(|word| !word.is_empty());
-                self.vocabulary.encode(words, stop, ids)
-            } else {
-                plain = true;
-                self.normalize(&text[from..to], clean, normal);
-                let words = normal.split(char::is_whitespace).flat_map(split_punctuation);
-                self.vocabulary.encode(words.map(str::as_bytes), stop, ids)
-            };
-            if extent == Extent::Stopped || start == bytes.len() {
-                return Some(extent);
+            if length > 0 {
+                if ids.len() >= stop {
+                    return Some(Extent::Stopped);
+                }
+                self.vocabulary.encode_short(key.first(length), &window[..length], ids);
             }
+            if class == PUNCTUATION {
+                if ids.len() >= stop {
+                    return Some(Extent::Stopped);
+                }
+                self.vocabulary.encode_short(Key::of_byte(window[length]), &window[length..=length], ids);
+            }
+            start += length + 1;
         }
+        Some(Extent::Whole)
+    }
+
+    /// What `text` begins with, up to the next space; `None`, where an added token stands there.
+    // Apart from the loop above, so that a compiler keeps that loop's values in registers: so are all the rare ways out of it.
+    #[inline(never)]
+    fn run<'text>(&self, text: &'text str) -> Option<&'text str> {
+        let bytes = text.as_bytes();
+        let end = bytes.iter().position(|&byte| self.classes[usize::from(byte)] & !ADDED == SPACE);
+        let end = end.unwrap_or(bytes.len());
+        // The space too can be a token's first.
+        let mut starts = (0..=end).map(|start| &bytes[start..]);
+        if starts.any(|start| self.added_tokens.iter().any(|token| start.starts_with(token.as_bytes()))) {
+            return None;
+        }
+        Some(&text[..end])
+    }
+
+    #[inline(never)]
+    fn encode_words(&self, normal: &str, stop: usize, ids: &mut Vec<u32>) -> Extent {
+        for word in normal.split(char::is_whitespace).flat_map(split_punctuation) {
+            if ids.len() >= stop {
+                return Extent::Stopped;
+            }
+            self.vocabulary.encode(word.as_bytes(), ids);
+        }
+        Extent::Whole
     }
 
     /// The normaliser's stages, in its order.
+    #[inline(never)]
     fn normalize(&self, run: &str, clean: &mut String, normal: &mut String) {
         clean.clear();
         normal.clear();
@@ -136,111 +164,9 @@ impl BertEncoder {
     }
 }
 
-/// The pieces that words are covered with.
-struct Vocabulary {
-    /// What a word can start with.
-    first: Trie,
-    /// What can follow, without the prefix that marks it in the vocabulary; nothing, where no piece has the prefix.
-    following: Option<Trie>,
-    unknown_id: u32,
-    max_word_chars: usize,
-}
-
-impl Vocabulary {
-    /// `None` where the tries cannot hold the pieces.
-    fn of(model: &WordPiece) -> Option<Self> {
-        let vocab = model.get_vocab();
-        let mut first: Vec<_> = vocab.iter().map(|(piece, &id)| (piece.as_str(), id)).collect();
-        first.retain(|(piece, _)| !piece.is_empty());
-        first.sort_unstable();
-        if first.iter().any(|(piece, _)| piece.len() > MAX_PIECE_BYTES) {
-            return None;
-        }
-        // Still sorted: all of these start alike.
-        let following = first.iter().filter_map(|&(piece, id)| {
-            let piece = piece.strip_prefix(&model.continuing_subword_prefix)?;
-            (!piece.is_empty()).then_some((piece, id))
-        });
-        let following: Vec<_> = following.collect();
-        Some(Self {
-            first: Trie::of(&first)?,
-            following: if following.is_empty() { None } else { Some(Trie::of(&following)?) },
-            unknown_id: *vocab.get(&model.unk_token)?,
-            max_word_chars: model.max_input_chars_per_word,
-        })
-    }
-
-    fn encode<'text>(&self, words: impl Iterator<Item = &'text [u8]>, stop: usize, ids: &mut Vec<u32>) -> Extent {
-        for word in words {
-            if ids.len() >= stop {
-                return Extent::Stopped;
-            }
-            self.encode_word(word, ids);
-        }
-        Extent::Whole
-    }
-
-    /// Covers a word with pieces, the longest first; a word that cannot be covered is one unknown token.
-    fn encode_word(&self, word: &[u8], ids: &mut Vec<u32>) {
-        let before = ids.len();
-        if word.len() <= self.max_word_chars || chars(word) <= self.max_word_chars {
-            let (mut trie, mut rest) = (Some(&self.first), word);
-            // The longest of all pieces that `rest` starts with.
-            while let Some((id, length)) = trie.and_then(|trie| trie.longest_prefix(rest)) {
-                ids.push(id);
-                rest = &rest[length..];
-                if rest.is_empty() {
-                    return;
-                }
-                trie = self.following.as_ref();
-            }
-        }
-        ids.truncate(before);
-        ids.push(self.unknown_id);
-    }
-}
-
-/// Pieces to ids: a double array of `yada`, walked here because its own search would read the id of every piece on the way to the longest, each from another corner of the memory.
-struct Trie {
-    units: Vec<Unit>,
-}
-
-impl Trie {
-    /// `pieces` are sorted. `None` if they cannot be put in a double array.
-    fn of(pieces: &[(&str, u32)]) -> Option<Self> {
-        let bytes = DoubleArrayBuilder::build(pieces).ok()?;
-        let (units, _) = bytes.as_chunks();
-        Some(Self { units: units.iter().map(|&unit| Unit::from_u32(u32::from_le_bytes(unit))).collect() })
-    }
-
-    /// The longest piece that `text` starts with: its id and its length.
-    fn longest_prefix(&self, text: &[u8]) -> Option<(u32, usize)> {
-        let mut node = 0;
-        let mut unit = *self.units.first()?;
-        let mut longest = None;
-        for (length, &byte) in (1..).zip(text) {
-            node ^= unit.offset() as usize ^ usize::from(byte);
-            unit = *self.units.get(node)?;
-            if unit.label() != u32::from(byte) {
-                break;
-            }
-            if unit.has_leaf() {
-                longest = Some((node ^ unit.offset() as usize, length));
-            }
-        }
-        let (leaf, length) = longest?;
-        Some((self.units.get(leaf)?.value(), length))
-    }
-}
-
-/// Characters of a text, by the bytes that start one.
-fn chars(text: &[u8]) -> usize {
-    text.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
-}
-
-const LETTER: u8 = 0;
+const SPACE: u8 = 0;
 const PUNCTUATION: u8 = 1;
-const SPACE: u8 = 2;
+const LETTER: u8 = 2;
 /// Control characters, and all that is not ASCII.
 const OTHER: u8 = 3;
 /// Set beside one of these.

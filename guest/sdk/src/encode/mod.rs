@@ -5,6 +5,7 @@
 //! | `template` | asks the tokenizer's post-processor what goes around a pair |
 //! | `text` | text to token ids, by the crate's own stages or, for BERT, by a shorter way to the same ids |
 //! | `bert` | that shorter way |
+//! | `pieces` | its vocabulary |
 //! | `truncate` | how many tokens of each side stay |
 //! | `rows` | rows packed end to end |
 //!
@@ -13,6 +14,7 @@
 //! A `tokenizer.json` may carry settings for truncation and padding. They are dropped when it is loaded: the request and the model say how long a row may be, and nothing is ever padded.
 
 mod bert;
+mod pieces;
 mod rows;
 mod template;
 mod text;
