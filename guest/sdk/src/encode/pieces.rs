@@ -182,8 +182,8 @@ impl Pieces {
                 }
             }
         }
-        let lengths = (1..=text.len().min(KEY_BYTES)).rev();
-        lengths.into_iter().find_map(|length| Some((self.get(key.first(length))?, length)))
+        let mut lengths = (1..=text.len().min(KEY_BYTES)).rev();
+        lengths.find_map(|length| Some((self.get(key.first(length))?, length)))
     }
 
     fn get(&self, key: Key) -> Option<u32> {
