@@ -4,20 +4,23 @@
 //! before, its rows sent to the same model: so that both find the processor's caches as a model leaves them. Excluded: that
 //! model, which is one small layer with the real vocabulary; its time on the device and in the queue is taken off.
 //! Included: instantiation, copies both ways, tokenising, ranking; not giving an instance's memory back, which no answer
-//! waits for. A document is two passages, so that a row is nearly as long as the baseline's. Medians and quartiles of
-//! interleaved runs, so that all see the same machine.
+//! waits for. All run as a service runs them, in a task of a runtime with a worker for each core. Medians and quartiles of
+//! interleaved runs, so that all see the same machine; each round has a request of its own, so that no branch predictor has
+//! learnt its text.
 //!
-//! `cargo xtask build && cargo bench --workspace --bench guests`; needs the default model (`assay model pull`), for its
-//! tokenizer.
+//! `cargo xtask build && cargo bench --workspace --bench guests -- REQUESTS.jsonl`, with requests as `assay rerank
+//! --requests` takes them; needs the default model (`assay model pull`), for its tokenizer. Without a file documents are
+//! made of the demo's passages, which are few: their text is learnt soon.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use assay::engine::EngineOptions;
 use assay::guest::{Guest, GuestRuntime, RuntimeOptions};
+use assay::json::RequestLine;
 use assay::limits::RequestLimits;
 use assay::model::{LoadedModel, ModelStore, Source};
 use assay::rerank::Request;
@@ -28,6 +31,7 @@ use common::tenants::{component, demo_model, passages_request};
 use common::tiny::{Model, Shape};
 
 const DOCUMENTS: usize = 32;
+/// So that a row is nearly as long as the baseline's.
 const PASSAGES_PER_DOCUMENT: usize = 2;
 const ROUNDS: usize = 200;
 /// Without a snapshot a request takes a thousand times as long.
@@ -53,34 +57,56 @@ fn main() {
     let plain = runtime.load("standard", &standard).expect("the standard guest compiles");
     assert!(prepared.is_snapshotted());
 
-    let passages = passages_request("how do I keep a houseplant alive", DOCUMENTS * PASSAGES_PER_DOCUMENT);
-    let documents = passages.documents.chunks(PASSAGES_PER_DOCUMENT).map(|passages| passages.join(" ")).collect();
-    let request = Request { documents, ..passages };
-    let one = Request { documents: request.documents[..1].to_vec(), ..request.clone() };
-    let none = Request { documents: Vec::new(), ..request.clone() };
-    let encoder = PairEncoder::from_json(&tokenizer).expect("the tokenizer is one");
+    let requests = requests();
+    let encoder = Arc::new(Mutex::new(PairEncoder::from_json(&tokenizer).expect("the tokenizer is one")));
     let bench = Bench { model, tokio: tokio::runtime::Runtime::new().expect("threads start") };
     let fresh = RequestLimits::default();
     let reused = RequestLimits { max_requests_per_instance: u32::MAX, ..RequestLimits::default() };
 
     let mut times: [Vec<Duration>; 5] = Default::default();
-    for _ in 0..ROUNDS {
-        times[0].push(bench.native_time(&encoder, &request));
-        // Before any fresh one, whose memory the other processor is still giving back when the next run begins.
-        times[1].push(bench.guest_time(&kept, &request, &reused));
-        times[2].push(bench.guest_time(&prepared, &request, &fresh));
+    for request in requests.iter().cycle().take(ROUNDS) {
+        let (one, none) = (first(request, 1), first(request, 0));
+        times[0].push(bench.native_time(&encoder, request));
+        times[1].push(bench.guest_time(&kept, request, &reused));
+        times[2].push(bench.guest_time(&prepared, request, &fresh));
         times[3].push(bench.guest_time(&prepared, &one, &fresh));
         times[4].push(bench.guest_time(&prepared, &none, &fresh));
     }
+    let one = first(&requests[0], 1);
     let slow = (0..SLOW_ROUNDS).map(|_| bench.guest_time(&plain, &one, &fresh)).collect();
     let [native, reused, fresh, first_row, empty] = times.map(Summary::of);
-    println!("{DOCUMENTS} documents, {} tokens", tokens(&encoder, &request));
+    let tokens: usize = requests.iter().map(|request| encode(&encoder, request).ids.len()).sum();
+    println!("{} requests of {DOCUMENTS} documents, {} tokens each", requests.len(), tokens / requests.len());
     println!("native                              {native}");
     println!("reused instance                     {reused}  {:.2} × native", reused.over(&native));
     println!("fresh instance                      {fresh}  {:.2} × native", fresh.over(&native));
     println!("fresh instance, 1 document          {first_row}");
     println!("fresh instance, no documents        {empty}");
     println!("fresh instance, 1 document, no snapshot {}", Summary::of(slow));
+}
+
+/// Those of a file, or of passages, all with the same number of documents.
+fn requests() -> Vec<Request> {
+    let Some(file) = std::env::args().skip(1).find(|argument| !argument.starts_with("--")) else {
+        let passages = passages_request("how do I keep a houseplant alive", DOCUMENTS * PASSAGES_PER_DOCUMENT);
+        let documents = passages.documents.chunks(PASSAGES_PER_DOCUMENT).map(|passages| passages.join(" ")).collect();
+        return vec![Request { documents, ..passages }];
+    };
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{file}: {error}")));
+    let requests = lines.map(|RequestLine { query, documents }| {
+        let documents = documents.into_iter().map(String::from).collect();
+        first(&Request { query, documents, ..Request::default() }, DOCUMENTS)
+    });
+    let requests: Vec<_> = requests.filter(|request| request.documents.len() == DOCUMENTS).collect();
+    assert!(!requests.is_empty(), "{file} has no request of {DOCUMENTS} documents or more");
+    requests
+}
+
+/// The request with no more than so many of its documents.
+fn first(request: &Request, documents: usize) -> Request {
+    let documents = request.documents.iter().take(documents).cloned().collect();
+    Request { documents, ..request.clone() }
 }
 
 struct Bench {
@@ -90,36 +116,38 @@ struct Bench {
 
 impl Bench {
     fn guest_time(&self, guest: &Guest, request: &Request, limits: &RequestLimits) -> Duration {
-        let (model, request, expected) = (Arc::clone(&self.model), request.clone(), request.documents.len());
-        let response = self.tokio.block_on(guest.rerank(model, request, limits)).expect("the guest answers");
+        let (model, guest, request, limits) = (Arc::clone(&self.model), guest.clone(), request.clone(), limits.clone());
+        let expected = request.documents.len();
+        let answer = self.tokio.spawn(async move { guest.rerank(model, request, &limits).await });
+        let response = self.tokio.block_on(answer).expect("nothing panics").expect("the guest answers");
         assert_eq!(response.hits.len(), expected);
         response.timings.guest
     }
 
-    fn native_time(&self, encoder: &PairEncoder, request: &Request) -> Duration {
-        let start = Instant::now();
-        let rows = encode(encoder, request);
-        let rows = PackedBatch::new(rows.ids, rows.offsets, rows.second_segment).expect("the rows are well-formed");
-        let asked = Instant::now();
-        let scores = self.tokio.block_on(self.model.scheduler().score(rows, &Account::default(), None));
-        let device = asked.elapsed();
-        let hits = assay_guest::rank(&scores.expect("the model runs").outputs, None);
-        std::hint::black_box(hits);
-        start.elapsed() - device
+    fn native_time(&self, encoder: &Arc<Mutex<PairEncoder>>, request: &Request) -> Duration {
+        let (model, encoder, request) = (Arc::clone(&self.model), Arc::clone(encoder), request.clone());
+        let answer = self.tokio.spawn(async move {
+            let start = Instant::now();
+            let rows = encode(&encoder, &request);
+            let rows = PackedBatch::new(rows.ids, rows.offsets, rows.second_segment).expect("the rows are well-formed");
+            let asked = Instant::now();
+            let scores = model.scheduler().score(rows, &Account::default(), None).await;
+            let device = asked.elapsed();
+            std::hint::black_box(assay_guest::rank(&scores.expect("the model runs").outputs, None));
+            start.elapsed() - device
+        });
+        self.tokio.block_on(answer).expect("nothing panics")
     }
 }
 
-fn encode(encoder: &PairEncoder, request: &Request) -> Rows {
+fn encode(encoder: &Mutex<PairEncoder>, request: &Request) -> Rows {
+    let encoder = encoder.lock().expect("nobody panics with the encoder");
     let mut rows = Rows::default();
     let mut query = encoder.query(&request.query, 512, Cut::LongestFirst).expect("the query fits");
     for document in &request.documents {
         query.push_pair(document, &mut rows).expect("documents are cut to fit");
     }
     rows
-}
-
-fn tokens(encoder: &PairEncoder, request: &Request) -> usize {
-    encode(encoder, request).ids.len()
 }
 
 /// Quartiles of a sample.

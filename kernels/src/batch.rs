@@ -237,7 +237,9 @@ impl PackedBatch {
             if config.type_vocab_size < 2 && second_segment < ids.len() {
                 return Err(BatchError::NoSecondTokenType { row });
             }
-            if let Some(position) = ids.iter().position(|&id| id as usize >= config.vocab_size) {
+            // Every id is looked at, as that is vector code; where one is at fault is only then asked.
+            let fits = ids.iter().fold(true, |fits, &id| fits & ((id as usize) < config.vocab_size));
+            if !fits && let Some(position) = ids.iter().position(|&id| id as usize >= config.vocab_size) {
                 let (id, vocab_size) = (ids[position], config.vocab_size);
                 return Err(BatchError::IdOutOfRange { row, position, id, vocab_size });
             }

@@ -50,6 +50,10 @@ const MAX_TABLES_PER_COMPONENT: u32 = 8;
 /// request; hostile guests write all they may, and every place for an instance keeps so much of it.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
 
+/// The same of a table: a page, which is what a guest's functions and imports take. Given back, it would cost every request
+/// two calls of the system, with all processors interrupted, and two page faults.
+const KEEP_RESIDENT_TABLE_BYTES: usize = 4 << 10;
+
 /// Largest memory image that is mapped rather than copied, however sparse: a snapshot with a vocabulary of a hundred
 /// thousand words fits.
 const MAX_IMAGE_BYTES: u64 = 64 << 20;
@@ -304,6 +308,7 @@ fn config(options: &RuntimeOptions) -> Config {
         .max_memory_size(options.max_memory_bytes)
         .max_unused_warm_slots(options.max_instances)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .table_keep_resident(KEEP_RESIDENT_TABLE_BYTES)
         .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
     config

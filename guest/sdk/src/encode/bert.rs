@@ -5,13 +5,14 @@
 //! Source: `normalizers/bert.rs`, `pre_tokenizers/bert.rs` and `models/wordpiece/mod.rs` of `tokenizers` 0.23. The tests hold the two ways equal.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, Tokenizer};
 use unicode_categories::UnicodeCategories;
 use unicode_normalization_alignments::UnicodeNormalization;
 
-use super::pieces::{KEY_BYTES, Key, Vocabulary};
+use super::pieces::{Key, NO_ID, Vocabulary, WINDOW_BYTES, Window};
 use super::text::Extent;
 
 /// All that is needed of the tokenizer.
@@ -78,42 +79,81 @@ impl BertEncoder {
         if self.normalizer.lowercase {
             lowered.make_ascii_lowercase();
         }
-        // So that the last word ends in a space, and a key can be read where it starts.
-        lowered.extend_from_slice(&[b' '; KEY_BYTES]);
+        // So that the last word ends in a space, and a window can be read where any starts.
+        lowered.extend_from_slice(&[b' '; WINDOW_BYTES]);
+        let mut words = [Word::default(); MAX_WORDS];
         let mut start = 0;
         while start < text.len() {
-            let Some(window) = lowered[start..].first_chunk() else { break };
-            let key = Key::of_window(window);
-            let length = key.word_bytes();
-            let class = window.get(length).map_or(LETTER, |&byte| self.classes[usize::from(byte)]);
-            if class > PUNCTUATION {
+            let found = self.find(lowered, start..text.len(), &mut words);
+            let words = &mut words[..found.words];
+            self.look(words);
+            if self.take(words, lowered, stop, ids) == Extent::Stopped {
+                return Some(Extent::Stopped);
+            }
+            start = found.end;
+            if found.rare {
                 let run = self.run(&text[start..])?;
                 self.normalize(run, clean, normal);
                 if self.encode_words(normal, stop, ids) == Extent::Stopped {
                     return Some(Extent::Stopped);
                 }
                 start += run.len() + 1;
-                continue;
             }
-            if length > 0 {
-                if ids.len() >= stop {
-                    return Some(Extent::Stopped);
-                }
-                self.vocabulary.encode_short(key.first(length), &window[..length], ids);
-            }
-            if class == PUNCTUATION {
-                if ids.len() >= stop {
-                    return Some(Extent::Stopped);
-                }
-                self.vocabulary.encode_short(Key::of_byte(window[length]), &window[length..=length], ids);
-            }
-            start += length + 1;
         }
         Some(Extent::Whole)
     }
 
+    // From here on, functions of their own where one would do: a compiler keeps the values of a small loop in registers. Guests' compiler has few to give, since every loop of theirs also watches the clock.
+
+    /// Finds the words of some text, as many as there is room for, up to what needs the stages.
+    #[inline(never)]
+    fn find(&self, lowered: &[u8], text: Range<usize>, words: &mut [Word; MAX_WORDS]) -> Found {
+        let (mut start, mut count) = (text.start, 0);
+        // A round finds a word and punctuation after it, or only one of them. What there is not is written too, and then written over: a branch would be mispredicted.
+        while start < text.end && count + 2 <= MAX_WORDS {
+            let Some(bytes) = lowered.get(start..).and_then(|rest| rest.first_chunk()) else { break };
+            let window = Window::of(bytes);
+            let length = window.word_bytes();
+            let class = bytes.get(length).map_or(LETTER, |&after| self.classes[usize::from(after)]);
+            if class > PUNCTUATION {
+                return Found { words: count, end: start, rare: true };
+            }
+            let key = window.first(length);
+            words[count] = Word { key, place: self.vocabulary.place(key), id: NO_ID, start, length };
+            count += usize::from(length > 0);
+            start += length;
+            let id = self.vocabulary.id_of_byte(lowered[start]);
+            words[count] = Word { id, start, length: 1, ..Word::default() };
+            count += usize::from(class == PUNCTUATION);
+            start += 1;
+        }
+        Found { words: count, end: start, rare: false }
+    }
+
+    /// Looks once for each word that has no id yet.
+    #[inline(never)]
+    fn look(&self, words: &mut [Word]) {
+        for word in words {
+            word.id = word.id.min(self.vocabulary.look(word.key, word.place));
+        }
+    }
+
+    /// Appends the ids of words.
+    #[inline(never)]
+    fn take(&self, words: &[Word], lowered: &[u8], stop: usize, ids: &mut Vec<u32>) -> Extent {
+        for &Word { id, start, length, .. } in words {
+            if ids.len() >= stop {
+                return Extent::Stopped;
+            }
+            match id {
+                NO_ID => self.vocabulary.encode(lowered, start..start + length, ids),
+                id => ids.push(id),
+            }
+        }
+        Extent::Whole
+    }
+
     /// What `text` begins with, up to the next space; `None`, where an added token stands there.
-    // Apart from the loop above, so that a compiler keeps that loop's values in registers: so are all the rare ways out of it.
     #[inline(never)]
     fn run<'text>(&self, text: &'text str) -> Option<&'text str> {
         let bytes = text.as_bytes();
@@ -127,13 +167,16 @@ impl BertEncoder {
         Some(&text[..end])
     }
 
+    /// Appends the ids of all that a run has become, which gets spaces after it.
     #[inline(never)]
-    fn encode_words(&self, normal: &str, stop: usize, ids: &mut Vec<u32>) -> Extent {
-        for word in normal.split(char::is_whitespace).flat_map(split_punctuation) {
+    fn encode_words(&self, normal: &mut String, stop: usize, ids: &mut Vec<u32>) -> Extent {
+        let end = normal.len();
+        normal.extend([' '; WINDOW_BYTES]);
+        for word in words(&normal[..end]) {
             if ids.len() >= stop {
                 return Extent::Stopped;
             }
-            self.vocabulary.encode(word.as_bytes(), ids);
+            self.vocabulary.encode(normal.as_bytes(), word, ids);
         }
         Extent::Whole
     }
@@ -164,6 +207,31 @@ impl BertEncoder {
     }
 }
 
+/// Words that are looked for together: several times as many as a processor waits for at once.
+const MAX_WORDS: usize = 32;
+
+/// A word of a text, and what is known of it so far.
+#[derive(Clone, Copy, Default)]
+struct Word {
+    /// That of no text where the id is known.
+    key: Key,
+    /// See [`Vocabulary::look`].
+    place: usize,
+    /// [`NO_ID`] where only [`Vocabulary::encode`] can tell.
+    id: u32,
+    start: usize,
+    length: usize,
+}
+
+/// How far words were found.
+struct Found {
+    words: usize,
+    /// Where the next one begins.
+    end: usize,
+    /// What is there needs the stages.
+    rare: bool,
+}
+
 const SPACE: u8 = 0;
 const PUNCTUATION: u8 = 1;
 const LETTER: u8 = 2;
@@ -190,18 +258,19 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// Cuts what has no spaces into words and punctuation, each a word of its own.
-fn split_punctuation(text: &str) -> impl Iterator<Item = &str> {
+/// Cuts a text into words and punctuation, each a word of its own.
+fn words(text: &str) -> impl Iterator<Item = Range<usize>> {
     let mut rest = text;
     std::iter::from_fn(move || {
+        rest = rest.trim_start();
+        let start = text.len() - rest.len();
         let first = rest.chars().next()?;
-        let end = match is_punctuation(first) {
+        let length = match is_punctuation(first) {
             true => first.len_utf8(),
-            false => rest.find(is_punctuation).unwrap_or(rest.len()),
+            false => rest.find(|after: char| after.is_whitespace() || is_punctuation(after)).unwrap_or(rest.len()),
         };
-        let (word, after) = rest.split_at(end);
-        rest = after;
-        Some(word)
+        rest = &rest[length..];
+        Some(start..start + length)
     })
 }
 
