@@ -4,7 +4,8 @@
 //! before, its rows sent to the same model: so that both find the processor's caches as a model leaves them. Excluded: that
 //! model, which is one small layer with the real vocabulary; its time on the device and in the queue is taken off.
 //! Included: instantiation, copies both ways, tokenising, ranking; not giving an instance's memory back, which no answer
-//! waits for. All run as a service runs them, in a task of a runtime with a worker for each core. Medians and quartiles of
+//! waits for. The crate `tokenizers`, whose ids these are, called natively for the same pairs, shows what the code itself is
+//! worth. All run as a service runs them, in a task of a runtime with a worker for each core. Medians and quartiles of
 //! interleaved runs, so that all see the same machine; each round has a request of its own, so that no branch predictor has
 //! learnt its text.
 //!
@@ -29,12 +30,14 @@ use assay_guest::{Cut, PairEncoder, Rows};
 use assay_kernels::PackedBatch;
 use common::tenants::{component, demo_model, passages_request};
 use common::tiny::{Model, Shape};
+use tokenizers::{Tokenizer, TruncationParams};
 
 const DOCUMENTS: usize = 32;
 /// So that a row is nearly as long as the baseline's.
 const PASSAGES_PER_DOCUMENT: usize = 2;
+const MAX_TOKENS: usize = 512;
 const ROUNDS: usize = 200;
-/// Without a snapshot a request takes a thousand times as long.
+/// Of what takes ten times as long, or a thousand times.
 const SLOW_ROUNDS: usize = 10;
 
 fn main() {
@@ -42,7 +45,7 @@ fn main() {
     let tokenizer = std::fs::read(stored.dir().join("tokenizer.json")).expect("the tokenizer is readable");
     let dir = tempfile::tempdir().expect("there is room for a model");
     let made = dir.path().join("made");
-    Model::new(Shape { vocab_size: 30_522, max_tokens: 512 }, 1).write(&made);
+    Model::new(Shape { vocab_size: 30_522, max_tokens: MAX_TOKENS }, 1).write(&made);
     std::fs::write(made.join("tokenizer.json"), &tokenizer).expect("the tokenizer is writable");
     let models = ModelStore::new(dir.path());
     let source = Source::Directory { path: "made for a bench".to_owned() };
@@ -73,16 +76,20 @@ fn main() {
         times[4].push(bench.guest_time(&prepared, &none, &fresh));
     }
     let one = first(&requests[0], 1);
+    let crate_itself = crate_tokenizer(&tokenizer);
+    let crate_itself =
+        requests.iter().cycle().take(SLOW_ROUNDS).map(|request| crate_time(&crate_itself, request)).collect();
     let slow = (0..SLOW_ROUNDS).map(|_| bench.guest_time(&plain, &one, &fresh)).collect();
     let [native, reused, fresh, first_row, empty] = times.map(Summary::of);
     let tokens: usize = requests.iter().map(|request| encode(&encoder, request).ids.len()).sum();
-    println!("{} requests of {DOCUMENTS} documents, {} tokens each", requests.len(), tokens / requests.len());
+    println!("{} request(s) of {DOCUMENTS} documents, {} tokens each", requests.len(), tokens / requests.len());
     println!("native                              {native}");
     println!("reused instance                     {reused}  {:.2} × native", reused.over(&native));
     println!("fresh instance                      {fresh}  {:.2} × native", fresh.over(&native));
     println!("fresh instance, 1 document          {first_row}");
     println!("fresh instance, no documents        {empty}");
     println!("fresh instance, 1 document, no snapshot {}", Summary::of(slow));
+    println!("crate `tokenizers`, native          {}", Summary::of(crate_itself));
 }
 
 /// Those of a file, or of passages, all with the same number of documents.
@@ -143,11 +150,27 @@ impl Bench {
 fn encode(encoder: &Mutex<PairEncoder>, request: &Request) -> Rows {
     let encoder = encoder.lock().expect("nobody panics with the encoder");
     let mut rows = Rows::default();
-    let mut query = encoder.query(&request.query, 512, Cut::LongestFirst).expect("the query fits");
+    let mut query = encoder.query(&request.query, MAX_TOKENS, Cut::LongestFirst).expect("the query fits");
     for document in &request.documents {
         query.push_pair(document, &mut rows).expect("documents are cut to fit");
     }
     rows
+}
+
+fn crate_tokenizer(json: &[u8]) -> Tokenizer {
+    let mut tokenizer = Tokenizer::from_bytes(json).expect("the tokenizer is one");
+    let truncation = TruncationParams { max_length: MAX_TOKENS, ..TruncationParams::default() };
+    tokenizer.with_truncation(Some(truncation)).expect("special tokens fit").with_padding(None);
+    tokenizer
+}
+
+fn crate_time(tokenizer: &Tokenizer, request: &Request) -> Duration {
+    let start = Instant::now();
+    for document in &request.documents {
+        let row = tokenizer.encode_fast((request.query.as_str(), document.as_str()), true);
+        std::hint::black_box(row.expect("documents are cut to fit"));
+    }
+    start.elapsed()
 }
 
 /// Quartiles of a sample.
