@@ -10,7 +10,7 @@ use std::ops::Range;
 use tokenizers::Model;
 use tokenizers::models::wordpiece::WordPiece;
 
-/// Bytes that a [`Key`] holds: what 98.7 % of BERT's vocabulary fits in, and with an id makes a quarter of a cache line.
+/// Bytes that a [`Key`] holds: what 98.8 % of BERT's vocabulary fits in, and with an id a quarter of a cache line.
 pub(super) const KEY_BYTES: usize = 12;
 
 /// Bytes that a [`Window`] shows: a key can be cut from it, and it tells where most words end.
