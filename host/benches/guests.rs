@@ -6,8 +6,8 @@
 //! Included: instantiation, copies both ways, tokenising, ranking; not giving an instance's memory back, which no answer
 //! waits for. The crate `tokenizers`, whose ids these are, called natively for the same pairs, shows what the code itself is
 //! worth. All run as a service runs them, in a task of a runtime with a worker for each core. Medians and quartiles of
-//! interleaved runs, so that all see the same machine; each round has a request of its own, so that no branch predictor has
-//! learnt its text.
+//! interleaved runs, so that all see the same machine; each round has another request than the one before, so that no branch
+//! predictor has learnt its text.
 //!
 //! `cargo xtask build && cargo bench --workspace --bench guests -- REQUESTS.jsonl`, with requests as `assay rerank
 //! --requests` takes them; needs the default model (`assay model pull`), for its tokenizer. Without a file documents are
@@ -70,6 +70,7 @@ fn main() {
     for request in requests.iter().cycle().take(ROUNDS) {
         let (one, none) = (first(request, 1), first(request, 0));
         times[0].push(bench.native_time(&encoder, request));
+        // Before any fresh one, whose memory the other processor is still giving back when the next run begins.
         times[1].push(bench.guest_time(&kept, request, &reused));
         times[2].push(bench.guest_time(&prepared, request, &fresh));
         times[3].push(bench.guest_time(&prepared, &one, &fresh));

@@ -50,9 +50,9 @@ const MAX_TABLES_PER_COMPONENT: u32 = 8;
 /// request; hostile guests write all they may, and every place for an instance keeps so much of it.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
 
-/// The same of a table: a page, which is what a guest's functions and imports take. Given back, it would cost every request
-/// two calls of the system, with all processors interrupted, and two page faults.
-const KEEP_RESIDENT_TABLE_BYTES: usize = 4 << 10;
+/// The same of a table: 2,048 functions, three times the standard guest's. Given back, tables would cost every request two
+/// calls of the system, with all processors interrupted, and page faults.
+const KEEP_RESIDENT_TABLE_BYTES: usize = 16 << 10;
 
 /// Largest memory image that is mapped rather than copied, however sparse: a snapshot with a vocabulary of a hundred
 /// thousand words fits.
