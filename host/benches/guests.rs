@@ -54,7 +54,7 @@ fn main() {
 
     let runtime = GuestRuntime::new(&dir.path().join("compiled"), &RuntimeOptions::default()).expect("wasmtime starts");
     let standard = component("standard");
-    let load = || runtime.load_prepared("standard", &standard, model.card()).expect("the standard guest is prepared");
+    let load = || runtime.load_prepared("standard", &standard, model.info()).expect("the standard guest is prepared");
     // Two, as a guest's idle instances are there for all its requests.
     let (prepared, kept) = (load(), load());
     let plain = runtime.load("standard", &standard).expect("the standard guest compiles");

@@ -32,7 +32,7 @@ fn main() {
     let model = Arc::new(LoadedModel::load(&stored, &EngineOptions::default()).expect("the model loads"));
     let dir = tempfile::tempdir().expect("there is room for compiled code");
     let runtime = GuestRuntime::new(dir.path(), &RuntimeOptions::default()).expect("wasmtime starts");
-    let guest = runtime.load_prepared("standard", &component("standard"), model.card());
+    let guest = runtime.load_prepared("standard", &component("standard"), model.info());
     let street = Arc::new(Street { guest: guest.expect("the standard guest is prepared"), model });
 
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

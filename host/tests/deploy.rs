@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use assay::engine::EngineOptions;
 use assay::rerank::RerankError;
-use assay::tenant::admin::{Command as Order, Reply};
+use assay::tenant::admin::{Command as AdminCommand, Reply};
 use assay::tenant::compile::CompilerOptions;
 use assay::tenant::{Action, Platform, PlatformOptions, TenantLimits};
-use common::tenants::{self, Oracle, component, deploy, name, order, refusal, request, seeded, serving};
+use common::tenants::{self, Oracle, admin, component, deploy, name, refusal, request, seeded, serving};
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
@@ -39,7 +39,7 @@ fn versions_are_numbered_switched_rolled_back_and_remembered() {
         assert_eq!(serving(deploy(&platform, "acme", &seeded(seed), None)).version, version);
         assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), seed);
     }
-    let rollback = |to| order(&platform, Order::Rollback { tenant: name("acme"), to });
+    let rollback = |to| admin(&platform, AdminCommand::Rollback { tenant: name("acme"), to });
     assert_eq!(serving(rollback(None)).version, 2);
     assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), 12);
     assert_eq!(serving(rollback(Some(3))).version, 3);
@@ -53,16 +53,18 @@ fn versions_are_numbered_switched_rolled_back_and_remembered() {
     let platform = tenants::platform(dir.path(), runtime.handle());
     assert!(platform.activate_all().unwrap().is_empty());
     assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), 14);
-    let Reply::Tenant(acme) = order(&platform, Order::Show { tenant: name("acme") }) else { panic!("not shown") };
+    let Reply::Tenant(acme) = admin(&platform, AdminCommand::Show { tenant: name("acme") }) else {
+        panic!("not shown")
+    };
     let actions: Vec<(Action, Option<u64>)> = acme.history.iter().map(|event| (event.action, event.version)).collect();
     let (deployed, back) = (Action::Deploy, Action::Rollback);
     let versions = [(deployed, 1), (deployed, 2), (deployed, 3), (back, 2), (back, 3), (back, 1), (deployed, 4)];
     assert_eq!(actions, versions.map(|(action, version)| (action, Some(version))));
     assert!(acme.history.iter().all(|event| event.by == "tester" && event.subject.is_some()));
 
-    assert_eq!(order(&platform, Order::Remove { tenant: name("acme") }), Reply::Done);
+    assert_eq!(admin(&platform, AdminCommand::Remove { tenant: name("acme") }), Reply::Done);
     assert!(platform.tenant(&name("acme")).is_none());
-    assert!(refusal(order(&platform, Order::Show { tenant: name("acme") })).contains("there is no tenant acme"));
+    assert!(refusal(admin(&platform, AdminCommand::Show { tenant: name("acme") })).contains("there is no tenant acme"));
     assert_eq!(serving(deploy(&platform, "acme", &seeded(15), None)).version, 5);
 }
 
@@ -87,13 +89,15 @@ fn what_fails_leaves_the_old_version_serving_and_says_why() {
         assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), 21);
     }
-    let missing = Order::Deploy { tenant: name("acme"), component: "0".repeat(64), limits: None, model: None };
-    assert!(refusal(order(&platform, missing)).contains("there is no component"));
+    let missing = AdminCommand::Deploy { tenant: name("acme"), component: "0".repeat(64), limits: None, model: None };
+    assert!(refusal(admin(&platform, missing)).contains("there is no component"));
     let model = Some("no/such".to_owned());
     let component = platform.put_component(&seeded(22)).unwrap();
-    let unknown = Order::Deploy { tenant: name("acme"), component, limits: None, model };
-    assert!(refusal(order(&platform, unknown)).contains("there is no model no/such"));
-    let Reply::Tenant(acme) = order(&platform, Order::Show { tenant: name("acme") }) else { panic!("not shown") };
+    let unknown = AdminCommand::Deploy { tenant: name("acme"), component, limits: None, model };
+    assert!(refusal(admin(&platform, unknown)).contains("there is no model no/such"));
+    let Reply::Tenant(acme) = admin(&platform, AdminCommand::Show { tenant: name("acme") }) else {
+        panic!("not shown")
+    };
     assert_eq!((acme.tenant.current, acme.versions.len(), acme.history.len()), (1, 1, 1));
 }
 
@@ -119,8 +123,9 @@ fn limits_are_a_version_of_their_own_and_hold_at_once() {
         let live = platform.tenant(&name("acme")).unwrap();
         runtime.block_on(live.rerank(request(documents)))
     };
-    let set =
-        |limits: TenantLimits| order(&platform, Order::SetLimits { tenant: name("acme"), limits: Box::new(limits) });
+    let set = |limits: TenantLimits| {
+        admin(&platform, AdminCommand::SetLimits { tenant: name("acme"), limits: Box::new(limits) })
+    };
     assert!(rerank(&["a", "b"]).is_ok());
     // The smoke request has two documents, so it needs two.
     let one = TenantLimits { max_documents: 1, ..TenantLimits::default() };
@@ -137,7 +142,7 @@ fn limits_are_a_version_of_their_own_and_hold_at_once() {
 
     let usage = platform.tenant(&name("acme")).unwrap().usage();
     assert_eq!((usage.answered, usage.failed, usage.most_documents), (2, 3, 3));
-    assert_eq!(serving(order(&platform, Order::Rollback { tenant: name("acme"), to: Some(1) })).version, 1);
+    assert_eq!(serving(admin(&platform, AdminCommand::Rollback { tenant: name("acme"), to: Some(1) })).version, 1);
     assert!(rerank(&["a", "b", "c"]).is_ok());
 }
 
@@ -152,7 +157,7 @@ fn a_guest_opens_the_models_that_its_limits_name() {
     serving(deploy(&platform, "acme", &component("opens-others"), None));
     assert_eq!(opened("tiny/two"), RerankError::AccessDenied("tiny/two".to_owned()));
     let limits = TenantLimits { models: vec!["tiny/two".to_owned()], ..TenantLimits::default() };
-    serving(order(&platform, Order::SetLimits { tenant: name("acme"), limits: Box::new(limits) }));
+    serving(admin(&platform, AdminCommand::SetLimits { tenant: name("acme"), limits: Box::new(limits) }));
     assert_eq!(opened("tiny/two"), RerankError::Internal("opened tiny/two".to_owned()));
 }
 
@@ -227,7 +232,9 @@ fn kill_9_at_any_instant_neither_loses_nor_halves_a_deployment() {
         let serving = answering_seed(&platform, "acme", &runtime, &mut oracle);
         assert!(attempted.contains(&serving), "nobody deployed {serving}");
         assert!(serving >= last_done, "{last_done} was committed, {serving} serves");
-        let Reply::Tenant(acme) = order(&platform, Order::Show { tenant: name("acme") }) else { panic!("not shown") };
+        let Reply::Tenant(acme) = admin(&platform, AdminCommand::Show { tenant: name("acme") }) else {
+            panic!("not shown")
+        };
         assert_eq!(acme.versions.len(), acme.history.len(), "a version without its event, or the reverse");
         assert_eq!(acme.tenant.current, acme.versions.last().unwrap().version);
     }

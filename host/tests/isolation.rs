@@ -37,13 +37,13 @@ impl House {
         let options = RuntimeOptions { max_prepare_cpu: MAX_GUEST_CPU, ..Default::default() };
         let runtime = GuestRuntime::new(&dir.path().join("compiled"), &options).unwrap();
         let model = tenants::model(dir.path());
-        let neighbour = runtime.load_prepared("neighbour", &seeded(7), model.card()).unwrap();
+        let neighbour = runtime.load_prepared("neighbour", &seeded(7), model.info()).unwrap();
         let oracle = Oracle::new(dir.path());
         Self { runtime, model, neighbour, oracle, _dir: dir }
     }
 
     fn guest(&self, name: &str) -> Guest {
-        self.runtime.load_prepared(name, &component(name), self.model.card()).unwrap()
+        self.runtime.load_prepared(name, &component(name), self.model.info()).unwrap()
     }
 
     async fn call(&self, guest: &Guest, request: Request, limits: &RequestLimits) -> Result<Response, RerankError> {
@@ -129,7 +129,7 @@ async fn a_loop_in_prepare_ends_with_its_processor_time() {
 #[test]
 fn what_prepare_does_wrong_fails_the_snapshot() {
     let house = House::new();
-    let load = |name: &str| house.runtime.load_prepared(name, &component(name), house.model.card());
+    let load = |name: &str| house.runtime.load_prepared(name, &component(name), house.model.info());
     let message = load("holds").unwrap_err().to_string();
     assert!(message.contains("left 1 models open"), "{message}");
     let message = load("spins-in-prepare").unwrap_err().to_string();

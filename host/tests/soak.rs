@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use assay::rerank::{Request, RerankError};
 use assay::tenant::admin::Command;
 use assay::tenant::{Platform, TenantLimits};
-use common::tenants::{self, Oracle, attack, component, deploy, name, order, seeded, serving};
+use common::tenants::{self, Oracle, admin, attack, component, deploy, name, seeded, serving};
 
 /// Versions of each tenant: deployed once, then switched between.
 const VERSIONS: u32 = 2;
@@ -97,7 +97,7 @@ fn switch(platform: &Platform, tenants: u64, until: Instant, every: Duration) ->
         let tenant = switches % tenants;
         let (tenant_name, version) = (format!("tenant-{tenant}"), (switches / tenants) as u32 % VERSIONS);
         if switches.is_multiple_of(2) {
-            serving(order(platform, Command::Rollback { tenant: name(&tenant_name), to: Some(1) }));
+            serving(admin(platform, Command::Rollback { tenant: name(&tenant_name), to: Some(1) }));
         } else {
             serving(deploy(platform, &tenant_name, &seeded(seed(tenant, version)), None));
         }

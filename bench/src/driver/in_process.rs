@@ -134,10 +134,10 @@ fn load(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Res
     match (path, guest::standard()) {
         (Some(path), _) => {
             let component = guest::read_component(path)?;
-            let guest = runtime.load_prepared(&path.display().to_string(), &component, model.card());
+            let guest = runtime.load_prepared(&path.display().to_string(), &component, model.info());
             guest.with_context(|| format!("guest {}", path.display()))
         }
-        (None, Some(standard)) => Ok(runtime.load_prepared("the standard guest", standard, model.card())?),
+        (None, Some(standard)) => Ok(runtime.load_prepared("the standard guest", standard, model.info())?),
         (None, None) => bail!(
             "this program was built without the standard guest: build it with `cargo xtask build`, or name one with --guest"
         ),

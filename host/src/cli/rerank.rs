@@ -105,9 +105,9 @@ fn load_guest(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) 
     match (path, guest::standard()) {
         (Some(path), _) => {
             let wasm = guest::read_component(path)?;
-            Ok(runtime.load_prepared(&path.display().to_string(), &wasm, model.card())?)
+            Ok(runtime.load_prepared(&path.display().to_string(), &wasm, model.info())?)
         }
-        (None, Some(standard)) => Ok(runtime.load_prepared("the standard guest", standard, model.card())?),
+        (None, Some(standard)) => Ok(runtime.load_prepared("the standard guest", standard, model.info())?),
         (None, None) => Err(CliError::failed(
             "this program was built without the standard guest: build it with `cargo xtask build`, or name one with --guest",
         )),

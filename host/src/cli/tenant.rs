@@ -10,7 +10,7 @@ use super::error::CliError;
 use super::table;
 use crate::engine::EngineOptions;
 use crate::guest::read_component;
-use crate::tenant::admin::{Command as Order, Description, Order as Signed, Reply};
+use crate::tenant::admin::{AdminRequest, Command as AdminCommand, Description, Reply};
 use crate::tenant::client::AdminClient;
 use crate::tenant::compile::CompilerOptions;
 use crate::tenant::{Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, TenantLimits, TenantName};
@@ -117,30 +117,30 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
     let json =
         matches!(&command, Command::List(Json { json: true }) | Command::Show(Show { json: Json { json: true }, .. }));
     // Files are read before anything slow, so that a mistake in one is reported at once.
-    let (order, component) = match command {
+    let (command, component) = match command {
         Command::Deploy(Deploy { name, component, limits, model }) => {
             let limits = limits.as_deref().map(read_limits).transpose()?.map(Box::new);
             let wasm = read_component(&component)?;
-            (Order::Deploy { tenant: name, component: String::new(), limits, model }, Some(wasm))
+            (AdminCommand::Deploy { tenant: name, component: String::new(), limits, model }, Some(wasm))
         }
-        Command::List(_) => (Order::List, None),
-        Command::Show(Show { name, .. }) => (Order::Show { tenant: name }, None),
-        Command::Rollback(Rollback { name, to }) => (Order::Rollback { tenant: name, to }, None),
+        Command::List(_) => (AdminCommand::List, None),
+        Command::Show(Show { name, .. }) => (AdminCommand::Show { tenant: name }, None),
+        Command::Rollback(Rollback { name, to }) => (AdminCommand::Rollback { tenant: name, to }, None),
         Command::Limits(Limits::Set { name, file }) => {
-            (Order::SetLimits { tenant: name, limits: Box::new(read_limits(&file)?) }, None)
+            (AdminCommand::SetLimits { tenant: name, limits: Box::new(read_limits(&file)?) }, None)
         }
-        Command::Key(Key::Create(One { name })) => (Order::CreateKey { tenant: name }, None),
-        Command::Key(Key::List(One { name })) => (Order::ListKeys { tenant: name }, None),
-        Command::Key(Key::Revoke { name, id }) => (Order::RevokeKey { tenant: name, id }, None),
-        Command::Remove(One { name }) => (Order::Remove { tenant: name }, None),
+        Command::Key(Key::Create(One { name })) => (AdminCommand::CreateKey { tenant: name }, None),
+        Command::Key(Key::List(One { name })) => (AdminCommand::ListKeys { tenant: name }, None),
+        Command::Key(Key::Revoke { name, id }) => (AdminCommand::RevokeKey { tenant: name, id }, None),
+        Command::Remove(One { name }) => (AdminCommand::Remove { tenant: name }, None),
     };
-    print(execute(order, component.as_deref(), data_dir)?, json)
+    print(execute(command, component.as_deref(), data_dir)?, json)
 }
 
-/// Gives an order to the server that runs on the data directory, or carries it out here where none does.
-fn execute(mut order: Order, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Reply, CliError> {
+/// Gives a request to the server that runs on the data directory, or carries it out here where none does.
+fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Reply, CliError> {
     let mut name_component = |hash: String| {
-        if let Order::Deploy { component, .. } = &mut order {
+        if let AdminCommand::Deploy { component, .. } = &mut command {
             *component = hash;
         }
     };
@@ -148,7 +148,7 @@ fn execute(mut order: Order, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Rep
         if let Some(wasm) = wasm {
             name_component(client.put_component(wasm)?);
         }
-        return Ok(client.execute(&signed(order))?);
+        return Ok(client.execute(&signed(command))?);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
@@ -157,14 +157,14 @@ fn execute(mut order: Order, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Rep
     if let Some(wasm) = wasm {
         name_component(platform.put_component(wasm)?);
     }
-    Ok(platform.execute(signed(order)))
+    Ok(platform.execute(signed(command)))
 }
 
-/// Signs an order with the user's name. It is for the history: what a user may do is decided by whether the data
+/// Signs a request with the user's name. It is for the history: what a user may do is decided by whether the data
 /// directory can be written.
-fn signed(command: Order) -> Signed {
+fn signed(command: AdminCommand) -> AdminRequest {
     let by = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    Signed { command, by: by.unwrap_or_else(|| "unknown".to_owned()) }
+    AdminRequest { command, by: by.unwrap_or_else(|| "unknown".to_owned()) }
 }
 
 fn read_limits(path: &Path) -> Result<TenantLimits, CliError> {

@@ -55,7 +55,7 @@ impl CompiledCache {
             return None;
         }
         // SAFETY: only `compile` writes into the private directory, and only what the same compiler made of the
-        // component with this hash; the file was complete when it was renamed into place.
+        // component with this hash; the file was complete when it was renamed into slot.
         match unsafe { Component::deserialize_file(engine, &path) } {
             Ok(component) => Some(component),
             Err(_) => {

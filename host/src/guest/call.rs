@@ -9,9 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::bindings::TenantPre;
 use super::convert;
 use super::inference::{Budget, Models, Purpose, Used};
-use super::session::{Cost, Session, Start, State, time_left};
+use super::instance::{Cost, Instance, Start, State, time_left};
 use crate::limits::{RequestLimits, TokenRate};
-use crate::model::ModelCard;
+use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response, Timings};
 use crate::scheduler::Account;
 
@@ -53,7 +53,7 @@ pub struct CallCost {
 pub(super) struct Program {
     pub(super) pre: TenantPre<State>,
     pub(super) start: Start,
-    pub(super) places: Places,
+    pub(super) pool: InstancePool,
     max_prepare_cpu: Duration,
     idle: Mutex<Vec<Idle>>,
     warming_up: AtomicBool,
@@ -61,7 +61,7 @@ pub(super) struct Program {
 
 /// Room for instances, shared by all guests of a runtime.
 #[derive(Debug, Clone)]
-pub(super) struct Places {
+pub(super) struct InstancePool {
     /// One for each instance that the pool holds.
     pub(super) instances: Arc<Semaphore>,
     /// Those of them that idle instances may take.
@@ -70,8 +70,8 @@ pub(super) struct Places {
 
 #[derive(Debug)]
 struct Idle {
-    session: Session,
-    _place: OwnedSemaphorePermit,
+    instance: Instance,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl std::fmt::Debug for Program {
@@ -81,9 +81,9 @@ impl std::fmt::Debug for Program {
 }
 
 impl Program {
-    pub(super) fn new(pre: TenantPre<State>, start: Start, places: Places, max_prepare_cpu: Duration) -> Self {
+    pub(super) fn new(pre: TenantPre<State>, start: Start, pool: InstancePool, max_prepare_cpu: Duration) -> Self {
         let (idle, warming_up) = (Mutex::default(), AtomicBool::new(false));
-        Self { pre, start, places, max_prepare_cpu, idle, warming_up }
+        Self { pre, start, pool, max_prepare_cpu, idle, warming_up }
     }
 
     /// Runs one request. Dropping the future stops the guest at its next epoch tick and takes its rows out of the
@@ -116,17 +116,17 @@ impl Program {
             max_rows: limits.max_request_rows,
             max_tokens: limits.max_request_tokens,
         });
-        let mut session = self.session(models.default.card(), purpose, limits).await?;
+        let mut instance = self.instance(models.default.info(), purpose, limits).await?;
         let (documents, top_n) = (request.documents.len(), request.top_n);
-        let reranker = session.tenant.assay_rerank_reranker();
-        let answer = reranker.call_rerank(&mut session.store, &convert::request(request)).await;
-        let state = session.store.data();
+        let reranker = instance.tenant.assay_rerank_reranker();
+        let answer = reranker.call_rerank(&mut instance.store, &convert::request(request)).await;
+        let state = instance.store.data();
         let used = state.inference.used.clone();
         let Cost { memory_bytes, cpu } = state.cost();
         *cost = CallCost { rows: used.rows, tokens: used.tokens, memory_bytes: memory_bytes as u64, cpu };
         // Whatever trapped is gone with its store.
         let answer = answer.map_err(|error| state.fault(&error, limits))?;
-        self.keep(session, limits);
+        self.keep(instance, limits);
         match answer {
             Ok(answer) => Ok((convert::response(&answer, documents, top_n)?, used)),
             Err(error) => Err(match (convert::error(error, limits), used.device_fault) {
@@ -137,47 +137,47 @@ impl Program {
         }
     }
 
-    async fn session(
+    async fn instance(
         self: &Arc<Self>,
-        card: &Arc<ModelCard>,
+        info: &Arc<ModelInfo>,
         purpose: Purpose,
         limits: &RequestLimits,
-    ) -> Result<Session, RerankError> {
-        let session = match (self.idle_for(limits), self.start) {
-            (Some(mut session), _) => {
-                session.begin(purpose, limits);
-                session
+    ) -> Result<Instance, RerankError> {
+        let instance = match (self.idle_for(limits), self.start) {
+            (Some(mut instance), _) => {
+                instance.begin(purpose, limits);
+                instance
             }
-            (None, Start::Snapshotted) => Session::open(&self.pre, purpose, limits, self.place().await?).await?,
+            (None, Start::Snapshotted) => Instance::open(&self.pre, purpose, limits, self.slot().await?).await?,
             (None, Start::Prepare) => {
-                let (place, preparing) = (self.place().await?, self.preparing(limits));
-                let mut session = Session::prepare(&self.pre, Arc::clone(card), &preparing, place).await?;
-                session.begin(purpose, limits);
-                session
+                let (slot, preparing) = (self.slot().await?, self.preparing(limits));
+                let mut instance = Instance::prepare(&self.pre, Arc::clone(info), &preparing, slot).await?;
+                instance.begin(purpose, limits);
+                instance
             }
         };
         if self.start == Start::Prepare {
-            self.warm_up(card, limits);
+            self.warm_up(info, limits);
         }
-        Ok(session)
+        Ok(instance)
     }
 
     /// An idle instance that may serve another request. The tenant may have lowered how many since it was kept: one that
     /// has served too many is gone.
-    fn idle_for(&self, limits: &RequestLimits) -> Option<Session> {
+    fn idle_for(&self, limits: &RequestLimits) -> Option<Instance> {
         let mut idle = self.idle();
-        while let Some(Idle { session, .. }) = idle.pop() {
-            if session.served < limits.max_requests_per_instance {
-                return Some(session);
+        while let Some(Idle { instance, .. }) = idle.pop() {
+            if instance.served < limits.max_requests_per_instance {
+                return Some(instance);
             }
-            give_back(session);
+            give_back(instance);
         }
         None
     }
 
-    async fn place(&self) -> Result<OwnedSemaphorePermit, RerankError> {
-        let place = Arc::clone(&self.places.instances).acquire_owned().await;
-        place.map_err(|_| RerankError::Internal("the guest runtime has shut down".to_owned()))
+    async fn slot(&self) -> Result<OwnedSemaphorePermit, RerankError> {
+        let slot = Arc::clone(&self.pool.instances).acquire_owned().await;
+        slot.map_err(|_| RerankError::Internal("the guest runtime has shut down".to_owned()))
     }
 
     /// What an instance is prepared under: `prepare` is the guest's cost, and not the request's that happens to need it.
@@ -186,24 +186,24 @@ impl Program {
     }
 
     /// Prepares instances for the requests to come, as many as are kept warm, while this request goes on.
-    fn warm_up(self: &Arc<Self>, card: &Arc<ModelCard>, limits: &RequestLimits) {
+    fn warm_up(self: &Arc<Self>, info: &Arc<ModelInfo>, limits: &RequestLimits) {
         if self.warming_up.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (program, card, limits) = (Arc::clone(self), Arc::clone(card), self.preparing(limits));
+        let (program, info, limits) = (Arc::clone(self), Arc::clone(info), self.preparing(limits));
         tokio::spawn(async move {
             // What goes wrong here goes wrong in the next request too, which says so.
-            while program.idle().len() < WARM_INSTANCES && program.warm_one(&card, &limits).await.is_some() {}
+            while program.idle().len() < WARM_INSTANCES && program.warm_one(&info, &limits).await.is_some() {}
             program.warming_up.store(false, Ordering::Relaxed);
         });
     }
 
-    async fn warm_one(&self, card: &Arc<ModelCard>, limits: &RequestLimits) -> Option<()> {
-        let idle = Arc::clone(&self.places.idle).try_acquire_owned().ok()?;
-        let place = Arc::clone(&self.places.instances).try_acquire_owned().ok()?;
-        let prepared = Session::prepare(&self.pre, Arc::clone(card), limits, place);
-        let session = tokio::time::timeout(limits.max_wall, prepared).await.ok()?.ok()?;
-        self.idle().push(Idle { session, _place: idle });
+    async fn warm_one(&self, info: &Arc<ModelInfo>, limits: &RequestLimits) -> Option<()> {
+        let idle = Arc::clone(&self.pool.idle).try_acquire_owned().ok()?;
+        let slot = Arc::clone(&self.pool.instances).try_acquire_owned().ok()?;
+        let prepared = Instance::prepare(&self.pre, Arc::clone(info), limits, slot);
+        let instance = tokio::time::timeout(limits.max_wall, prepared).await.ok()?.ok()?;
+        self.idle().push(Idle { instance, _slot: idle });
         Some(())
     }
 
@@ -217,21 +217,21 @@ impl Program {
 
     /// Keeps an instance for the next request, if the tenant lets an instance serve another, it holds nothing of the
     /// host's, and there is room for an idle one.
-    fn keep(&self, mut session: Session, limits: &RequestLimits) {
-        session.served += 1;
-        let may_serve = session.served < limits.max_requests_per_instance;
+    fn keep(&self, mut instance: Instance, limits: &RequestLimits) {
+        instance.served += 1;
+        let may_serve = instance.served < limits.max_requests_per_instance;
         if may_serve
-            && session.store.data().inference.open_models() == 0
-            && let Ok(place) = Arc::clone(&self.places.idle).try_acquire_owned()
+            && instance.store.data().inference.open_models() == 0
+            && let Ok(slot) = Arc::clone(&self.pool.idle).try_acquire_owned()
         {
-            self.idle().push(Idle { session, _place: place });
+            self.idle().push(Idle { instance, _slot: slot });
         } else {
-            give_back(session);
+            give_back(instance);
         }
     }
 }
 
 /// To give an instance's memory back takes longer than to make it: no answer waits for that.
-fn give_back(session: Session) {
-    tokio::spawn(async move { drop(session) });
+fn give_back(instance: Instance) {
+    tokio::spawn(async move { drop(instance) });
 }

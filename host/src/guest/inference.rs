@@ -10,9 +10,9 @@ use assay_kernels::PackedBatch;
 use wasmtime::component::{HasData, Resource, ResourceTable};
 
 use super::bindings::assay::rerank::inference::{Host, HostModel};
-use super::bindings::assay::rerank::types::{self, Error, Exceeded, ModelInfo, TokenRows};
+use super::bindings::assay::rerank::types::{self, Error, Exceeded, TokenRows};
 use crate::limits::{RequestLimits, TokenRate};
-use crate::model::{CardTask, LoadedModel, ModelCard};
+use crate::model::{LoadedModel, ModelInfo, ModelTask};
 use crate::scheduler::{Account, ScoreError};
 
 /// When a guest whose batch met a fault of the device may try again: the engine is back for the next batch.
@@ -60,14 +60,14 @@ impl Models {
 #[derive(Debug)]
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct OpenModel {
-    card: Arc<ModelCard>,
+    info: Arc<ModelInfo>,
     /// Absent while a guest is being prepared: nothing is computed then.
     loaded: Option<Arc<LoadedModel>>,
 }
 
 impl From<&Arc<LoadedModel>> for OpenModel {
     fn from(model: &Arc<LoadedModel>) -> Self {
-        Self { card: Arc::clone(model.card()), loaded: Some(Arc::clone(model)) }
+        Self { info: Arc::clone(model.info()), loaded: Some(Arc::clone(model)) }
     }
 }
 
@@ -75,7 +75,7 @@ impl From<&Arc<LoadedModel>> for OpenModel {
 #[derive(Debug, Clone)]
 pub(super) enum Purpose {
     /// `prepare`: the model may be looked at.
-    Prepare(Arc<ModelCard>),
+    Prepare(Arc<ModelInfo>),
     /// A request: models may be run.
     Request(Budget),
 }
@@ -132,8 +132,8 @@ impl Inference {
         self.open_models
     }
 
-    fn card(&self, model: &Resource<OpenModel>) -> wasmtime::Result<Arc<ModelCard>> {
-        Ok(Arc::clone(&self.table.get(model)?.card))
+    fn info_of(&self, model: &Resource<OpenModel>) -> wasmtime::Result<Arc<ModelInfo>> {
+        Ok(Arc::clone(&self.table.get(model)?.info))
     }
 
     async fn score(&mut self, model: Option<Arc<LoadedModel>>, rows: TokenRows) -> Result<Vec<f32>, Error> {
@@ -219,9 +219,9 @@ impl HostModel for Inference {
     async fn open(&mut self, name: Option<String>) -> wasmtime::Result<Result<Resource<OpenModel>, Error>> {
         let model = match &self.purpose {
             Purpose::Request(budget) => budget.models.open(name),
-            Purpose::Prepare(card) => match name {
-                Some(name) if name != card.name => Err(Error::NotFound(name)),
-                _ => Ok(OpenModel { card: Arc::clone(card), loaded: None }),
+            Purpose::Prepare(info) => match name {
+                Some(name) if name != info.name => Err(Error::NotFound(name)),
+                _ => Ok(OpenModel { info: Arc::clone(info), loaded: None }),
             },
         };
         let model = match model {
@@ -241,23 +241,23 @@ impl HostModel for Inference {
         }
     }
 
-    async fn info(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<ModelInfo> {
-        let card = self.card(&model)?;
-        Ok(ModelInfo {
-            name: card.name.clone(),
-            revision: card.revision.clone(),
-            task: match card.task {
-                CardTask::CrossEncoder => types::Task::CrossEncoder,
-                CardTask::Embedding => types::Task::Embedding,
+    async fn info(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<types::ModelInfo> {
+        let info = self.info_of(&model)?;
+        Ok(types::ModelInfo {
+            name: info.name.clone(),
+            revision: info.revision.clone(),
+            task: match info.task {
+                ModelTask::CrossEncoder => types::Task::CrossEncoder,
+                ModelTask::Embedding => types::Task::Embedding,
             },
-            max_tokens: card.max_tokens,
-            vocabulary_size: card.vocabulary_size,
-            outputs: card.outputs,
+            max_tokens: info.max_tokens,
+            vocabulary_size: info.vocabulary_size,
+            outputs: info.outputs,
         })
     }
 
     async fn tokenizer(&mut self, model: Resource<OpenModel>) -> wasmtime::Result<Vec<u8>> {
-        Ok(self.card(&model)?.tokenizer.to_vec())
+        Ok(self.info_of(&model)?.tokenizer.to_vec())
     }
 
     async fn run(&mut self, model: Resource<OpenModel>, rows: TokenRows) -> wasmtime::Result<Result<Vec<f32>, Error>> {

@@ -1,7 +1,7 @@
 //! Tenants' components: compiled once, prepared once, instantiated afresh for every request.
 //!
 //! The only module that names wasmtime. [`runtime`] owns the engine, the epoch clock and the [`cache`] of compiled code;
-//! [`snapshot`] runs `prepare` and keeps what it left; [`session`] is an instance in a store of its own, with every limit
+//! [`snapshot`] runs `prepare` and keeps what it left; [`instance`] is an instance in a store of its own, with every limit
 //! set; [`call`] runs one request in one; [`inference`] is what a guest may call. A guest sees nothing else of the host:
 //! [`wasi`] is there for languages that cannot do without it, and grants nothing.
 
@@ -10,8 +10,8 @@ mod cache;
 mod call;
 mod convert;
 mod inference;
+mod instance;
 mod runtime;
-mod session;
 mod snapshot;
 mod wasi;
 

@@ -12,13 +12,13 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 
 use super::bindings::{Tenant, TenantPre};
 use super::cache::{CompiledCache, Form};
-use super::call::{Call, CallCost, Places, Program};
+use super::call::{Call, CallCost, InstancePool, Program};
 use super::inference::{Inference, Models};
-use super::session::{Start, State};
+use super::instance::{Start, State};
 use super::snapshot::{self, Snapshot};
 use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, RequestLimits};
 use crate::model::manifest::sha256_hex;
-use crate::model::{LoadedModel, ModelCard};
+use crate::model::{LoadedModel, ModelInfo};
 use crate::rerank::{Request, RerankError, Response};
 use crate::scheduler::Account;
 
@@ -30,7 +30,7 @@ pub(super) const EPOCH_TICK: Duration = Duration::from_millis(10);
 /// and an instance costs address space and what it touched.
 pub const DEFAULT_MAX_INSTANCES: u32 = 128;
 
-/// Of the places for instances, one in this many may be taken by idle ones.
+/// Of the pool for instances, one in this many may be taken by idle ones.
 const IDLE_PART: u32 = 4;
 
 /// Largest component that is compiled: Python guests have 35 MB.
@@ -47,7 +47,7 @@ const MAX_TABLES_PER_COMPONENT: u32 = 8;
 
 /// Memory of an ended instance that stays mapped for the next one, its contents reset: without it, the first touch of
 /// every page is a page fault, which is most of what a fresh instance costs. More than the standard guest writes in a usual
-/// request; hostile guests write all they may, and every place for an instance keeps so much of it.
+/// request; hostile guests write all they may, and every slot for an instance keeps so much of it.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
 
 /// The same of a table: 2,048 functions, three times the standard guest's. Given back, tables would cost every request two
@@ -167,7 +167,7 @@ pub struct GuestRuntime {
     engine: Engine,
     linker: Linker<State>,
     cache: CompiledCache,
-    places: Places,
+    pool: InstancePool,
     max_prepare_cpu: Duration,
     _clock: EpochClock,
 }
@@ -199,11 +199,11 @@ impl GuestRuntime {
         let cache =
             CompiledCache::open(cache_dir).map_err(|source| GuestError::Io { path: cache_dir.to_owned(), source })?;
         let clock = EpochClock::start(engine.clone()).map_err(|error| GuestError::Engine(error.to_string()))?;
-        let places = |count: u32| Arc::new(Semaphore::new(count as usize));
-        let idle = places(options.max_instances / IDLE_PART);
-        let places = Places { instances: places(options.max_instances), idle };
+        let pool = |count: u32| Arc::new(Semaphore::new(count as usize));
+        let idle = pool(options.max_instances / IDLE_PART);
+        let pool = InstancePool { instances: pool(options.max_instances), idle };
         let max_prepare_cpu = options.max_prepare_cpu;
-        Ok(Self { engine, linker, cache, places, max_prepare_cpu, _clock: clock })
+        Ok(Self { engine, linker, cache, pool, max_prepare_cpu, _clock: clock })
     }
 
     /// Compiles a component, or finds its compiled form, and links it. Its instances are prepared one by one.
@@ -222,17 +222,17 @@ impl GuestRuntime {
     ///
     /// # Errors
     /// As [`load`](Self::load); and what the guest did wrong in `prepare`.
-    pub fn load_prepared(&self, name: &str, wasm: &[u8], card: &Arc<ModelCard>) -> Result<Guest, GuestError> {
+    pub fn load_prepared(&self, name: &str, wasm: &[u8], info: &Arc<ModelInfo>) -> Result<Guest, GuestError> {
         check_component(name, wasm)?;
         let hash = sha256_hex(wasm);
-        if let Some(guest) = self.find_prepared(name, &hash, &card.revision)? {
+        if let Some(guest) = self.find_prepared(name, &hash, &info.revision)? {
             return Ok(guest);
         }
         // Says in plain words what is wrong with a component that is not a guest, before any of it runs.
         let plain = self.plain(name, wasm, &hash)?;
         let guest = self.link(name, &plain, Start::Prepare)?;
-        let form = Form::Prepared { component: &hash, revision: &card.revision };
-        let taken = self.snapshot(wasm, card);
+        let form = Form::Prepared { component: &hash, revision: &info.revision };
+        let taken = self.snapshot(wasm, info);
         match taken.map_err(|error| GuestError::Prepare { name: name.to_owned(), message: error.to_string() })? {
             Snapshot::Impossible(reason) => {
                 self.cache.keep_impossible(&self.engine, form, &reason);
@@ -271,7 +271,7 @@ impl GuestRuntime {
     fn link(&self, name: &str, component: &Component, start: Start) -> Result<Guest, GuestError> {
         match self.linker.instantiate_pre(component).and_then(TenantPre::new) {
             Ok(pre) => {
-                Ok(Guest { program: Arc::new(Program::new(pre, start, self.places.clone(), self.max_prepare_cpu)) })
+                Ok(Guest { program: Arc::new(Program::new(pre, start, self.pool.clone(), self.max_prepare_cpu)) })
             }
             Err(error) => Err(GuestError::NotATenant { name: name.to_owned(), message: format!("{error:#}") }),
         }
@@ -279,7 +279,7 @@ impl GuestRuntime {
 
     /// Takes a snapshot on a thread of its own: callers may or may not be within an asynchronous runtime, and the tool
     /// panics on some of what it does not support.
-    fn snapshot(&self, wasm: &[u8], card: &Arc<ModelCard>) -> Result<Snapshot, RerankError> {
+    fn snapshot(&self, wasm: &[u8], info: &Arc<ModelInfo>) -> Result<Snapshot, RerankError> {
         let limits = RequestLimits {
             max_guest_cpu: self.max_prepare_cpu,
             max_wall: MAX_PREPARE_WALL,
@@ -288,7 +288,7 @@ impl GuestRuntime {
         let take = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             let runtime = runtime.map_err(|error| RerankError::Internal(error.to_string()))?;
-            runtime.block_on(snapshot::take(&self.engine, &self.linker, wasm, card, &limits))
+            runtime.block_on(snapshot::take(&self.engine, &self.linker, wasm, info, &limits))
         };
         let taken = std::thread::scope(|scope| scope.spawn(take).join());
         taken.unwrap_or_else(|_| Ok(Snapshot::Impossible("the snapshot tool panicked".to_owned())))

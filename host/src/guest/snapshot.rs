@@ -2,7 +2,7 @@
 //!
 //! `prepare` runs once, with the model's tokenizer to load and nothing to compute with; what it left in the guest's
 //! memory becomes the data that every instance starts with. The tool is wasmtime's own (`wasmtime-wizer`); it keeps
-//! `prepare` in place, which must not be called again.
+//! `prepare` in slot, which must not be called again.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
 use super::bindings::Tenant;
 use super::inference::Purpose;
-use super::session::{self, State, check_prepared};
+use super::instance::{self, State, check_prepared};
 use crate::limits::RequestLimits;
-use crate::model::ModelCard;
+use crate::model::ModelInfo;
 use crate::rerank::RerankError;
 
 /// The export that is run before the snapshot is taken.
@@ -36,7 +36,7 @@ pub(super) async fn take(
     engine: &Engine,
     linker: &Linker<State>,
     wasm: &[u8],
-    card: &Arc<ModelCard>,
+    info: &Arc<ModelInfo>,
     limits: &RequestLimits,
 ) -> Result<Snapshot, RerankError> {
     let impossible = |error: &wasmtime::Error| Ok(Snapshot::Impossible(format!("{error:#}")));
@@ -52,7 +52,7 @@ pub(super) async fn take(
         Err(error) => return impossible(&error),
     };
     // From here on it is the guest's.
-    let mut store = session::store(engine, Purpose::Prepare(Arc::clone(card)), limits);
+    let mut store = instance::store(engine, Purpose::Prepare(Arc::clone(info)), limits);
     let prepared = tokio::time::timeout(limits.max_wall, prepare(&mut store, linker, &component)).await;
     let prepared = prepared.map_err(|_| RerankError::DeadlineExceeded { limit: limits.max_wall })?;
     let instance = prepared.map_err(|error| store.data().fault(&error, limits))?;
@@ -83,7 +83,7 @@ async fn prepare(
 struct Reader<'a> {
     store: &'a mut Store<State>,
     instance: Instance,
-    /// The tool has no place for a failure, so that the first is kept here.
+    /// The tool has no slot for a failure, so that the first is kept here.
     failed: Option<wasmtime::Error>,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use assay_kernels::{BertConfig, EngineInfo};
 
-use super::card::ModelCard;
+use super::info::ModelInfo;
 use super::manifest::Manifest;
 use super::store::{ModelError, StoredModel, TOKENIZER_FILE, read_tokenizer};
 use crate::engine::{ChosenEngine, EngineOptions};
@@ -17,7 +17,7 @@ pub struct LoadedModel {
     config: BertConfig,
     engine: EngineInfo,
     engine_reason: String,
-    card: Arc<ModelCard>,
+    info: Arc<ModelInfo>,
     scheduler: Scheduler,
 }
 
@@ -31,11 +31,18 @@ impl LoadedModel {
         let tokenizer: Arc<[u8]> = read_tokenizer(&model.dir().join(TOKENIZER_FILE))?.into();
         let failed = |message: String| ModelError::Engine { model: model.manifest.name.clone(), message };
         let ChosenEngine { engine, reason } = options.make(weights).map_err(|error| failed(error.to_string()))?;
-        let (config, info) = (engine.config().clone(), engine.info().clone());
+        let (config, engine_info) = (engine.config().clone(), engine.info().clone());
         let scheduler =
             Scheduler::start(engine, DEFAULT_MAX_QUEUED_TOKENS).map_err(|error| failed(error.to_string()))?;
-        let card = Arc::new(ModelCard::new(&model.manifest.name, &model.manifest.revision, &config, tokenizer));
-        Ok(Self { manifest: model.manifest.clone(), config, engine: info, engine_reason: reason, card, scheduler })
+        let info = Arc::new(ModelInfo::new(&model.manifest.name, &model.manifest.revision, &config, tokenizer));
+        Ok(Self {
+            manifest: model.manifest.clone(),
+            config,
+            engine: engine_info,
+            engine_reason: reason,
+            info,
+            scheduler,
+        })
     }
 
     /// The model's name.
@@ -71,13 +78,13 @@ impl LoadedModel {
     /// The bytes of its `tokenizer.json`.
     #[must_use]
     pub fn tokenizer(&self) -> &Arc<[u8]> {
-        &self.card.tokenizer
+        &self.info.tokenizer
     }
 
     /// What guests may learn of it.
     #[must_use]
-    pub fn card(&self) -> &Arc<ModelCard> {
-        &self.card
+    pub fn info(&self) -> &Arc<ModelInfo> {
+        &self.info
     }
 
     /// What takes its rows.

@@ -2,13 +2,13 @@
 //! from a Python package ([`builtin`]), and loaded onto a device ([`loaded`]).
 
 pub mod builtin;
-mod card;
 pub mod hub;
+mod info;
 pub mod loaded;
 pub mod manifest;
 pub mod store;
 
-pub use card::{CardTask, ModelCard};
+pub use info::{ModelInfo, ModelTask};
 pub use loaded::LoadedModel;
 pub use manifest::{Manifest, Source};
 pub use store::{ModelError, ModelStore};

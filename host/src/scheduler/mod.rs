@@ -2,15 +2,15 @@
 //!
 //! One dispatch thread owns the engine ([`dispatch`]). Callers hand over whole requests, which are admitted whole or
 //! refused whole; the [`queue`] cuts them into batches within the engine's token budget, several tenants' rows to a
-//! batch, in the order that [`turns`] gives: deficit round robin in tokens, by weight. Nothing waits while the device is
+//! batch, in the order that [`deficit_round_robin`] gives: deficit round robin in tokens, by weight. Nothing waits while the device is
 //! idle, and rows whose caller has gone or is late are dropped before they cost anything.
 //!
 //! Knows rows, tokens and weights; never text, guests or limits files.
 
+mod deficit_round_robin;
 mod dispatch;
 mod meter;
 mod queue;
-mod turns;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -21,9 +21,9 @@ use tokio::sync::oneshot;
 
 pub use meter::{Meter, MeterReading};
 
+use deficit_round_robin::RequestId;
 use dispatch::Dispatch;
 use queue::{Arrival, Queue};
-use turns::RequestId;
 
 /// Most tokens of one tenant that wait for one engine: half a minute of work on two processor cores, thousands of pairs.
 pub const DEFAULT_MAX_TENANT_QUEUED_TOKENS: usize = 1 << 18;

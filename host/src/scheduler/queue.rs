@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use assay_kernels::PackedBatch;
 use tokio::sync::oneshot;
 
-use super::turns::{RequestId, Spent, Turns};
+use super::deficit_round_robin::{DeficitRoundRobin, RequestId, Spent};
 use super::{Account, ScoreError, Scored};
 
 /// Where a request's answer goes.
@@ -76,7 +76,7 @@ impl BatchPlan {
 #[derive(Debug)]
 pub(super) struct Queue {
     jobs: HashMap<RequestId, Job>,
-    turns: Turns,
+    order: DeficitRoundRobin,
     next_id: RequestId,
     waiting_tokens: usize,
     /// By tenant; no entry where nothing waits.
@@ -89,7 +89,7 @@ impl Queue {
     pub(super) fn new(max_batch_tokens: usize, max_waiting_tokens: usize) -> Self {
         Self {
             jobs: HashMap::new(),
-            turns: Turns::default(),
+            order: DeficitRoundRobin::default(),
             next_id: 0,
             waiting_tokens: 0,
             waiting_tokens_of: HashMap::new(),
@@ -112,7 +112,7 @@ impl Queue {
         }
         let excess = self.excess(account, tokens);
         if excess > 0 {
-            let speed = tokens_per_s.max(1.0) * self.turns.share(&account.tenant, account.weight);
+            let speed = tokens_per_s.max(1.0) * self.order.share(&account.tenant, account.weight);
             return Err(ScoreError::Overloaded {
                 retry_after: Duration::from_secs_f64((excess as f64 / speed).clamp(0.001, 60.0)),
             });
@@ -121,7 +121,7 @@ impl Queue {
         self.next_id += 1;
         self.waiting_tokens += tokens;
         *self.waiting_tokens_of.entry(Arc::clone(&tenant)).or_default() += tokens;
-        self.turns.enter(&tenant, account.weight, id);
+        self.order.enter(&tenant, account.weight, id);
         let job = Job {
             tenant,
             rows,
@@ -150,7 +150,7 @@ impl Queue {
     /// Fills a batch up to the token budget, tenant by tenant; `None` where nothing waits.
     pub(super) fn next_batch(&mut self, now: Instant) -> Option<BatchPlan> {
         let mut plan = BatchPlan { batch: PackedBatch::default(), parts: Vec::new() };
-        while let Some(id) = self.turns.front(|id| self.jobs.get(&id).map_or(0, Job::next_row_tokens)) {
+        while let Some(id) = self.order.front(|id| self.jobs.get(&id).map_or(0, Job::next_row_tokens)) {
             let Some(job) = self.jobs.get_mut(&id) else { break };
             if job.reply.is_closed() {
                 self.cancel(id);
@@ -174,7 +174,7 @@ impl Queue {
             }
             let spent = if job.next_row < job.rows.rows() { Spent::More } else { Spent::Last };
             let tenant = Arc::clone(&job.tenant);
-            self.turns.spend(tokens, spent);
+            self.order.spend(tokens, spent);
             self.stop_waiting(&tenant, tokens);
         }
         for id in plan.requests() {
@@ -264,7 +264,7 @@ impl Queue {
         let job = self.jobs.remove(&id)?;
         let waiting = job.waiting_tokens();
         if waiting > 0 {
-            self.turns.leave(&job.tenant, id);
+            self.order.leave(&job.tenant, id);
             self.stop_waiting(&job.tenant, waiting);
         }
         Some(job)

@@ -70,7 +70,7 @@ pub enum Command {
 
 /// A command and who gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
+pub struct AdminRequest {
     /// What to do.
     pub command: Command,
     /// The name of the user, for the history.

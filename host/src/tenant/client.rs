@@ -1,9 +1,9 @@
-//! Giving orders to a server that runs on a data directory.
+//! Giving requests to a server that runs on a data directory.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
-use super::admin::{AdminError, Order, Reply};
+use super::admin::{AdminError, AdminRequest, Reply};
 use super::blobs::Blobs;
 
 /// The socket's name in the data directory.
@@ -17,7 +17,7 @@ type Stream = std::os::unix::net::UnixStream;
 #[cfg(not(unix))]
 type Stream = io::Empty;
 
-/// A connection to a server's admin socket, good for one order.
+/// A connection to a server's admin socket, good for one request.
 #[derive(Debug)]
 pub struct AdminClient {
     stream: Stream,
@@ -44,13 +44,13 @@ impl AdminClient {
         self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be kept: {error}")))
     }
 
-    /// Gives the order and waits for the reply.
+    /// Gives the request and waits for the reply.
     ///
     /// # Errors
-    /// The server went away; whether the order was carried out is not known then.
-    pub fn execute(mut self, order: &Order) -> Result<Reply, AdminError> {
+    /// The server went away; whether the request was carried out is not known then.
+    pub fn execute(mut self, request: &AdminRequest) -> Result<Reply, AdminError> {
         let gone = |error: io::Error| AdminError::host(format!("the server went away: {error}"));
-        let mut text = serde_json::to_vec(order).map_err(|error| AdminError::host(error.to_string()))?;
+        let mut text = serde_json::to_vec(request).map_err(|error| AdminError::host(error.to_string()))?;
         text.push(b'\n');
         self.stream.write_all(&text).map_err(gone)?;
         let mut line = String::new();

@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::guest::{DEFAULT_MAX_PREPARE_CPU, GuestError, GuestRuntime, RuntimeOptions, read_component};
-use crate::model::ModelCard;
+use crate::model::ModelInfo;
 
 /// Hidden subcommand that the process is started with.
 pub const SUBCOMMAND: &str = "internal-compile";
@@ -39,7 +39,7 @@ struct Job {
     name: String,
     compiled_dir: PathBuf,
     component: PathBuf,
-    card: ModelCard,
+    info: ModelInfo,
     max_memory_bytes: u64,
     max_cpu_s: u64,
     max_prepare_cpu: Duration,
@@ -86,14 +86,14 @@ impl CompilerOptions {
         name: &str,
         component: &Path,
         compiled_dir: &Path,
-        card: &ModelCard,
+        info: &ModelInfo,
     ) -> Result<(), GuestError> {
         let failed = |message: String| GuestError::NotCompiled { name: name.to_owned(), message };
         let job = Job {
             name: name.to_owned(),
             compiled_dir: compiled_dir.to_owned(),
             component: component.to_owned(),
-            card: card.clone(),
+            info: info.clone(),
             max_memory_bytes: self.max_memory_bytes,
             max_cpu_s: self.max_cpu.as_secs(),
             max_prepare_cpu: self.max_prepare_cpu,
@@ -107,7 +107,7 @@ impl CompilerOptions {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| failed(format!("{} cannot be started: {error}", self.program.display())))?;
-        let said = self.converse(&mut child, &job, &card.tokenizer);
+        let said = self.converse(&mut child, &job, &info.tokenizer);
         let status = child.wait().map_err(|error| failed(error.to_string()))?;
         match said.as_deref().map(serde_json::from_slice::<Report>) {
             Some(Ok(Report::Compiled)) => Ok(()),
@@ -159,7 +159,7 @@ pub fn run_in_this_process() -> Result<(), String> {
     std::io::stdin().read_to_end(&mut input).map_err(|error| error.to_string())?;
     let end = input.iter().position(|&byte| byte == b'\n').ok_or("no job")?;
     let mut job: Job = serde_json::from_slice(&input[..end]).map_err(|error| error.to_string())?;
-    job.card.tokenizer = input[end + 1..].into();
+    job.info.tokenizer = input[end + 1..].into();
     drop(input);
     bound(job.max_memory_bytes, job.max_cpu_s).map_err(|error| error.to_string())?;
     let report = match compile(job) {
@@ -175,7 +175,7 @@ fn compile(job: Job) -> Result<(), GuestError> {
     let options = RuntimeOptions { max_instances: 2, max_prepare_cpu: job.max_prepare_cpu, ..Default::default() };
     let runtime = GuestRuntime::new(&job.compiled_dir, &options)?;
     let wasm = read_component(&job.component)?;
-    runtime.load_prepared(&job.name, &wasm, &job.card.into())?;
+    runtime.load_prepared(&job.name, &wasm, &job.info.into())?;
     Ok(())
 }
 

@@ -1,9 +1,9 @@
-//! A tenant that serves: one version, loaded, behind the tenant's gate.
+//! A tenant that serves: one version, loaded, behind the tenant's concurrency limit.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::gate::Gate;
+use super::concurrency::ConcurrencyLimit;
 use super::meter::{Meter, Usage};
 use super::{Deployment, TenantName};
 use crate::guest::{Call, CallCost, Guest, Models};
@@ -11,7 +11,7 @@ use crate::limits::{RequestLimits, TokenRate};
 use crate::rerank::{Request, RerankError, Response};
 use crate::scheduler::Account;
 
-/// One version of a tenant's, ready for requests. A request holds on to the version that it began on; the tenant's gate,
+/// One version of a tenant's, ready for requests. A request holds on to the version that it began on; the tenant's limit,
 /// meter and rate are the same for all its versions.
 #[derive(Debug)]
 pub struct LiveTenant {
@@ -22,7 +22,7 @@ pub struct LiveTenant {
     limits: RequestLimits,
     account: Account,
     rate: Arc<TokenRate>,
-    gate: Arc<Gate>,
+    concurrency: Arc<ConcurrencyLimit>,
     meter: Arc<Meter>,
 }
 
@@ -49,14 +49,14 @@ impl LiveTenant {
             None => Arc::new(TokenRate::new(rate_limit, burst, Instant::now())),
         };
         let (max_running, max_waiting) = (limits.max_concurrent_requests, limits.max_waiting_requests);
-        let gate = match before {
-            Some(before) => Arc::clone(&before.gate),
-            None => Gate::new(max_running, max_waiting),
+        let concurrency = match before {
+            Some(before) => Arc::clone(&before.concurrency),
+            None => ConcurrencyLimit::new(max_running, max_waiting),
         };
-        gate.set(max_running, max_waiting);
+        concurrency.set(max_running, max_waiting);
         let meter = before.map_or_else(Arc::default, |before| Arc::clone(&before.meter));
         let (request, account) = (limits.request(), limits.account(name.as_str()));
-        Self { name, guest, models, limits: request, account, rate, gate, meter, deployment }
+        Self { name, guest, models, limits: request, account, rate, concurrency, meter, deployment }
     }
 
     /// The tenant's name.
@@ -78,12 +78,12 @@ impl LiveTenant {
     pub async fn rerank(&self, request: Request) -> Result<Response, RerankError> {
         let (arrived, documents) = (Instant::now(), request.documents.len());
         let mut cost = CallCost::default();
-        let response = self.within_gate(request, arrived, &mut cost).await;
+        let response = self.within_concurrency(request, arrived, &mut cost).await;
         self.meter.count(response.is_ok(), documents, &cost, arrived.elapsed());
         response
     }
 
-    async fn within_gate(
+    async fn within_concurrency(
         &self,
         request: Request,
         arrived: Instant,
@@ -92,7 +92,7 @@ impl LiveTenant {
         // What is too large for the tenant must not wait to be told so.
         self.limits.admit(&request)?;
         let late = |_| RerankError::DeadlineExceeded { limit: self.limits.max_wall };
-        let _pass = tokio::time::timeout(self.limits.max_wall, self.gate.enter()).await.map_err(late)??;
+        let _permit = tokio::time::timeout(self.limits.max_wall, self.concurrency.enter()).await.map_err(late)??;
         let (limits, models, account) = (&self.limits, &self.models, &self.account);
         let call = Call { request, arrived, limits, models, account, rate: Some(Arc::clone(&self.rate)) };
         let (response, used) = self.guest.call(call).await;
@@ -103,7 +103,7 @@ impl LiveTenant {
     /// What the tenant uses and has used.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let (running, waiting) = self.gate.occupancy();
+        let (running, waiting) = self.concurrency.occupancy();
         let models = std::iter::once(&self.models.default).chain(&self.models.others);
         let queued: usize = models.map(|model| model.scheduler().waiting_tokens_of(self.name.as_str())).sum();
         let burst_tokens_left = self.rate.available(Instant::now());

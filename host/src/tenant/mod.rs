@@ -1,15 +1,15 @@
 //! Tenants: who they are, what they have deployed, what they may use, and how changes reach requests.
 //!
 //! [`registry`] and [`blobs`] are what survives the process; [`compile`] makes a component ready in a process of its own;
-//! [`platform`] deploys, rolls back and serves; [`gate`] and [`meter`] stand at a tenant's door; [`admin`] are the words
-//! in which changes are asked for, [`client`] and [`server`] carry them over a socket. Knows requests, guests and models;
-//! never HTTP, never wasmtime.
+//! [`platform`] deploys, rolls back and serves; [`concurrency`] and [`meter`] bound and count a tenant's requests;
+//! [`admin`] defines the requests for changes, [`client`] and [`server`] carry them over a socket. Knows requests, guests
+//! and models; never HTTP, never wasmtime.
 
 pub mod admin;
 mod blobs;
 pub mod client;
 pub mod compile;
-mod gate;
+mod concurrency;
 mod keys;
 mod limits;
 mod live;

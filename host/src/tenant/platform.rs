@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-use super::admin::{AdminError, Command, Description, Order, Reply};
+use super::admin::{AdminError, AdminRequest, Command, Description, Reply};
 use super::blobs::Blobs;
 use super::compile::CompilerOptions;
 use super::live::{LiveTenant, Parts};
@@ -124,15 +124,15 @@ impl Platform {
         self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be kept: {error}")))
     }
 
-    /// Carries an order out. Blocks, for seconds where something is compiled; must not be called from a task of the
+    /// Carries out a request. Blocks, for seconds where something is compiled; must not be called from a task of the
     /// asynchronous runtime.
     #[must_use]
-    pub fn execute(&self, order: Order) -> Reply {
+    pub fn execute(&self, request: AdminRequest) -> Reply {
         let _change = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.obey(order).unwrap_or_else(Reply::Refused)
+        self.apply(request).unwrap_or_else(Reply::Refused)
     }
 
-    fn obey(&self, Order { command, by }: Order) -> Result<Reply, AdminError> {
+    fn apply(&self, AdminRequest { command, by }: AdminRequest) -> Result<Reply, AdminError> {
         match command {
             Command::Deploy { tenant, component, limits, model } => {
                 self.deploy(&tenant, &component, limits.map(|limits| *limits), model, by)
@@ -250,19 +250,19 @@ impl Platform {
         let default = self.shelf.get(Some(&deployment.model))?;
         let others = deployment.limits.models.iter().filter(|&name| *name != deployment.model);
         let others = others.map(|name| self.shelf.get(Some(name))).collect::<Result<Vec<_>, _>>()?;
-        let guest = self.guest(tenant, &deployment.component, default.card())?;
+        let guest = self.guest(tenant, &deployment.component, default.info())?;
         let models = Models { default, others, unlisted: Unlisted::Denied };
         Ok(Parts { name: tenant.clone(), deployment, guest, models })
     }
 
     /// Finds a compiled guest, or has it compiled in a process of its own.
-    fn guest(&self, tenant: &TenantName, component: &str, card: &crate::model::ModelCard) -> Result<Guest, AdminError> {
+    fn guest(&self, tenant: &TenantName, component: &str, info: &crate::model::ModelInfo) -> Result<Guest, AdminError> {
         let name = format!("{tenant}'s component");
-        if let Some(guest) = self.runtime.find_prepared(&name, component, &card.revision)? {
+        if let Some(guest) = self.runtime.find_prepared(&name, component, &info.revision)? {
             return Ok(guest);
         }
-        self.compiler.compile(&name, &self.blobs.path(component), &self.compiled_dir, card)?;
-        let found = self.runtime.find_prepared(&name, component, &card.revision)?;
+        self.compiler.compile(&name, &self.blobs.path(component), &self.compiled_dir, info)?;
+        let found = self.runtime.find_prepared(&name, component, &info.revision)?;
         let message = format!("nothing was left in {}", self.compiled_dir.display());
         Ok(found.ok_or(GuestError::NotCompiled { name, message })?)
     }

@@ -1,7 +1,7 @@
-//! The admin socket: where a running server takes orders, from the same user on the same machine.
+//! The admin socket: where a running server takes requests, from the same user on the same machine.
 //!
 //! A Unix socket in the data directory, open to its owner alone: whoever may connect could as well write the directory.
-//! One order a connection, a line of JSON; one reply, a line of JSON.
+//! One request a connection, a line of JSON; one reply, a line of JSON.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,16 +12,16 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::Platform;
-use super::admin::{AdminError, Order, Reply};
+use super::admin::{AdminError, AdminRequest, Reply};
 use super::client::SOCKET_FILE;
 
-/// Longest order: a limits file, with room to spare.
-const MAX_ORDER_BYTES: u64 = 1 << 20;
+/// Longest request: a limits file, with room to spare.
+const MAX_REQUEST_BYTES: u64 = 1 << 20;
 
-/// Most time that a client takes to state its order.
-const MAX_ORDER_TIME: Duration = Duration::from_secs(10);
+/// Most time that a client takes to state its request.
+const MAX_REQUEST_TIME: Duration = Duration::from_secs(10);
 
-/// Listens for orders. Dropping it takes the socket away.
+/// Listens for requests. Dropping it takes the socket away.
 #[derive(Debug)]
 pub struct AdminServer {
     listener: UnixListener,
@@ -48,7 +48,7 @@ impl AdminServer {
         Ok(Self { listener, path })
     }
 
-    /// Takes orders until the future is dropped.
+    /// Takes requests until the future is dropped.
     pub async fn serve(&self, platform: &Arc<Platform>) {
         loop {
             match self.listener.accept().await {
@@ -76,16 +76,16 @@ impl Drop for AdminServer {
 async fn converse(mut stream: UnixStream, platform: Arc<Platform>) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
-    let mut reader = BufReader::new(reader.take(MAX_ORDER_BYTES));
-    let read = tokio::time::timeout(MAX_ORDER_TIME, reader.read_line(&mut line)).await;
-    let reply = match read.map(|read| read.map(|_| serde_json::from_str::<Order>(&line))) {
-        Ok(Ok(Ok(order))) => {
-            let done = tokio::task::spawn_blocking(move || platform.execute(order)).await;
-            done.unwrap_or_else(|_| Reply::Refused(AdminError::host("carrying the order out panicked")))
+    let mut reader = BufReader::new(reader.take(MAX_REQUEST_BYTES));
+    let read = tokio::time::timeout(MAX_REQUEST_TIME, reader.read_line(&mut line)).await;
+    let reply = match read.map(|read| read.map(|_| serde_json::from_str::<AdminRequest>(&line))) {
+        Ok(Ok(Ok(request))) => {
+            let done = tokio::task::spawn_blocking(move || platform.execute(request)).await;
+            done.unwrap_or_else(|_| Reply::Refused(AdminError::host("carrying the request out panicked")))
         }
-        Ok(Ok(Err(error))) => Reply::Refused(AdminError::command(format!("not an order: {error}"))),
-        Ok(Err(error)) => Reply::Refused(AdminError::command(format!("not an order: {error}"))),
-        Err(_) => Reply::Refused(AdminError::command("no order came")),
+        Ok(Ok(Err(error))) => Reply::Refused(AdminError::command(format!("not a request: {error}"))),
+        Ok(Err(error)) => Reply::Refused(AdminError::command(format!("not a request: {error}"))),
+        Err(_) => Reply::Refused(AdminError::command("no request came")),
     };
     let mut text = serde_json::to_vec(&reply)?;
     text.push(b'\n');

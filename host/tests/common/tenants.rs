@@ -8,7 +8,7 @@ use assay::engine::EngineOptions;
 use assay::model::store::StoredModel;
 use assay::model::{LoadedModel, ModelStore, Source};
 use assay::rerank::Request;
-use assay::tenant::admin::{Command, Order, Reply};
+use assay::tenant::admin::{AdminRequest, Command, Reply};
 use assay::tenant::compile::CompilerOptions;
 use assay::tenant::{Deployment, Platform, PlatformOptions, TenantLimits, TenantName};
 use assay_kernels::cpu::{CpuEngine, CpuOptions};
@@ -109,19 +109,19 @@ pub fn name(tenant: &str) -> TenantName {
     tenant.parse().unwrap()
 }
 
-/// Gives an order as the tests' own user.
-pub fn order(platform: &Platform, command: Command) -> Reply {
-    platform.execute(Order { command, by: "tester".to_owned() })
+/// Gives a request as the tests' own user.
+pub fn admin(platform: &Platform, command: Command) -> Reply {
+    platform.execute(AdminRequest { command, by: "tester".to_owned() })
 }
 
 /// Asks for a deployment.
 pub fn deploy(platform: &Platform, tenant: &str, wasm: &[u8], limits: Option<TenantLimits>) -> Reply {
     let component = platform.put_component(wasm).unwrap();
     let (tenant, limits) = (name(tenant), limits.map(Box::new));
-    order(platform, Command::Deploy { tenant, component, limits, model: None })
+    admin(platform, Command::Deploy { tenant, component, limits, model: None })
 }
 
-/// The deployment that serves after an order.
+/// The deployment that serves after a request.
 pub fn serving(reply: Reply) -> Deployment {
     match reply {
         Reply::Serving(deployment) => *deployment,
@@ -129,7 +129,7 @@ pub fn serving(reply: Reply) -> Deployment {
     }
 }
 
-/// Why an order was refused.
+/// Why a request was refused.
 pub fn refusal(reply: Reply) -> String {
     match reply {
         Reply::Refused(error) => error.to_string(),

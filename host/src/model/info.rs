@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 /// A model's description and tokenizer, as a guest sees them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelCard {
+pub struct ModelInfo {
     /// The name under which the host knows the model.
     pub name: String,
     /// Content hash of the model's files, in lower-case hexadecimal.
     pub revision: String,
     /// What it computes for a row.
-    pub task: CardTask,
+    pub task: ModelTask,
     /// Longest row in tokens.
     pub max_tokens: u32,
     /// Token ids are below this.
@@ -28,15 +28,15 @@ pub struct ModelCard {
 /// What a model computes for a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum CardTask {
+pub enum ModelTask {
     /// One logit per label of the pair.
     CrossEncoder,
     /// One vector per row.
     Embedding,
 }
 
-impl ModelCard {
-    /// The card of a model of this shape.
+impl ModelInfo {
+    /// The info of a model of this shape.
     #[must_use]
     pub fn new(name: &str, revision: &str, config: &BertConfig, tokenizer: Arc<[u8]>) -> Self {
         // The store refuses dimensions that do not fit 32 bits.
@@ -45,8 +45,8 @@ impl ModelCard {
             name: name.to_owned(),
             revision: revision.to_owned(),
             task: match config.task {
-                Task::CrossEncoder => CardTask::CrossEncoder,
-                Task::Embedding => CardTask::Embedding,
+                Task::CrossEncoder => ModelTask::CrossEncoder,
+                Task::Embedding => ModelTask::Embedding,
             },
             max_tokens: narrow(config.max_position_embeddings),
             vocabulary_size: narrow(config.vocab_size),

@@ -25,15 +25,15 @@ pub(super) type RequestId = u64;
 
 /// Tenants with waiting rows, in the order of their turns.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
-    lines: HashMap<Arc<str>, Line>,
-    /// Each tenant that has a line, once; the front one has its turn.
+pub(super) struct DeficitRoundRobin {
+    backlogs: HashMap<Arc<str>, Backlog>,
+    /// Each tenant that has a backlog, once; the front one has its turn.
     order: VecDeque<Arc<str>>,
 }
 
 /// One tenant's waiting requests.
 #[derive(Debug)]
-struct Line {
+struct Backlog {
     weight: u32,
     /// What the tenant may still spend, in parts of a token.
     credit: i64,
@@ -59,28 +59,28 @@ pub(super) enum Spent {
     Last,
 }
 
-impl Turns {
-    /// Puts a request at the end of its tenant's line.
+impl DeficitRoundRobin {
+    /// Puts a request at the end of its tenant's backlog.
     pub(super) fn enter(&mut self, tenant: &Arc<str>, weight: u32, request: RequestId) {
-        let line = self.lines.entry(Arc::clone(tenant)).or_insert_with(|| {
+        let backlog = self.backlogs.entry(Arc::clone(tenant)).or_insert_with(|| {
             self.order.push_back(Arc::clone(tenant));
             let requests = VecDeque::new();
-            Line { weight, credit: 0, turn: Turn::Ahead, requests, request_credit: REQUEST_TURN_TOKENS }
+            Backlog { weight, credit: 0, turn: Turn::Ahead, requests, request_credit: REQUEST_TURN_TOKENS }
         });
         // A tenant's weight may change between two requests; the newest counts.
-        line.weight = weight.max(1);
-        line.requests.push_back(request);
+        backlog.weight = weight.max(1);
+        backlog.requests.push_back(request);
     }
 
     /// Takes a request out, wherever it stands.
     pub(super) fn leave(&mut self, tenant: &Arc<str>, request: RequestId) {
-        let Some(line) = self.lines.get_mut(tenant) else { return };
-        if line.requests.front() == Some(&request) {
-            line.request_credit = REQUEST_TURN_TOKENS;
+        let Some(backlog) = self.backlogs.get_mut(tenant) else { return };
+        if backlog.requests.front() == Some(&request) {
+            backlog.request_credit = REQUEST_TURN_TOKENS;
         }
-        line.requests.retain(|&waiting| waiting != request);
-        if line.requests.is_empty() {
-            self.lines.remove(tenant);
+        backlog.requests.retain(|&waiting| waiting != request);
+        if backlog.requests.is_empty() {
+            self.backlogs.remove(tenant);
             self.order.retain(|waiting| waiting != tenant);
         }
     }
@@ -90,21 +90,21 @@ impl Turns {
     pub(super) fn front(&mut self, next_row_tokens: impl Fn(RequestId) -> usize) -> Option<RequestId> {
         loop {
             let tenant = self.order.front()?;
-            if self.lines.get(tenant)?.turn == Turn::Ahead {
+            if self.backlogs.get(tenant)?.turn == Turn::Ahead {
                 // Once a turn, not once a row: it looks at every tenant that waits.
                 let quantum_per_weight = self.quantum_per_weight()?;
-                let line = self.lines.get_mut(tenant)?;
-                line.turn = Turn::Begun;
-                line.credit += i64::from(line.weight) * quantum_per_weight;
+                let backlog = self.backlogs.get_mut(tenant)?;
+                backlog.turn = Turn::Begun;
+                backlog.credit += i64::from(backlog.weight) * quantum_per_weight;
             }
-            let line = self.lines.get_mut(tenant)?;
-            let request = *line.requests.front()?;
+            let backlog = self.backlogs.get_mut(tenant)?;
+            let request = *backlog.requests.front()?;
             let cost = credit(next_row_tokens(request));
             // A tenant that is alone waits for nobody, so there is nothing to save up for.
-            if cost <= line.credit || self.order.len() == 1 {
+            if cost <= backlog.credit || self.order.len() == 1 {
                 return Some(request);
             }
-            line.turn = Turn::Ahead;
+            backlog.turn = Turn::Ahead;
             self.order.rotate_left(1);
         }
     }
@@ -112,33 +112,33 @@ impl Turns {
     /// Charges the front request for a row that was taken.
     pub(super) fn spend(&mut self, tokens: usize, spent: Spent) {
         let Some(tenant) = self.order.front().cloned() else { return };
-        let Some(line) = self.lines.get_mut(&tenant) else { return };
-        line.credit = (line.credit - credit(tokens)).max(0);
-        line.request_credit -= i64::try_from(tokens).unwrap_or(i64::MAX);
+        let Some(backlog) = self.backlogs.get_mut(&tenant) else { return };
+        backlog.credit = (backlog.credit - credit(tokens)).max(0);
+        backlog.request_credit -= i64::try_from(tokens).unwrap_or(i64::MAX);
         if spent == Spent::Last {
-            line.requests.pop_front();
-            line.request_credit = REQUEST_TURN_TOKENS;
-        } else if line.request_credit <= 0 {
-            line.requests.rotate_left(1);
-            line.request_credit = REQUEST_TURN_TOKENS;
+            backlog.requests.pop_front();
+            backlog.request_credit = REQUEST_TURN_TOKENS;
+        } else if backlog.request_credit <= 0 {
+            backlog.requests.rotate_left(1);
+            backlog.request_credit = REQUEST_TURN_TOKENS;
         }
-        if line.requests.is_empty() {
-            self.lines.remove(&tenant);
+        if backlog.requests.is_empty() {
+            self.backlogs.remove(&tenant);
             self.order.pop_front();
         }
     }
 
     /// The part of the device that a tenant of this weight gets while what waits now waits, between 0 and 1.
     pub(super) fn share(&self, tenant: &Arc<str>, weight: u32) -> f64 {
-        let others = self.lines.iter().filter(|(other, _)| *other != tenant);
-        let others: u64 = others.map(|(_, line)| u64::from(line.weight)).sum();
+        let others = self.backlogs.iter().filter(|(other, _)| *other != tenant);
+        let others: u64 = others.map(|(_, backlog)| u64::from(backlog.weight)).sum();
         f64::from(weight.max(1)) / (f64::from(weight.max(1)) + others as f64)
     }
 
     /// Credit for each unit of weight, such that the heaviest waiting tenant gets [`TURN_TOKENS`]: the number of turns
     /// that a row takes then depends on the ratio of the weights only.
     fn quantum_per_weight(&self) -> Option<i64> {
-        let heaviest = self.lines.values().map(|line| line.weight).max()?;
+        let heaviest = self.backlogs.values().map(|backlog| backlog.weight).max()?;
         Some((TURN_TOKENS * CREDIT_PER_TOKEN / i64::from(heaviest)).max(1))
     }
 }

@@ -12,14 +12,14 @@ use super::inference::{Inference, Purpose};
 use super::runtime::EPOCH_TICK;
 use super::wasi::Wasi;
 use crate::limits::RequestLimits;
-use crate::model::ModelCard;
+use crate::model::ModelInfo;
 use crate::rerank::{GuestFault, RerankError};
 
 /// Memories and tables of a guest. A count alone costs the host little: what they hold is limited by size.
 const MAX_MEMORIES: usize = 4;
 const MAX_TABLES: usize = 16;
 
-/// When to come back if every place for an instance is taken after all.
+/// When to come back if every slot for an instance is taken after all.
 const NO_PLACE_RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// What a store carries.
@@ -164,17 +164,17 @@ pub(super) fn store(engine: &Engine, purpose: Purpose, limits: &RequestLimits) -
 }
 
 /// An instance that can serve requests, one at a time.
-pub(super) struct Session {
+pub(super) struct Instance {
     pub(super) store: Store<State>,
     pub(super) tenant: Tenant,
     pub(super) served: u32,
-    /// The place in the pool that the instance takes.
-    _place: OwnedSemaphorePermit,
+    /// The slot in the pool that the instance takes.
+    _slot: OwnedSemaphorePermit,
 }
 
-impl std::fmt::Debug for Session {
+impl std::fmt::Debug for Instance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("served", &self.served).finish_non_exhaustive()
+        f.debug_struct("Instance").field("served", &self.served).finish_non_exhaustive()
     }
 }
 
@@ -187,33 +187,33 @@ pub(super) enum Start {
     Prepare,
 }
 
-impl Session {
+impl Instance {
     /// A fresh instance of a snapshotted guest, which is prepared already.
     pub(super) async fn open(
         pre: &TenantPre<State>,
         purpose: Purpose,
         limits: &RequestLimits,
-        place: OwnedSemaphorePermit,
+        slot: OwnedSemaphorePermit,
     ) -> Result<Self, RerankError> {
         let mut store = store(pre.engine(), purpose, limits);
         let instantiated = pre.instantiate_async(&mut store).await;
         let tenant = instantiated.map_err(|error| store.data().fault(&error, limits))?;
-        Ok(Self { store, tenant, served: 0, _place: place })
+        Ok(Self { store, tenant, served: 0, _slot: slot })
     }
 
     /// A fresh instance of a guest without a snapshot, with `prepare` called. [`begin`](Self::begin) makes it ready for
     /// a request.
     pub(super) async fn prepare(
         pre: &TenantPre<State>,
-        card: Arc<ModelCard>,
+        info: Arc<ModelInfo>,
         limits: &RequestLimits,
-        place: OwnedSemaphorePermit,
+        slot: OwnedSemaphorePermit,
     ) -> Result<Self, RerankError> {
-        let mut session = Self::open(pre, Purpose::Prepare(card), limits, place).await?;
-        let prepared = session.tenant.call_prepare(&mut session.store).await;
-        prepared.map_err(|error| session.store.data().fault(&error, limits))?;
-        check_prepared(session.store.data())?;
-        Ok(session)
+        let mut instance = Self::open(pre, Purpose::Prepare(info), limits, slot).await?;
+        let prepared = instance.tenant.call_prepare(&mut instance.store).await;
+        prepared.map_err(|error| instance.store.data().fault(&error, limits))?;
+        check_prepared(instance.store.data())?;
+        Ok(instance)
     }
 
     /// Makes a prepared instance, which may have served before, ready for a request under these limits.

@@ -1,7 +1,7 @@
 //! How many of a tenant's requests are in work, and how many wait for that: a bound on both.
 //!
-//! A tenant keeps its gate across deployments, so that a switch to another version never doubles what it may have in
-//! work. A pass is a value: however a request ends, dropping it lets the next one in.
+//! A tenant keeps its limit across deployments, so that a switch to another version never doubles what it may have in
+//! work. A permit is a value: however a request ends, dropping it lets the next one in.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,9 +14,9 @@ use crate::rerank::RerankError;
 /// How long a request is taken to be in work before any has ended.
 const INITIAL_HOLD: Duration = Duration::from_millis(100);
 
-/// A tenant's gate.
+/// A bound on a tenant's requests in work and waiting.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct ConcurrencyLimit {
     state: Mutex<State>,
 }
 
@@ -25,19 +25,19 @@ struct State {
     max_running: u64,
     max_waiting: u64,
     running: u64,
-    waiting: VecDeque<oneshot::Sender<Pass>>,
+    waiting: VecDeque<oneshot::Sender<Permit>>,
     /// A slow estimate of how long a request is in work, for `retry_after`.
     hold: Duration,
 }
 
-/// Leave to work on one request.
+/// Permission to work on one request.
 #[derive(Debug)]
-pub(super) struct Pass {
-    gate: Option<Arc<Gate>>,
+pub(super) struct Permit {
+    limit: Option<Arc<ConcurrencyLimit>>,
     since: std::time::Instant,
 }
 
-impl Gate {
+impl ConcurrencyLimit {
     pub(super) fn new(max_running: u64, max_waiting: u64) -> Arc<Self> {
         let waiting = VecDeque::new();
         let state = State { max_running, max_waiting, running: 0, waiting, hold: INITIAL_HOLD };
@@ -51,9 +51,9 @@ impl Gate {
         self.admit(&mut state);
     }
 
-    /// Waits for a pass, unless as many wait already as may.
-    pub(super) async fn enter(self: &Arc<Self>) -> Result<Pass, RerankError> {
-        let pass = {
+    /// Waits for a permit, unless as many wait already as may.
+    pub(super) async fn enter(self: &Arc<Self>) -> Result<Permit, RerankError> {
+        let permit = {
             let mut state = self.lock();
             state.waiting.retain(|waiting| !waiting.is_closed());
             let waiting = state.waiting.len() as u64;
@@ -68,12 +68,12 @@ impl Gate {
                 };
                 return Err(RerankError::TooManyRequests { limit, allowed, retry_after });
             }
-            let (sender, pass) = oneshot::channel();
+            let (sender, permit) = oneshot::channel();
             state.waiting.push_back(sender);
             self.admit(&mut state);
-            pass
+            permit
         };
-        pass.await.map_err(|_| RerankError::Internal("the tenant's gate was closed".to_owned()))
+        permit.await.map_err(|_| RerankError::Internal("the tenant's concurrency limit is closed".to_owned()))
     }
 
     /// Requests in work, and waiting.
@@ -87,10 +87,10 @@ impl Gate {
         while state.running < state.max_running {
             let Some(waiting) = state.waiting.pop_front() else { return };
             state.running += 1;
-            let pass = Pass { gate: Some(Arc::clone(self)), since: std::time::Instant::now() };
-            if let Err(mut unused) = waiting.send(pass) {
-                // The caller has gone. Dropping the pass as it is would take the lock that is held here.
-                unused.gate = None;
+            let permit = Permit { limit: Some(Arc::clone(self)), since: std::time::Instant::now() };
+            if let Err(mut unused) = waiting.send(permit) {
+                // The caller has gone. Dropping the permit as it is would take the lock that is held here.
+                unused.limit = None;
                 state.running -= 1;
             }
         }
@@ -101,13 +101,13 @@ impl Gate {
     }
 }
 
-impl Drop for Pass {
+impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(gate) = self.gate.take() {
-            let mut state = gate.lock();
+        if let Some(limit) = self.limit.take() {
+            let mut state = limit.lock();
             state.running -= 1;
             state.hold = (state.hold * 7 + self.since.elapsed()) / 8;
-            gate.admit(&mut state);
+            limit.admit(&mut state);
         }
     }
 }
@@ -120,41 +120,41 @@ mod tests {
 
     #[test]
     fn requests_run_wait_and_are_refused_in_that_order() {
-        let gate = Gate::new(2, 1);
-        let first = gate.enter().now_or_never().unwrap().unwrap();
-        let _second = gate.enter().now_or_never().unwrap().unwrap();
-        let mut third = Box::pin(gate.enter());
+        let limit = ConcurrencyLimit::new(2, 1);
+        let first = limit.enter().now_or_never().unwrap().unwrap();
+        let _second = limit.enter().now_or_never().unwrap().unwrap();
+        let mut third = Box::pin(limit.enter());
         assert!(third.as_mut().now_or_never().is_none());
-        assert_eq!(gate.occupancy(), (2, 1));
-        let refused = gate.enter().now_or_never().unwrap().unwrap_err();
+        assert_eq!(limit.occupancy(), (2, 1));
+        let refused = limit.enter().now_or_never().unwrap().unwrap_err();
         assert!(matches!(refused, RerankError::TooManyRequests { limit: "max_waiting_requests", allowed: 1, .. }));
         drop(first);
         let _third = third.now_or_never().unwrap().unwrap();
-        assert_eq!(gate.occupancy(), (2, 0));
+        assert_eq!(limit.occupancy(), (2, 0));
     }
 
     #[test]
     fn a_request_that_goes_away_makes_room() {
-        let gate = Gate::new(1, 1);
-        let first = gate.enter().now_or_never().unwrap().unwrap();
-        let mut gone = Box::pin(gate.enter());
+        let limit = ConcurrencyLimit::new(1, 1);
+        let first = limit.enter().now_or_never().unwrap().unwrap();
+        let mut gone = Box::pin(limit.enter());
         assert!(gone.as_mut().now_or_never().is_none());
         drop(gone);
-        let mut waits = Box::pin(gate.enter());
+        let mut waits = Box::pin(limit.enter());
         assert!(waits.as_mut().now_or_never().is_none());
         drop(first);
         drop(waits);
-        assert_eq!(gate.occupancy(), (0, 0));
-        assert!(gate.enter().now_or_never().unwrap().is_ok());
+        assert_eq!(limit.occupancy(), (0, 0));
+        assert!(limit.enter().now_or_never().unwrap().is_ok());
     }
 
     #[test]
     fn other_bounds_take_effect_at_once() {
-        let gate = Gate::new(1, 5);
-        let _first = gate.enter().now_or_never().unwrap().unwrap();
-        let mut second = Box::pin(gate.enter());
+        let limit = ConcurrencyLimit::new(1, 5);
+        let _first = limit.enter().now_or_never().unwrap().unwrap();
+        let mut second = Box::pin(limit.enter());
         assert!(second.as_mut().now_or_never().is_none());
-        gate.set(2, 0);
+        limit.set(2, 0);
         assert!(second.now_or_never().unwrap().is_ok());
     }
 }
