@@ -1,83 +1,60 @@
-//! Cohere's v1 rerank, in and out (<https://docs.cohere.com/v1/reference/rerank>).
+//! Reading a request's body: at most so many bytes, in at most so much time.
 
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use hyper::HeaderMap;
+use hyper::body::{Body, Incoming};
+use hyper::header::CONTENT_ENCODING;
+use tokio::time::timeout;
 
-use crate::json::Document;
-use crate::rerank::{Activation, Request, Response};
+use super::error::HttpError;
+use super::fields::quoted;
 
-/// A request's body. Fields that are not here are ignored, as Cohere's clients send more than they need; `model` is one,
-/// for the tenant's deployment decides it.
-#[derive(Debug, Deserialize)]
-pub(super) struct RerankBody {
-    query: String,
-    documents: Vec<Document>,
-    top_n: Option<u32>,
-    #[serde(default)]
-    return_documents: bool,
-}
+/// Most time between two pieces of a body: a mobile network's worst pause.
+const MAX_GAP: Duration = Duration::from_secs(10);
 
-/// The texts to send back, where they were asked for.
-#[derive(Debug)]
-pub(super) enum Shown {
-    Nothing,
-    Documents(Arc<[String]>),
-}
+/// Most time for a whole body: the largest default one over a line of 5 Mbit/s.
+const MAX_TIME: Duration = Duration::from_secs(60);
 
-impl RerankBody {
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(bytes)
+/// Fails for a body that is not worth reading: compressed, or longer than it may be by its own account.
+pub(super) fn check(headers: &HeaderMap, body: &Incoming, allowed: usize) -> Result<(), HttpError> {
+    let encodings = headers.get_all(CONTENT_ENCODING).iter();
+    if let Some(encoding) = encodings.map(|value| String::from_utf8_lossy(value.as_bytes())).find(|it| it != "identity")
+    {
+        return Err(HttpError::Encoding(quoted(&encoding)));
     }
-
-    pub(super) fn into_request(self) -> (Request, Shown) {
-        let documents: Vec<String> = self.documents.into_iter().map(String::from).collect();
-        let shown = if self.return_documents { Shown::Documents(documents.clone().into()) } else { Shown::Nothing };
-        // Cohere's scores are between 0 and 1.
-        let activation = Activation::Sigmoid;
-        (Request { query: self.query, documents, top_n: self.top_n, activation, ..Request::default() }, shown)
+    match body.size_hint().lower() {
+        length if length > allowed as u64 => Err(HttpError::BodyTooLarge { requested: Some(length), allowed }),
+        _ => Ok(()),
     }
 }
 
-/// The answer.
-#[derive(Debug, Serialize)]
-pub(super) struct RerankReply {
-    results: Vec<Hit>,
-    meta: Meta,
-}
-
-#[derive(Debug, Serialize)]
-struct Hit {
-    index: u32,
-    relevance_score: f32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    document: Option<Text>,
-}
-
-#[derive(Debug, Serialize)]
-struct Text {
-    text: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Meta {
-    api_version: ApiVersion,
-}
-
-#[derive(Debug, Serialize)]
-struct ApiVersion {
-    version: &'static str,
-}
-
-impl RerankReply {
-    pub(super) fn new(response: Response, shown: &Shown) -> Self {
-        let text = |index: u32| match shown {
-            Shown::Nothing => None,
-            Shown::Documents(documents) => documents.get(index as usize).map(|text| Text { text: text.clone() }),
-        };
-        let hits = response.hits.into_iter();
-        let results =
-            hits.map(|hit| Hit { index: hit.index, relevance_score: hit.score, document: text(hit.index) }).collect();
-        Self { results, meta: Meta { api_version: ApiVersion { version: "1" } } }
+/// Reads a body of at most `allowed` bytes.
+pub(super) async fn read(mut body: Incoming, allowed: usize) -> Result<Vec<u8>, HttpError> {
+    // A length that was announced is reserved in one piece, which costs nothing until bytes come.
+    let mut bytes = Vec::with_capacity(usize::try_from(body.size_hint().lower()).unwrap_or(0).min(allowed));
+    let all = async {
+        loop {
+            let next = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+            let Ok(frame) = timeout(MAX_GAP, next).await else { return None };
+            match frame {
+                None => return Some(Ok(())),
+                Some(Err(error)) => return Some(Err(HttpError::BodyCut(error))),
+                Some(Ok(frame)) => {
+                    // Trailers say nothing that is of use here.
+                    let Some(data) = frame.data_ref() else { continue };
+                    if bytes.len() + data.len() > allowed {
+                        return Some(Err(HttpError::BodyTooLarge { requested: None, allowed }));
+                    }
+                    bytes.extend_from_slice(data);
+                }
+            }
+        }
+    };
+    match timeout(MAX_TIME, all).await {
+        Ok(Some(read)) => read.map(|()| bytes),
+        Ok(None) | Err(_) => Err(HttpError::BodyTimeout { arrived: bytes.len(), gap: MAX_GAP, total: MAX_TIME }),
     }
 }

@@ -1,13 +1,11 @@
-//! Which failure gives which HTTP status: the one place that decides it.
+//! Why a request got no answer, and which status that is: the one place that decides it. How the body says it is the
+//! dialect's.
 
 use std::time::Duration;
 
-use axum::extract::rejection::BytesRejection;
-use axum::http::StatusCode;
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use hyper::StatusCode;
 
+use crate::json::{Kind, TextError};
 use crate::rerank::RerankError;
 use crate::tenant::TenantName;
 
@@ -20,31 +18,122 @@ pub(super) enum HttpError {
     /// The key is good, but its tenant could not be put in place.
     #[error("tenant {0} is not being served: see the server's log")]
     Unavailable(TenantName),
-    /// The body could not be read.
+    /// The server is about to end.
+    #[error("the server is shutting down: try another one, or again later")]
+    Draining,
+    /// Nothing is served at this path.
+    #[error("nothing is served at {path}: {served}")]
+    NotFound {
+        /// The path, cut to a length that fits a message.
+        path: String,
+        /// What is served, and where.
+        served: String,
+    },
+    /// The path is served for another method.
+    #[error("{path} takes {allowed}, not {method}")]
+    Method {
+        /// The path.
+        path: &'static str,
+        /// The request's method.
+        method: String,
+        /// The methods that it takes.
+        allowed: &'static str,
+    },
+    /// The body is compressed.
+    #[error("content-encoding {0:?} is not supported: send the body as it is")]
+    Encoding(String),
+    /// The body is larger than the tenant's texts may be as JSON.
+    #[error("max_request_bytes allows bodies of {allowed} bytes, this one has {}", requested.map_or("more".to_owned(), |bytes| bytes.to_string()))]
+    BodyTooLarge {
+        /// The body's length, where the request says it.
+        requested: Option<u64>,
+        /// The most that the tenant may send.
+        allowed: usize,
+    },
+    /// The body did not arrive in time.
+    #[error("the body did not arrive: {arrived} bytes came, then none for {} s, or too few in {} s", gap.as_secs(), total.as_secs())]
+    BodyTimeout {
+        /// Bytes that arrived.
+        arrived: usize,
+        /// Most time between two pieces.
+        gap: Duration,
+        /// Most time for all.
+        total: Duration,
+    },
+    /// The connection failed within the body.
+    #[error("the body ended early: {0}")]
+    BodyCut(#[source] hyper::Error),
+    /// The body is not UTF-8.
+    #[error("the body is not JSON: {0}")]
+    Text(#[from] TextError),
+    /// The body is not JSON, or not an object.
+    #[error("the body is not a JSON object: {0}")]
+    Json(#[source] serde_json::Error),
+    /// A field has a value that it cannot have.
     #[error("{0}")]
-    Body(BytesRejection),
-    /// The body is not a request.
-    #[error("invalid request: {0}")]
-    Json(serde_json::Error),
+    Field(#[from] FieldError),
+    /// There is nothing to rank.
+    #[error("`{field}` must hold at least one document")]
+    NoDocuments {
+        /// The field that is empty.
+        field: &'static str,
+    },
+    /// Another model was asked for.
+    #[error("model {asked:?} is not what this key is served by: ask for {serves:?}, or for none")]
+    Model {
+        /// The model that was asked for.
+        asked: String,
+        /// The model that there is.
+        serves: String,
+    },
     /// The request failed.
     #[error(transparent)]
     Rerank(#[from] RerankError),
+    /// The answer cannot be written.
+    #[error("the answer cannot be written: {0}")]
+    Answer(#[source] serde_json::Error),
+    /// Code of the host's own panicked.
+    #[error("the server failed at this request")]
+    Panicked,
 }
 
-#[derive(Serialize)]
-struct Message {
-    message: String,
+/// What is wrong with a field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` {problem}")]
+pub(super) struct FieldError {
+    /// The field, with the position of the element that is at fault: `documents[3]`.
+    pub(super) field: String,
+    /// What is wrong with it, and what it may be.
+    pub(super) problem: String,
+}
+
+impl FieldError {
+    pub(super) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { field: field.into(), problem: problem.into() }
+    }
+
+    /// The field holds the wrong kind of value.
+    pub(super) fn kind(field: impl Into<String>, wanted: &str, found: Kind) -> Self {
+        Self::new(field, format!("must be {wanted}, and is {found}"))
+    }
 }
 
 impl HttpError {
-    fn status(&self) -> StatusCode {
+    /// The status, where the dialect has no other one for it.
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Body(rejection) => rejection.status(),
-            Self::Json(_) => StatusCode::BAD_REQUEST,
+            Self::Unavailable(_) | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotFound { .. } | Self::Model { .. } => StatusCode::NOT_FOUND,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyCut(_) | Self::Text(_) | Self::Json(_) => StatusCode::BAD_REQUEST,
+            Self::Field(_) | Self::NoDocuments { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Answer(_) | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Rerank(error) => match error {
-                RerankError::InvalidInput(_) => StatusCode::BAD_REQUEST,
+                RerankError::InvalidInput(_) => StatusCode::UNPROCESSABLE_ENTITY,
                 RerankError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
                 RerankError::AccessDenied(_) => StatusCode::FORBIDDEN,
                 RerankError::ModelNotFound(_) => StatusCode::NOT_FOUND,
@@ -57,29 +146,25 @@ impl HttpError {
         }
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// When to try again, for errors that may go away.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Rerank(
                 RerankError::Overloaded { retry_after } | RerankError::TooManyRequests { retry_after, .. },
             ) => Some(*retry_after),
-            Self::Rerank(RerankError::DeviceFailed(_)) => Some(Duration::ZERO),
+            Self::Rerank(RerankError::DeviceFailed(_)) | Self::Unavailable(_) => Some(Duration::from_secs(1)),
+            Self::Draining => Some(Duration::from_secs(5)),
             _ => None,
         }
     }
-}
 
-impl IntoResponse for HttpError {
-    fn into_response(self) -> Response {
-        let mut response = (self.status(), axum::Json(Message { message: self.to_string() })).into_response();
-        let headers = response.headers_mut();
-        if let Some(retry_after) = self.retry_after() {
-            // The header is in whole seconds (RFC 9110, section 10.2.3).
-            let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
-            headers.insert(RETRY_AFTER, u32::try_from(seconds).unwrap_or(u32::MAX).into());
+    /// The field that is at fault, where it is one.
+    pub(super) fn field(&self) -> Option<&str> {
+        match self {
+            Self::Field(error) => Some(&error.field),
+            Self::NoDocuments { field } => Some(field),
+            Self::Model { .. } => Some("model"),
+            _ => None,
         }
-        if matches!(self, Self::Unauthorized) {
-            headers.insert(WWW_AUTHENTICATE, axum::http::HeaderValue::from_static("Bearer"));
-        }
-        response
     }
 }

@@ -1,86 +1,79 @@
-//! The HTTP service, as small as it can be: `POST /v1/rerank` in Cohere's shape with a bearer key, and `GET /health`.
+//! The HTTP service: rankings and scores in the dialects of the servers that people come from, over one port.
 //!
-//! The only module that knows HTTP. The key picks the tenant; everything else is the tenant's. Dropping a connection
-//! drops its request, which takes its rows out of the queue.
+//! The only module that knows HTTP. [`listener`] accepts and ends connections, [`connections`] bounds them, [`service`]
+//! takes a request from its head to its answer, [`routes`] is the table of what exists, and [`dialect`] has one file for
+//! each way of asking. The key picks the tenant; everything else is the tenant's.
 
+mod answer;
 mod body;
+mod connections;
+mod dialect;
 mod error;
+mod fields;
+mod io;
+mod listener;
+mod routes;
+mod service;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, HeaderValue};
-use axum::routing::{get, post};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-use body::{RerankBody, RerankReply};
-use error::HttpError;
+use connections::Connections;
+use service::Service;
 
-use crate::rerank::{Response, Timings};
-use crate::tenant::Platform;
+use crate::tenant::{LiveTenant, Platform};
 
-/// Largest body: the largest request of the default limits, with room for JSON's escapes.
-pub const DEFAULT_MAX_BODY_BYTES: usize = 2 * crate::limits::DEFAULT_MAX_REQUEST_BYTES;
+pub use connections::ConnectionLimits;
+pub use listener::Order;
 
-/// Serves until `stop` completes, then ends the requests that are in work and returns.
-///
-/// # Errors
-/// The socket failed.
+/// How to serve.
+#[derive(Debug)]
+pub struct ServeOptions {
+    /// Most connections.
+    pub connections: ConnectionLimits,
+    /// Most time that requests in work get when the server is asked to stop.
+    pub drain_time: Duration,
+    /// What callers without a key get.
+    pub keyless: Option<Keyless>,
+}
+
+/// What callers without a key get.
+#[derive(Debug)]
+pub struct Keyless {
+    /// What answers them.
+    pub tenant: Arc<LiveTenant>,
+    /// For how long.
+    pub until: KeylessUntil,
+}
+
+/// For how long callers without a key are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeylessUntil {
+    /// Until there is a tenant or a key.
+    FirstTenant,
+    /// As long as the server runs.
+    End,
+}
+
+impl Keyless {
+    fn tenant(&self, platform: &Platform) -> Option<&Arc<LiveTenant>> {
+        let answers = self.until == KeylessUntil::End || platform.is_empty();
+        answers.then_some(&self.tenant)
+    }
+}
+
+/// Serves until the order to drain comes and what was in work then is answered, or its time is over.
 pub async fn serve(
     listener: TcpListener,
     platform: Arc<Platform>,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    axum::serve(listener, router(platform)).with_graceful_shutdown(stop).await
-}
-
-fn router(platform: Arc<Platform>) -> Router {
-    Router::new()
-        .route("/health", get(async || "ok\n"))
-        .route("/v1/rerank", post(rerank))
-        .layer(DefaultBodyLimit::max(DEFAULT_MAX_BODY_BYTES))
-        .with_state(platform)
-}
-
-async fn rerank(
-    State(platform): State<Arc<Platform>>,
-    headers: HeaderMap,
-    body: Result<axum::body::Bytes, axum::extract::rejection::BytesRejection>,
-) -> Result<(HeaderMap, axum::Json<RerankReply>), HttpError> {
-    // Who is asking comes first: nothing of a stranger's body is read as JSON.
-    let name = bearer(&headers).and_then(|key| platform.tenant_of_key(key)).ok_or(HttpError::Unauthorized)?;
-    let tenant = platform.tenant(&name).ok_or(HttpError::Unavailable(name))?;
-    let body = RerankBody::parse(&body.map_err(HttpError::Body)?).map_err(HttpError::Json)?;
-    let (request, shown) = body.into_request();
-    let response = tenant.rerank(request).await?;
-    Ok((measures(&response), axum::Json(RerankReply::new(response, &shown))))
-}
-
-/// Where the request's time went, in the headers that text-embeddings-inference introduced: tokens, and milliseconds. The
-/// guest's time is called tokenization there.
-fn measures(response: &Response) -> HeaderMap {
-    let Timings { guest, queue, inference, total } = response.timings;
-    let times = [
-        ("x-total-time", total),
-        ("x-tokenization-time", guest),
-        ("x-queue-time", queue),
-        ("x-inference-time", inference),
-    ];
-    let mut headers = HeaderMap::with_capacity(times.len() + 1);
-    headers.insert("x-compute-tokens", HeaderValue::from(response.usage.tokens));
-    for (name, time) in times {
-        // Digits and a point are always a header's value.
-        if let Ok(value) = HeaderValue::try_from(format!("{:.3}", time.as_secs_f64() * 1e3)) {
-            headers.insert(name, value);
-        }
-    }
-    headers
-}
-
-/// The key in `Authorization: Bearer …`.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, key) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    options: ServeOptions,
+    orders: watch::Receiver<Order>,
+) {
+    let ServeOptions { connections, drain_time, keyless } = options;
+    let connections = Connections::new(connections);
+    let service = Arc::new(Service::new(platform, keyless));
+    listener::run(listener, &connections, &service, orders, drain_time).await;
 }

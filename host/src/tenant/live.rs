@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::concurrency::ConcurrencyLimit;
+use super::concurrency::{ConcurrencyLimit, Permit};
 use super::meter::{Meter, Usage};
 use super::{Deployment, TenantName};
 use crate::guest::{Call, CallCost, Guest, Models};
 use crate::limits::{RequestLimits, TokenRate};
+use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response};
 use crate::scheduler::Account;
 
@@ -71,6 +72,34 @@ impl LiveTenant {
         &self.deployment
     }
 
+    /// The bounds that a request runs under.
+    #[must_use]
+    pub fn limits(&self) -> &RequestLimits {
+        &self.limits
+    }
+
+    /// The model that the guest gets when it names none.
+    #[must_use]
+    pub fn model(&self) -> &ModelInfo {
+        self.models.default.info()
+    }
+
+    /// Waits until the tenant may have another request in work. Nothing of the request need be known yet, so that a caller
+    /// who waits takes no memory. The request's wall-clock time begins here.
+    ///
+    /// # Errors
+    /// As many requests wait already as may, or the time ran out.
+    pub async fn admit(self: &Arc<Self>) -> Result<Admission, RerankError> {
+        let arrived = Instant::now();
+        match self.permit().await {
+            Ok(permit) => Ok(Admission { tenant: Arc::clone(self), _permit: permit, arrived, counted: false }),
+            Err(error) => {
+                self.meter.count(false, 0, &CallCost::default(), arrived.elapsed());
+                Err(error)
+            }
+        }
+    }
+
     /// Answers a request within the tenant's limits. Dropping the future gives everything back.
     ///
     /// # Errors
@@ -91,13 +120,21 @@ impl LiveTenant {
     ) -> Result<Response, RerankError> {
         // What is too large for the tenant must not wait to be told so.
         self.limits.admit(&request)?;
-        let late = |_| RerankError::DeadlineExceeded { limit: self.limits.max_wall };
-        let _permit = tokio::time::timeout(self.limits.max_wall, self.concurrency.enter()).await.map_err(late)??;
-        let (limits, models, account) = (&self.limits, &self.models, &self.account);
-        let call = Call { request, arrived, limits, models, account, rate: Some(Arc::clone(&self.rate)) };
-        let (response, used) = self.guest.call(call).await;
+        let _permit = self.permit().await?;
+        let (response, used) = self.call(request, arrived).await;
         *cost = used;
         response
+    }
+
+    async fn permit(&self) -> Result<Permit, RerankError> {
+        let late = |_| RerankError::DeadlineExceeded { limit: self.limits.max_wall };
+        tokio::time::timeout(self.limits.max_wall, self.concurrency.enter()).await.map_err(late)?
+    }
+
+    async fn call(&self, request: Request, arrived: Instant) -> (Result<Response, RerankError>, CallCost) {
+        let (limits, models, account) = (&self.limits, &self.models, &self.account);
+        let call = Call { request, arrived, limits, models, account, rate: Some(Arc::clone(&self.rate)) };
+        self.guest.call(call).await
     }
 
     /// What the tenant uses and has used.
@@ -108,5 +145,37 @@ impl LiveTenant {
         let queued: usize = models.map(|model| model.scheduler().waiting_tokens_of(self.name.as_str())).sum();
         let burst_tokens_left = self.rate.available(Instant::now());
         Usage { running, waiting, queued_tokens: queued as u64, burst_tokens_left, ..self.meter.usage() }
+    }
+}
+
+/// A request that may be in work: it holds its tenant's permit until it is dropped.
+#[derive(Debug)]
+pub struct Admission {
+    tenant: Arc<LiveTenant>,
+    _permit: Permit,
+    arrived: Instant,
+    counted: bool,
+}
+
+impl Admission {
+    /// Answers a request within the tenant's limits. Dropping the future gives everything back but the permit.
+    ///
+    /// # Errors
+    /// Whose fault it is tells the variant: see [`RerankError`].
+    pub async fn rerank(&mut self, request: Request) -> Result<Response, RerankError> {
+        let documents = request.documents.len();
+        let (response, cost) = self.tenant.call(request, self.arrived).await;
+        self.tenant.meter.count(response.is_ok(), documents, &cost, self.arrived.elapsed());
+        self.counted = true;
+        response
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        if !self.counted {
+            // Its body was no request, or its caller has gone.
+            self.tenant.meter.count(false, 0, &CallCost::default(), self.arrived.elapsed());
+        }
     }
 }

@@ -23,7 +23,7 @@ mod shelf;
 
 pub use keys::{KeyHash, KeyRecord, NewKey};
 pub use limits::{LimitsError, MAX_LIMITS_BYTES, TenantLimits};
-pub use live::LiveTenant;
+pub use live::{Admission, LiveTenant};
 pub use meter::Usage;
 pub use name::{NameError, TenantName};
 pub use platform::{Platform, PlatformOptions};

@@ -29,6 +29,9 @@ const MAX_SMOKE_WALL: Duration = Duration::from_secs(30);
 /// Directory of compiled guests below the data directory.
 const COMPILED_DIR: &str = "compiled";
 
+/// The name under which a component serves that is no tenant's.
+const STAND_ALONE: &str = "stand-alone";
+
 /// How to open a platform.
 #[derive(Debug, Clone)]
 pub struct PlatformOptions {
@@ -114,6 +117,37 @@ impl Platform {
     pub fn tenant_of_key(&self, secret: &str) -> Option<TenantName> {
         let hash = KeyHash::of(secret)?;
         self.live.read().unwrap_or_else(PoisonError::into_inner).keys.get(&hash.0).cloned()
+    }
+
+    /// Whether there is neither a tenant nor a key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.tenants.is_empty() && live.keys.is_empty()
+    }
+
+    /// Makes a component ready to serve by itself, under the default limits: it is tried, but it is no tenant, has no
+    /// versions and is gone with the process. Blocks while the component is compiled.
+    ///
+    /// # Errors
+    /// The component, or the model, cannot be used.
+    pub fn stand_alone(&self, wasm: &[u8], model: Option<&str>) -> Result<Arc<LiveTenant>, AdminError> {
+        let name: TenantName = STAND_ALONE.parse().map_err(|error| AdminError::host(format!("{error}")))?;
+        let component = self.put_component(wasm)?;
+        let model = self.shelf.get(model)?;
+        let deployment = Deployment {
+            version: 0,
+            component,
+            component_bytes: wasm.len() as u64,
+            model: model.name().to_owned(),
+            model_revision: model.manifest().revision.clone(),
+            limits: TenantLimits::default(),
+            created_ms: now_ms(),
+            by: String::new(),
+        };
+        let parts = self.ready(&name, deployment)?;
+        self.smoke(&parts)?;
+        Ok(Arc::new(LiveTenant::new(parts, None)))
     }
 
     /// Keeps a component, to be named by its hash in a command.

@@ -1,0 +1,138 @@
+//! An answer on its way out: its bytes in pieces, what it holds on to until the last of them has left, and how long that
+//! may take.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::{Response, StatusCode};
+
+use super::connections::InRequest;
+use super::dialect::{Dialect, plain};
+use super::error::HttpError;
+use crate::tenant::Admission;
+
+/// Bytes handed to the connection at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Most time for a whole answer to leave: the largest default one over a line of 4 Mbit/s.
+const MAX_TIME: Duration = Duration::from_secs(60);
+
+/// The body of an answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    bytes: Bytes,
+    /// After this the caller reads too slowly.
+    deadline: Instant,
+    /// The tenant's permit, while more than a piece is left: what slow callers keep in memory is bounded by how many
+    /// requests their tenant may have in work.
+    admission: Option<Admission>,
+    /// Marks the connection as busy.
+    in_request: Option<InRequest>,
+}
+
+/// The caller reads too slowly.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was not read within {} s", MAX_TIME.as_secs())]
+pub(super) struct TooSlow;
+
+impl Answer {
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.into(), deadline: Instant::now() + MAX_TIME, admission: None, in_request: None }
+    }
+
+    /// Bytes that are left.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Keeps the tenant's permit for as long as the answer is large.
+    pub(super) fn holding(mut self, admission: Admission) -> Self {
+        self.admission = (self.bytes.len() > PIECE_BYTES).then_some(admission);
+        self
+    }
+
+    /// Keeps the connection busy until the answer has left.
+    pub(super) fn busy(&mut self, in_request: InRequest) {
+        self.in_request = Some(in_request);
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = TooSlow;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TooSlow>>> {
+        if self.bytes.is_empty() {
+            return Poll::Ready(None);
+        }
+        if Instant::now() > self.deadline {
+            return Poll::Ready(Some(Err(TooSlow)));
+        }
+        let length = self.bytes.len().min(PIECE_BYTES);
+        let piece = self.bytes.split_to(length);
+        if self.bytes.len() <= PIECE_BYTES {
+            self.admission = None;
+        }
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.len() as u64)
+    }
+}
+
+/// An answer of JSON.
+pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Answer> {
+    let mut response = Response::new(Answer::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// What becomes of the connection after an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Afterwards {
+    /// It takes the next request.
+    Stays,
+    /// It is closed, because the body was not read to its end.
+    Closes,
+}
+
+/// An error in the words of a dialect, or for all of them.
+pub(super) fn error(
+    error: &HttpError,
+    dialect: Option<&'static dyn Dialect>,
+    afterwards: Afterwards,
+) -> Response<Answer> {
+    let (status, body) = match dialect {
+        Some(dialect) => (dialect.status(error), dialect.error(error)),
+        None => (error.status(), plain::error(error)),
+    };
+    let mut response = json(status, body.to_string().into_bytes());
+    let headers = response.headers_mut();
+    if let Some(retry_after) = error.retry_after() {
+        // The header is in whole seconds (RFC 9110, section 10.2.3).
+        let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
+        headers.insert(RETRY_AFTER, u32::try_from(seconds).unwrap_or(u32::MAX).into());
+    }
+    match error {
+        HttpError::Unauthorized => set(headers, WWW_AUTHENTICATE, "Bearer"),
+        HttpError::Method { allowed, .. } => set(headers, ALLOW, allowed),
+        _ => {}
+    }
+    if afterwards == Afterwards::Closes {
+        set(headers, CONNECTION, "close");
+    }
+    response
+}
+
+fn set(headers: &mut hyper::HeaderMap, name: HeaderName, value: &'static str) {
+    headers.insert(name, HeaderValue::from_static(value));
+}

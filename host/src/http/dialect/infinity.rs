@@ -1,0 +1,92 @@
+//! infinity's rerank (<https://github.com/michaelfeil/infinity>): a document is given back as the plain string that it is.
+
+use hyper::StatusCode;
+use serde::Serialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::cohere_v1::Usage;
+use super::ranking::{self, EmptyQuery, ModelRule, Profile, TopNZero};
+use super::{Answer, Dialect, Question, Serving, now_s, uuid};
+use crate::http::error::HttpError;
+use crate::http::fields::Fields;
+use crate::rerank::Activation;
+
+const PROFILE: Profile = Profile {
+    documents: "documents",
+    scores: Activation::Sigmoid,
+    returns_documents: false,
+    empty_query: EmptyQuery::Ranked,
+    top_n_zero: TopNZero::Refused,
+    model: ModelRule::Served { hosted: &[] },
+};
+
+/// infinity's server.
+#[derive(Debug)]
+pub(in crate::http) struct Infinity;
+
+impl Dialect for Infinity {
+    fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
+        ranking::parse(fields, serving, &PROFILE)
+    }
+
+    fn reply(&self, answer: &Answer<'_>) -> Result<Vec<u8>, HttpError> {
+        let results = answer.hits()?.into_iter().map(|hit| Ranked {
+            relevance_score: hit.score,
+            index: hit.index,
+            document: hit.document,
+        });
+        let reply = Reply {
+            object: "rerank",
+            results: results.collect(),
+            model: answer.model,
+            usage: Usage::of(answer),
+            id: format!("infinity-{}", uuid()),
+            created: now_s(),
+            warnings: answer.warnings(),
+        };
+        serde_json::to_vec(&reply).map_err(HttpError::Answer)
+    }
+
+    fn status(&self, error: &HttpError) -> StatusCode {
+        match error {
+            HttpError::Model { .. } => StatusCode::BAD_REQUEST,
+            // Its framework has one status for whatever is not the body that it wants.
+            HttpError::Json(_) | HttpError::Text(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            _ => error.status(),
+        }
+    }
+
+    fn error(&self, error: &HttpError) -> serde_json::Value {
+        let (message, status) = (error.to_string(), self.status(error));
+        match status {
+            StatusCode::UNPROCESSABLE_ENTITY => {
+                let place: Vec<&str> = std::iter::once("body").chain(error.field()).collect();
+                json!({ "detail": [{ "loc": place, "msg": message, "type": "value_error" }] })
+            }
+            _ => {
+                json!({ "error": { "message": message, "type": null, "param": error.field(), "code": status.as_u16() } })
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Reply<'a> {
+    object: &'static str,
+    results: Vec<Ranked<'a>>,
+    model: &'a str,
+    usage: Usage,
+    id: String,
+    created: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Ranked<'a> {
+    relevance_score: f32,
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<&'a RawValue>,
+}

@@ -1,0 +1,75 @@
+//! Jina's rerank (<https://api.jina.ai/redoc>): documents are given back unless the body says otherwise.
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::cohere_v1::{Document, Usage};
+use super::ranking::{self, EmptyQuery, ModelRule, Profile, TopNZero};
+use super::{Answer, Dialect, Question, Serving};
+use crate::http::error::HttpError;
+use crate::http::fields::Fields;
+use crate::rerank::Activation;
+
+const PROFILE: Profile = Profile {
+    documents: "documents",
+    scores: Activation::Sigmoid,
+    returns_documents: true,
+    empty_query: EmptyQuery::Refused,
+    top_n_zero: TopNZero::Refused,
+    model: ModelRule::Served { hosted: &["jina-"] },
+};
+
+/// Jina's API.
+#[derive(Debug)]
+pub(in crate::http) struct Jina;
+
+impl Dialect for Jina {
+    fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
+        ranking::parse(fields, serving, &PROFILE)
+    }
+
+    fn reply(&self, answer: &Answer<'_>) -> Result<Vec<u8>, HttpError> {
+        let results = reranked(answer)?;
+        let reply = Reply {
+            model: answer.model,
+            object: "list",
+            usage: Usage::of(answer),
+            results,
+            warnings: answer.warnings(),
+        };
+        serde_json::to_vec(&reply).map_err(HttpError::Answer)
+    }
+
+    fn error(&self, error: &HttpError) -> serde_json::Value {
+        json!({ "detail": error.to_string() })
+    }
+}
+
+#[derive(Serialize)]
+struct Reply<'a> {
+    model: &'a str,
+    object: &'static str,
+    usage: Usage,
+    results: Vec<Reranked<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+/// One result, of Jina and of the servers that answer like it.
+#[derive(Serialize)]
+pub(super) struct Reranked<'a> {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<Document<'a>>,
+    relevance_score: f32,
+}
+
+pub(super) fn reranked<'a>(answer: &Answer<'a>) -> Result<Vec<Reranked<'a>>, HttpError> {
+    let hits = answer.hits()?.into_iter();
+    let results = hits.map(|hit| Reranked {
+        index: hit.index,
+        document: hit.document.map(Document::new),
+        relevance_score: hit.score,
+    });
+    Ok(results.collect())
+}

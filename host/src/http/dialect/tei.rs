@@ -1,0 +1,115 @@
+//! text-embeddings-inference's rerank and predict (<https://huggingface.github.io/text-embeddings-inference/>): an array of
+//! scores by itself, with the rest in headers.
+
+use hyper::StatusCode;
+use serde::Serialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::ranking::{self, EmptyQuery, ModelRule, Profile, TopNZero};
+use super::{Answer, Dialect, Question, Serving, pairs};
+use crate::http::error::HttpError;
+use crate::http::fields::Fields;
+use crate::rerank::Activation;
+
+const PROFILE: Profile = Profile {
+    documents: "texts",
+    scores: Activation::Sigmoid,
+    returns_documents: false,
+    empty_query: EmptyQuery::Ranked,
+    top_n_zero: TopNZero::Refused,
+    model: ModelRule::Ignored,
+};
+
+/// The label of a model that has one: what transformers calls a label without a name.
+const LABEL: &str = "LABEL_0";
+
+/// `/rerank` with `texts`.
+#[derive(Debug)]
+pub(in crate::http) struct Tei;
+
+/// `/predict`: the score of a pair, or of each pair of a list.
+#[derive(Debug)]
+pub(in crate::http) struct TeiPredict;
+
+impl Dialect for Tei {
+    fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
+        ranking::parse(fields, serving, &PROFILE)
+    }
+
+    fn reply(&self, answer: &Answer<'_>) -> Result<Vec<u8>, HttpError> {
+        let hits = answer.hits()?.into_iter();
+        let ranks: Vec<Rank<'_>> =
+            hits.map(|hit| Rank { index: hit.index, text: hit.document, score: hit.score }).collect();
+        serde_json::to_vec(&ranks).map_err(HttpError::Answer)
+    }
+
+    fn status(&self, error: &HttpError) -> StatusCode {
+        status(error)
+    }
+
+    fn error(&self, error: &HttpError) -> serde_json::Value {
+        describe(error)
+    }
+}
+
+impl Dialect for TeiPredict {
+    fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
+        pairs::parse_predict(fields, serving)
+    }
+
+    fn reply(&self, answer: &Answer<'_>) -> Result<Vec<u8>, HttpError> {
+        let scores = pairs::scores(answer)?.into_iter();
+        let mut predictions: Vec<[Prediction; 1]> = scores.map(|score| [Prediction { score, label: LABEL }]).collect();
+        match (answer.question.single, predictions.pop()) {
+            (true, Some(only)) => serde_json::to_vec(&only),
+            (_, last) => {
+                predictions.extend(last);
+                serde_json::to_vec(&predictions)
+            }
+        }
+        .map_err(HttpError::Answer)
+    }
+
+    fn status(&self, error: &HttpError) -> StatusCode {
+        status(error)
+    }
+
+    fn error(&self, error: &HttpError) -> serde_json::Value {
+        describe(error)
+    }
+}
+
+fn status(error: &HttpError) -> StatusCode {
+    match (error, error.status()) {
+        (HttpError::NoDocuments { .. }, _) => StatusCode::BAD_REQUEST,
+        // A dependency failed: so it calls what happens behind the router.
+        (_, StatusCode::BAD_GATEWAY | StatusCode::INTERNAL_SERVER_ERROR) => StatusCode::FAILED_DEPENDENCY,
+        (_, status) => status,
+    }
+}
+
+fn describe(error: &HttpError) -> serde_json::Value {
+    let kind = match status(error) {
+        StatusCode::BAD_REQUEST if matches!(error, HttpError::NoDocuments { .. }) => "Empty",
+        StatusCode::TOO_MANY_REQUESTS => "Overloaded",
+        StatusCode::SERVICE_UNAVAILABLE => "Unhealthy",
+        StatusCode::FAILED_DEPENDENCY | StatusCode::GATEWAY_TIMEOUT => "Backend",
+        _ => "Validation",
+    };
+    json!({ "error": error.to_string(), "error_type": kind })
+}
+
+#[derive(Serialize)]
+struct Rank<'a> {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a RawValue>,
+    score: f32,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Prediction {
+    score: f32,
+    label: &'static str,
+}

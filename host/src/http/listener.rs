@@ -1,0 +1,175 @@
+//! Accepting connections, serving each, and ending them: in order when the server is asked to stop, at once when it must.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::connections::{Connections, Full, SWEEP_INTERVAL, Slot};
+use super::io::Noted;
+use super::service::{ConnectionService, Service};
+
+/// Largest head of a request: a key and the headers of several proxies.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// Most bytes that are buffered of a request's body, and of an answer.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
+
+/// Most bytes of a connection that are read, and thrown away, after its last answer. A caller who is still sending reads
+/// no answer before it is done; closing at once would take the answer from it.
+const MAX_DISCARDED_BYTES: usize = 64 << 20;
+
+/// Most time for that.
+const MAX_LINGER_TIME: Duration = Duration::from_secs(5);
+
+/// Pause after the system gave no connection although one is there.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Time for the last answers' bytes to leave once no request is in work.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+
+/// What a connection beyond its address's bound is told.
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+connection: close\r\n\r\n{\"message\":\"too many connections from this address are in use: try again later\"}";
+
+/// What the server is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Serve.
+    Serve,
+    /// Answer what is in work, refuse the rest, and end.
+    Drain,
+}
+
+/// Accepts and serves connections until it has drained.
+pub(super) async fn run(
+    listener: TcpListener,
+    connections: &Arc<Connections>,
+    service: &Arc<Service>,
+    mut orders: watch::Receiver<Order>,
+    drain_time: Duration,
+) {
+    let mut tasks = JoinSet::new();
+    let orders_of_connections = orders.clone();
+    let accepting = accept_all(&listener, connections, service, &orders_of_connections, &mut tasks);
+    let draining = async {
+        // Whoever gave orders and is gone gives no more: the server goes on.
+        if orders.wait_for(|order| *order == Order::Drain).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        service.drain();
+        timeout(drain_time, connections.no_requests()).await.is_ok()
+    };
+    let drained = tokio::select! {
+        drained = draining => drained,
+        () = accepting => false,
+    };
+    if drained {
+        // Connections close by themselves after their answers, but for those that never sent a request.
+        let _ = timeout(CLOSING_TIME, async { while tasks.join_next().await.is_some() {} }).await;
+    }
+    tasks.shutdown().await;
+}
+
+async fn accept_all(
+    listener: &TcpListener,
+    connections: &Arc<Connections>,
+    service: &Arc<Service>,
+    orders: &watch::Receiver<Order>,
+    tasks: &mut JoinSet<()>,
+) {
+    let mut sweep = interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // A connection that there is no room for yet. Until there is, the system keeps the next ones.
+    let mut held: Option<(TcpStream, IpAddr)> = None;
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if held.is_none() => match accepted {
+                Ok((stream, address)) => held = Some((stream, address.ip())),
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(_) => {
+                    // Most likely there are no more file descriptors.
+                    connections.make_room();
+                    sleep(RETRY_INTERVAL).await;
+                }
+            },
+            () = connections.one_closed(), if held.is_some() => {}
+            Some(_) = tasks.join_next() => {}
+            _ = sweep.tick() => connections.sweep(),
+        }
+        let Some((stream, address)) = held.take() else { continue };
+        match connections.admit(address) {
+            Ok(slot) => drop(tasks.spawn(serve(stream, slot, Arc::clone(service), orders.clone()))),
+            Err(Full::Address) => refuse(stream),
+            Err(Full::Total) => held = Some((stream, address)),
+        }
+    }
+}
+
+/// Whether accepting failed for a connection that is gone, and works for the next.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Tells a caller why its connection is closed, if the system takes the bytes at once.
+fn refuse(stream: TcpStream) {
+    use std::io::Write as _;
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write(TOO_MANY);
+    }
+}
+
+async fn serve(stream: TcpStream, slot: Slot, service: Arc<Service>, mut orders: watch::Receiver<Order>) {
+    // Answers are written in one piece: nothing is gained by waiting for more.
+    let _ = stream.set_nodelay(true);
+    let connection = Arc::clone(&slot.connection);
+    let handler = ConnectionService { service, connection: Arc::clone(&connection) };
+    let stream = TokioIo::new(Noted::new(stream, Arc::clone(&connection)));
+    let mut http = http1::Builder::new();
+    // Late heads are found by the sweep.
+    http.header_read_timeout(None).max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_BUFFER_BYTES);
+    let mut served = http.serve_connection(stream, handler);
+    let mut drains = false;
+    let ended = loop {
+        tokio::select! {
+            () = connection.closing() => return,
+            _ = orders.wait_for(|order| *order == Order::Drain), if !drains => {
+                drains = true;
+                std::pin::Pin::new(&mut served).graceful_shutdown();
+            }
+            ended = poll_fn(|context| served.poll_without_shutdown(context)) => break ended,
+        }
+    };
+    if ended.is_ok() {
+        let lingering = linger(served.into_parts().io.into_inner());
+        tokio::select! {
+            () = connection.closing() => {}
+            _ = timeout(MAX_LINGER_TIME, lingering) => {}
+        }
+    }
+}
+
+/// Says that no more answers come, and reads what the caller still sends until it has read that.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let mut discarded = 0;
+    let mut buffer = vec![0; MAX_HEAD_BYTES];
+    if stream.shutdown().await.is_err() {
+        return;
+    }
+    while discarded < MAX_DISCARDED_BYTES {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(read) => discarded += read,
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! A request's path: the tenant from the head, its permit, the body within its bounds, its answer in the caller's dialect.
+//!
+//! Nothing of a body is read before its sender is known and may have another request in work. A caller who goes away drops
+//! the future, which takes the request's rows out of the queue.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use serde_json::json;
+
+use super::Keyless;
+use super::answer::{self, Afterwards, Answer};
+use super::body;
+use super::connections::Connection;
+use super::dialect::{self, Choice, Dialect, Question, Serving};
+use super::error::HttpError;
+use super::fields::Fields;
+use super::routes::{self, Endpoint};
+use crate::rerank::Timings;
+use crate::tenant::{Admission, LiveTenant, Platform};
+
+/// Bodies beyond this are decoded on a thread that may block: what can be decoded in a tenth of a millisecond costs less
+/// than handing it over.
+const MAX_INLINE_BYTES: usize = 64 << 10;
+
+/// Room in a body for what is not text: names of fields, commas, quotes.
+const BODY_OVERHEAD_BYTES: usize = 64 << 10;
+
+/// What answers requests, shared by all connections.
+#[derive(Debug)]
+pub(super) struct Service {
+    platform: Arc<Platform>,
+    keyless: Option<Keyless>,
+    draining: AtomicBool,
+}
+
+/// A service for one connection.
+#[derive(Debug, Clone)]
+pub(super) struct ConnectionService {
+    pub(super) service: Arc<Service>,
+    pub(super) connection: Arc<Connection>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
+    type Response = Response<Answer>;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Self::Error>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (service, in_request) = (Arc::clone(&self.service), self.connection.request());
+        Box::pin(async move {
+            let mut response = service.answer(request).await;
+            response.body_mut().busy(in_request);
+            Ok(response)
+        })
+    }
+}
+
+impl Service {
+    pub(super) fn new(platform: Arc<Platform>, keyless: Option<Keyless>) -> Self {
+        Self { platform, keyless, draining: AtomicBool::new(false) }
+    }
+
+    /// Refuses every request from now on.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        let (head, body) = request.into_parts();
+        let (method, headers) = (&head.method, &head.headers);
+        let answered = match routes::find(method, head.uri.path()) {
+            Ok(Endpoint::Health) => Ok(answer::json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
+            Ok(Endpoint::Index) => Ok(answer::json(StatusCode::OK, index())),
+            _ if self.draining.load(Ordering::Relaxed) => Err(HttpError::Draining),
+            Ok(Endpoint::Ready) => Ok(answer::json(StatusCode::OK, br#"{"status":"ready"}"#.to_vec())),
+            Ok(Endpoint::Models) => self.tenant(headers).map(|tenant| answer::json(StatusCode::OK, models(&tenant))),
+            Ok(Endpoint::Info) => self.tenant(headers).map(|tenant| answer::json(StatusCode::OK, info(&tenant))),
+            Ok(Endpoint::Rank(choice)) => return self.score(headers, body, choice).await,
+            Ok(Endpoint::Score(dialect)) => return self.score(headers, body, Choice::Named(dialect)).await,
+            Err(error) => Err(error),
+        };
+        match answered {
+            Ok(mut response) if method == Method::HEAD => {
+                let length = std::mem::replace(response.body_mut(), Answer::new(Vec::new())).len();
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+                response
+            }
+            Ok(response) => response,
+            Err(error) => answer::error(&error, None, Afterwards::Stays),
+        }
+    }
+
+    /// The tenant that a request is for, from its head alone.
+    fn tenant(&self, headers: &HeaderMap) -> Result<Arc<LiveTenant>, HttpError> {
+        match key(headers).and_then(|key| self.platform.tenant_of_key(key)) {
+            Some(name) => self.platform.tenant(&name).ok_or(HttpError::Unavailable(name)),
+            None => {
+                let keyless = self.keyless.as_ref().and_then(|keyless| keyless.tenant(&self.platform));
+                keyless.cloned().ok_or(HttpError::Unauthorized)
+            }
+        }
+    }
+
+    async fn score(&self, headers: &HeaderMap, body: Incoming, choice: Choice) -> Response<Answer> {
+        let known = choice.known();
+        let read = async {
+            if self.draining.load(Ordering::Relaxed) {
+                return Err(HttpError::Draining);
+            }
+            let tenant = self.tenant(headers)?;
+            let allowed = max_body_bytes(&tenant);
+            body::check(headers, &body, allowed)?;
+            let admission = tenant.admit().await?;
+            Ok((tenant, admission, body::read(body, allowed).await?))
+        };
+        let (tenant, mut admission, bytes) = match read.await {
+            Ok(read) => read,
+            Err(error) => return answer::error(&error, known, Afterwards::Closes),
+        };
+        let decoded = decode(bytes, choice, &tenant).await;
+        let answered = match decoded {
+            Ok(decoded) => {
+                let dialect = decoded.dialect;
+                ask(&mut admission, &tenant, decoded).await.map_err(|error| (Some(dialect), error))
+            }
+            Err(error) => Err(error),
+        };
+        match answered {
+            Ok(response) => response.map(|answer| answer.holding(admission)),
+            Err((dialect, error)) => answer::error(&error, dialect, Afterwards::Stays),
+        }
+    }
+}
+
+/// A body that was decoded.
+#[derive(Debug)]
+struct Decoded {
+    dialect: &'static dyn Dialect,
+    body: String,
+    question: Question,
+}
+
+/// Decodes a body, off the threads of the connections if it is large.
+async fn decode(
+    bytes: Vec<u8>,
+    choice: Choice,
+    tenant: &Arc<LiveTenant>,
+) -> Result<Decoded, (Option<&'static dyn Dialect>, HttpError)> {
+    if bytes.len() <= MAX_INLINE_BYTES {
+        return decode_here(bytes, choice, tenant);
+    }
+    let tenant = Arc::clone(tenant);
+    let decoded = tokio::task::spawn_blocking(move || decode_here(bytes, choice, &tenant)).await;
+    decoded.unwrap_or(Err((None, HttpError::Panicked)))
+}
+
+fn decode_here(
+    bytes: Vec<u8>,
+    choice: Choice,
+    tenant: &LiveTenant,
+) -> Result<Decoded, (Option<&'static dyn Dialect>, HttpError)> {
+    let known = choice.known();
+    let body = crate::json::text(bytes).map_err(|error| (known, error.into()))?;
+    let fields = Fields::of(&body).map_err(|error| (known, error))?;
+    let dialect = choice.dialect(&fields);
+    let model = tenant.model();
+    let serving = Serving { model: &model.name, max_tokens: model.max_tokens, limits: tenant.limits() };
+    let question = dialect.parse(fields, &serving).map_err(|error| (Some(dialect), error))?;
+    // Unless documents are given back, nothing of the body is needed any more.
+    let body = if question.shown.is_empty() { String::new() } else { body };
+    Ok(Decoded { dialect, body, question })
+}
+
+/// Asks the tenant, and writes its answer.
+async fn ask(
+    admission: &mut Admission,
+    tenant: &LiveTenant,
+    Decoded { dialect, body, mut question }: Decoded,
+) -> Result<Response<Answer>, HttpError> {
+    let mut responses = Vec::with_capacity(question.requests.len());
+    let (mut documents, mut characters) = (0, 0);
+    for request in std::mem::take(&mut question.requests) {
+        documents += request.documents.len();
+        characters += request.query.chars().count();
+        characters += request.documents.iter().map(|document| document.chars().count()).sum::<usize>();
+        responses.push(admission.rerank(request).await?);
+    }
+    let model = &tenant.model().name;
+    let answer = dialect::Answer { question: &question, body: &body, responses: &responses, model, documents };
+    let mut response = answer::json(StatusCode::OK, dialect.reply(&answer)?);
+    let headers = response.headers_mut();
+    measures(&responses, headers);
+    headers.insert("x-compute-characters", HeaderValue::from(characters));
+    headers.insert("x-truncated-documents", HeaderValue::from(answer.truncated()));
+    if let Ok(model) = HeaderValue::try_from(model) {
+        headers.insert("x-model", model);
+    }
+    Ok(response)
+}
+
+/// Where the request's time went, in the headers that text-embeddings-inference introduced: tokens, and milliseconds. The
+/// guest's time is called tokenization there.
+fn measures(responses: &[crate::rerank::Response], headers: &mut HeaderMap) {
+    let sum =
+        |part: fn(&Timings) -> Duration| responses.iter().map(|response| part(&response.timings)).sum::<Duration>();
+    let times = [
+        ("x-total-time", sum(|timings| timings.total)),
+        ("x-tokenization-time", sum(|timings| timings.guest)),
+        ("x-queue-time", sum(|timings| timings.queue)),
+        ("x-inference-time", sum(|timings| timings.inference)),
+    ];
+    let tokens: u64 = responses.iter().map(|response| response.usage.tokens).sum();
+    headers.insert("x-compute-tokens", HeaderValue::from(tokens));
+    for (name, time) in times {
+        // Digits and a point are always a header's value.
+        if let Ok(value) = HeaderValue::try_from(format!("{:.3}", time.as_secs_f64() * 1e3)) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// The key in `Authorization: Bearer KEY`; some clients send the key by itself.
+fn key(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?.trim();
+    match value.split_once(' ') {
+        None => Some(value),
+        Some((scheme, key)) => scheme.eq_ignore_ascii_case("bearer").then(|| key.trim()),
+    }
+}
+
+/// Most bytes of a body: the tenant's texts, with room for JSON's escapes.
+fn max_body_bytes(tenant: &LiveTenant) -> usize {
+    tenant.limits().max_request_bytes.saturating_mul(2).saturating_add(BODY_OVERHEAD_BYTES)
+}
+
+/// The model that a caller may name, as OpenAI lists models.
+fn models(tenant: &LiveTenant) -> Vec<u8> {
+    let (model, created) = (tenant.model(), tenant.deployment().created_ms / 1_000);
+    let model = json!({
+        "id": model.name, "object": "model", "created": created, "owned_by": "assay",
+        "revision": model.revision, "max_tokens": model.max_tokens,
+    });
+    json!({ "object": "list", "data": [model] }).to_string().into_bytes()
+}
+
+/// The model and the limits, as text-embeddings-inference tells them.
+fn info(tenant: &LiveTenant) -> Vec<u8> {
+    let (model, limits) = (tenant.model(), &tenant.deployment().limits);
+    let labels: serde_json::Map<String, serde_json::Value> =
+        (0..model.outputs).map(|label| (label.to_string(), json!(format!("LABEL_{label}")))).collect();
+    let ids: serde_json::Map<String, serde_json::Value> =
+        (0..model.outputs).map(|label| (format!("LABEL_{label}"), json!(label.to_string()))).collect();
+    json!({
+        "model_id": model.name,
+        "model_sha": model.revision,
+        "model_type": { "reranker": { "id2label": labels, "label2id": ids } },
+        "max_concurrent_requests": limits.max_concurrent_requests,
+        "max_input_length": model.max_tokens,
+        "max_batch_tokens": limits.max_request_tokens,
+        "max_client_batch_size": limits.max_documents,
+        "auto_truncate": true,
+        "version": env!("CARGO_PKG_VERSION"),
+    })
+    .to_string()
+    .into_bytes()
+}
+
+/// What exists.
+fn index() -> Vec<u8> {
+    let routes = routes::ROUTES.iter();
+    let routes: Vec<_> =
+        routes.map(|route| json!({ "path": route.path, "methods": route.allowed(), "about": route.about })).collect();
+    json!({ "service": "assay", "version": env!("CARGO_PKG_VERSION"), "paths": routes }).to_string().into_bytes()
+}
