@@ -36,4 +36,4 @@ pub use assay_bindings::{
 };
 pub use encode::{Cut, LoadError, PairEncoder, PairError, Query, Rows};
 pub use rank::{order, sigmoid};
-pub use scorer::{Inference, Options, SETTING_LABEL, Scorer, Scores, activate, prepare, rank, rerank};
+pub use scorer::{Inference, Options, SETTING_LABEL, Scorer, Scores, activate, hits, prepare, rank, rerank};

@@ -236,9 +236,20 @@ fn answer<M: Inference>(scorer: &Scorer<M>, request: &Request, options: &Options
         Some(0) => &[],
         _ => request.documents.as_slice(),
     };
-    let mut scores = scorer.score(&request.query, documents, options)?;
-    activate(&mut scores.logits, request.activation);
-    Ok(Response { hits: rank(&scores.logits, request.top_n), usage: scores.usage })
+    let scores = scorer.score(&request.query, documents, options)?;
+    Ok(Response { hits: hits(&scores.logits, request.top_n, request.activation), usage: scores.usage })
+}
+
+/// The best `top_n` logits, or all, as hits with the scores that were asked for.
+///
+/// Ranks the logits themselves: an activation rounds different ones to the same score, and those would come out in the documents' order.
+#[must_use]
+pub fn hits(logits: &[f32], top_n: Option<u32>, activation: Activation) -> Vec<Hit> {
+    let mut hits = rank(logits, top_n);
+    for hit in &mut hits {
+        activate(std::slice::from_mut(&mut hit.score), activation);
+    }
+    hits
 }
 
 /// Turns logits into the scores that were asked for, in place.

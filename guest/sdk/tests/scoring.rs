@@ -5,7 +5,9 @@ mod common;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use assay_guest::{Error, Inference, ModelInfo, Options, SETTING_LABEL, Scorer, Task, TokenRows, Truncation, rank};
+use assay_guest::{
+    Activation, Error, Inference, ModelInfo, Options, SETTING_LABEL, Scorer, Task, TokenRows, Truncation, hits, rank,
+};
 use common::{bert_json, encoder};
 
 /// Answers with the rows' lengths, times ten for each further label, and remembers what it was sent.
@@ -44,6 +46,13 @@ fn invalid_input(error: Error) -> String {
         Error::InvalidInput(message) => message,
         other => panic!("{other:?} where invalid-input was due"),
     }
+}
+
+#[test]
+fn documents_are_ranked_before_the_activation_rounds_their_scores() {
+    let hits = hits(&[30.0, 40.0, 35.0, -1.0], Some(3), Activation::Sigmoid);
+    let ranked: Vec<(u32, f32)> = hits.iter().map(|hit| (hit.index, hit.score)).collect();
+    assert_eq!(ranked, [(1, 1.0), (2, 1.0), (0, 1.0)]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::engine::EngineArgs;
 use super::error::CliError;
 use super::tenant::open_platform;
 use crate::guest;
-use crate::http::{self, ConnectionLimits, Keyless, KeylessUntil, Order, ServeOptions};
+use crate::http::{self, ConnectionLimits, Deadlines, Keyless, KeylessUntil, Order, ServeOptions};
 use crate::model::{ModelStore, Source, builtin};
 use crate::tenant::Platform;
 #[cfg(unix)]
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     }
     let keyless = args.keyless(&platform, data_dir)?;
     let drain_time = Duration::from_secs(args.drain_seconds);
-    let options = ServeOptions { connections, drain_time, keyless };
+    let options = ServeOptions { connections, deadlines: Deadlines::default(), drain_time, keyless };
     let served = runtime.block_on(serve(SocketAddr::new(args.host, args.port), data_dir, &platform, options));
     // What is still being compiled may be left undone: nothing of it is committed.
     runtime.shutdown_background();

@@ -17,15 +17,12 @@ use crate::tenant::Admission;
 /// Bytes handed to the connection at once.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Most time for a whole answer to leave: the largest default one over a line of 4 Mbit/s.
-const MAX_TIME: Duration = Duration::from_secs(60);
-
 /// The body of an answer.
 #[derive(Debug)]
 pub(super) struct Answer {
     bytes: Bytes,
-    /// After this the caller reads too slowly.
-    deadline: Instant,
+    /// After this the caller reads too slowly; none until the answer leaves.
+    deadline: Option<Instant>,
     /// The tenant's permit, while more than a piece is left: what slow callers keep in memory is bounded by how many
     /// requests their tenant may have in work.
     admission: Option<Admission>,
@@ -35,12 +32,12 @@ pub(super) struct Answer {
 
 /// The caller reads too slowly.
 #[derive(Debug, thiserror::Error)]
-#[error("the answer was not read within {} s", MAX_TIME.as_secs())]
+#[error("the answer was not read in time")]
 pub(super) struct TooSlow;
 
 impl Answer {
     pub(super) fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes: bytes.into(), deadline: Instant::now() + MAX_TIME, admission: None, in_request: None }
+        Self { bytes: bytes.into(), deadline: None, admission: None, in_request: None }
     }
 
     /// Bytes that are left.
@@ -54,9 +51,9 @@ impl Answer {
         self
     }
 
-    /// Keeps the connection busy until the answer has left.
-    pub(super) fn busy(&mut self, in_request: InRequest) {
-        self.in_request = Some(in_request);
+    /// Lets the answer leave, in so much time; its connection is busy until then.
+    pub(super) fn leaving(&mut self, time: Duration, in_request: InRequest) {
+        (self.deadline, self.in_request) = (Some(Instant::now() + time), Some(in_request));
     }
 }
 
@@ -68,7 +65,7 @@ impl Body for Answer {
         if self.bytes.is_empty() {
             return Poll::Ready(None);
         }
-        if Instant::now() > self.deadline {
+        if self.deadline.is_some_and(|deadline| Instant::now() > deadline) {
             return Poll::Ready(Some(Err(TooSlow)));
         }
         let length = self.bytes.len().min(PIECE_BYTES);

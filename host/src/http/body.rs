@@ -2,21 +2,15 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::time::Duration;
 
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
 use hyper::header::CONTENT_ENCODING;
 use tokio::time::timeout;
 
+use super::deadlines::Deadlines;
 use super::error::HttpError;
 use super::fields::quoted;
-
-/// Most time between two pieces of a body: a mobile network's worst pause.
-const MAX_GAP: Duration = Duration::from_secs(10);
-
-/// Most time for a whole body: the largest default one over a line of 5 Mbit/s.
-const MAX_TIME: Duration = Duration::from_secs(60);
 
 /// Fails for a body that is not worth reading: compressed, or longer than it may be by its own account.
 pub(super) fn check(headers: &HeaderMap, body: &Incoming, allowed: usize) -> Result<(), HttpError> {
@@ -32,13 +26,13 @@ pub(super) fn check(headers: &HeaderMap, body: &Incoming, allowed: usize) -> Res
 }
 
 /// Reads a body of at most `allowed` bytes.
-pub(super) async fn read(mut body: Incoming, allowed: usize) -> Result<Vec<u8>, HttpError> {
+pub(super) async fn read(mut body: Incoming, allowed: usize, deadlines: &Deadlines) -> Result<Vec<u8>, HttpError> {
     // A length that was announced is reserved in one piece, which costs nothing until bytes come.
     let mut bytes = Vec::with_capacity(usize::try_from(body.size_hint().lower()).unwrap_or(0).min(allowed));
     let all = async {
         loop {
             let next = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
-            let Ok(frame) = timeout(MAX_GAP, next).await else { return None };
+            let Ok(frame) = timeout(deadlines.body_gap, next).await else { return None };
             match frame {
                 None => return Some(Ok(())),
                 Some(Err(error)) => return Some(Err(HttpError::BodyCut(error))),
@@ -53,8 +47,11 @@ pub(super) async fn read(mut body: Incoming, allowed: usize) -> Result<Vec<u8>, 
             }
         }
     };
-    match timeout(MAX_TIME, all).await {
+    match timeout(deadlines.body, all).await {
         Ok(Some(read)) => read.map(|()| bytes),
-        Ok(None) | Err(_) => Err(HttpError::BodyTimeout { arrived: bytes.len(), gap: MAX_GAP, total: MAX_TIME }),
+        Ok(None) | Err(_) => {
+            let Deadlines { body_gap: gap, body: total, .. } = *deadlines;
+            Err(HttpError::BodyTimeout { arrived: bytes.len(), gap, total })
+        }
     }
 }

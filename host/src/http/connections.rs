@@ -12,14 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// Most time for a request's head, from its first byte: it is a few hundred bytes.
-const MAX_HEAD_TIME: Duration = Duration::from_secs(10);
-
-/// Most time without a request: what most client libraries keep an idle connection for.
-const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
-
-/// Most time for bytes that were written to be taken by the system, and so by the caller.
-const MAX_WRITE_TIME: Duration = Duration::from_secs(20);
+use super::deadlines::Deadlines;
 
 /// How often connections are looked over for those that are late.
 pub(super) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -37,6 +30,7 @@ pub struct ConnectionLimits {
 #[derive(Debug)]
 pub(super) struct Connections {
     limits: ConnectionLimits,
+    pub(super) deadlines: Deadlines,
     table: Mutex<Table>,
     /// Requests that are in work: their heads have arrived and their answers have not left.
     requests: Arc<Requests>,
@@ -88,7 +82,7 @@ enum Phase {
 /// A place among the open connections, given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
-    connections: Arc<Connections>,
+    pub(super) connections: Arc<Connections>,
     pub(super) connection: Arc<Connection>,
 }
 
@@ -106,9 +100,9 @@ pub(super) enum Full {
 }
 
 impl Connections {
-    pub(super) fn new(limits: ConnectionLimits) -> Arc<Self> {
+    pub(super) fn new(limits: ConnectionLimits, deadlines: Deadlines) -> Arc<Self> {
         let (table, requests, closed) = (Mutex::default(), Arc::default(), Notify::new());
-        Arc::new(Self { limits, table, requests, closed, began: Instant::now() })
+        Arc::new(Self { limits, deadlines, table, requests, closed, began: Instant::now() })
     }
 
     /// Takes a connection in. If there is no room, the connection that has waited longest is closed for it.
@@ -150,7 +144,7 @@ impl Connections {
 
     /// Closes every connection that is late.
     pub(super) fn sweep(&self) {
-        for connection in self.lock().open.values().filter(|connection| connection.is_late()) {
+        for connection in self.lock().open.values().filter(|connection| connection.is_late(&self.deadlines)) {
             connection.close.notify_one();
         }
     }
@@ -224,16 +218,16 @@ impl Connection {
         InRequest(Arc::clone(self))
     }
 
-    fn is_late(&self) -> bool {
+    fn is_late(&self, deadlines: &Deadlines) -> bool {
         let now_ms = self.now_ms();
         let exceeds = |since_ms: u64, most: Duration| u128::from(now_ms.saturating_sub(since_ms)) > most.as_millis();
         let late = match self.phase() {
-            (Phase::Idle, since_ms) => exceeds(since_ms, MAX_IDLE_TIME),
-            (Phase::Head, since_ms) => exceeds(since_ms, MAX_HEAD_TIME),
+            (Phase::Idle, since_ms) => exceeds(since_ms, deadlines.idle),
+            (Phase::Head, since_ms) => exceeds(since_ms, deadlines.head),
             (Phase::Busy, _) => false,
         };
         let writing_since = self.writing_since.load(Ordering::Relaxed);
-        late || (writing_since > 0 && exceeds(writing_since - 1, MAX_WRITE_TIME))
+        late || (writing_since > 0 && exceeds(writing_since - 1, deadlines.write))
     }
 
     fn enter(&self, phase: Phase) {
@@ -294,13 +288,17 @@ mod tests {
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const THERE: IpAddr = IpAddr::V4(Ipv4Addr::BROADCAST);
 
+    fn connections(total: usize, per_address: usize) -> Arc<Connections> {
+        Connections::new(ConnectionLimits { total, per_address }, Deadlines::default())
+    }
+
     fn closes(slot: &Slot) -> bool {
         slot.connection.closing().now_or_never().is_some()
     }
 
     #[test]
     fn a_connection_that_waits_makes_room_for_the_next_and_one_that_works_does_not() {
-        let connections = Connections::new(ConnectionLimits { total: 2, per_address: 2 });
+        let connections = connections(2, 2);
         let busy = connections.admit(HERE).unwrap();
         let request = busy.connection.request();
         let waits = connections.admit(HERE).unwrap();
@@ -316,7 +314,7 @@ mod tests {
 
     #[test]
     fn an_address_at_its_bound_loses_its_own_connections_only() {
-        let connections = Connections::new(ConnectionLimits { total: 10, per_address: 1 });
+        let connections = connections(10, 1);
         let (here, there) = (connections.admit(HERE).unwrap(), connections.admit(THERE).unwrap());
         let next = connections.admit(HERE).unwrap();
         assert!(closes(&here) && !closes(&there));
@@ -328,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_given_back_once() {
-        let connections = Connections::new(ConnectionLimits { total: 1, per_address: 1 });
+        let connections = connections(1, 1);
         let first = connections.admit(HERE).unwrap();
         let second = connections.admit(HERE).unwrap();
         // It was taken out already, for the second.
@@ -339,7 +337,7 @@ mod tests {
 
     #[test]
     fn no_requests_is_waited_for() {
-        let connections = Connections::new(ConnectionLimits { total: 1, per_address: 1 });
+        let connections = connections(1, 1);
         let slot = connections.admit(HERE).unwrap();
         let request = slot.connection.request();
         let mut none = Box::pin(connections.no_requests());

@@ -28,9 +28,6 @@ const MAX_BUFFER_BYTES: usize = 64 << 10;
 /// no answer before it is done; closing at once would take the answer from it.
 const MAX_DISCARDED_BYTES: usize = 64 << 20;
 
-/// Most time for that.
-const MAX_LINGER_TIME: Duration = Duration::from_secs(5);
-
 /// Pause after the system gave no connection although one is there.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -139,7 +136,8 @@ async fn serve(stream: TcpStream, slot: Slot, service: Arc<Service>, mut orders:
     // Late heads are found by the sweep.
     http.header_read_timeout(None).max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_BUFFER_BYTES);
     let mut served = http.serve_connection(stream, handler);
-    let mut drains = false;
+    // A connection that comes while the server drains is told so, in the answer to its first request.
+    let mut drains = *orders.borrow() == Order::Drain;
     let ended = loop {
         tokio::select! {
             () = connection.closing() => return,
@@ -154,7 +152,7 @@ async fn serve(stream: TcpStream, slot: Slot, service: Arc<Service>, mut orders:
         let lingering = linger(served.into_parts().io.into_inner());
         tokio::select! {
             () = connection.closing() => {}
-            _ = timeout(MAX_LINGER_TIME, lingering) => {}
+            _ = timeout(slot.connections.deadlines.linger, lingering) => {}
         }
     }
 }

@@ -7,6 +7,7 @@
 mod answer;
 mod body;
 mod connections;
+mod deadlines;
 mod dialect;
 mod error;
 mod fields;
@@ -27,6 +28,7 @@ use service::Service;
 use crate::tenant::{LiveTenant, Platform};
 
 pub use connections::ConnectionLimits;
+pub use deadlines::Deadlines;
 pub use listener::Order;
 
 /// How to serve.
@@ -34,6 +36,8 @@ pub use listener::Order;
 pub struct ServeOptions {
     /// Most connections.
     pub connections: ConnectionLimits,
+    /// Most time that callers may take.
+    pub deadlines: Deadlines,
     /// Most time that requests in work get when the server is asked to stop.
     pub drain_time: Duration,
     /// What callers without a key get.
@@ -72,8 +76,8 @@ pub async fn serve(
     options: ServeOptions,
     orders: watch::Receiver<Order>,
 ) {
-    let ServeOptions { connections, drain_time, keyless } = options;
-    let connections = Connections::new(connections);
-    let service = Arc::new(Service::new(platform, keyless));
+    let ServeOptions { connections, deadlines, drain_time, keyless } = options;
+    let connections = Connections::new(connections, deadlines);
+    let service = Arc::new(Service::new(platform, keyless, deadlines));
     listener::run(listener, &connections, &service, orders, drain_time).await;
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
 
@@ -17,6 +17,7 @@ use super::Keyless;
 use super::answer::{self, Afterwards, Answer};
 use super::body;
 use super::connections::Connection;
+use super::deadlines::Deadlines;
 use super::dialect::{self, Choice, Dialect, Question, Serving};
 use super::error::HttpError;
 use super::fields::Fields;
@@ -36,6 +37,7 @@ const BODY_OVERHEAD_BYTES: usize = 64 << 10;
 pub(super) struct Service {
     platform: Arc<Platform>,
     keyless: Option<Keyless>,
+    deadlines: Deadlines,
     draining: AtomicBool,
 }
 
@@ -55,15 +57,18 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
         let (service, in_request) = (Arc::clone(&self.service), self.connection.request());
         Box::pin(async move {
             let mut response = service.answer(request).await;
-            response.body_mut().busy(in_request);
+            if service.draining.load(Ordering::Relaxed) {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response.body_mut().leaving(service.deadlines.answer, in_request);
             Ok(response)
         })
     }
 }
 
 impl Service {
-    pub(super) fn new(platform: Arc<Platform>, keyless: Option<Keyless>) -> Self {
-        Self { platform, keyless, draining: AtomicBool::new(false) }
+    pub(super) fn new(platform: Arc<Platform>, keyless: Option<Keyless>, deadlines: Deadlines) -> Self {
+        Self { platform, keyless, deadlines, draining: AtomicBool::new(false) }
     }
 
     /// Refuses every request from now on.
@@ -117,7 +122,7 @@ impl Service {
             let allowed = max_body_bytes(&tenant);
             body::check(headers, &body, allowed)?;
             let admission = tenant.admit().await?;
-            Ok((tenant, admission, body::read(body, allowed).await?))
+            Ok((tenant, admission, body::read(body, allowed, &self.deadlines).await?))
         };
         let (tenant, mut admission, bytes) = match read.await {
             Ok(read) => read,

@@ -6,6 +6,7 @@
     reason = "each test file uses its share, and a test may panic"
 )]
 
+pub mod server;
 pub mod tenants;
 pub mod tiny;
 

@@ -1,0 +1,237 @@
+//! Requests that people really send, and what is right for each.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::server::{Answer, Server};
+use serde_json::{Value, json};
+
+fn server() -> Server {
+    Server::keyless(&[])
+}
+
+/// Posts a body to `/v1/rerank`: two documents, and what else there is.
+fn with(server: &Server, fields: &Value) -> Answer {
+    let mut body = json!({ "query": "blue", "documents": ["sky", "sea", "sun"] });
+    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    server.post("/v1/rerank", body.to_string())
+}
+
+fn count(answer: &Answer) -> usize {
+    answer.ok()["results"].as_array().unwrap().len()
+}
+
+// H1
+#[test]
+fn options_that_a_client_library_leaves_unset_are_null() {
+    let server = server();
+    let unset = json!({ "return_documents": null, "top_n": null, "rank_fields": null, "max_chunks_per_doc": null, "model": null });
+    let answer = with(&server, &unset);
+    assert_eq!(count(&answer), 3);
+    assert!(answer.ok()["results"][0].get("document").is_none());
+}
+
+// H1
+#[test]
+fn a_top_n_that_was_computed_as_a_float_is_a_number_all_the_same() {
+    let server = server();
+    assert_eq!(count(&with(&server, &json!({ "top_n": 2.0 }))), 2);
+    assert_eq!(count(&with(&server, &json!({ "top_n": 1e300 }))), 3);
+    assert_eq!(count(&with(&server, &json!({ "top_n": u64::MAX }))), 3);
+    with(&server, &json!({ "top_n": 2.5 })).refused(422, &["`top_n`", "whole number", "2.5"]);
+}
+
+// H1
+#[test]
+fn a_string_where_a_number_or_a_boolean_belongs_is_named() {
+    let server = server();
+    with(&server, &json!({ "top_n": "2" })).refused(422, &["`top_n` must be a whole number, and is a string"]);
+    with(&server, &json!({ "return_documents": "true" })).refused(422, &["`return_documents` must be true or false"]);
+    with(&server, &json!({ "query": 3 })).refused(422, &["`query` must be a string, and is a number"]);
+    with(&server, &json!({ "documents": "one" })).refused(422, &["`documents` must be an array"]);
+}
+
+// H2
+#[test]
+fn a_top_n_of_nothing_is_refused_where_the_dialect_refuses_it() {
+    let server = server();
+    for top_n in [0, -1] {
+        for path in ["/rerank", "/v1/rerank", "/v2/rerank", "/jina/rerank"] {
+            let body = json!({ "query": "q", "documents": ["d"], "top_n": top_n });
+            server.post(path, body.to_string()).refused(422, &["`top_n` must be at least 1"]);
+        }
+    }
+    // In vLLM 0 is the default, and means all.
+    let all = server.post("/vllm/rerank", json!({ "query": "q", "documents": ["d", "e"], "top_n": 0 }).to_string());
+    assert_eq!(count(&all), 2);
+}
+
+// H3
+#[test]
+fn documents_with_fields_are_ranked_by_them_and_given_back_as_sent() {
+    let server = server();
+    let documents = r#"[{"title":"sky","body":"blue","id":7},{"body": "moon",  "title":"red", "id":8}]"#;
+    let body =
+        format!(r#"{{"query":"blue","documents":{documents},"rank_fields":["title","body"],"return_documents":true}}"#);
+    let answer = server.post("/v1/rerank", &body);
+    let results = answer.ok()["results"].clone();
+    for hit in results.as_array().unwrap() {
+        let sent = serde_json::from_str::<Value>(documents).unwrap()[hit["index"].as_u64().unwrap() as usize].clone();
+        assert_eq!(hit["document"], sent);
+    }
+    // The same texts as plain documents have the same scores.
+    let plain = server.post("/v1/rerank", r#"{"query":"blue","documents":["sky\nblue","red\nmoon"]}"#).ok();
+    let scores = |results: &Value| -> Vec<Value> {
+        results.as_array().unwrap().iter().map(|hit| hit["relevance_score"].clone()).collect()
+    };
+    assert_eq!(scores(&results), scores(&plain["results"]));
+
+    let answer = with(&server, &json!({ "documents": [{ "text": "sky", "id": 1 }], "return_documents": true })).ok();
+    assert_eq!(answer["results"][0]["document"], json!({ "text": "sky", "id": 1 }));
+    let untitled = json!({ "documents": ["sky", { "title": "sea" }] });
+    with(&server, &untitled).refused(422, &["`documents[1].text` is missing", "rank_fields"]);
+    let other = json!({ "documents": [{ "title": "sea" }], "rank_fields": ["body"] });
+    with(&server, &other).refused(422, &["`documents[0]` has none of the `rank_fields`: body"]);
+    let nested = json!({ "documents": [{ "title": ["sea"] }], "rank_fields": ["title"] });
+    with(&server, &nested).refused(422, &["`documents[0].title`", "an array"]);
+}
+
+// H4
+#[test]
+fn one_bad_document_among_many_is_named_by_its_index() {
+    let server = server();
+    for (bad, kind) in
+        [(json!(null), "null"), (json!(3), "a number"), (json!(["x"]), "an array"), (json!(true), "a boolean")]
+    {
+        let mut documents = vec![json!("sky"); 500];
+        documents[321] = bad;
+        with(&server, &json!({ "documents": documents })).refused(422, &["`documents[321]`", kind]);
+    }
+}
+
+// H5
+#[test]
+fn a_field_is_honoured_or_refused_by_its_name() {
+    let server = server();
+    with(&server, &json!({ "model": "no-such-model" })).refused(404, &["no-such-model", "tiny"]);
+    assert_eq!(with(&server, &json!({ "model": "tiny" })).ok()["model"], "tiny");
+    // The tiny model reads 16 tokens, so that 4,096 of a document are never too few.
+    assert_eq!(count(&with(&server, &json!({ "max_tokens_per_doc": 4096 }))), 3);
+    with(&server, &json!({ "max_tokens_per_doc": 5 })).refused(422, &["`max_tokens_per_doc`", "16"]);
+    assert_eq!(count(&with(&server, &json!({ "priority": 0 }))), 3);
+    with(&server, &json!({ "priority": 3 })).refused(422, &["`priority`"]);
+    with(&server, &json!({ "truncation_direction": "Left" })).refused(422, &["`truncation_direction`"]);
+    with(&server, &json!({ "topn": 3 })).refused(422, &["`topn` is not known", "top_n"]);
+    with(&server, &json!({ "relevant_spans": { "mode": "enabled" } })).refused(422, &["`relevant_spans`"]);
+    assert_eq!(count(&with(&server, &json!({ "relevant_spans": { "mode": "disabled" } }))), 3);
+    let twice = r#"{"query":"q","documents":["d"],"query":"r"}"#;
+    server.post("/v1/rerank", twice).refused(422, &["`query` is given twice"]);
+}
+
+// H6, H7
+#[test]
+fn paths_of_every_server_are_served_and_others_are_told_what_exists() {
+    let server = server();
+    let texts = r#"{"query":"q","texts":["d"]}"#;
+    assert!(server.post("/rerank", texts).ok().is_array());
+    for path in [
+        "/rerank",
+        "/rerank/",
+        "/v1/rerank/",
+        "//v1/rerank",
+        "/v2/rerank",
+        "/reranking",
+        "/v1/reranking",
+        "/api/v1/rerank",
+    ] {
+        assert_eq!(count(&server.post(path, r#"{"query":"q","documents":["d"]}"#)), 1, "{path}");
+    }
+    assert_eq!(server.get("/v1/models").status, 200);
+    let error = server.get("/v3/rerank").refused(404, &["/v2/rerank", "/predict"]);
+    assert_eq!(error["message"], error["detail"]);
+    let answer = server.get("/v1/rerank");
+    answer.refused(405, &["/v1/rerank takes POST, not GET"]);
+    assert_eq!(answer.header("allow"), Some("POST"));
+    server.post("/health", "{}").refused(405, &["GET"]);
+}
+
+// H8
+#[test]
+fn text_cut_within_an_emoji_is_ranked() {
+    let server = server();
+    let body = r#"{"query":"blue \ud83d","documents":["sky \ud83d","\ude00 sea","sun"],"return_documents":true}"#;
+    let answer = server.post("/v1/rerank", body).ok();
+    let first = answer["results"].as_array().unwrap().iter().find(|hit| hit["index"] == 0).unwrap();
+    assert_eq!(first["document"]["text"], "sky \u{FFFD}");
+}
+
+// H8
+#[test]
+fn a_byte_order_mark_before_the_body_is_skipped() {
+    let body = b"\xEF\xBB\xBF{\"query\":\"q\",\"documents\":[\"d\"]}";
+    let server = server();
+    assert_eq!(count(&server.post("/v1/rerank", body)), 1);
+    server.post("/v1/rerank", b"\xFF\xFE{\0}\0").refused(400, &["UTF-16"]);
+    server.post("/v1/rerank", b"{\"query\":\"\xC3\"}").refused(400, &["byte 10 is not UTF-8"]);
+    server.post("/v1/rerank", "{").refused(400, &["not a JSON object", "line 1"]);
+    server.post("/v1/rerank", "[1]").refused(400, &["not a JSON object"]);
+}
+
+// H8
+#[test]
+fn an_empty_query_is_refused_by_cohere_and_ranked_by_the_others() {
+    let server = server();
+    let body = r#"{"query":"","documents":["d"]}"#;
+    for path in ["/v1/rerank", "/v2/rerank", "/jina/rerank"] {
+        server.post(path, body).refused(422, &["`query` must not be empty"]);
+    }
+    for path in ["/rerank", "/reranking", "/vllm/rerank"] {
+        assert_eq!(count(&server.post(path, body)), 1, "{path}");
+    }
+}
+
+// H10
+#[test]
+fn a_body_that_is_too_large_is_told_so() {
+    let server = server();
+    let body = vec![b' '; 40 << 20];
+    server.post("/v1/rerank", &body).refused(413, &["max_request_bytes", "41943040"]);
+    // The same without a length in advance.
+    let mut request = b"POST /v1/rerank HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    request.extend_from_slice(format!("{:x}\r\n", body.len()).as_bytes());
+    request.extend_from_slice(&body);
+    server.send(&request).refused(413, &["max_request_bytes"]);
+}
+
+// H12
+#[test]
+fn documents_that_are_cut_are_counted_in_the_answer() {
+    let server = server();
+    let long = "sky ".repeat(3_000);
+    let documents = json!({ "query": "blue", "documents": [long, "sea"] }).to_string();
+    let answer = server.post("/v1/rerank", &documents);
+    let said = answer.ok();
+    assert_eq!(said["usage"]["truncated_documents"], 1);
+    assert_eq!(said["meta"]["warnings"], json!(["1 document was cut to fit the model"]));
+    assert_eq!(answer.header("x-truncated-documents"), Some("1"));
+    let uncut = json!({ "query": "blue", "texts": [long], "truncate": false }).to_string();
+    server.post("/rerank", uncut).refused(422, &["document 0"]);
+}
+
+#[test]
+fn settings_reach_the_tenants_own_logic() {
+    let server = server();
+    assert_eq!(count(&with(&server, &json!({ "settings": { "label": 0 } }))), 3);
+    with(&server, &json!({ "settings": { "label": 7 } })).refused(422, &["setting label is 7"]);
+    with(&server, &json!({ "settings": { "label": [] } })).refused(422, &["`settings.label`"]);
+}
+
+#[test]
+fn a_limit_names_itself_and_what_was_asked_for() {
+    let server = server();
+    let many = json!({ "documents": vec!["d"; 1_001] });
+    let message = "max_documents is limited to 1000, the request has 1001";
+    assert_eq!(with(&server, &many).refused(413, &[])["message"], message);
+    let long = json!({ "documents": ["d", "x".repeat((1 << 20) + 1)] });
+    with(&server, &long).refused(413, &["max_text_bytes of documents[1]", "1048576"]);
+}

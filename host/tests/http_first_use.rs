@@ -1,0 +1,80 @@
+//! The first minutes with a server: no tenant, no key, one model.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::server::{Server, keyless_dir, tenant};
+use common::{Bench, finish, tenants, tiny};
+
+const BODY: &str = r#"{"query":"blue","documents":["sky","sea"]}"#;
+
+#[test]
+fn a_server_without_tenants_answers_anybody_on_this_machine_until_there_is_one() {
+    let server = Server::keyless(&[]);
+    assert_eq!(server.post("/v1/rerank", BODY).ok()["model"], "tiny");
+    // Client libraries insist on a key; any will do.
+    assert_eq!(server.post_as("no-key", "/v1/rerank", BODY).status, 200);
+    let component = common::component("standard");
+    server.tenant(&["deploy", "acme", component.to_str().unwrap()]);
+    server.post("/v1/rerank", BODY).refused(401, &["assay tenant key create"]);
+    let key = server.tenant(&["key", "create", "acme"]);
+    assert_eq!(server.post_as(&key, "/v1/rerank", BODY).status, 200);
+}
+
+#[test]
+fn a_server_with_a_tenant_wants_a_key() {
+    let dir = tenants::data_dir();
+    let guest = dir.path().join("seeded.wasm");
+    std::fs::write(&guest, tenants::seeded(5)).unwrap();
+    tenant(dir.path(), &["deploy", "acme", guest.to_str().unwrap()]);
+    let server = Server::on(dir.path(), &[]);
+    assert_eq!(server.post("/v1/rerank", BODY).status, 401);
+    assert_eq!(server.get("/v1/models").status, 401);
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn a_model_that_is_named_is_served_beside_tenants() {
+    let dir = keyless_dir();
+    let data_dir = dir.path().join("data");
+    let other = dir.path().join("other");
+    tiny::Model::new(tiny::Shape { vocab_size: 12, max_tokens: 8 }, 9).write(&other);
+    tenant(&data_dir, &["deploy", "acme", common::component("standard").to_str().unwrap()]);
+    let from_a_directory = Server::on(&data_dir, &["--model", other.to_str().unwrap()]);
+    assert_eq!(from_a_directory.post("/v1/rerank", BODY).ok()["model"], "other");
+    assert_eq!(from_a_directory.get("/info").ok()["max_input_length"], 8);
+    assert!(from_a_directory.stop());
+    // It is in the store now, under its directory's name.
+    let by_name = Server::on(&data_dir, &["--model", "other"]);
+    assert_eq!(by_name.post("/v1/rerank", BODY).ok()["model"], "other");
+}
+
+#[test]
+fn callers_from_other_machines_are_answered_without_a_key_only_if_that_is_said() {
+    let dir = keyless_dir();
+    let data_dir = dir.path().join("data");
+    let closed = Server::on(&data_dir, &["--host", "0.0.0.0"]);
+    assert_eq!(closed.post("/v1/rerank", BODY).status, 401);
+    assert!(closed.stop());
+    let refused =
+        finish(common::assay(&data_dir).args(["serve", "--port", "0", "--host", "0.0.0.0", "--model", "tiny"]));
+    refused.fails(2, &["0.0.0.0", "--allow-keyless-network"]);
+    let open = Server::on(&data_dir, &["--host", "0.0.0.0", "--allow-keyless-network"]);
+    assert_eq!(open.post("/v1/rerank", BODY).status, 200);
+}
+
+#[test]
+fn an_unknown_model_is_named_with_the_way_to_get_it() {
+    let bench = Bench::new();
+    let unknown = finish(bench.assay().args(["serve", "--port", "0", "--model", "no/such"]));
+    unknown.fails(2, &["no/such", "assay model list"]);
+}
+
+#[test]
+fn help_tells_every_default() {
+    let bench = Bench::new();
+    let help = finish(bench.assay().args(["serve", "--help"])).succeeds().stdout;
+    for default in ["[default: 127.0.0.1]", "[default: 8790]", "[default: 10]", "1024", "three quarters"] {
+        assert!(help.contains(default), "no {default:?} in\n{help}");
+    }
+}

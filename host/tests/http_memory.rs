@@ -1,0 +1,60 @@
+//! What a body costs in memory: at most three times its size, whatever it holds.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::server::Server;
+
+const MIB: usize = 1 << 20;
+
+/// Room for what does not depend on the body: a fresh instance of the guest, buffers, the allocator's own.
+const SLACK_BYTES: usize = 24 * MIB;
+
+fn status_bytes(server: &Server, field: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse::<usize>().unwrap() << 10
+}
+
+/// The most memory that the server had while it answered a body, beyond what it had before.
+fn growth(server: &Server, path: &str, body: &[u8], status: u16) -> usize {
+    // The first request brings in what all of them share.
+    server.post(path, r#"{"query":"q","documents":["d"]}"#).ok();
+    std::fs::write(format!("/proc/{}/clear_refs", server.id()), "5").unwrap();
+    let before = status_bytes(server, "VmRSS");
+    assert_eq!(server.post(path, body).status, status);
+    status_bytes(server, "VmHWM").saturating_sub(before)
+}
+
+#[test]
+fn a_body_of_nested_junk_takes_at_most_three_times_its_size() {
+    let server = Server::keyless(&[]);
+    let bodies = [
+        (
+            "many small arrays",
+            format!(r#"{{"query":"q","documents":[{{"text":"t","x":[{}[0]]}}]}}"#, "[0],".repeat(7 * MIB)),
+            200,
+        ),
+        ("an unknown field", format!(r#"{{"query":"q","documents":["d"],"x":[{}0]}}"#, "0,".repeat(14 * MIB)), 422),
+        (
+            "a deep array",
+            format!(r#"{{"query":"q","documents":["d"],"x":{}{}}}"#, "[".repeat(14 * MIB), "]".repeat(14 * MIB)),
+            422,
+        ),
+        ("documents without end", format!(r#"{{"query":"q","documents":[{}""]}}"#, "\"\",".repeat(9 * MIB)), 413),
+        (
+            "names without end",
+            format!(r#"{{"query":"q","documents":["d"],"rank_fields":[{}""]}}"#, "\"\",".repeat(9 * MIB)),
+            422,
+        ),
+        ("fields without end", format!(r#"{{"query":"q","documents":["d"]{}}}"#, ",\"x\":0".repeat(4 * MIB)), 422),
+        ("a long escaped name", format!(r#"{{"query":"q","documents":["d"],"\n{}":0}}"#, "x".repeat(28 * MIB)), 422),
+        ("a long query", format!(r#"{{"query":"{}","documents":["d"]}}"#, "x".repeat(28 * MIB)), 413),
+    ];
+    for (what, body, status) in bodies {
+        let grown = growth(&server, "/v1/rerank", body.as_bytes(), status);
+        let most = 3 * body.len() + SLACK_BYTES;
+        assert!(grown <= most, "{what}: a body of {} MiB took {} MiB", body.len() / MIB, grown / MIB);
+    }
+}
