@@ -80,7 +80,7 @@ fn deploy(data_dir: &Path, name: &str, seed: u32) {
     said(tenant(data_dir, &["deploy", name, file.to_str().unwrap()]));
 }
 
-const BODY: &str = r#"{"query":"q","documents":["some",{"text":"documents"}],"top_n":2,"model":"ignored"}"#;
+const BODY: &str = r#"{"query":"q","documents":["some",{"text":"documents"}],"top_n":2}"#;
 
 /// The `seeded` guest's scores as it gave them: it leaves them in the documents' order and does not apply a sigmoid.
 fn scores(answer: &Value) -> Vec<f32> {
@@ -141,7 +141,7 @@ fn requests_that_are_not_good_get_their_status() {
     assert_eq!(server.post(Some(&wrong), BODY).0, if wrong == key { 200 } else { 401 });
     assert_eq!(server.post(Some(&key), BODY).0, 200);
     assert_eq!(server.post(Some(&key), "{").0, 400);
-    assert_eq!(server.post(Some(&key), r#"{"query":"q"}"#).0, 400);
+    assert_eq!(server.post(Some(&key), r#"{"query":"q"}"#).0, 422);
     let (status, message) = server.post(Some(&key), r#"{"query":"q","documents":["1","2","3"]}"#);
     assert_eq!((status, message["message"].as_str()), (413, Some("max_documents is limited to 2, the request has 3")));
     assert_eq!(server.send("GET /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").0, 200);
