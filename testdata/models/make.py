@@ -19,6 +19,7 @@ any of them shows in the logits.
 """
 
 import json
+import math
 import random
 import string
 import sys
@@ -37,6 +38,7 @@ PAIRS = [
     ("why is the sky blue", "Air scatters blue light."),
     ("why is the sky blue", "The sea is blue, and bread is baked."),
     ("a", ""),
+    ("a literal <pad>", "and a [PAD] in a document"),
     ("Überfluß, naïve café", "1984: tabs\tand\nnewlines, 東京"),
 ]
 
@@ -58,16 +60,16 @@ class Tiny:
     spread: float = 0.2
 
 
-def bert(heads, hidden, intermediate, layers=2, **more):
+def bert(heads, hidden, intermediate, longest=130, **more):
     sizes = dict(hidden_size=hidden, num_attention_heads=heads, intermediate_size=intermediate)
-    return dict(sizes, num_hidden_layers=layers, max_position_embeddings=130, **more)
+    return dict(sizes, num_hidden_layers=2, max_position_embeddings=longest, **more)
 
 
 def roberta(heads, hidden, intermediate, longest):
     # The first position is pad_token_id + 1, so the table has two rows more than the longest row has tokens.
-    return dict(
-        bert(heads, hidden, intermediate, layer_norm_eps=1e-5, type_vocab_size=1),
-        max_position_embeddings=longest + 2, pad_token_id=1, bos_token_id=0, eos_token_id=2,
+    return bert(
+        heads, hidden, intermediate, longest + 2, layer_norm_eps=1e-5, type_vocab_size=1,
+        pad_token_id=1, bos_token_id=0, eos_token_id=2,
     )
 
 
@@ -85,7 +87,9 @@ T = transformers
 T.logging.set_verbosity_error()
 T.logging.disable_progress_bar()
 MODELS = {
-    "bert-hd16-3labels": Tiny(T.BertForSequenceClassification, bert(3, 48, 100), labels=3),
+    "bert-hd16-3labels": Tiny(
+        T.BertForSequenceClassification, bert(3, 48, 60, longest=512), labels=3, longest=512, long_rows=[257, 511],
+    ),
     "bert-hd32": Tiny(T.BertForSequenceClassification, bert(2, 64, 40)),
     "bert-hd64": Tiny(T.BertForSequenceClassification, bert(1, 64, 40)),
     "bert-embedding": Tiny(T.BertModel, bert(2, 32, 48), dtype=torch.float32),
@@ -119,11 +123,6 @@ def passages():
     return [json.loads(line) for line in (TEXTS / "passages.jsonl").read_text().splitlines()]
 
 
-def special(tokens):
-    return [{"id": id, "content": token, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
-             "normalized": False} for id, token in enumerate(tokens)]
-
-
 def wordpiece():
     """BERT's uncased tokenizer over letters, digits, some punctuation and the commonest words of the examples."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *".,:;?!'-()"]
@@ -148,16 +147,24 @@ def wordpiece():
 
 
 def unigram():
-    """SentencePiece's unigram model as XLM-R has it, without the character map."""
-    trainer = trainers.UnigramTrainer(
-        vocab_size=200, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], unk_token="<unk>",
-        initial_alphabet=list(string.ascii_letters + string.digits + ".,:;?!"),
-    )
-    tokenizer = Tokenizer(models.Unigram())
+    """SentencePiece's unigram model as XLM-R has it, without the character map. Not trained, as that gives other pieces
+    each time: common substrings of words, scored by how often they occur."""
+    counts = {}
+    words = ["▁" + word for word in " ".join(passages()).split()]
+    for word in words:
+        for start in range(len(word)):
+            for end in range(start + 1, min(start + 5, len(word)) + 1):
+                counts[word[start:end]] = counts.get(word[start:end], 0) + 1
+    alphabet = ["▁", *string.ascii_letters, *string.digits, *".,:;?!'-"]
+    common = sorted(set(counts) - set(alphabet), key=lambda piece: (-counts[piece] * (len(piece) - 1), piece))
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces = alphabet + common[: 200 - len(special) - len(alphabet)]
+    scores = [round(math.log(counts.get(piece, 0.1) / len(words)), 4) for piece in pieces]
+    tokenizer = Tokenizer(models.Unigram([*((token, 0.0) for token in special), *zip(pieces, scores)], unk_id=3))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.train_from_iterator(passages(), trainer)
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = roberta_pairs()
+    tokenizer.add_special_tokens(special)
     return tokenizer
 
 
@@ -247,7 +254,8 @@ def rows(name, tiny, tokenizer, pad):
         second = generator.randint(0, length)
         yield draw(length), [int(index >= second) for index in range(length)], {}
     # The padding token is an ordinary one inside a row: users may write it.
-    for inside in [[pad], [pad, pad], [pad, 5], [5, pad], draw(9) + [pad] + draw(9), [pad] + draw(20) + [pad, pad] + draw(3)]:
+    spread = [draw(9) + [pad] + draw(9), [pad] + draw(20) + [pad, pad] + draw(3)]
+    for inside in [[pad], [pad, pad], [pad, 5], [5, pad], *spread]:
         yield inside, [0] * len(inside), {}
 
 
@@ -275,7 +283,8 @@ def golden(name, tiny, directory):
         cases.append({**texts, "ids": ids, **({"type_ids": types} if typed else {}), "logits": logits})
     assert max(len(case["ids"]) for case in cases) == tiny.longest
     body = ",\n".join(json.dumps(case, ensure_ascii=True) for case in cases)
-    note = f"float64 logits by torch {torch.__version__.split('+')[0]} and transformers {T.__version__}; made by make.py"
+    torch_version = torch.__version__.split("+")[0]
+    note = f"float64 logits by torch {torch_version} and transformers {T.__version__}; made by make.py"
     head = f'"note": "{note}", "model": "{network.config.model_type}", "max_length": {tiny.longest}'
     (directory / "golden.json").write_text(f'{{{head}, "cases": [\n{body}\n]}}\n')
     size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
