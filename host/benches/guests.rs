@@ -49,7 +49,7 @@ fn main() {
     let models = ModelStore::new(dir.path());
     let source = Source::Directory { path: "made for a bench".to_owned() };
     let stored = models.add("tiny", &made, source, None).expect("the made model is a model");
-    let device = Device::open(DeviceOptions::default()).expect("the device opens");
+    let device = Device::open(&DeviceOptions::default()).expect("the device opens");
     let model = device.load(&stored).expect("the model loads");
 
     let runtime = GuestRuntime::new(&dir.path().join("compiled"), &RuntimeOptions::default()).expect("wasmtime starts");

@@ -158,8 +158,8 @@ impl Inference {
                 self.used.inference += scored.inference;
                 Ok(scored.outputs)
             }
-            Err(ScoreError::Engine(message)) => {
-                self.used.device_fault = Some(message);
+            Err(ScoreError::Device(fault)) => {
+                self.used.device_fault = Some(fault.to_string());
                 Err(overloaded(DEVICE_RETRY_AFTER))
             }
             Err(error) => Err(error.into()),
@@ -184,13 +184,12 @@ pub(super) fn overloaded(retry_after: Duration) -> Error {
 impl From<ScoreError> for Error {
     fn from(error: ScoreError) -> Self {
         match error {
-            ScoreError::Rows(message) => Self::InvalidInput(message),
             ScoreError::TooLarge { requested, allowed } => {
                 Self::TooLarge(Exceeded { limit: "max_queued_tokens".to_owned(), requested, allowed })
             }
             ScoreError::Overloaded { retry_after } => overloaded(retry_after),
             ScoreError::DeadlineExceeded => Self::DeadlineExceeded,
-            ScoreError::Engine(message) => Self::Internal(message),
+            ScoreError::Device(fault) => Self::Internal(fault.to_string()),
         }
     }
 }

@@ -98,14 +98,6 @@ pub enum ModelError {
     /// The model could not be fetched.
     #[error("{0}")]
     Fetch(String),
-    /// The engine could not be made.
-    #[error("the engine for {model} cannot be made: {message}")]
-    Engine {
-        /// The model's name.
-        model: String,
-        /// Why.
-        message: String,
-    },
 }
 
 impl ModelError {

@@ -69,7 +69,7 @@ pub fn data_dir() -> TempDir {
 
 /// The default model of a data directory.
 pub fn model(data_dir: &Path) -> Arc<LoadedModel> {
-    let device = Device::open(DeviceOptions::default()).unwrap();
+    let device = Device::open(&DeviceOptions::default()).unwrap();
     device.load(&ModelStore::new(data_dir).open(None).unwrap()).unwrap()
 }
 
