@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use assay::rerank::Request;
 use assay::scheduler::Account;
-use assay_kernels::{Engine, PackedBatch};
+use assay_kernels::{CheckedBatch, Engine, PackedBatch};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -76,8 +76,8 @@ struct Bench {
 /// Something cannot be loaded, or a request fails: a layer that fails cannot be compared.
 pub async fn measure(options: &OverheadOptions, stop: &CancellationToken) -> Result<Vec<Layer>> {
     let mut bench = Bench::load(&options.target)?;
-    let config = bench.engine.config().clone();
-    let pool = options.source.pool(options.batch, &bench.tokenizer, &config)?;
+    let architecture = bench.host.model().architecture().clone();
+    let pool = options.source.pool(options.batch, &bench.tokenizer, &architecture)?;
     let requests = &pool.requests()[..options.requests.clamp(1, pool.requests().len())];
     let mut routes = vec![Route::Engine, Route::Scheduler, Route::Native, Route::Guest];
     if let Some(service) = &options.target.service {
@@ -162,7 +162,7 @@ impl Bench {
         let engine = options.bare_engine()?;
         let cache: &Path = &options.data_dir.join("compiled");
         let (host, _) = InProcessDriver::start(&options, &[None], cache)?;
-        let longest = engine.config().max_position_embeddings;
+        let longest = engine.shape().max_tokens;
         let tokenizer = NativeTokenizer::new(host.model().tokenizer(), longest)?;
         Ok(Self { engine, tokenizer, host, outputs: Vec::new() })
     }
@@ -173,18 +173,18 @@ impl Bench {
             Route::Engine => {
                 let rows = self.tokenizer.rows(request)?.batch;
                 let began = Instant::now();
-                self.compute(&rows)?;
+                self.compute(rows)?;
                 Ok(began.elapsed())
             }
             Route::Native => {
                 let began = Instant::now();
                 let rows = self.tokenizer.rows(request)?.batch;
-                self.compute(&rows)?;
+                self.compute(rows)?;
                 Ok(began.elapsed())
             }
             Route::Scheduler => {
-                let rows = self.tokenizer.rows(request)?.batch;
                 let model = Arc::clone(self.host.model());
+                let rows = self.tokenizer.rows(request)?.batch.check(model.shape())?;
                 let began = Instant::now();
                 model.scheduler().score(rows, &Account::default(), None).await?;
                 Ok(began.elapsed())
@@ -195,15 +195,16 @@ impl Bench {
     }
 
     /// Rows cut into batches in their order, as full as the token budget allows.
-    fn compute(&mut self, rows: &PackedBatch) -> Result<()> {
+    fn compute(&mut self, rows: PackedBatch) -> Result<()> {
         self.outputs.clear();
-        let mut batch = PackedBatch::default();
-        for row in rows.iter() {
+        let rows = rows.check(&self.engine.shape())?;
+        let mut batch = CheckedBatch::with_capacity(rows.shape(), 0, 0);
+        for (index, row) in rows.iter().enumerate() {
             if batch.rows() > 0 && batch.tokens() + row.ids.len() > self.engine.max_batch_tokens() {
                 self.engine.run(&batch, &mut self.outputs)?;
                 batch.clear();
             }
-            batch.push(row)?;
+            batch.append(&rows, index..index + 1)?;
         }
         if batch.rows() > 0 {
             self.engine.run(&batch, &mut self.outputs)?;

@@ -15,7 +15,7 @@ use assay_kernels::gpu::{
     self, AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuError, GpuOptions, TuneCache,
     TuneTable,
 };
-use assay_kernels::{BertConfig, BertWeights, Engine, EngineError};
+use assay_kernels::{Architecture, Engine, EngineError, Model, Precision};
 use clap::ValueEnum;
 
 /// Most tokens in one batch on a processor, for each thread: within 3 % of the speed of larger batches (docs/kernels-cpu.md),
@@ -149,7 +149,9 @@ impl EngineOptions {
             EngineChoice::Gpu if precision.gpu().is_none() => {
                 [gpu::Precision::F32, gpu::Precision::F16].map(gpu::Precision::name).to_vec()
             }
-            EngineChoice::Cpu if precision.cpu().is_none() => cpu::Precision::ALL.map(cpu::Precision::name).to_vec(),
+            EngineChoice::Cpu if precision.cpu().is_none() => {
+                cpu::PRECISIONS.iter().map(|precision| precision.name()).collect()
+            }
             _ => Vec::new(),
         };
         if !has.is_empty() {
@@ -197,7 +199,7 @@ impl EngineOptions {
     ///
     /// # Errors
     /// As [`decide`](Self::decide), or the machine lacks what the engine needs.
-    pub fn make(&self, weights: BertWeights) -> Result<ChosenEngine, EngineSetupError> {
+    pub fn make(&self, weights: Model) -> Result<ChosenEngine, EngineSetupError> {
         let Decision { adapter, reason } = self.decide()?;
         let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
             return self.make_cpu(weights, reason);
@@ -217,13 +219,13 @@ impl EngineOptions {
     ///
     /// # Errors
     /// As [`decide`](Self::decide), the adapter fails, or the file cannot be written.
-    pub fn tune(&self, config: &BertConfig) -> Result<TuneTable, EngineSetupError> {
+    pub fn tune(&self, architecture: &Architecture) -> Result<TuneTable, EngineSetupError> {
         let Decision { adapter, reason } = self.decide()?;
         let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
             return Err(EngineSetupError::NoGpu { precision: self.precision, reason });
         };
         let options = self.gpu_options(&adapter, precision);
-        let layout = Layout::new(config, precision)?;
+        let layout = Layout::new(architecture, precision)?;
         let device = GpuDevice::open(&options.adapter)?;
         let table = gpu::tune(&device, Target::of(&device), &layout, options.max_batch_tokens)?;
         if let Some(path) = &self.tune_file {
@@ -239,7 +241,7 @@ impl EngineOptions {
         BATCH_TOKENS_PER_THREAD * threads.map_or(1, NonZeroUsize::get)
     }
 
-    fn make_cpu(&self, weights: BertWeights, reason: String) -> Result<ChosenEngine, EngineSetupError> {
+    fn make_cpu(&self, weights: Model, reason: String) -> Result<ChosenEngine, EngineSetupError> {
         let Some(precision) = self.precision.cpu() else {
             return Err(EngineSetupError::NoGpu { precision: self.precision, reason });
         };
@@ -298,11 +300,11 @@ impl EnginePrecision {
 
     /// The same for the CPU engine, if it has it.
     #[must_use]
-    pub fn cpu(self) -> Option<cpu::Precision> {
+    pub fn cpu(self) -> Option<Precision> {
         match self {
-            Self::F32 => Some(cpu::Precision::F32),
-            Self::Int8 => Some(cpu::Precision::Int8),
-            Self::Int16 => Some(cpu::Precision::Int16),
+            Self::F32 => Some(Precision::F32),
+            Self::Int8 => Some(Precision::Int8),
+            Self::Int16 => Some(Precision::Int16),
             Self::F16 => None,
         }
     }

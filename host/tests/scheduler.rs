@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use assay::scheduler::{Account, Scheduler, ScoreError};
 use assay_kernels::{
-    BatchReport, BertConfig, DeviceMemory, Engine, EngineError, EngineInfo, PackedBatch, Row, Task, Ticket,
+    BatchReport, CheckedBatch, DeviceMemory, Engine, EngineError, EngineInfo, PackedBatch, Row, RowShape, Ticket,
+    TokenTypes,
 };
 
 /// What the engine is to do with its next batch.
@@ -20,11 +21,12 @@ enum Plan {
     LoseOutputs,
 }
 
+const SHAPE: RowShape = RowShape { vocab_size: 1_000, max_tokens: 16, token_types: TokenTypes::Two, outputs: 1 };
+
 /// An engine that does as it is told, one batch at a time, and answers each row's first id.
 #[derive(Debug)]
 struct Puppet {
     info: EngineInfo,
-    config: BertConfig,
     plans: Mutex<Receiver<Plan>>,
     /// Tokens of each batch, as it is submitted.
     submitted: Sender<usize>,
@@ -40,30 +42,11 @@ struct Strings {
 }
 
 fn puppet(max_in_flight: usize) -> Strings {
-    let config = BertConfig {
-        vocab_size: 1_000,
-        hidden_size: 4,
-        num_hidden_layers: 1,
-        num_attention_heads: 1,
-        intermediate_size: 4,
-        max_position_embeddings: 16,
-        type_vocab_size: 2,
-        layer_norm_eps: 1e-12,
-        task: Task::CrossEncoder,
-        outputs: 1,
-    };
     let (plans, receiver) = channel();
     let (sender, submitted) = channel();
     let info = EngineInfo { name: "puppet", device: String::new(), precision: "f32", threads: 0 };
-    let engine = Puppet {
-        info,
-        config,
-        plans: Mutex::new(receiver),
-        submitted: sender,
-        in_flight: Vec::new(),
-        next: 0,
-        max_in_flight,
-    };
+    let engine =
+        Puppet { info, plans: Mutex::new(receiver), submitted: sender, in_flight: Vec::new(), next: 0, max_in_flight };
     Strings { plans, submitted, scheduler: Arc::new(Scheduler::start(Box::new(engine), 1_000).unwrap()) }
 }
 
@@ -72,8 +55,12 @@ impl Engine for Puppet {
         &self.info
     }
 
-    fn config(&self) -> &BertConfig {
-        &self.config
+    fn shape(&self) -> RowShape {
+        SHAPE
+    }
+
+    fn row_flops(&self, tokens: usize) -> u64 {
+        tokens as u64
     }
 
     fn max_batch_tokens(&self) -> usize {
@@ -88,7 +75,7 @@ impl Engine for Puppet {
         DeviceMemory::default()
     }
 
-    fn submit(&mut self, batch: &PackedBatch) -> Result<Ticket, EngineError> {
+    fn submit(&mut self, batch: &CheckedBatch) -> Result<Ticket, EngineError> {
         // Nobody listens any more where a test has what it wanted.
         let _ = self.submitted.send(batch.tokens());
         // With one batch in flight the plan is awaited here, as an engine that computes in `submit` would.
@@ -125,12 +112,12 @@ impl Puppet {
     }
 }
 
-fn rows(ids: &[u32]) -> PackedBatch {
+fn rows(ids: &[u32]) -> CheckedBatch {
     let mut batch = PackedBatch::default();
     for &id in ids {
         batch.push(Row { ids: &[id; 8], second_segment: 8 }).unwrap();
     }
-    batch
+    batch.check(&SHAPE).unwrap()
 }
 
 type Answer = tokio::task::JoinHandle<Result<Vec<f32>, ScoreError>>;

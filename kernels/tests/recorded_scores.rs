@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use assay_kernels::{BertWeights, CpuEngine, CpuOptions, Engine, InstructionSet, PackedBatch, Task, checkpoint};
+use assay_kernels::{CpuEngine, CpuOptions, InstructionSet, Model, PackedBatch, Task, checkpoint};
 use common::{Shape, default_adapter, golden, minilm_dir, pack, random_rows, random_weights, workspace};
 use serde::{Deserialize, Serialize};
 
@@ -68,22 +68,20 @@ fn recordings() -> Recordings {
     serde_json::from_slice(&std::fs::read(file()).unwrap()).unwrap()
 }
 
-fn compute(weights: BertWeights, rows: &PackedBatch, set: InstructionSet) -> Recording {
+fn compute(weights: Model, rows: &PackedBatch, set: InstructionSet) -> Recording {
     let options = CpuOptions { threads: NonZeroUsize::new(2), ..CpuOptions::default() };
     let mut engine = CpuEngine::with_instruction_set(weights, options, set).unwrap();
-    let mut outputs = Vec::new();
-    engine.run(rows, &mut outputs).unwrap();
-    Recording::of(&outputs)
+    Recording::of(&common::run(&mut engine, rows))
 }
 
 /// The default model and its rows, where it is on this machine.
-fn default_model() -> Option<(BertWeights, PackedBatch)> {
+fn default_model() -> Option<(Model, PackedBatch)> {
     let weights = checkpoint::load(&minilm_dir()?, Some(&default_adapter())).unwrap();
     Some((weights, pack(&golden(&workspace().join("testdata/golden/passages.json")).cases)))
 }
 
 /// Compares on every instruction set that has a recording; one that this processor lacks is skipped by name.
-fn check(model: &str, weights: &BertWeights, rows: &PackedBatch) {
+fn check(model: &str, weights: &Model, rows: &PackedBatch) {
     let recordings = recordings();
     let recorded = recordings.get(model).unwrap_or_else(|| panic!("{model} is not recorded"));
     for set in InstructionSet::ALL {
@@ -114,7 +112,7 @@ fn the_default_model_has_its_recorded_bits() {
 fn record() {
     let mut recordings = if file().exists() { recordings() } else { Recordings::new() };
     let available = || InstructionSet::ALL.into_iter().filter(|set| set.is_available());
-    let mut put = |model: &str, weights: &BertWeights, rows: &PackedBatch| {
+    let mut put = |model: &str, weights: &Model, rows: &PackedBatch| {
         let recorded = recordings.entry(model.to_owned()).or_default();
         for set in available() {
             recorded.insert(set.name().to_owned(), compute(weights.clone(), rows, set));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use assay::rerank::Request;
-use assay_kernels::{BertConfig, flops};
+use assay_kernels::{Architecture, flops};
 
 pub use file::read as read_requests;
 pub use tokens::NativeTokenizer;
@@ -61,7 +61,7 @@ impl LoadSource {
     ///
     /// # Errors
     /// The file cannot be read or is malformed, or a text cannot be tokenised.
-    pub fn pool(&self, batch: Option<u32>, tokenizer: &NativeTokenizer, config: &BertConfig) -> Result<Pool> {
+    pub fn pool(&self, batch: Option<u32>, tokenizer: &NativeTokenizer, architecture: &Architecture) -> Result<Pool> {
         let requests = match self {
             Self::File(path) => {
                 let requests = file::read(path)?;
@@ -72,7 +72,7 @@ impl LoadSource {
             }
         };
         let prepare = |(index, request)| {
-            Prepared::new(request, tokenizer, config).with_context(|| format!("request {index} of the load"))
+            Prepared::new(request, tokenizer, architecture).with_context(|| format!("request {index} of the load"))
         };
         Ok(Pool { requests: requests.into_iter().enumerate().map(prepare).collect::<Result<_>>()? })
     }
@@ -90,15 +90,15 @@ impl LoadSource {
 }
 
 impl Prepared {
-    fn new(request: Request, tokenizer: &NativeTokenizer, config: &BertConfig) -> Result<Self> {
+    fn new(request: Request, tokenizer: &NativeTokenizer, architecture: &Architecture) -> Result<Self> {
         let started = std::time::Instant::now();
         let rows = tokenizer.rows(&request)?;
         let tokenize = started.elapsed();
         let row_tokens: Vec<u32> = rows.batch.iter().map(|row| row.ids.len() as u32).collect();
         let longest = row_tokens.iter().copied().max().unwrap_or(0) as usize;
         Ok(Self {
-            useful_flops: flops::batch_flops(config, &rows.batch),
-            padded_flops: row_tokens.len() as u64 * flops::row_flops(config, longest),
+            useful_flops: flops::batch_flops(architecture, &rows.batch),
+            padded_flops: row_tokens.len() as u64 * flops::row_flops(architecture, longest),
             request: Arc::new(request),
             row_tokens,
             truncated: rows.truncated,

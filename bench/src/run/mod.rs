@@ -154,7 +154,7 @@ impl Runner<'_> {
 
     fn pools(&self, configuration: &Configuration) -> Result<Vec<(String, Arc<Pool>)>> {
         let pool = |tenant: &TenantPlan| {
-            let pool = self.source.pool(tenant.batch, self.host.tokenizer(), self.host.config())?;
+            let pool = self.source.pool(tenant.batch, self.host.tokenizer(), self.host.architecture())?;
             Ok((tenant.name.clone(), Arc::new(pool)))
         };
         configuration.tenants.iter().map(pool).collect()

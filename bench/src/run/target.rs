@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use assay::engine::EngineOptions;
 use assay::model::{LoadedModel, ModelStore};
-use assay_kernels::BertConfig;
+use assay_kernels::Architecture;
 
 use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, Started};
 use crate::load::NativeTokenizer;
@@ -45,7 +45,7 @@ pub struct Host {
     options: InProcessOptions,
     service: Option<Service>,
     tokenizer: NativeTokenizer,
-    config: BertConfig,
+    architecture: Architecture,
     target: Target,
     /// Absent over HTTP, and where every repeat loads anew.
     shared: Option<(Arc<LoadedModel>, std::time::Duration)>,
@@ -78,8 +78,8 @@ impl Host {
         let began = std::time::Instant::now();
         let model = Arc::new(options.load_model()?);
         let loaded = began.elapsed();
-        let config = model.config().clone();
-        let tokenizer = NativeTokenizer::new(model.tokenizer(), config.max_position_embeddings)?;
+        let architecture = model.architecture().clone();
+        let tokenizer = NativeTokenizer::new(model.tokenizer(), architecture.max_tokens)?;
         let engine = model.engine();
         let target = Target {
             driver: "in process".to_owned(),
@@ -91,17 +91,17 @@ impl Host {
             threads: engine.threads,
         };
         let shared = (start == Start::Shared).then_some((model, loaded));
-        Ok(Self { options, service: None, tokenizer, config, target, shared })
+        Ok(Self { options, service: None, tokenizer, architecture, target, shared })
     }
 
     fn remote(options: InProcessOptions, service: Service) -> Result<Self> {
         let stored = ModelStore::new(&options.data_dir)
             .open(options.model.as_deref())
             .context("the model is needed here too, to count the tokens that are sent")?;
-        let weights = assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())?;
+        let model = assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())?;
         let path = stored.dir().join("tokenizer.json");
         let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        let tokenizer = NativeTokenizer::new(&bytes, weights.config.max_position_embeddings)?;
+        let tokenizer = NativeTokenizer::new(&bytes, model.architecture.max_tokens)?;
         let unknown = || "unknown".to_owned();
         let target = Target {
             driver: service.url.clone(),
@@ -112,7 +112,7 @@ impl Host {
             precision: unknown(),
             threads: 0,
         };
-        Ok(Self { options, service: Some(service), tokenizer, config: weights.config, target, shared: None })
+        Ok(Self { options, service: Some(service), tokenizer, architecture: model.architecture, target, shared: None })
     }
 
     /// A driver for tenants with these guests, and what starting it took where anything was started.
@@ -159,10 +159,10 @@ impl Host {
         &self.tokenizer
     }
 
-    /// The model's shape.
+    /// What the model computes.
     #[must_use]
-    pub fn config(&self) -> &BertConfig {
-        &self.config
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
     }
 
     /// The process that computes, as far as it can be known.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use assay_kernels::{BertConfig, EngineInfo};
+use assay_kernels::{Architecture, EngineInfo, RowShape};
 
 use super::info::ModelInfo;
 use super::manifest::Manifest;
@@ -14,7 +14,8 @@ use crate::scheduler::{DEFAULT_MAX_QUEUED_TOKENS, Scheduler};
 #[derive(Debug)]
 pub struct LoadedModel {
     manifest: Manifest,
-    config: BertConfig,
+    architecture: Architecture,
+    shape: RowShape,
     engine: EngineInfo,
     engine_reason: String,
     info: Arc<ModelInfo>,
@@ -30,14 +31,17 @@ impl LoadedModel {
         let weights = assay_kernels::checkpoint::load(model.dir(), model.adapter_dir().as_deref())?;
         let tokenizer: Arc<[u8]> = read_tokenizer(&model.dir().join(TOKENIZER_FILE))?.into();
         let failed = |message: String| ModelError::Engine { model: model.manifest.name.clone(), message };
+        let architecture = weights.architecture.clone();
         let ChosenEngine { engine, reason } = options.make(weights).map_err(|error| failed(error.to_string()))?;
-        let (config, engine_info) = (engine.config().clone(), engine.info().clone());
+        let (shape, engine_info) = (engine.shape(), engine.info().clone());
         let scheduler =
             Scheduler::start(engine, DEFAULT_MAX_QUEUED_TOKENS).map_err(|error| failed(error.to_string()))?;
-        let info = Arc::new(ModelInfo::new(&model.manifest.name, &model.manifest.revision, &config, tokenizer));
+        let (name, revision) = (&model.manifest.name, &model.manifest.revision);
+        let info = Arc::new(ModelInfo::new(name, revision, architecture.task(), &shape, tokenizer));
         Ok(Self {
             manifest: model.manifest.clone(),
-            config,
+            architecture,
+            shape,
             engine: engine_info,
             engine_reason: reason,
             info,
@@ -57,10 +61,16 @@ impl LoadedModel {
         &self.manifest
     }
 
-    /// Its shape.
+    /// What it computes.
     #[must_use]
-    pub fn config(&self) -> &BertConfig {
-        &self.config
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// What its rows are like.
+    #[must_use]
+    pub fn shape(&self) -> &RowShape {
+        &self.shape
     }
 
     /// What computes it.

@@ -94,7 +94,7 @@ impl Dispatch {
         let finished = std::panic::catch_unwind(AssertUnwindSafe(|| self.engine.finish(ticket, &mut outputs)));
         let now = Instant::now();
         match finished.unwrap_or_else(|_| Err(EngineError::Device("the engine panicked".to_owned()))) {
-            Ok(report) if outputs.len() == plan.batch.rows() * self.engine.config().outputs => {
+            Ok(report) if outputs.len() == plan.batch.rows() * self.engine.shape().outputs => {
                 self.shared.meter.finished(Some(&report));
                 let elapsed_s = (now - self.busy_since).as_secs_f64().max(1e-6);
                 let mut state = self.shared.lock();

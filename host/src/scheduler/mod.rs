@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use assay_kernels::{BertConfig, Engine, PackedBatch};
+use assay_kernels::{CheckedBatch, Engine};
 use tokio::sync::oneshot;
 
 pub use meter::{Meter, MeterReading};
@@ -64,7 +64,7 @@ pub struct Scored {
 /// Why a request was not computed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScoreError {
-    /// The rows do not fit the model.
+    /// The rows were checked for a model that takes other rows.
     #[error("{0}")]
     Rows(String),
     /// Too many tokens wait already, of the tenant's or of all.
@@ -94,7 +94,6 @@ pub enum ScoreError {
 #[derive(Debug)]
 pub struct Scheduler {
     shared: Arc<Shared>,
-    config: BertConfig,
     dispatch: Option<JoinHandle<()>>,
 }
 
@@ -126,14 +125,13 @@ impl Scheduler {
     /// # Errors
     /// The system gives no thread.
     pub fn start(engine: Box<dyn Engine>, max_queued_tokens: usize) -> std::io::Result<Self> {
-        let config = engine.config().clone();
-        let queue = Queue::new(engine.max_batch_tokens(), max_queued_tokens);
+        let queue = Queue::new(engine.shape(), engine.max_batch_tokens(), max_queued_tokens);
         let state = State { queue, closing: false, tokens_per_s: 1_000.0 };
         let meter = Meter::new(engine.memory());
         let shared = Arc::new(Shared { meter, state: Mutex::new(state), wake: Condvar::new() });
         let dispatch = Dispatch::new(Arc::clone(&shared), engine);
         let dispatch = std::thread::Builder::new().name("assay-dispatch".to_owned()).spawn(move || dispatch.run())?;
-        Ok(Self { shared, config, dispatch: Some(dispatch) })
+        Ok(Self { shared, dispatch: Some(dispatch) })
     }
 
     /// Computes the rows; they may share batches with other requests' and other tenants' rows. Rows that have not
@@ -141,15 +139,14 @@ impl Scheduler {
     /// once.
     ///
     /// # Errors
-    /// The rows do not fit the model, the queue is full (the request is refused whole), the deadline passed, or the
-    /// engine failed.
+    /// The rows were checked for another model, the queue is full (the request is refused whole), the deadline passed,
+    /// or the engine failed.
     pub async fn score(
         &self,
-        rows: PackedBatch,
+        rows: CheckedBatch,
         account: &Account,
         deadline: Option<Instant>,
     ) -> Result<Scored, ScoreError> {
-        rows.check(&self.config).map_err(|error| ScoreError::Rows(error.to_string()))?;
         if rows.rows() == 0 {
             return Ok(Scored { outputs: Vec::new(), inference: Duration::ZERO });
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use assay_kernels::PackedBatch;
+use assay_kernels::{BatchError, CheckedBatch, RowShape};
 use tokio::sync::oneshot;
 
 use super::deficit_round_robin::{DeficitRoundRobin, RequestId, Spent};
@@ -18,7 +18,7 @@ pub(super) type Reply = oneshot::Sender<Result<Scored, ScoreError>>;
 #[derive(Debug)]
 pub(super) struct Job {
     tenant: Arc<str>,
-    rows: PackedBatch,
+    rows: CheckedBatch,
     /// The first row that has not been put into a batch.
     next_row: usize,
     outputs: Vec<f32>,
@@ -45,7 +45,7 @@ impl Job {
 #[derive(Debug)]
 pub(super) struct Arrival<'a> {
     pub(super) account: &'a Account,
-    pub(super) rows: PackedBatch,
+    pub(super) rows: CheckedBatch,
     pub(super) deadline: Option<Instant>,
     pub(super) reply: Reply,
     pub(super) now: Instant,
@@ -57,7 +57,7 @@ pub(super) struct Arrival<'a> {
 #[derive(Debug)]
 pub(super) struct BatchPlan {
     /// The rows.
-    pub(super) batch: PackedBatch,
+    pub(super) batch: CheckedBatch,
     /// Request and number of rows, in the order of the batch.
     parts: Vec<(RequestId, usize)>,
 }
@@ -77,6 +77,7 @@ impl BatchPlan {
 pub(super) struct Queue {
     jobs: HashMap<RequestId, Job>,
     order: DeficitRoundRobin,
+    shape: RowShape,
     next_id: RequestId,
     waiting_tokens: usize,
     /// By tenant; no entry where nothing waits.
@@ -86,10 +87,11 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(max_batch_tokens: usize, max_waiting_tokens: usize) -> Self {
+    pub(super) fn new(shape: RowShape, max_batch_tokens: usize, max_waiting_tokens: usize) -> Self {
         Self {
             jobs: HashMap::new(),
             order: DeficitRoundRobin::default(),
+            shape,
             next_id: 0,
             waiting_tokens: 0,
             waiting_tokens_of: HashMap::new(),
@@ -102,6 +104,10 @@ impl Queue {
     pub(super) fn admit(&mut self, arrival: Arrival<'_>) -> Result<RequestId, ScoreError> {
         let Arrival { account, rows, deadline, reply, now, tokens_per_s } = arrival;
         let tokens = rows.tokens();
+        if *rows.shape() != self.shape {
+            let error = BatchError::OtherShape { from: *rows.shape(), to: self.shape };
+            return Err(ScoreError::Rows(error.to_string()));
+        }
         let allowed = self.max_waiting_tokens.min(account.max_queued_tokens);
         if tokens > allowed {
             return Err(ScoreError::TooLarge { requested: tokens as u64, allowed: allowed as u64 });
@@ -149,7 +155,7 @@ impl Queue {
 
     /// Fills a batch up to the token budget, tenant by tenant; `None` where nothing waits.
     pub(super) fn next_batch(&mut self, now: Instant) -> Option<BatchPlan> {
-        let mut plan = BatchPlan { batch: PackedBatch::default(), parts: Vec::new() };
+        let mut plan = BatchPlan { batch: CheckedBatch::with_capacity(&self.shape, 0, 0), parts: Vec::new() };
         while let Some(id) = self.order.front(|id| self.jobs.get(&id).map_or(0, Job::next_row_tokens)) {
             let Some(job) = self.jobs.get_mut(&id) else { break };
             if job.reply.is_closed() {
@@ -160,11 +166,10 @@ impl Queue {
                 self.fail_job(id, &ScoreError::DeadlineExceeded);
                 continue;
             }
-            let row = job.rows.row(job.next_row);
-            let tokens = row.ids.len();
+            let (row, tokens) = (job.next_row, job.next_row_tokens());
             let fits = plan.batch.tokens() + tokens <= self.max_batch_tokens;
             // A row longer than the budget would never fit: it goes alone, and the engine says what is wrong.
-            if !(fits || plan.batch.rows() == 0) || plan.batch.push(row).is_err() {
+            if !(fits || plan.batch.rows() == 0) || plan.batch.append(&job.rows, row..row + 1).is_err() {
                 break;
             }
             job.next_row += 1;

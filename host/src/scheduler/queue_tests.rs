@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use assay_kernels::Row;
+use assay_kernels::{PackedBatch, Row, TokenTypes};
 use proptest::prelude::*;
 use tokio::sync::oneshot::Receiver;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -11,6 +11,10 @@ use super::*;
 
 const MAX_BATCH_TOKENS: usize = 64;
 
+/// A model that takes any row of these tests.
+const SHAPE: RowShape =
+    RowShape { vocab_size: usize::MAX, max_tokens: usize::MAX, token_types: TokenTypes::None, outputs: 1 };
+
 type Answer = Result<Scored, ScoreError>;
 
 fn account(tenant: &str, weight: u32) -> Account {
@@ -18,13 +22,13 @@ fn account(tenant: &str, weight: u32) -> Account {
 }
 
 /// Rows of the given lengths; every id of a row is `first + row`, so that numbers can be told apart.
-fn rows(first: u32, lengths: &[usize]) -> PackedBatch {
+fn rows(first: u32, lengths: &[usize]) -> CheckedBatch {
     let mut batch = PackedBatch::default();
     for (row, &length) in lengths.iter().enumerate() {
         let ids = vec![first + row as u32; length];
         batch.push(Row { ids: &ids, second_segment: length }).unwrap();
     }
-    batch
+    batch.check(&SHAPE).unwrap()
 }
 
 /// What an engine would answer: each row's first id.
@@ -32,14 +36,18 @@ fn compute(plan: &BatchPlan) -> Vec<f32> {
     plan.batch.iter().map(|row| row.ids[0] as f32).collect()
 }
 
-fn admit(queue: &mut Queue, account: &Account, rows: PackedBatch) -> Result<(RequestId, Receiver<Answer>), ScoreError> {
+fn admit(
+    queue: &mut Queue,
+    account: &Account,
+    rows: CheckedBatch,
+) -> Result<(RequestId, Receiver<Answer>), ScoreError> {
     admit_until(queue, account, rows, None)
 }
 
 fn admit_until(
     queue: &mut Queue,
     account: &Account,
-    rows: PackedBatch,
+    rows: CheckedBatch,
     deadline: Option<Instant>,
 ) -> Result<(RequestId, Receiver<Answer>), ScoreError> {
     let (reply, answer) = oneshot::channel();
@@ -57,7 +65,7 @@ fn finish_all(queue: &mut Queue) {
 fn under_saturation_each_tenant_gets_tokens_by_its_weight() {
     // Rows of different lengths, so that counting rows instead of tokens would be found out.
     let tenants = [("light", 1, 7), ("middle", 2, 31), ("heavy", 5, 13), ("as heavy", 5, 64)];
-    let mut queue = Queue::new(MAX_BATCH_TOKENS, 1 << 24);
+    let mut queue = Queue::new(SHAPE, MAX_BATCH_TOKENS, 1 << 24);
     let mut answers = Vec::new();
     for (tenant, weight, length) in tenants {
         for _ in 0..40 {
@@ -82,7 +90,7 @@ fn under_saturation_each_tenant_gets_tokens_by_its_weight() {
 
 #[test]
 fn a_batch_mixes_tenants() {
-    let mut queue = Queue::new(2_048, 1 << 20);
+    let mut queue = Queue::new(SHAPE, 2_048, 1 << 20);
     let _first = admit(&mut queue, &account("first", 1), rows(0, &[100; 100])).unwrap();
     let _second = admit(&mut queue, &account("second", 1), rows(1_000, &[100; 100])).unwrap();
     let plan = queue.next_batch(Instant::now()).unwrap();
@@ -92,7 +100,7 @@ fn a_batch_mixes_tenants() {
 
 #[test]
 fn a_short_request_does_not_wait_for_a_long_one_of_the_same_tenant() {
-    let mut queue = Queue::new(512, 1 << 20);
+    let mut queue = Queue::new(SHAPE, 512, 1 << 20);
     let tenant = account("tenant", 1);
     let _long = admit(&mut queue, &tenant, rows(0, &[64; 1_000])).unwrap();
     let (_, mut short) = admit(&mut queue, &tenant, rows(5_000, &[64])).unwrap();
@@ -108,7 +116,7 @@ fn a_short_request_does_not_wait_for_a_long_one_of_the_same_tenant() {
 
 #[test]
 fn a_tenant_with_the_least_weight_is_served_beside_one_with_the_most() {
-    let mut queue = Queue::new(512, 1 << 30);
+    let mut queue = Queue::new(SHAPE, 512, 1 << 30);
     let (_, mut answer) = admit(&mut queue, &account("least", 1), rows(7, &[512])).unwrap();
     let _flood = admit(&mut queue, &account("most", 1_000), rows(0, &vec![512; 2_000])).unwrap();
     for _ in 0..1_100 {
@@ -120,7 +128,7 @@ fn a_tenant_with_the_least_weight_is_served_beside_one_with_the_most() {
 
 #[test]
 fn a_full_queue_refuses_the_whole_request_and_says_when_to_return() {
-    let mut queue = Queue::new(MAX_BATCH_TOKENS, 1_000);
+    let mut queue = Queue::new(SHAPE, MAX_BATCH_TOKENS, 1_000);
     let busy = Account { max_queued_tokens: 100, ..account("busy", 1) };
     let _waiting = admit(&mut queue, &busy, rows(0, &[10; 9])).unwrap();
     let refused = admit(&mut queue, &busy, rows(0, &[10, 10])).unwrap_err();
@@ -138,7 +146,7 @@ fn a_full_queue_refuses_the_whole_request_and_says_when_to_return() {
 
 #[test]
 fn a_late_request_costs_nothing_and_is_told_so() {
-    let mut queue = Queue::new(MAX_BATCH_TOKENS, 1_000);
+    let mut queue = Queue::new(SHAPE, MAX_BATCH_TOKENS, 1_000);
     let now = Instant::now();
     let (_, mut late) = admit_until(&mut queue, &account("a", 1), rows(0, &[5]), Some(now)).unwrap();
     let (_, mut early) =
@@ -152,14 +160,14 @@ fn a_late_request_costs_nothing_and_is_told_so() {
 
 #[test]
 fn late_requests_do_not_keep_others_out() {
-    let mut queue = Queue::new(MAX_BATCH_TOKENS, 100);
+    let mut queue = Queue::new(SHAPE, MAX_BATCH_TOKENS, 100);
     let _late = admit_until(&mut queue, &account("a", 1), rows(0, &[90]), Some(Instant::now())).unwrap();
     assert!(admit(&mut queue, &account("b", 1), rows(0, &[90])).is_ok());
 }
 
 #[test]
 fn a_request_whose_caller_has_gone_costs_nothing() {
-    let mut queue = Queue::new(MAX_BATCH_TOKENS, 1_000);
+    let mut queue = Queue::new(SHAPE, MAX_BATCH_TOKENS, 1_000);
     let (id, answer) = admit(&mut queue, &account("a", 1), rows(0, &[5; 100])).unwrap();
     let plan = queue.next_batch(Instant::now()).unwrap();
     queue.cancel(id);
@@ -174,7 +182,7 @@ fn a_request_whose_caller_has_gone_costs_nothing() {
 
 #[test]
 fn a_failed_batch_fails_its_requests_only() {
-    let mut queue = Queue::new(10, 1_000);
+    let mut queue = Queue::new(SHAPE, 10, 1_000);
     let (_, mut hit) = admit(&mut queue, &account("a", 1), rows(0, &[10, 10])).unwrap();
     let first = queue.next_batch(Instant::now()).unwrap();
     let (_, mut spared) = admit(&mut queue, &account("b", 1), rows(7, &[10])).unwrap();
@@ -211,7 +219,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn every_admitted_request_is_answered_once_with_its_own_numbers_in_order(steps in prop::collection::vec(step(), 1..150)) {
-        let mut queue = Queue::new(MAX_BATCH_TOKENS, 1_500);
+        let mut queue = Queue::new(SHAPE, MAX_BATCH_TOKENS, 1_500);
         let mut in_flight = std::collections::VecDeque::new();
         let mut open = Vec::new();
         let mut first = 0;
