@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow};
 use assay::device::{Account, LoadedModel};
 use assay::model::ModelStore;
 use assay::rerank::Request;
-use assay_kernels::{Engine, PackedBatch};
+use assay_kernels::{CheckedBatch, Engine, PackedBatch};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -177,18 +177,18 @@ impl Bench {
             Route::Engine => {
                 let rows = self.tokenizer.rows(request)?.batch;
                 let began = Instant::now();
-                self.compute(&rows)?;
+                self.compute(rows)?;
                 Ok(began.elapsed())
             }
             Route::Native => {
                 let began = Instant::now();
                 let rows = self.tokenizer.rows(request)?.batch;
-                self.compute(&rows)?;
+                self.compute(rows)?;
                 Ok(began.elapsed())
             }
             Route::Scheduler => {
-                let rows = self.tokenizer.rows(request)?.batch;
                 let model = Arc::clone(&self.model);
+                let rows = self.tokenizer.rows(request)?.batch.check(model.shape())?;
                 let began = Instant::now();
                 model.score(rows, &Account::default(), None).await?;
                 Ok(began.elapsed())
@@ -199,15 +199,16 @@ impl Bench {
     }
 
     /// Rows cut into batches in their order, as full as the token budget allows.
-    fn compute(&mut self, rows: &PackedBatch) -> Result<()> {
+    fn compute(&mut self, rows: PackedBatch) -> Result<()> {
         self.outputs.clear();
-        let mut batch = PackedBatch::default();
-        for row in rows.iter() {
+        let rows = rows.check(&self.engine.shape())?;
+        let mut batch = CheckedBatch::with_capacity(rows.shape(), 0, 0);
+        for (index, row) in rows.iter().enumerate() {
             if batch.rows() > 0 && batch.tokens() + row.ids.len() > self.engine.max_batch_tokens() {
                 self.engine.run(&batch, &mut self.outputs)?;
                 batch.clear();
             }
-            batch.push(row)?;
+            batch.append(&rows, index..index + 1)?;
         }
         if batch.rows() > 0 {
             self.engine.run(&batch, &mut self.outputs)?;

@@ -138,6 +138,7 @@ impl Bench {
             let start = Instant::now();
             let rows = encode(&encoder, &request);
             let rows = PackedBatch::new(rows.ids, rows.offsets, rows.second_segment).expect("the rows are well-formed");
+            let rows = rows.check(model.shape()).expect("the rows fit the model");
             let asked = Instant::now();
             let scores = model.score(rows, &Account::default(), None).await;
             let device = asked.elapsed();

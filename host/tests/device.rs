@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use assay::device::{Account, ModelId, Scheduler, ScoreError};
 use assay_kernels::{
-    BatchReport, BertConfig, DeviceMemory, Engine, EngineError, EngineInfo, PackedBatch, Row, Task, Ticket, flops,
+    BatchReport, CheckedBatch, DeviceMemory, Engine, EngineError, EngineInfo, PackedBatch, Row, RowShape, Ticket,
+    TokenTypes,
 };
 
 /// What an engine is to do with its next batch.
@@ -35,7 +36,6 @@ enum Event {
 #[derive(Debug)]
 struct Puppet {
     info: EngineInfo,
-    config: BertConfig,
     plans: Mutex<Receiver<Plan>>,
     events: Sender<Event>,
     in_flight: Vec<(u64, Plan, Vec<f32>)>,
@@ -51,20 +51,10 @@ struct Strings {
     model: ModelId,
 }
 
-fn config(layers: usize) -> BertConfig {
-    BertConfig {
-        vocab_size: 1_000,
-        hidden_size: 4,
-        num_hidden_layers: layers,
-        num_attention_heads: 1,
-        intermediate_size: 4,
-        max_position_embeddings: 16,
-        type_vocab_size: 2,
-        layer_norm_eps: 1e-12,
-        task: Task::CrossEncoder,
-        outputs: 1,
-    }
-}
+const SHAPE: RowShape = RowShape { vocab_size: 1_000, max_tokens: 16, token_types: TokenTypes::None, outputs: 1 };
+
+/// Floating-point operations of a token.
+const TOKEN_FLOPS: u64 = 1_000;
 
 fn scheduler() -> Arc<Scheduler> {
     Arc::new(Scheduler::start(1_000).unwrap())
@@ -79,7 +69,6 @@ fn puppet_on(scheduler: &Arc<Scheduler>, max_in_flight: usize) -> Strings {
     let (sender, events) = channel();
     let engine = Puppet {
         info: EngineInfo { name: "puppet", device: String::new(), precision: "f32", threads: 0 },
-        config: config(1),
         plans: Mutex::new(receiver),
         events: sender,
         in_flight: Vec::new(),
@@ -95,8 +84,12 @@ impl Engine for Puppet {
         &self.info
     }
 
-    fn config(&self) -> &BertConfig {
-        &self.config
+    fn shape(&self) -> RowShape {
+        SHAPE
+    }
+
+    fn row_flops(&self, tokens: usize) -> u64 {
+        tokens as u64 * TOKEN_FLOPS
     }
 
     fn max_batch_tokens(&self) -> usize {
@@ -111,7 +104,7 @@ impl Engine for Puppet {
         DeviceMemory::default()
     }
 
-    fn submit(&mut self, batch: &PackedBatch) -> Result<Ticket, EngineError> {
+    fn submit(&mut self, batch: &CheckedBatch) -> Result<Ticket, EngineError> {
         self.tell(Event::Submitted(batch.tokens()));
         // With one batch in flight the plan is awaited here, as an engine that computes in `submit` would.
         let plan = if self.max_in_flight == 1 { self.plan() } else { Plan::Compute };
@@ -159,12 +152,12 @@ impl Drop for Puppet {
     }
 }
 
-fn rows(ids: &[u32]) -> PackedBatch {
+fn rows(ids: &[u32]) -> CheckedBatch {
     let mut batch = PackedBatch::default();
     for &id in ids {
         batch.push(Row { ids: &[id; 8], second_segment: 8 }).unwrap();
     }
-    batch
+    batch.check(&SHAPE).unwrap()
 }
 
 type Answer = tokio::task::JoinHandle<Result<Vec<f32>, ScoreError>>;
@@ -305,7 +298,7 @@ async fn a_model_that_is_removed_is_dropped_after_its_batches_in_flight() {
 #[derive(Debug)]
 struct Simulated {
     info: EngineInfo,
-    config: BertConfig,
+    token_flops: u64,
     /// Simulated device time of a floating-point operation.
     s_per_flop: f64,
     saturation: Arc<Saturation>,
@@ -337,8 +330,12 @@ impl Engine for Simulated {
         &self.info
     }
 
-    fn config(&self) -> &BertConfig {
-        &self.config
+    fn shape(&self) -> RowShape {
+        SHAPE
+    }
+
+    fn row_flops(&self, tokens: usize) -> u64 {
+        tokens as u64 * self.token_flops
     }
 
     fn max_batch_tokens(&self) -> usize {
@@ -349,9 +346,9 @@ impl Engine for Simulated {
         DeviceMemory::default()
     }
 
-    fn submit(&mut self, batch: &PackedBatch) -> Result<Ticket, EngineError> {
+    fn submit(&mut self, batch: &CheckedBatch) -> Result<Ticket, EngineError> {
         self.saturation.wait();
-        let useful_flops = flops::batch_flops(&self.config, batch);
+        let useful_flops = batch.tokens() as u64 * self.token_flops;
         let device_time = Some(Duration::from_secs_f64(useful_flops as f64 * self.s_per_flop));
         self.in_flight.push_back((batch.rows(), BatchReport { device_time, useful_flops, ..Default::default() }));
         self.next += 1;
@@ -365,7 +362,7 @@ impl Engine for Simulated {
     }
 }
 
-/// Time is simulated. The costly model has twelve layers for the other's one, and takes three times as long for its work,
+/// Time is simulated. A token of the costly model is twelve times the work, and takes three times as long for its work,
 /// so that charging by work alone would be found out. The tolerance is the contract's: a tenant may be ahead by a batch
 /// and behind by another, of hundreds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -373,10 +370,10 @@ async fn two_tenants_with_models_of_different_cost_get_equal_device_time() {
     let (tenants, scheduler) = (["cheap", "costly"], scheduler());
     let saturation = Saturation { scheduler: Arc::downgrade(&scheduler), tenants, over: AtomicBool::new(false) };
     let saturation = Arc::new(saturation);
-    let models = [(1, 1e-9), (12, 3e-9)].map(|(layers, s_per_flop)| {
+    let models = [(TOKEN_FLOPS, 1e-9), (12 * TOKEN_FLOPS, 3e-9)].map(|(token_flops, s_per_flop)| {
         scheduler.add(Box::new(Simulated {
             info: EngineInfo { name: "simulated", device: String::new(), precision: "f32", threads: 0 },
-            config: config(layers),
+            token_flops,
             s_per_flop,
             saturation: Arc::clone(&saturation),
             in_flight: Default::default(),
@@ -396,7 +393,7 @@ async fn two_tenants_with_models_of_different_cost_get_equal_device_time() {
         }
     }
     let time = |tenant| scheduler.meter().device_time_of(tenant).as_secs_f64();
-    let costliest_batch_s = 2.0 * flops::row_flops(&config(12), 8) as f64 * 3e-9;
+    let costliest_batch_s = 16.0 * 12.0 * TOKEN_FLOPS as f64 * 3e-9;
     while time("cheap") + time("costly") < 400.0 * costliest_batch_s {
         tokio::task::yield_now().await;
     }

@@ -144,12 +144,12 @@ impl Host {
         let facts = |(of, stored): (TenantModel, &StoredModel)| {
             let weights = assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())
                 .context("the model is needed here too, to count the tokens that are sent")?;
-            let config = weights.config;
+            let architecture = weights.architecture;
             let path = stored.dir().join("tokenizer.json");
             let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-            let longest = config.max_position_embeddings;
+            let longest = architecture.max_tokens;
             let tokenizer = NativeTokenizer::new(&bytes, longest)?;
-            let costs = RowCosts::new(longest, |tokens| assay_kernels::flops::row_flops(&config, tokens));
+            let costs = RowCosts::new(longest, |tokens| assay_kernels::flops::row_flops(&architecture, tokens));
             Ok(HostModel { of, name: stored.manifest.name.clone(), tokenizer, costs })
         };
         let models = wanted.into_iter().zip(&options.models).map(facts).collect::<Result<_>>()?;

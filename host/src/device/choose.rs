@@ -13,7 +13,7 @@ use assay_kernels::gpu::ops::Target;
 use assay_kernels::gpu::{
     self, AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuError, GpuOptions, TuneCache, TuneTable,
 };
-use assay_kernels::{BertConfig, EngineError};
+use assay_kernels::{Architecture, EngineError, Precision};
 use clap::ValueEnum;
 
 /// Most tokens in one batch on a processor, for each thread: within 3 % of the speed of larger batches (docs/kernels-cpu.md),
@@ -143,7 +143,9 @@ impl DeviceOptions {
             EngineChoice::Gpu if precision.gpu().is_none() => {
                 [gpu::Precision::F32, gpu::Precision::F16].map(gpu::Precision::name).to_vec()
             }
-            EngineChoice::Cpu if precision.cpu().is_none() => cpu::Precision::ALL.map(cpu::Precision::name).to_vec(),
+            EngineChoice::Cpu if precision.cpu().is_none() => {
+                cpu::PRECISIONS.iter().map(|precision| precision.name()).collect()
+            }
             _ => Vec::new(),
         };
         if !has.is_empty() {
@@ -190,13 +192,13 @@ impl DeviceOptions {
     ///
     /// # Errors
     /// As [`decide`](Self::decide), the adapter fails, or the file cannot be written.
-    pub fn tune(&self, config: &BertConfig) -> Result<TuneTable, DeviceError> {
+    pub fn tune(&self, architecture: &Architecture) -> Result<TuneTable, DeviceError> {
         let Decision { adapter, reason } = self.decide()?;
         let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
             return Err(DeviceError::NoGpu { precision: self.precision, reason });
         };
         let options = self.gpu_options(&adapter, precision);
-        let layout = Layout::new(config, precision)?;
+        let layout = Layout::new(architecture, precision)?;
         let device = GpuDevice::open(&options.adapter)?;
         let table = gpu::tune(&device, Target::of(&device), &layout, options.max_batch_tokens)?;
         if let Some(path) = &self.tune_file {
@@ -266,11 +268,11 @@ impl EnginePrecision {
 
     /// The same for the CPU engine, if it has it.
     #[must_use]
-    pub fn cpu(self) -> Option<cpu::Precision> {
+    pub fn cpu(self) -> Option<Precision> {
         match self {
-            Self::F32 => Some(cpu::Precision::F32),
-            Self::Int8 => Some(cpu::Precision::Int8),
-            Self::Int16 => Some(cpu::Precision::Int16),
+            Self::F32 => Some(Precision::F32),
+            Self::Int8 => Some(Precision::Int8),
+            Self::Int16 => Some(Precision::Int16),
             Self::F16 => None,
         }
     }

@@ -159,7 +159,7 @@ impl Dispatch {
         let finished = catch_unwind(AssertUnwindSafe(|| engine.finish(ticket, outputs)));
         let report = finished.map_err(|_| DeviceFault::Panicked)?;
         let report = report.map_err(|error| DeviceFault::Engine(Arc::new(error)))?;
-        if outputs.len() == plan.batch.rows() * engine.config().outputs {
+        if outputs.len() == plan.batch.rows() * engine.shape().outputs {
             Ok(report)
         } else {
             Err(DeviceFault::LostOutputs)

@@ -2,7 +2,7 @@
 
 use assay_kernels::cpu::{CpuEngine, CpuOptions};
 use assay_kernels::gpu::{AdapterDescription, GpuEngine};
-use assay_kernels::{BertWeights, DeviceMemory, Engine, InstructionSet};
+use assay_kernels::{DeviceMemory, Engine, InstructionSet, Model};
 
 use super::choose::{Decision, DeviceError, DeviceOptions};
 use crate::model::store::StoredModel;
@@ -56,20 +56,20 @@ impl Hardware {
         DeviceMemory { weights_bytes: weights.map(|(_, file)| file.bytes).sum(), ..DeviceMemory::default() }
     }
 
-    /// Makes the engine of a model, which takes the weights over.
-    pub(super) fn engine(&self, weights: BertWeights) -> Result<Box<dyn Engine>, DeviceError> {
+    /// Makes a model's engine, which takes the weights over.
+    pub(super) fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
         let (options, decision) = (&self.options, &self.decision);
         let no_gpu = || DeviceError::NoGpu { precision: options.precision, reason: decision.reason.clone() };
         match &decision.adapter {
             Some(adapter) => {
                 let precision = options.precision.gpu().ok_or_else(no_gpu)?;
-                Ok(Box::new(GpuEngine::new(weights, options.gpu_options(adapter, precision))?))
+                Ok(Box::new(GpuEngine::new(model, options.gpu_options(adapter, precision))?))
             }
             None => {
                 let precision = options.precision.cpu().ok_or_else(no_gpu)?;
                 let max_batch_tokens = options.max_batch_tokens.unwrap_or_else(|| options.processor_batch_tokens());
                 let options = CpuOptions { threads: options.threads, max_batch_tokens, precision };
-                Ok(Box::new(CpuEngine::new(weights, options)?))
+                Ok(Box::new(CpuEngine::new(model, options)?))
             }
         }
     }

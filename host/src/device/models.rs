@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use assay_kernels::{BertConfig, DeviceMemory, Engine, EngineInfo, PackedBatch};
+use assay_kernels::{CheckedBatch, DeviceMemory, Engine, EngineInfo, Model, RowShape};
 
 use super::Device;
 use super::budget::{ModelKey, NoRoom};
@@ -48,7 +48,7 @@ pub(super) struct ResidentModel {
     key: ModelKey,
     pub(super) id: ModelId,
     manifest: Manifest,
-    config: BertConfig,
+    shape: RowShape,
     row_flops: Arc<[u64]>,
     engine: EngineInfo,
     info: Arc<ModelInfo>,
@@ -68,16 +68,16 @@ impl LoadedModel {
         &self.model.manifest
     }
 
-    /// Its shape.
+    /// What its rows are like.
     #[must_use]
-    pub fn config(&self) -> &BertConfig {
-        &self.model.config
+    pub fn shape(&self) -> &RowShape {
+        &self.model.shape
     }
 
     /// Its longest row in tokens.
     #[must_use]
     pub fn max_tokens(&self) -> usize {
-        self.model.row_flops.len().saturating_sub(1)
+        self.model.shape.max_tokens
     }
 
     /// Useful floating-point operations of a row of so many tokens; 0 beyond the longest.
@@ -127,10 +127,11 @@ impl LoadedModel {
     /// once.
     ///
     /// # Errors
-    /// The queue is full (the request is refused whole), the deadline passed, or the device failed.
+    /// The queue is full (the request is refused whole), the deadline passed, the rows were checked for another model,
+    /// or the device failed.
     pub async fn score(
         &self,
-        rows: PackedBatch,
+        rows: CheckedBatch,
         account: &Account,
         deadline: Option<Instant>,
     ) -> Result<Scored, ScoreError> {
@@ -171,16 +172,18 @@ impl Device {
         // Before anything is read by what the files say, afterwards by what the engine has taken.
         self.make_room(name, &self.hardware.memory_needed(stored))?;
         let tokenizer: Arc<[u8]> = read_tokenizer(&stored.dir().join(TOKENIZER_FILE))?.into();
-        let engine = self.engine(stored)?;
+        let model = read(stored)?;
+        let task = model.architecture.task();
+        let engine = self.make_engine(name, model)?;
         let row_flops = row_flops(&*engine);
-        let (config, info, memory) = (engine.config().clone(), engine.info().clone(), engine.memory());
+        let (shape, info, memory) = (engine.shape(), engine.info().clone(), engine.memory());
         self.make_room(name, &memory)?;
         let model = Arc::new(ResidentModel {
             id: self.scheduler.add_with(engine, Arc::clone(&row_flops)),
             row_flops,
             manifest: stored.manifest.clone(),
-            info: Arc::new(ModelInfo::new(name, revision, &config, tokenizer)),
-            config,
+            info: Arc::new(ModelInfo::new(name, revision, task, &shape, tokenizer)),
+            shape,
             engine: info,
             memory,
             key: key.clone(),
@@ -194,10 +197,11 @@ impl Device {
     /// # Errors
     /// The model's files are damaged, or the device cannot compute it.
     pub fn engine(&self, stored: &StoredModel) -> Result<Box<dyn Engine>, LoadError> {
-        let weights = assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref());
-        let weights = weights.map_err(ModelError::from)?;
-        let failed = |source| LoadError::Device { model: stored.manifest.name.clone(), source };
-        self.hardware.engine(weights).map_err(failed)
+        self.make_engine(&stored.manifest.name, read(stored)?)
+    }
+
+    fn make_engine(&self, name: &str, model: Model) -> Result<Box<dyn Engine>, LoadError> {
+        self.hardware.engine(model).map_err(|source| LoadError::Device { model: name.to_owned(), source })
     }
 
     fn hold(self: &Arc<Self>, key: &ModelKey) -> Option<Arc<LoadedModel>> {
@@ -213,4 +217,9 @@ impl Device {
         }
         Ok(())
     }
+}
+
+/// Reads a model's weights, with its adapter merged into them.
+fn read(stored: &StoredModel) -> Result<Model, ModelError> {
+    Ok(assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())?)
 }

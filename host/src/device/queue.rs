@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use assay_kernels::{Engine, PackedBatch};
+use assay_kernels::{CheckedBatch, Engine, EngineError, RowShape};
 use tokio::sync::oneshot;
 
 use super::fair_queueing::{FairQueueing, Lead, ModelId, RequestId, Spent};
@@ -22,6 +22,8 @@ pub(super) type Reply = oneshot::Sender<Result<Scored, ScoreError>>;
 /// What the queue knows of a model.
 #[derive(Debug, Clone)]
 pub(super) struct ModelCosts {
+    /// What its rows are like.
+    pub(super) shape: RowShape,
     /// Most tokens in one batch.
     pub(super) max_batch_tokens: usize,
     /// Floating-point operations of a row, by its length in tokens; one entry more than its longest row has tokens.
@@ -40,7 +42,7 @@ struct QueuedModel {
 pub(super) struct Job {
     tenant: Arc<str>,
     model: ModelId,
-    rows: PackedBatch,
+    rows: CheckedBatch,
     /// The first row that has not been put into a batch.
     next_row: usize,
     outputs: Vec<f32>,
@@ -58,7 +60,7 @@ pub(super) struct Job {
 pub(super) struct Arrival<'a> {
     pub(super) account: &'a Account,
     pub(super) model: ModelId,
-    pub(super) rows: PackedBatch,
+    pub(super) rows: CheckedBatch,
     pub(super) deadline: Option<Instant>,
     pub(super) reply: Reply,
     pub(super) now: Instant,
@@ -70,7 +72,7 @@ pub(super) struct BatchPlan {
     /// The model.
     pub(super) model: ModelId,
     /// The rows.
-    pub(super) batch: PackedBatch,
+    pub(super) batch: CheckedBatch,
     /// Whose rows they are, in the order of the batch.
     parts: Vec<Part>,
     /// What the rows were charged.
@@ -105,8 +107,7 @@ pub(super) struct Queue {
 
 /// Floating-point operations of an engine's rows, by their length in tokens.
 pub(super) fn row_flops(engine: &dyn Engine) -> Arc<[u64]> {
-    let config = engine.config();
-    (0..=config.max_position_embeddings).map(|tokens| assay_kernels::flops::row_flops(config, tokens)).collect()
+    (0..=engine.shape().max_tokens).map(|tokens| engine.row_flops(tokens)).collect()
 }
 
 impl Job {
@@ -131,8 +132,8 @@ impl ModelCosts {
 }
 
 impl BatchPlan {
-    fn new(model: ModelId) -> Self {
-        Self { model, batch: PackedBatch::default(), parts: Vec::new(), charged_s: 0.0, flops: 0 }
+    fn new(model: ModelId, shape: &RowShape) -> Self {
+        Self { model, batch: CheckedBatch::with_capacity(shape, 0, 0), parts: Vec::new(), charged_s: 0.0, flops: 0 }
     }
 
     /// Notes whose row was put into the batch.
@@ -199,6 +200,10 @@ impl Queue {
     pub(super) fn admit(&mut self, arrival: Arrival<'_>) -> Result<RequestId, ScoreError> {
         let Arrival { account, model, rows, deadline, reply, now } = arrival;
         let Some(queued) = self.models.get(&model) else { return Err(ScoreError::Device(DeviceFault::Unloaded)) };
+        if *rows.shape() != queued.costs.shape {
+            let (found, expected) = (*rows.shape(), queued.costs.shape);
+            return Err(DeviceFault::Engine(Arc::new(EngineError::OtherShape { found, expected })).into());
+        }
         let tokens = rows.tokens();
         let allowed = self.max_waiting_tokens.min(account.max_queued_tokens);
         if tokens > allowed {
@@ -262,7 +267,7 @@ impl Queue {
     fn pack(&mut self, lead: Lead, now: Instant) -> Option<BatchPlan> {
         let QueuedModel { costs, speed } = self.models.get(&lead.model)?;
         let (costs, speed) = (costs.clone(), *speed);
-        let mut plan = BatchPlan::new(lead.model);
+        let mut plan = BatchPlan::new(lead.model, &costs.shape);
         let mut filling = self.turns.fill(lead, costs.full_batch_s(&speed));
         while let Some(id) = self.turns.next(&mut filling) {
             let job = self.jobs.get_mut(&id)?;
@@ -274,12 +279,14 @@ impl Queue {
                 self.fail_job(id, &ScoreError::DeadlineExceeded);
                 continue;
             }
-            let row = job.rows.row(job.next_row);
-            let (tokens, flops) = (row.ids.len(), costs.flops(row.ids.len()));
+            let tokens = job.rows.row(job.next_row).ids.len();
+            let flops = costs.flops(tokens);
             let row_s = speed.seconds(flops as f64);
             let fits = plan.batch.tokens() + tokens <= costs.max_batch_tokens && plan.charged_s + row_s <= MAX_BATCH_S;
             // A row that is more than a batch by itself would never fit: it goes alone.
-            if !(fits || plan.batch.rows() == 0) || plan.batch.push(row).is_err() {
+            if !(fits || plan.batch.rows() == 0)
+                || plan.batch.append(&job.rows, job.next_row..job.next_row + 1).is_err()
+            {
                 break;
             }
             job.next_row += 1;
@@ -411,7 +418,8 @@ impl Queue {
 /// A plan of rows that cost so many floating-point operations, each of the tenant that is named.
 #[cfg(test)]
 pub(super) fn plan_of(model: ModelId, parts: &[(&str, u64)]) -> BatchPlan {
-    let mut plan = BatchPlan::new(model);
+    let shape = RowShape { vocab_size: 1, max_tokens: 1, token_types: assay_kernels::TokenTypes::None, outputs: 1 };
+    let mut plan = BatchPlan::new(model, &shape);
     for (request, &(tenant, flops)) in parts.iter().enumerate() {
         plan.add(request as RequestId, tenant.into(), flops, 0.0);
     }

@@ -1,6 +1,6 @@
 //! The queue without threads: properties under arbitrary traffic, and shares of device time under saturation.
 
-use assay_kernels::Row;
+use assay_kernels::{PackedBatch, Row, TokenTypes};
 use proptest::prelude::*;
 use tokio::sync::oneshot::Receiver;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -8,6 +8,10 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::*;
 
 const MAX_BATCH_TOKENS: usize = 64;
+
+/// A model that takes any row of these tests.
+const SHAPE: RowShape =
+    RowShape { vocab_size: usize::MAX, max_tokens: usize::MAX, token_types: TokenTypes::None, outputs: 1 };
 
 /// Work of a token of the cheapest model.
 const TOKEN_FLOPS: u64 = 1_000_000;
@@ -21,7 +25,7 @@ fn account(tenant: &str, weight: u32) -> Account {
 /// A model whose tokens cost so many times those of the cheapest, in batches of so many tokens.
 fn costs(times: u64, max_batch_tokens: usize) -> ModelCosts {
     let row_flops = (0..=max_batch_tokens.min(512) as u64).map(|tokens| tokens * times * TOKEN_FLOPS).collect();
-    ModelCosts { max_batch_tokens, row_flops }
+    ModelCosts { shape: SHAPE, max_batch_tokens, row_flops }
 }
 
 /// A queue with one model, in batches of so many tokens.
@@ -32,13 +36,13 @@ fn queue(max_batch_tokens: usize, max_waiting_tokens: usize) -> (Queue, ModelId)
 }
 
 /// Rows of the given lengths; every id of a row is `first + row`, so that numbers can be told apart.
-fn rows(first: u32, lengths: &[usize]) -> PackedBatch {
+fn rows(first: u32, lengths: &[usize]) -> CheckedBatch {
     let mut batch = PackedBatch::default();
     for (row, &length) in lengths.iter().enumerate() {
         let ids = vec![first + row as u32; length];
         batch.push(Row { ids: &ids, second_segment: length }).unwrap();
     }
-    batch
+    batch.check(&SHAPE).unwrap()
 }
 
 /// What an engine would answer: each row's first id.
@@ -50,7 +54,7 @@ fn admit(
     queue: &mut Queue,
     model: ModelId,
     account: &Account,
-    rows: PackedBatch,
+    rows: CheckedBatch,
 ) -> Result<(RequestId, Receiver<Answer>), ScoreError> {
     admit_until(queue, model, account, rows, None)
 }
@@ -59,7 +63,7 @@ fn admit_until(
     queue: &mut Queue,
     model: ModelId,
     account: &Account,
-    rows: PackedBatch,
+    rows: CheckedBatch,
     deadline: Option<Instant>,
 ) -> Result<(RequestId, Receiver<Answer>), ScoreError> {
     let (reply, answer) = oneshot::channel();
@@ -432,6 +436,14 @@ fn a_model_that_is_removed_fails_what_waits_for_it_and_nothing_else() {
     assert!(matches!(refused, Err(ScoreError::Device(DeviceFault::Unloaded))), "{refused:?}");
     finish_all(&mut queue);
     assert_eq!(of_stays.try_recv().unwrap().unwrap().outputs, [7.0]);
+}
+
+#[test]
+fn rows_that_were_checked_for_another_model_are_refused() {
+    let (mut queue, model) = queue(MAX_BATCH_TOKENS, 1_000);
+    let rows = rows(0, &[5]).into_rows().check(&RowShape { outputs: 2, ..SHAPE }).unwrap();
+    let refused = admit(&mut queue, model, &account("a", 1), rows).unwrap_err();
+    assert!(refused.to_string().contains("checked for"), "{refused}");
 }
 
 /// One step of arbitrary traffic.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use assay_kernels::{Engine, EngineError, PackedBatch};
+use assay_kernels::{CheckedBatch, Engine, EngineError};
 use tokio::sync::oneshot;
 
 use super::dispatch::{Change, Dispatch};
@@ -151,7 +151,7 @@ impl Scheduler {
 
     /// As [`add`](Self::add), for an engine whose [`row_flops`] are known.
     pub(super) fn add_with(&self, engine: Box<dyn Engine>, row_flops: Arc<[u64]>) -> ModelId {
-        let costs = ModelCosts { max_batch_tokens: engine.max_batch_tokens(), row_flops };
+        let costs = ModelCosts { shape: engine.shape(), max_batch_tokens: engine.max_batch_tokens(), row_flops };
         let mut state = self.shared.lock();
         let model = state.queue.add_model(costs);
         state.changes.push(Change::Add { model, engine });
@@ -178,11 +178,12 @@ impl Scheduler {
     /// at once.
     ///
     /// # Errors
-    /// The queue is full (the request is refused whole), the deadline passed, or the device failed.
+    /// The queue is full (the request is refused whole), the deadline passed, the rows were checked for another model,
+    /// or the device failed.
     pub async fn score(
         &self,
         model: ModelId,
-        rows: PackedBatch,
+        rows: CheckedBatch,
         account: &Account,
         deadline: Option<Instant>,
     ) -> Result<Scored, ScoreError> {

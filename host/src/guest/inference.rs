@@ -143,7 +143,7 @@ impl Inference {
             return Err(Error::Internal("models are not run while a guest is prepared".to_owned()));
         };
         // What does not fit the model is the guest's mistake before it is anybody's expense.
-        rows.check(model.config()).map_err(|error| Error::InvalidInput(error.to_string()))?;
+        let rows = rows.check(model.shape()).map_err(|error| Error::InvalidInput(error.to_string()))?;
         let (row_count, tokens) = (rows.rows() as u64, rows.tokens() as u64);
         charge("max_request_rows", &mut self.used.rows, row_count, budget.max_rows)?;
         charge("max_request_tokens", &mut self.used.tokens, tokens, budget.max_tokens)?;

@@ -92,6 +92,7 @@ impl Oracle {
             rows.push(Row { ids: &ids, second_segment: 1 }).unwrap();
         }
         let mut scores = Vec::new();
+        let rows = rows.check(&self.0.shape()).unwrap();
         self.0.run(&rows, &mut scores).unwrap();
         scores
     }
