@@ -47,7 +47,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
         processor: Processor {
             instruction_set: InstructionSet::detect().name(),
             threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-            precisions: cpu::Precision::ALL.map(cpu::Precision::name).to_vec(),
+            precisions: cpu::PRECISIONS.iter().map(|precision| precision.name()).collect(),
         },
         auto: Auto {
             engine: if decision.adapter.is_some() { "gpu" } else { "cpu" },

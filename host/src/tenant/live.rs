@@ -104,8 +104,7 @@ impl LiveTenant {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let (running, waiting) = self.concurrency.occupancy();
-        let models = std::iter::once(&self.models.default).chain(&self.models.others);
-        let queued: usize = models.map(|model| model.scheduler().waiting_tokens_of(self.name.as_str())).sum();
+        let queued = self.models.default.device().waiting_tokens_of(self.name.as_str());
         let burst_tokens_left = self.rate.available(Instant::now());
         Usage { running, waiting, queued_tokens: queued as u64, burst_tokens_left, ..self.meter.usage() }
     }

@@ -105,7 +105,7 @@ impl Platform {
         if let Some(device) = self.device.get() {
             return Ok(device);
         }
-        let opened = Device::open(self.device_options.clone())?;
+        let opened = Device::open(&self.device_options)?;
         Ok(self.device.get_or_init(|| opened))
     }
 

@@ -69,7 +69,7 @@ pub fn data_dir() -> TempDir {
 
 /// The default model of a data directory.
 pub fn model(data_dir: &Path) -> Arc<LoadedModel> {
-    let device = Device::open(DeviceOptions::default()).unwrap();
+    let device = Device::open(&DeviceOptions::default()).unwrap();
     device.load(&ModelStore::new(data_dir).open(None).unwrap()).unwrap()
 }
 
@@ -92,6 +92,7 @@ impl Oracle {
             rows.push(Row { ids: &ids, second_segment: 1 }).unwrap();
         }
         let mut scores = Vec::new();
+        let rows = rows.check(&self.0.shape()).unwrap();
         self.0.run(&rows, &mut scores).unwrap();
         scores
     }
