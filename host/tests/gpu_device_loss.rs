@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use assay::scheduler::{Account, DEFAULT_MAX_QUEUED_TOKENS, Scheduler, ScoreError};
+use assay::device::{Account, DEFAULT_MAX_QUEUED_TOKENS, ModelId, Scheduler, ScoreError};
 use assay_kernels::gpu::{AdapterSelection, GpuEngine, GpuOptions};
 use assay_kernels::{
     BatchReport, CheckedBatch, DeviceMemory, Engine, EngineError, EngineInfo, PackedBatch, Row, RowShape, Ticket,
@@ -60,11 +60,11 @@ impl Engine for Losing {
 }
 
 /// Scores one row of the tiny model, as a request of its own.
-async fn score(scheduler: &Scheduler, shape: &RowShape) -> Result<Vec<f32>, ScoreError> {
+async fn score(scheduler: &Scheduler, model: ModelId, shape: &RowShape) -> Result<Vec<f32>, ScoreError> {
     let mut rows = PackedBatch::default();
     rows.push(Row { ids: &[2, 7, 3, 8, 3], second_segment: 3 }).unwrap();
     let rows = rows.check(shape).unwrap();
-    Ok(scheduler.score(rows, &Account::default(), None).await?.outputs)
+    Ok(scheduler.score(model, rows, &Account::default(), None).await?.outputs)
 }
 
 #[tokio::test]
@@ -83,16 +83,17 @@ async fn a_lost_device_costs_the_request_that_met_it_and_no_other() {
     let lose = Arc::new(AtomicBool::new(false));
     let shape = engine.shape();
     let engine = Box::new(Losing { engine, lose: Arc::clone(&lose) });
-    let scheduler = Scheduler::start(engine, DEFAULT_MAX_QUEUED_TOKENS).unwrap();
-    let before = score(&scheduler, &shape).await.unwrap();
+    let scheduler = Scheduler::start(DEFAULT_MAX_QUEUED_TOKENS).unwrap();
+    let model = scheduler.add(engine);
+    let before = score(&scheduler, model, &shape).await.unwrap();
     for _ in 0..3 {
         lose.store(true, Ordering::Relaxed);
         // The device may have finished the batch in flight before it was lost: then the next one meets the loss.
-        let mut met = score(&scheduler, &shape).await;
+        let mut met = score(&scheduler, model, &shape).await;
         if met.is_ok() {
-            met = score(&scheduler, &shape).await;
+            met = score(&scheduler, model, &shape).await;
         }
-        assert!(matches!(met, Err(ScoreError::Engine(_))), "{met:?}");
-        assert_eq!(score(&scheduler, &shape).await.unwrap(), before);
+        assert!(matches!(met, Err(ScoreError::Device(_))), "{met:?}");
+        assert_eq!(score(&scheduler, model, &shape).await.unwrap(), before);
     }
 }

@@ -195,7 +195,7 @@ fn a_missing_tensor_is_named() {
     });
     let error = refusal(&dir.0, None);
     assert!(matches!(&error, CheckpointError::Missing { name: found, .. } if found == name), "{error}");
-    let alike = "40 tensors, such as bert.encoder.layer.0.output.dense.bias";
+    let alike = "40 tensors, such as bert.encoder.layer.0.attention.output.dense.bias, ";
     assert!(error.to_string().contains(alike), "{error} lacks {alike}");
 }
 

@@ -97,14 +97,6 @@ pub enum ModelError {
     /// The model could not be fetched.
     #[error("{0}")]
     Fetch(String),
-    /// The engine could not be made.
-    #[error("the engine for {model} cannot be made: {message}")]
-    Engine {
-        /// The model's name.
-        model: String,
-        /// Why.
-        message: String,
-    },
 }
 
 impl ModelError {
@@ -338,7 +330,7 @@ fn check_tokenizer(path: &Path, vocab_size: usize) -> Result<(), ModelError> {
 }
 
 /// Reads a `tokenizer.json`.
-pub(super) fn read_tokenizer(path: &Path) -> Result<Vec<u8>, ModelError> {
+pub(crate) fn read_tokenizer(path: &Path) -> Result<Vec<u8>, ModelError> {
     let bytes = std::fs::metadata(path).map_err(ModelError::io(path))?.len();
     if bytes > MAX_TOKENIZER_BYTES {
         let message = format!("has {bytes} bytes, the most that is read is {MAX_TOKENIZER_BYTES}");
