@@ -5,10 +5,12 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use assay_kernels::gpu::ops::Target;
-use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, Precision};
-use assay_kernels::{Engine, Model, PackedBatch, Task, checkpoint, reference};
+use assay_kernels::gpu::layout::Storage;
+use assay_kernels::gpu::opened::OpenDevice;
+use assay_kernels::gpu::{AdapterError, AdapterSelection, GpuDevice, GpuEngine, GpuError, GpuOptions, KernelFamily};
+use assay_kernels::{Engine, Model, PackedBatch, Precision, Task, checkpoint, reference};
 use common::{Shape, random_rows, random_weights};
 
 /// Absolute tolerance of an f32 engine's logits against the float64 reference.
@@ -16,36 +18,38 @@ pub(crate) const F32_TOLERANCE: f64 = 1e-4;
 /// The same for f16 storage.
 pub(crate) const F16_TOLERANCE: f64 = 2e-2;
 
-/// A device to test on, software included, or the reason why there is none.
-pub(crate) fn device() -> Option<GpuDevice> {
-    match GpuDevice::open(&AdapterSelection::Any) {
-        Ok(device) => {
-            eprintln!("on {}", device.description());
-            Some(device)
-        }
-        Err(error) => skip(&error.to_string()),
+/// A device to test single kernels on, software included, or the reason why there is none.
+pub(crate) fn device() -> Option<OpenDevice> {
+    found(OpenDevice::new(&AdapterSelection::Any))
+}
+
+/// A device to load models on, software included, or the reason why there is none.
+pub(crate) fn shared_device() -> Option<Arc<GpuDevice>> {
+    found(GpuDevice::open(&AdapterSelection::Any))
+}
+
+fn found<T>(opened: Result<T, GpuError>) -> Option<T> {
+    match opened {
+        Ok(opened) => Some(opened),
+        Err(error @ GpuError::Adapter(AdapterError::NotFound { .. })) => skip(&error.to_string()),
+        Err(error) => panic!("{error}"),
     }
 }
 
 /// An engine to test on.
-pub(crate) fn engine(weights: Model, precision: Precision, max_batch_tokens: usize) -> Option<GpuEngine> {
-    engine_of(weights, precision, max_batch_tokens, None)
+pub(crate) fn engine(model: Model, precision: Precision, max_batch_tokens: usize) -> Option<GpuEngine> {
+    engine_of(model, precision, max_batch_tokens, None)
 }
 
 /// An engine to test on, with a family of kernels that need not be the adapter's own.
 pub(crate) fn engine_of(
-    weights: Model,
+    model: Model,
     precision: Precision,
     max_batch_tokens: usize,
-    target: Option<Target>,
+    family: Option<KernelFamily>,
 ) -> Option<GpuEngine> {
-    let options =
-        GpuOptions { adapter: AdapterSelection::Any, precision, max_batch_tokens, target, ..GpuOptions::default() };
-    match GpuEngine::new(weights, options) {
-        Ok(engine) => Some(engine),
-        Err(error @ assay_kernels::gpu::GpuError::NoAdapter { .. }) => skip(&error.to_string()),
-        Err(error) => panic!("{error}"),
-    }
+    let options = GpuOptions { precision, max_batch_tokens, family, ..GpuOptions::default() };
+    Some(GpuEngine::load(&shared_device()?, model, &options).unwrap())
 }
 
 /// Says why a test does nothing.
@@ -169,5 +173,13 @@ impl Random {
 
     pub(crate) fn numbers(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.number()).collect()
+    }
+}
+
+/// The inverse of [`Storage::encode`].
+pub(crate) fn decode(storage: Storage, bytes: &[u8]) -> Vec<f32> {
+    match storage {
+        Storage::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Storage::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
     }
 }
