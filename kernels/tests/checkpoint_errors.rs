@@ -275,7 +275,7 @@ fn adapters_that_would_be_merged_wrongly_are_refused() {
 
 #[test]
 fn the_default_adapter_turns_a_bare_encoder_into_a_cross_encoder() {
-    let Some(dir) = common::minilm_dir() else { return };
+    let Some(dir) = testdata::default_model() else { return };
     let bare = checkpoint::load(&dir, None).unwrap();
     assert_eq!((bare.config.task, bare.config.outputs), (Task::Embedding, bare.config.hidden_size));
     let adapted = checkpoint::load(&dir, Some(&common::default_adapter())).unwrap();

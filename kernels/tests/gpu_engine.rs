@@ -117,7 +117,7 @@ fn running_out_of_memory_costs_one_batch() {
 
 #[test]
 fn a_budget_that_no_buffer_holds_is_refused_by_name() {
-    let Some((weights, _)) = tiny("tiny-bert-hd32") else { return };
+    let Some((weights, _)) = tiny("bert-hd32") else { return };
     let options =
         GpuOptions { adapter: AdapterSelection::Any, max_batch_tokens: usize::MAX / 1024, ..GpuOptions::default() };
     match GpuEngine::new(weights, options) {
@@ -137,7 +137,7 @@ fn automatic_choice_never_takes_a_software_adapter() {
 
 #[test]
 fn tuning_is_remembered_and_changes_no_numbers() {
-    let Some((weights, golden)) = tiny("tiny-bert-hd32") else { return };
+    let Some((weights, golden)) = tiny("bert-hd32") else { return };
     let path = std::env::temp_dir().join(format!("assay-tune-{}.json", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let options = GpuOptions {
@@ -211,7 +211,7 @@ fn steady(batches: usize) {
 }
 
 fn tiny_engine(precision: Precision) -> Option<(GpuEngine, PackedBatch)> {
-    let (weights, golden): (BertWeights, _) = tiny("tiny-bert-hd32")?;
+    let (weights, golden): (BertWeights, _) = tiny("bert-hd32")?;
     Some((engine(weights, precision, 1024)?, golden.batch))
 }
 
