@@ -6,8 +6,11 @@ encoder with another head, by Hugging Face's own code.
     cargo xtask build && target/release/assay --data-dir target/test-data model pull --embedded
     target/golden-venv/bin/python testdata/golden/make.py target/test-data/models/assay--minilm-l6-debian/*/
 
-Pairs are the passages and queries of examples/, a few texts that are awkward to tokenise, and two that are too long,
+Pairs are the passages and queries of examples/, a few texts that are awkward to tokenise, and some that are too long,
 under both kinds of truncation. The adapter is merged here by its formula, in float64, independently of Assay's code.
+
+Texts are passed as lists of one, as a reranker passes its batches: `tokenizer(query, "")` would leave the document out
+of the row, `tokenizer([query], [""])` does not.
 """
 
 import json
@@ -26,6 +29,10 @@ AWKWARD = [
     ("", ""),
     ("", "only a document"),
     ("only a query", ""),
+    ("only a query", " \t\r\n"),
+    ("only a query", "\u0000\u200b\ufffd"),
+    ("\u200b", "only a document"),
+    ("\u0301", "\u0007"),
     ("[SEP] in a query", "and a [CLS] and a [MASK] in a document"),
     ("Überfluß, naïve café", "ﬁligree ½ ① Å İstanbul"),
     ("東京の天気", "明日は雨が降るでしょう。"),
@@ -45,6 +52,7 @@ def pairs():
         yield query, document, "longest_first"
     long_query, long_document = " ".join(queries * 12), " ".join(passages)
     yield long_query, long_document, "longest_first"
+    yield long_document, long_query, "longest_first"
     yield queries[0], long_document, "longest_first"
     yield queries[0], long_document, "only_second"
 
@@ -78,7 +86,7 @@ def main(directory):
     network = model(directory)
     cases = []
     for query, document, truncation in pairs():
-        encoded = tokenizer(query, document, truncation=truncation, max_length=512, return_tensors="pt")
+        encoded = tokenizer([query], [document], truncation=truncation, max_length=512, return_tensors="pt")
         cases.append({
             "query": query,
             "document": document,
