@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use assay::engine::{Decision, EngineChoice, EngineOptions, EnginePrecision};
+use assay::device::{Decision, DeviceOptions, EngineChoice, EnginePrecision};
 use assay_kernels::gpu::ops::peak::Peak;
 use assay_kernels::gpu::{
     AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache,
@@ -110,11 +110,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(threads) = args.threads {
         limit_ceiling_threads(threads);
     }
-    let options = EngineOptions {
+    let options = DeviceOptions {
         choice: args.engine,
         precision: args.precision,
         threads: args.threads,
-        ..EngineOptions::default()
+        ..DeviceOptions::default()
     };
     let Decision { adapter, reason } = options.decide()?;
     eprintln!("{}: {reason}", if adapter.is_some() { "gpu" } else { "cpu" });
@@ -158,7 +158,7 @@ struct Registers {
 }
 
 impl Subject {
-    fn new(weights: BertWeights, options: &EngineOptions, adapter: Option<AdapterDescription>) -> anyhow::Result<Self> {
+    fn new(weights: BertWeights, options: &DeviceOptions, adapter: Option<AdapterDescription>) -> anyhow::Result<Self> {
         let (m, k, n) = CEILING_SHAPE;
         match (adapter, options.precision.gpu(), options.precision.cpu()) {
             (Some(adapter), Some(precision), _) => {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use assay::device::Account;
 use assay::rerank::Request;
-use assay::scheduler::Account;
 use assay_kernels::{Engine, PackedBatch};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -186,7 +186,7 @@ impl Bench {
                 let rows = self.tokenizer.rows(request)?.batch;
                 let model = Arc::clone(self.host.model());
                 let began = Instant::now();
-                model.scheduler().score(rows, &Account::default(), None).await?;
+                model.score(rows, &Account::default(), None).await?;
                 Ok(began.elapsed())
             }
             Route::Guest => call(&self.host, request).await.context("the guest in process"),

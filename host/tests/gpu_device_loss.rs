@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use assay::scheduler::{Account, DEFAULT_MAX_QUEUED_TOKENS, Scheduler, ScoreError};
+use assay::device::{Account, DEFAULT_MAX_QUEUED_TOKENS, Scheduler, ScoreError};
 use assay_kernels::gpu::{AdapterSelection, GpuEngine, GpuOptions};
 use assay_kernels::{
     BatchReport, BertConfig, DeviceMemory, Engine, EngineError, EngineInfo, PackedBatch, Row, Ticket, checkpoint,

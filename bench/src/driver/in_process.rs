@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use assay::engine::{ChosenEngine, EngineOptions};
+use assay::device::{Account, ChosenEngine, Device, DeviceOptions, LoadedModel};
 use assay::guest::{self, Call, Guest, GuestRuntime, Models, RuntimeOptions};
 use assay::limits::RequestLimits;
-use assay::model::{LoadedModel, ModelStore};
+use assay::model::ModelStore;
 use assay::rerank::{GuestFault, Request, RerankError};
-use assay::scheduler::Account;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -26,7 +25,7 @@ pub struct InProcessOptions {
     /// The model; the store's default where absent.
     pub model: Option<String>,
     /// How the engine is made.
-    pub engine: EngineOptions,
+    pub engine: DeviceOptions,
     /// A guest to use wherever a tenant names none; the standard one where absent.
     pub guest: Option<PathBuf>,
 }
@@ -63,9 +62,9 @@ impl InProcessOptions {
     ///
     /// # Errors
     /// There is no such model, or it is damaged.
-    pub fn load_model(&self) -> Result<LoadedModel> {
+    pub fn load_model(&self) -> Result<Arc<LoadedModel>> {
         let stored = ModelStore::new(&self.data_dir).open(self.model.as_deref())?;
-        Ok(LoadedModel::load(&stored, &self.engine)?)
+        Ok(Device::open(self.engine.clone())?.load(&stored)?)
     }
 
     /// Makes an engine of its own, with nothing in front of it.
@@ -88,7 +87,7 @@ impl InProcessDriver {
     /// The model or a guest cannot be loaded.
     pub fn start(options: &InProcessOptions, tenants: &[Option<PathBuf>], cache_dir: &Path) -> Result<(Self, Started)> {
         let began = Instant::now();
-        let model = Arc::new(options.load_model()?);
+        let model = options.load_model()?;
         let model_load = began.elapsed();
         let (driver, guest_load) = Self::with_model(model, options, tenants, cache_dir)?;
         Ok((driver, Started { model_load, guest_load }))

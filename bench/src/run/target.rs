@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use assay::engine::EngineOptions;
-use assay::model::{LoadedModel, ModelStore};
+use assay::device::{DeviceOptions, LoadedModel};
+use assay::model::ModelStore;
 use assay_kernels::BertConfig;
 
 use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, Started};
@@ -21,7 +21,7 @@ pub struct TargetOptions {
     /// The model, in place of the scenario's.
     pub model: Option<String>,
     /// How the engine is made, before what the scenario says of threads and batches.
-    pub engine: EngineOptions,
+    pub engine: DeviceOptions,
     /// A guest wherever a tenant names none.
     pub guest: Option<PathBuf>,
     /// A running service in place of this process.
@@ -57,7 +57,7 @@ impl Host {
     /// # Errors
     /// There is no such model, or it is damaged.
     pub fn open(options: &TargetOptions, scenario: &Scenario) -> Result<Self> {
-        let engine = EngineOptions {
+        let engine = DeviceOptions {
             threads: options.engine.threads.or(scenario.engine.threads),
             max_batch_tokens: scenario.engine.max_batch_tokens.or(options.engine.max_batch_tokens),
             ..options.engine.clone()
@@ -76,7 +76,7 @@ impl Host {
 
     fn in_process(options: InProcessOptions, start: Start) -> Result<Self> {
         let began = std::time::Instant::now();
-        let model = Arc::new(options.load_model()?);
+        let model = options.load_model()?;
         let loaded = began.elapsed();
         let config = model.config().clone();
         let tokenizer = NativeTokenizer::new(model.tokenizer(), config.max_position_embeddings)?;

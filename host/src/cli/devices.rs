@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::error::CliError;
 use super::table;
-use crate::engine::EngineOptions;
+use crate::device::DeviceOptions;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -41,7 +41,7 @@ struct Auto {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
-    let decision = EngineOptions::default().decide()?;
+    let decision = DeviceOptions::default().decide()?;
     let devices = Devices {
         adapters: gpu::adapters(),
         processor: Processor {

@@ -6,7 +6,7 @@ use std::path::Path;
 use assay_kernels::gpu::AdapterSelection;
 
 use super::error::CliError;
-use crate::engine::{EngineChoice, EngineOptions, EnginePrecision, EngineSetupError};
+use crate::device::{DeviceError, DeviceOptions, EngineChoice, EnginePrecision};
 
 /// The options that choose an engine.
 #[derive(Debug, Clone, clap::Args)]
@@ -30,14 +30,14 @@ impl EngineArgs {
     ///
     /// # Errors
     /// They contradict each other.
-    pub fn options(&self, data_dir: &Path) -> Result<EngineOptions, CliError> {
-        let options = EngineOptions {
+    pub fn options(&self, data_dir: &Path) -> Result<DeviceOptions, CliError> {
+        let options = DeviceOptions {
             choice: self.engine,
             precision: self.precision,
             adapter: self.adapter.as_deref().map(adapter),
             threads: self.threads,
             max_batch_tokens: None,
-            tune_file: Some(EngineOptions::tune_file(data_dir)),
+            tune_file: Some(DeviceOptions::tune_file(data_dir)),
         };
         options.check()?;
         Ok(options)
@@ -49,15 +49,15 @@ pub(super) fn adapter(text: &str) -> AdapterSelection {
     text.parse().map_or_else(|_| AdapterSelection::Name(text.to_owned()), AdapterSelection::Index)
 }
 
-impl From<EngineSetupError> for CliError {
-    fn from(error: EngineSetupError) -> Self {
+impl From<DeviceError> for CliError {
+    fn from(error: DeviceError) -> Self {
         match error {
-            EngineSetupError::Precision { .. } | EngineSetupError::Adapter { .. } => Self::bad_input(error.to_string()),
-            EngineSetupError::NoGpu { .. }
-            | EngineSetupError::NoAdapter(_)
-            | EngineSetupError::Gpu(_)
-            | EngineSetupError::TuneFile { .. }
-            | EngineSetupError::Cpu(_) => Self::failed(error.to_string()),
+            DeviceError::Precision { .. } | DeviceError::Adapter { .. } => Self::bad_input(error.to_string()),
+            DeviceError::NoGpu { .. }
+            | DeviceError::NoAdapter(_)
+            | DeviceError::Gpu(_)
+            | DeviceError::TuneFile { .. }
+            | DeviceError::Cpu(_) => Self::failed(error.to_string()),
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::engine::adapter;
 use super::error::CliError;
-use crate::engine::{EngineChoice, EngineOptions, EnginePrecision};
+use crate::device::{DeviceOptions, EngineChoice, EnginePrecision};
 use crate::model::{ModelError, ModelStore};
 
 #[derive(Debug, clap::Args)]
@@ -36,13 +36,13 @@ struct Table<'a> {
 }
 
 pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
-    let file = EngineOptions::tune_file(data_dir);
-    let options = EngineOptions {
+    let file = DeviceOptions::tune_file(data_dir);
+    let options = DeviceOptions {
         choice: EngineChoice::Gpu,
         precision: args.precision,
         adapter: args.adapter.as_deref().map(adapter),
         tune_file: Some(file.clone()),
-        ..EngineOptions::default()
+        ..DeviceOptions::default()
     };
     options.check()?;
     let stored = ModelStore::new(data_dir).open(args.model.as_deref())?;

@@ -1,7 +1,7 @@
 //! The `inference` interface: what a guest may call.
 //!
 //! Everything that a guest hands over is checked here, once: rows become a [`PackedBatch`] or an error, names become
-//! models that the tenant may use or an error, and what the request may spend is charged before the scheduler sees it.
+//! models that the tenant may use or an error, and what the request may spend is charged before the device sees it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use wasmtime::component::{HasData, Resource, ResourceTable};
 
 use super::bindings::assay::rerank::inference::{Host, HostModel};
 use super::bindings::assay::rerank::types::{self, Error, Exceeded, TokenRows};
+use crate::device::{Account, LoadedModel, ScoreError};
 use crate::limits::{RequestLimits, TokenRate};
-use crate::model::{LoadedModel, ModelInfo, ModelTask};
-use crate::scheduler::{Account, ScoreError};
+use crate::model::{ModelInfo, ModelTask};
 
 /// When a guest whose batch met a fault of the device may try again: the engine is back for the next batch.
 const DEVICE_RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -151,7 +151,7 @@ impl Inference {
             rate.spend(tokens, Instant::now())?;
         }
         let asked = Instant::now();
-        let scored = model.scheduler().score(rows, &budget.account, Some(budget.deadline)).await;
+        let scored = model.score(rows, &budget.account, Some(budget.deadline)).await;
         match scored {
             Ok(scored) => {
                 self.used.queue += asked.elapsed().saturating_sub(scored.inference);

@@ -16,11 +16,11 @@ use super::call::{Call, CallCost, InstancePool, Program};
 use super::inference::{Inference, Models};
 use super::instance::{Start, State};
 use super::snapshot::{self, Snapshot};
+use crate::device::{Account, LoadedModel};
 use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, RequestLimits};
+use crate::model::ModelInfo;
 use crate::model::manifest::sha256_hex;
-use crate::model::{LoadedModel, ModelInfo};
 use crate::rerank::{Request, RerankError, Response};
-use crate::scheduler::Account;
 
 /// How often a running guest is stopped for a moment: often enough that a busy guest delays its neighbours by no more
 /// than a batch takes, seldom enough that the checks cost nothing that can be measured.

@@ -339,7 +339,7 @@ fn check_tokenizer(path: &Path, config: &BertConfig) -> Result<(), ModelError> {
 }
 
 /// Reads a `tokenizer.json`.
-pub(super) fn read_tokenizer(path: &Path) -> Result<Vec<u8>, ModelError> {
+pub(crate) fn read_tokenizer(path: &Path) -> Result<Vec<u8>, ModelError> {
     let bytes = std::fs::metadata(path).map_err(ModelError::io(path))?.len();
     if bytes > MAX_TOKENIZER_BYTES {
         let message = format!("has {bytes} bytes, the most that is read is {MAX_TOKENIZER_BYTES}");

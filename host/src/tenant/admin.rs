@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Deployment, Event, KeyRecord, RegistryError, TenantLimits, TenantName, TenantRecord, Usage};
+use crate::device::DeviceError;
 use crate::guest::GuestError;
 use crate::model::ModelError;
 use crate::rerank::RerankError;
@@ -176,6 +177,12 @@ impl From<ModelError> for AdminError {
             }
             _ => Self::host(error.to_string()),
         }
+    }
+}
+
+impl From<DeviceError> for AdminError {
+    fn from(error: DeviceError) -> Self {
+        Self::host(error.to_string())
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Instant;
 use super::concurrency::ConcurrencyLimit;
 use super::meter::{Meter, Usage};
 use super::{Deployment, TenantName};
+use crate::device::Account;
 use crate::guest::{Call, CallCost, Guest, Models};
 use crate::limits::{RequestLimits, TokenRate};
 use crate::rerank::{Request, RerankError, Response};
-use crate::scheduler::Account;
 
 /// One version of a tenant's, ready for requests. A request holds on to the version that it began on; the tenant's limit,
 /// meter and rate are the same for all its versions.

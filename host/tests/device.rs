@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use assay::scheduler::{Account, Scheduler, ScoreError};
+use assay::device::{Account, Scheduler, ScoreError};
 use assay_kernels::{
     BatchReport, BertConfig, DeviceMemory, Engine, EngineError, EngineInfo, PackedBatch, Row, Task, Ticket,
 };

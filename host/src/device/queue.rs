@@ -9,7 +9,7 @@ use assay_kernels::PackedBatch;
 use tokio::sync::oneshot;
 
 use super::deficit_round_robin::{DeficitRoundRobin, RequestId, Spent};
-use super::{Account, ScoreError, Scored};
+use super::scheduler::{Account, ScoreError, Scored};
 
 /// Where a request's answer goes.
 pub(super) type Reply = oneshot::Sender<Result<Scored, ScoreError>>;

@@ -37,7 +37,7 @@ pub enum EngineChoice {
     Cpu,
 }
 
-/// Numbers as stored and multiplied. Not every engine has each: see [`EngineOptions::check`].
+/// Numbers as stored and multiplied. Not every engine has each: see [`DeviceOptions::check`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum EnginePrecision {
     /// Either engine: exact to rounding
@@ -53,7 +53,7 @@ pub enum EnginePrecision {
 
 /// How to make an engine.
 #[derive(Debug, Clone, Default)]
-pub struct EngineOptions {
+pub struct DeviceOptions {
     /// Which kind.
     pub choice: EngineChoice,
     /// Numbers as stored and multiplied.
@@ -77,7 +77,7 @@ pub struct ChosenEngine {
     pub reason: String,
 }
 
-/// What [`EngineOptions::decide`] found.
+/// What [`DeviceOptions::decide`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     /// The adapter of the GPU engine; none means the CPU engine.
@@ -88,7 +88,7 @@ pub struct Decision {
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
-pub enum EngineSetupError {
+pub enum DeviceError {
     /// The engine does not have the precision.
     #[error("the {engine} engine does not compute in {precision}: it has {}", .has.join(", "))]
     Precision {
@@ -132,7 +132,7 @@ pub enum EngineSetupError {
     Cpu(#[from] EngineError),
 }
 
-impl EngineOptions {
+impl DeviceOptions {
     /// The file in which a data directory keeps the fastest kernel variants of each device.
     #[must_use]
     pub fn tune_file(data_dir: &Path) -> PathBuf {
@@ -143,7 +143,7 @@ impl EngineOptions {
     ///
     /// # Errors
     /// The engine does not have the precision, or an adapter is named for another engine than the GPU's.
-    pub fn check(&self) -> Result<(), EngineSetupError> {
+    pub fn check(&self) -> Result<(), DeviceError> {
         let (engine, precision) = (self.choice, self.precision);
         let has = match engine {
             EngineChoice::Gpu if precision.gpu().is_none() => {
@@ -153,10 +153,10 @@ impl EngineOptions {
             _ => Vec::new(),
         };
         if !has.is_empty() {
-            return Err(EngineSetupError::Precision { engine, precision, has });
+            return Err(DeviceError::Precision { engine, precision, has });
         }
         if engine != EngineChoice::Gpu && self.adapter.is_some() {
-            return Err(EngineSetupError::Adapter { engine });
+            return Err(DeviceError::Adapter { engine });
         }
         Ok(())
     }
@@ -165,7 +165,7 @@ impl EngineOptions {
     ///
     /// # Errors
     /// As [`check`](Self::check), or there is no such adapter, or none that the precision needs.
-    pub fn decide(&self) -> Result<Decision, EngineSetupError> {
+    pub fn decide(&self) -> Result<Decision, DeviceError> {
         self.check()?;
         let precision = self.precision;
         match self.choice {
@@ -185,7 +185,7 @@ impl EngineOptions {
             }
             EngineChoice::Auto => match gpu::auto() {
                 gpu::AutoChoice { adapter: None, reason } if precision.cpu().is_none() => {
-                    Err(EngineSetupError::NoGpu { precision, reason })
+                    Err(DeviceError::NoGpu { precision, reason })
                 }
                 gpu::AutoChoice { adapter, reason } => Ok(Decision { adapter, reason }),
             },
@@ -197,7 +197,7 @@ impl EngineOptions {
     ///
     /// # Errors
     /// As [`decide`](Self::decide), or the machine lacks what the engine needs.
-    pub fn make(&self, weights: BertWeights) -> Result<ChosenEngine, EngineSetupError> {
+    pub fn make(&self, weights: BertWeights) -> Result<ChosenEngine, DeviceError> {
         let Decision { adapter, reason } = self.decide()?;
         let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
             return self.make_cpu(weights, reason);
@@ -217,17 +217,17 @@ impl EngineOptions {
     ///
     /// # Errors
     /// As [`decide`](Self::decide), the adapter fails, or the file cannot be written.
-    pub fn tune(&self, config: &BertConfig) -> Result<TuneTable, EngineSetupError> {
+    pub fn tune(&self, config: &BertConfig) -> Result<TuneTable, DeviceError> {
         let Decision { adapter, reason } = self.decide()?;
         let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
-            return Err(EngineSetupError::NoGpu { precision: self.precision, reason });
+            return Err(DeviceError::NoGpu { precision: self.precision, reason });
         };
         let options = self.gpu_options(&adapter, precision);
         let layout = Layout::new(config, precision)?;
         let device = GpuDevice::open(&options.adapter)?;
         let table = gpu::tune(&device, Target::of(&device), &layout, options.max_batch_tokens)?;
         if let Some(path) = &self.tune_file {
-            let unwritable = |source| EngineSetupError::TuneFile { path: path.clone(), source };
+            let unwritable = |source| DeviceError::TuneFile { path: path.clone(), source };
             gpu::remember(path, &device, &layout, &table.choices).map_err(unwritable)?;
         }
         Ok(table)
@@ -239,9 +239,9 @@ impl EngineOptions {
         BATCH_TOKENS_PER_THREAD * threads.map_or(1, NonZeroUsize::get)
     }
 
-    fn make_cpu(&self, weights: BertWeights, reason: String) -> Result<ChosenEngine, EngineSetupError> {
+    fn make_cpu(&self, weights: BertWeights, reason: String) -> Result<ChosenEngine, DeviceError> {
         let Some(precision) = self.precision.cpu() else {
-            return Err(EngineSetupError::NoGpu { precision: self.precision, reason });
+            return Err(DeviceError::NoGpu { precision: self.precision, reason });
         };
         let max_batch_tokens = self.max_batch_tokens.unwrap_or_else(|| self.processor_batch_tokens());
         let options = CpuOptions { threads: self.threads, max_batch_tokens, precision };
@@ -276,7 +276,7 @@ impl EngineOptions {
     }
 }
 
-impl From<GpuError> for EngineSetupError {
+impl From<GpuError> for DeviceError {
     fn from(error: GpuError) -> Self {
         match error {
             GpuError::NoAdapter { .. } => Self::NoAdapter(error),
@@ -333,8 +333,8 @@ impl fmt::Display for EnginePrecision {
 mod tests {
     use super::*;
 
-    fn options(choice: EngineChoice, precision: EnginePrecision) -> EngineOptions {
-        EngineOptions { choice, precision, ..EngineOptions::default() }
+    fn options(choice: EngineChoice, precision: EnginePrecision) -> DeviceOptions {
+        DeviceOptions { choice, precision, ..DeviceOptions::default() }
     }
 
     #[test]
@@ -355,8 +355,8 @@ mod tests {
     #[test]
     fn an_adapter_is_refused_for_the_cpu_engine() {
         let adapter = Some(AdapterSelection::Index(0));
-        let options = EngineOptions { choice: EngineChoice::Cpu, adapter, ..EngineOptions::default() };
-        assert!(matches!(options.check(), Err(EngineSetupError::Adapter { .. })));
+        let options = DeviceOptions { choice: EngineChoice::Cpu, adapter, ..DeviceOptions::default() };
+        assert!(matches!(options.check(), Err(DeviceError::Adapter { .. })));
     }
 
     #[test]

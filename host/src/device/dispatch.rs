@@ -11,7 +11,7 @@ use std::time::Instant;
 use assay_kernels::{Engine, EngineError, Ticket};
 
 use super::queue::BatchPlan;
-use super::{ScoreError, Shared};
+use super::scheduler::{ScoreError, Shared};
 
 /// How much of the estimate of the engine's speed the newest batch makes.
 const SPEED_SMOOTHING: f64 = 0.2;

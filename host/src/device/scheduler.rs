@@ -1,16 +1,11 @@
 //! Rows of many tenants' requests onto one engine.
 //!
-//! One dispatch thread owns the engine ([`dispatch`]). Callers hand over whole requests, which are admitted whole or
-//! refused whole; the [`queue`] cuts them into batches within the engine's token budget, several tenants' rows to a
-//! batch, in the order that [`deficit_round_robin`] gives: deficit round robin in tokens, by weight. Nothing waits while the device is
-//! idle, and rows whose caller has gone or is late are dropped before they cost anything.
+//! One dispatch thread owns the engine ([`dispatch`](super::dispatch)). Callers hand over whole requests, which are
+//! admitted whole or refused whole; the [`queue`](super::queue) cuts them into batches within the engine's token budget,
+//! several tenants' rows to a batch. Nothing waits while the device is idle, and rows whose caller has gone or is late
+//! are dropped before they cost anything.
 //!
 //! Knows rows, tokens and weights; never text, guests or limits files.
-
-mod deficit_round_robin;
-mod dispatch;
-mod meter;
-mod queue;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -19,11 +14,10 @@ use std::time::{Duration, Instant};
 use assay_kernels::{BertConfig, Engine, PackedBatch};
 use tokio::sync::oneshot;
 
-pub use meter::{Meter, MeterReading};
-
-use deficit_round_robin::RequestId;
-use dispatch::Dispatch;
-use queue::{Arrival, Queue};
+use super::deficit_round_robin::RequestId;
+use super::dispatch::Dispatch;
+use super::meter::Meter;
+use super::queue::{Arrival, Queue};
 
 /// Most tokens of one tenant that wait for one engine: half a minute of work on two processor cores, thousands of pairs.
 pub const DEFAULT_MAX_TENANT_QUEUED_TOKENS: usize = 1 << 18;
@@ -99,22 +93,22 @@ pub struct Scheduler {
 }
 
 #[derive(Debug)]
-struct Shared {
-    meter: Meter,
+pub(super) struct Shared {
+    pub(super) meter: Meter,
     state: Mutex<State>,
-    wake: Condvar,
+    pub(super) wake: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
-    queue: Queue,
-    closing: bool,
+pub(super) struct State {
+    pub(super) queue: Queue,
+    pub(super) closing: bool,
     /// A slow estimate of the engine's speed, for `retry_after`.
-    tokens_per_s: f64,
+    pub(super) tokens_per_s: f64,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // The state is changed in small steps that leave it whole, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

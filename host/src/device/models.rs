@@ -1,14 +1,14 @@
 //! A model on a device, ready for rows.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use assay_kernels::{BertConfig, EngineInfo};
+use assay_kernels::{BertConfig, EngineInfo, PackedBatch};
 
-use super::info::ModelInfo;
-use super::manifest::Manifest;
-use super::store::{ModelError, StoredModel, TOKENIZER_FILE, read_tokenizer};
-use crate::engine::{ChosenEngine, EngineOptions};
-use crate::scheduler::{DEFAULT_MAX_QUEUED_TOKENS, Scheduler};
+use super::choose::{ChosenEngine, DeviceOptions};
+use super::scheduler::{Account, DEFAULT_MAX_QUEUED_TOKENS, Scheduler, ScoreError, Scored};
+use crate::model::store::{StoredModel, TOKENIZER_FILE, read_tokenizer};
+use crate::model::{Manifest, ModelError, ModelInfo};
 
 /// A model on a device. Shared by every request that uses it.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// The model's files are damaged, or the engine cannot be made.
-    pub fn load(model: &StoredModel, options: &EngineOptions) -> Result<Self, ModelError> {
+    pub(super) fn load(model: &StoredModel, options: &DeviceOptions) -> Result<Self, ModelError> {
         let weights = assay_kernels::checkpoint::load(model.dir(), model.adapter_dir().as_deref())?;
         let tokenizer: Arc<[u8]> = read_tokenizer(&model.dir().join(TOKENIZER_FILE))?.into();
         let failed = |message: String| ModelError::Engine { model: model.manifest.name.clone(), message };
@@ -85,6 +85,22 @@ impl LoadedModel {
     #[must_use]
     pub fn info(&self) -> &Arc<ModelInfo> {
         &self.info
+    }
+
+    /// Computes the rows; they may share batches with other requests' and other tenants' rows. Rows that have not
+    /// started by the deadline never do. Dropping the future takes the rows that have not started out of the queue at
+    /// once.
+    ///
+    /// # Errors
+    /// The rows do not fit the model, the queue is full (the request is refused whole), the deadline passed, or the
+    /// engine failed.
+    pub async fn score(
+        &self,
+        rows: PackedBatch,
+        account: &Account,
+        deadline: Option<Instant>,
+    ) -> Result<Scored, ScoreError> {
+        self.scheduler.score(rows, account, deadline).await
     }
 
     /// What takes its rows.
