@@ -78,7 +78,7 @@ async fn a_lost_device_costs_the_request_that_met_it_and_no_other() {
     let options = GpuOptions { adapter: AdapterSelection::Any, max_batch_tokens: 256, ..GpuOptions::default() };
     let engine = match GpuEngine::new(weights, options) {
         Ok(engine) => engine,
-        Err(error) => return eprintln!("skipped: {error}"),
+        Err(error) => return testdata::skip(testdata::Cause::NoAdapter, &error.to_string()),
     };
     let lose = Arc::new(AtomicBool::new(false));
     let shape = engine.shape();

@@ -139,11 +139,13 @@ pub fn refusal(reply: Reply) -> String {
     }
 }
 
-/// The default model of the data directory that `cargo xtask demo` fills, or `ASSAY_DATA_DIR` names; says so where there
-/// is none.
+/// The default model of the data directory that `cargo xtask test` fills, or that `ASSAY_DATA_DIR` names. Skips the caller
+/// where there is none.
 pub fn demo_model() -> Option<StoredModel> {
-    let dir = std::env::var_os("ASSAY_DATA_DIR").map_or_else(|| super::root().join("target/assay-data"), Into::into);
-    ModelStore::new(&dir).open(None).inspect_err(|error| println!("skipped: {error}")).ok()
+    let dir = std::env::var_os("ASSAY_DATA_DIR").map_or_else(testdata::data_dir, Into::into);
+    let skip =
+        |error: &_| testdata::skip(testdata::Cause::NotSetUp, &format!("{error}; `cargo xtask test` fetches it"));
+    ModelStore::new(&dir).open(None).inspect_err(skip).ok()
 }
 
 /// A request with so many of the demo's passages, used in turn.
