@@ -17,7 +17,9 @@ use assay_kernels::gpu::ops::peak::Peak;
 use assay_kernels::gpu::{
     AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache,
 };
-use assay_kernels::{CheckedBatch, CpuEngine, CpuOptions, Engine, Model, PackedBatch, RowShape, checkpoint};
+use assay_kernels::{
+    CheckedBatch, CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, Engine, Model, PackedBatch, RowShape, checkpoint,
+};
 use candle_core::{Device, Tensor};
 use clap::Args as ClapArgs;
 use serde::Serialize;
@@ -177,8 +179,10 @@ impl Subject {
                     a: Tensor::rand(-1f32, 1f32, (m, k), &Device::Cpu)?,
                     b: Tensor::rand(-1f32, 1f32, (k, n), &Device::Cpu)?,
                 };
-                let options = CpuOptions { threads: options.threads, precision, ..CpuOptions::default() };
-                Ok(Self::Cpu(Box::new(CpuEngine::new(weights, options)?), product))
+                let threads = options.threads;
+                let device = CpuDevice::new(CpuDeviceOptions { threads, ..CpuDeviceOptions::default() })?;
+                let options = CpuOptions { precision, ..CpuOptions::default() };
+                Ok(Self::Cpu(Box::new(CpuEngine::load(&device, weights, options)?), product))
             }
             (_, _, None) => bail!("no engine here computes in {}", options.precision),
         }

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use assay_kernels::cpu::{self, CpuEngine, CpuOptions};
+use assay_kernels::cpu::{self, CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
 use assay_kernels::gpu::layout::Layout;
 use assay_kernels::gpu::ops::Target;
 use assay_kernels::gpu::{
@@ -246,8 +246,9 @@ impl EngineOptions {
             return Err(EngineSetupError::NoGpu { precision: self.precision, reason });
         };
         let max_batch_tokens = self.max_batch_tokens.unwrap_or_else(|| self.processor_batch_tokens());
-        let options = CpuOptions { threads: self.threads, max_batch_tokens, precision };
-        Ok(ChosenEngine { engine: Box::new(CpuEngine::new(weights, options)?), reason })
+        let device = CpuDevice::new(CpuDeviceOptions { threads: self.threads, ..CpuDeviceOptions::default() })?;
+        let options = CpuOptions { max_batch_tokens, precision };
+        Ok(ChosenEngine { engine: Box::new(CpuEngine::load(&device, weights, options)?), reason })
     }
 
     fn gpu_options(&self, adapter: &AdapterDescription, precision: gpu::Precision) -> GpuOptions {
