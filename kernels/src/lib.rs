@@ -24,7 +24,7 @@ pub mod weights;
 
 pub use architecture::{Activation, Architecture, Task, TokenTypes, Unsupported};
 pub use batch::{BatchError, CheckedBatch, PackedBatch, Row};
-pub use cpu::{CpuEngine, CpuOptions, InstructionSet};
+pub use cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, InstructionSet};
 pub use engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, RowShape, Ticket};
 pub use families::ConfigError;
 pub use weights::{Model, Weights};

@@ -6,9 +6,9 @@ mod common;
 
 use assay_kernels::architecture::{Dense, Head, Pooling};
 use assay_kernels::weights::{HeadWeights, Linear};
-use assay_kernels::{Activation, CpuEngine, CpuOptions, Engine, Model, checkpoint, reference};
+use assay_kernels::{Activation, Engine, Model, Precision, checkpoint, reference};
 use candle_core::Device;
-use common::{Golden, default_adapter, default_goldens, golden, pack, run, worst};
+use common::{Golden, cpu_engine, default_adapter, default_goldens, golden, pack, run, worst};
 
 /// Absolute, on every label.
 const TOLERANCE: f64 = 1e-4;
@@ -28,7 +28,7 @@ fn check_reference(weights: &Model, golden: &Golden, cases: usize) {
 
 fn check_engine(weights: Model, golden: &Golden) {
     let labels = weights.architecture.outputs();
-    let mut engine = CpuEngine::new(weights, CpuOptions::default()).unwrap();
+    let mut engine = cpu_engine(weights, 0, Precision::F32);
     let outputs = run(&mut engine, &pack(&golden.cases));
     let expected: Vec<f64> = golden.cases.iter().flat_map(|case| case.logits.clone()).collect();
     let (error, at) = worst(&outputs, &expected);

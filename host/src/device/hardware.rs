@@ -1,8 +1,10 @@
 //! The processor or GPU that was opened, and engines on it.
 
-use assay_kernels::cpu::{CpuEngine, CpuOptions};
-use assay_kernels::gpu::{AdapterDescription, GpuEngine};
-use assay_kernels::{DeviceMemory, Engine, InstructionSet, Model};
+use std::sync::Arc;
+
+use assay_kernels::cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
+use assay_kernels::gpu::{AdapterDescription, AdapterSelection, GpuDevice, GpuEngine};
+use assay_kernels::{DeviceMemory, Engine, Model};
 
 use super::choose::{Decision, DeviceError, DeviceOptions};
 use crate::model::store::StoredModel;
@@ -12,11 +14,29 @@ use crate::model::store::StoredModel;
 pub(super) struct Hardware {
     options: DeviceOptions,
     decision: Decision,
+    opened: Opened,
+}
+
+/// What all models share.
+#[derive(Debug)]
+enum Opened {
+    /// The processor's threads.
+    Cpu(Arc<CpuDevice>),
+    /// One GPU.
+    Gpu(Arc<GpuDevice>),
 }
 
 impl Hardware {
     pub(super) fn open(options: &DeviceOptions) -> Result<Self, DeviceError> {
-        Ok(Self { options: options.clone(), decision: options.decide()? })
+        let decision = options.decide()?;
+        let opened = match &decision.adapter {
+            Some(adapter) => Opened::Gpu(GpuDevice::open(&AdapterSelection::Index(adapter.index))?),
+            None => {
+                let options = CpuDeviceOptions { threads: options.threads, ..CpuDeviceOptions::default() };
+                Opened::Cpu(CpuDevice::new(options)?)
+            }
+        };
+        Ok(Self { options: options.clone(), decision, opened })
     }
 
     /// The GPU's adapter; none on the processor.
@@ -36,17 +56,17 @@ impl Hardware {
 
     /// The processor and its instruction set, or the adapter, its backend and its driver.
     pub(super) fn description(&self) -> String {
-        match self.adapter() {
-            Some(adapter) => adapter.to_string(),
-            None => format!("{} ({})", std::env::consts::ARCH, InstructionSet::detect().name()),
+        match &self.opened {
+            Opened::Gpu(device) => device.description().to_string(),
+            Opened::Cpu(device) => format!("{} ({})", std::env::consts::ARCH, device.instruction_set().name()),
         }
     }
 
     /// Threads that compute; 0 where the processor only waits.
     pub(super) fn threads(&self) -> usize {
-        match self.adapter() {
-            Some(_) => 0,
-            None => self.options.processor_threads(),
+        match &self.opened {
+            Opened::Gpu(_) => 0,
+            Opened::Cpu(device) => device.threads(),
         }
     }
 
@@ -60,17 +80,17 @@ impl Hardware {
     pub(super) fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
         let (options, decision) = (&self.options, &self.decision);
         let no_gpu = || DeviceError::NoGpu { precision: options.precision, reason: decision.reason.clone() };
-        match &decision.adapter {
-            Some(adapter) => {
+        match (&self.opened, &decision.adapter) {
+            (Opened::Gpu(device), Some(adapter)) => {
                 let precision = options.precision.gpu().ok_or_else(no_gpu)?;
-                Ok(Box::new(GpuEngine::new(model, options.gpu_options(adapter, precision))?))
+                Ok(Box::new(GpuEngine::load(device, model, &options.gpu_options(adapter, precision))?))
             }
-            None => {
+            (Opened::Cpu(device), _) => {
                 let precision = options.precision.cpu().ok_or_else(no_gpu)?;
                 let max_batch_tokens = options.max_batch_tokens.unwrap_or_else(|| options.processor_batch_tokens());
-                let options = CpuOptions { threads: options.threads, max_batch_tokens, precision };
-                Ok(Box::new(CpuEngine::new(model, options)?))
+                Ok(Box::new(CpuEngine::load(device, model, CpuOptions { max_batch_tokens, precision })?))
             }
+            (Opened::Gpu(_), None) => Err(no_gpu()),
         }
     }
 }

@@ -11,7 +11,7 @@ use assay::rerank::Request;
 use assay::tenant::admin::{AdminRequest, Command, Reply};
 use assay::tenant::compile::CompilerOptions;
 use assay::tenant::{Deployment, Platform, PlatformOptions, TenantLimits, TenantName};
-use assay_kernels::cpu::{CpuEngine, CpuOptions};
+use assay_kernels::cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
 use assay_kernels::{Engine, PackedBatch, Row, checkpoint};
 use tempfile::TempDir;
 
@@ -81,7 +81,8 @@ impl Oracle {
     pub fn new(data_dir: &Path) -> Self {
         let stored = ModelStore::new(data_dir).open(None).unwrap();
         let weights = checkpoint::load(stored.dir(), None).unwrap();
-        Self(CpuEngine::new(weights, CpuOptions::default()).unwrap())
+        let device = CpuDevice::new(CpuDeviceOptions::default()).unwrap();
+        Self(CpuEngine::load(&device, weights, CpuOptions::default()).unwrap())
     }
 
     pub fn scores(&mut self, seed: u32, documents: &[String]) -> Vec<f32> {

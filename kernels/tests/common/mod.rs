@@ -3,10 +3,15 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::convert::Infallible;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use assay_kernels::weights::{Linear, Module, NormWeights, Source};
-use assay_kernels::{Architecture, Engine, Model, PackedBatch, Row, Task, Weights, families};
+use assay_kernels::{
+    Architecture, CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, Engine, Model, PackedBatch, Precision, Row, Task,
+    Weights, families,
+};
 use serde::Deserialize;
 
 /// One pair of a golden file, with the logits of a float64 PyTorch run.
@@ -157,6 +162,18 @@ impl Source for Random {
         let weight = self.values(width, 0.3).iter().map(|value| 1.0 + value).collect();
         Ok(NormWeights { weight, bias: bias.then(|| self.values(width, 0.2)) })
     }
+}
+
+/// This processor with so many compute threads; all that the process may use for 0.
+pub(crate) fn processor(threads: usize) -> Arc<CpuDevice> {
+    let options = CpuDeviceOptions { threads: NonZeroUsize::new(threads), ..CpuDeviceOptions::default() };
+    CpuDevice::new(options).expect("threads can be started")
+}
+
+/// An engine with a processor of its own.
+pub(crate) fn cpu_engine(model: Model, threads: usize, precision: Precision) -> CpuEngine {
+    let options = CpuOptions { precision, ..CpuOptions::default() };
+    CpuEngine::load(&processor(threads), model, options).expect("the engine computes such models")
 }
 
 /// Checks the rows and computes them.
