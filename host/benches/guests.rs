@@ -49,7 +49,7 @@ fn main() {
     std::fs::write(made.join("tokenizer.json"), &tokenizer).expect("the tokenizer is writable");
     let models = ModelStore::new(dir.path());
     let source = Source::Directory { path: "made for a bench".to_owned() };
-    let stored = models.add("tiny", &made, source, None).expect("the made model is a model");
+    let stored = models.add("tiny", &made, source, None).expect("the made model is a model").model;
     let model = Arc::new(LoadedModel::load(&stored, &EngineOptions::default()).expect("the model loads"));
 
     let runtime = GuestRuntime::new(&dir.path().join("compiled"), &RuntimeOptions::default()).expect("wasmtime starts");

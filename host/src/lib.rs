@@ -15,9 +15,11 @@
 //! - [`http`]: requests over HTTP. The only module that knows it.
 //! - [`json`]: requests as JSON, as files and HTTP have them.
 //! - [`oracle`]: what must hold for any bytes from outside, for fuzzing.
+//! - [`sweep`]: what a clean-up of the data directory removed.
 //! - [`cli`]: the command line.
 
 pub mod cli;
+mod durable;
 pub mod engine;
 pub mod guest;
 pub mod http;
@@ -27,4 +29,5 @@ pub mod model;
 pub mod oracle;
 pub mod rerank;
 pub mod scheduler;
+pub mod sweep;
 pub mod tenant;

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use assay_kernels::{BertConfig, EngineInfo};
 
+use super::check::read_tokenizer;
+use super::error::ModelError;
 use super::info::ModelInfo;
 use super::manifest::Manifest;
-use super::store::{ModelError, StoredModel, TOKENIZER_FILE, read_tokenizer};
+use super::store::{StoredModel, TOKENIZER_FILE};
 use crate::engine::{ChosenEngine, EngineOptions};
 use crate::scheduler::{DEFAULT_MAX_QUEUED_TOKENS, Scheduler};
 
