@@ -119,9 +119,9 @@ pub fn admin(platform: &Platform, command: Command) -> Reply {
 
 /// Asks for a deployment.
 pub fn deploy(platform: &Platform, tenant: &str, wasm: &[u8], limits: Option<TenantLimits>) -> Reply {
-    let component = platform.put_component(wasm).unwrap();
+    let component = Some(platform.put_component(wasm).unwrap());
     let (tenant, limits) = (name(tenant), limits.map(Box::new));
-    admin(platform, Command::Deploy { tenant, component, limits, model: None })
+    admin(platform, Command::Deploy { tenant, component, limits, model: None, other_models: Vec::new() })
 }
 
 /// The deployment that serves after a request.
