@@ -18,6 +18,7 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize)]
 pub(crate) struct Case {
     pub(crate) ids: Vec<u32>,
+    #[serde(default)]
     pub(crate) type_ids: Vec<u32>,
     pub(crate) logits: Vec<f64>,
 }
