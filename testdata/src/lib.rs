@@ -170,11 +170,11 @@ mod tests {
 
     #[test]
     fn a_skip_is_one_line_of_cause_program_test_and_reason() {
-        let path = std::env::temp_dir().join(format!("assay-skips-{}", std::process::id()));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("skips.tsv");
         note(&path, Cause::NoHub, "two\nlines").unwrap();
         note(&path, Cause::NotSetUp, "another").unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
         let test = "tests::a_skip_is_one_line_of_cause_program_test_and_reason";
         assert_eq!(text, format!("no hub\ttestdata\t{test}\ttwo lines\nnot set up\ttestdata\t{test}\tanother\n"));
     }

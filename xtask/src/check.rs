@@ -1,4 +1,4 @@
-//! `cargo xtask check`: what a change is likely to break, in minutes. Formatting of everything, lints of everything
+//! `cargo xtask check`: what a change is likely to break, in minutes. Formatting, who may use whom, lints
 //! (cargo lints again only what changed and what depends on it), and unit tests of the packages that have a changed
 //! file.
 
@@ -34,6 +34,9 @@ pub(crate) fn run_checks(root: &Path, since: Option<&str>) -> Result<()> {
 
     let mut steps = Steps::default();
     steps.take("checking formatting", || check_formatting(root))?;
+    steps.take("checking who uses whom", || {
+        run(cargo(root).args(["test", "--release", "--package", "xtask", "--test", "architecture"]))
+    })?;
     // The contract and the guests' own workspace files concern every guest.
     let guests_concerned = changed.iter().any(|file| file.starts_with(&guests) || file.starts_with(root.join("wit")));
     if guests_concerned {
@@ -111,17 +114,16 @@ mod tests {
 
     #[test]
     fn an_untracked_file_counts_as_changed() {
-        let dir = std::env::temp_dir().join(format!("assay-xtask-git-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        git(&dir, &["init", "-q"]).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        git(dir, &["init", "-q"]).unwrap();
         let who = ["-c", "user.name=t", "-c", "user.email=t@example.org"];
         std::fs::write(dir.join("old"), "old").unwrap();
-        git(&dir, &["add", "old"]).unwrap();
-        git(&dir, &[&who[..], &["commit", "-qm", "first"]].concat()).unwrap();
+        git(dir, &["add", "old"]).unwrap();
+        git(dir, &[&who[..], &["commit", "-qm", "first"]].concat()).unwrap();
         std::fs::write(dir.join("old"), "changed").unwrap();
         std::fs::write(dir.join("new"), "new").unwrap();
-        let changed = changed_files(&dir, "HEAD").unwrap();
-        std::fs::remove_dir_all(&dir).unwrap();
+        let changed = changed_files(dir, "HEAD").unwrap();
         assert_eq!(changed, [dir.join("old"), dir.join("new")]);
     }
 }
