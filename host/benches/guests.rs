@@ -48,8 +48,8 @@ fn main() {
     std::fs::write(made.join("tokenizer.json"), &tokenizer).expect("the tokenizer is writable");
     let models = ModelStore::new(dir.path());
     let source = Source::Directory { path: "made for a bench".to_owned() };
-    let stored = models.add("tiny", &made, source, None).expect("the made model is a model");
-    let device = Device::open(DeviceOptions::default()).expect("the device opens");
+    let stored = models.add("tiny", &made, source, None).expect("the made model is a model").model;
+    let device = Device::open(&DeviceOptions::default()).expect("the device opens");
     let model = device.load(&stored).expect("the model loads");
 
     let runtime = GuestRuntime::new(&dir.path().join("compiled"), &RuntimeOptions::default()).expect("wasmtime starts");
@@ -138,6 +138,7 @@ impl Bench {
             let start = Instant::now();
             let rows = encode(&encoder, &request);
             let rows = PackedBatch::new(rows.ids, rows.offsets, rows.second_segment).expect("the rows are well-formed");
+            let rows = rows.check(model.shape()).expect("the rows fit the model");
             let asked = Instant::now();
             let scores = model.score(rows, &Account::default(), None).await;
             let device = asked.elapsed();

@@ -27,7 +27,7 @@ const QUIET_DOCUMENTS: usize = 4;
 
 fn main() {
     let Some(stored) = demo_model() else { return };
-    let device = Device::open(DeviceOptions::default()).expect("the device opens");
+    let device = Device::open(&DeviceOptions::default()).expect("the device opens");
     let model = device.load(&stored).expect("the model loads");
     let dir = tempfile::tempdir().expect("there is room for compiled code");
     let runtime = GuestRuntime::new(dir.path(), &RuntimeOptions::default()).expect("wasmtime starts");

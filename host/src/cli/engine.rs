@@ -1,14 +1,15 @@
-//! The options that choose an engine, the same for every command that loads a model.
+//! The options that choose and open a device, the same for every command that loads a model.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
 
 use assay_kernels::gpu::AdapterSelection;
+use bytesize::ByteSize;
 
 use super::error::CliError;
 use crate::device::{DeviceError, DeviceOptions, EngineChoice, EnginePrecision};
 
-/// The options that choose an engine.
+/// The options that choose and open a device.
 #[derive(Debug, Clone, clap::Args)]
 pub struct EngineArgs {
     /// What computes the model
@@ -20,9 +21,12 @@ pub struct EngineArgs {
     /// Adapter of --engine gpu, by its number in `assay devices` or a part of its name [default: the best]
     #[arg(long, value_name = "ADAPTER")]
     adapter: Option<String>,
-    /// Threads that compute on the processor [default: one for each core]
+    /// Threads that compute on the processor, for all models together [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// Most of the device's memory that models take, such as 2GiB [default: see `assay devices`]
+    #[arg(long, value_name = "SIZE")]
+    device_memory: Option<ByteSize>,
 }
 
 impl EngineArgs {
@@ -38,6 +42,7 @@ impl EngineArgs {
             threads: self.threads,
             max_batch_tokens: None,
             tune_file: Some(DeviceOptions::tune_file(data_dir)),
+            memory_bytes: self.device_memory.map(|size| size.as_u64()),
         };
         options.check()?;
         Ok(options)
@@ -57,7 +62,8 @@ impl From<DeviceError> for CliError {
             | DeviceError::NoAdapter(_)
             | DeviceError::Gpu(_)
             | DeviceError::TuneFile { .. }
-            | DeviceError::Cpu(_) => Self::failed(error.to_string()),
+            | DeviceError::Cpu(_)
+            | DeviceError::Thread(_) => Self::failed(error.to_string()),
         }
     }
 }

@@ -82,7 +82,7 @@ enum CliTruncation {
 pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     // The input is opened before anything slow, so that a mistake in it is reported at once.
     let input = Input::open(&args)?;
-    let device = Device::open(args.engine.options(data_dir)?)?;
+    let device = Device::open(&args.engine.options(data_dir)?)?;
     let store = ModelStore::new(data_dir);
     let stored = store.open(args.model.as_deref())?;
     // Reading the model and setting up what runs guests have nothing to do with each other.
@@ -255,7 +255,7 @@ impl Session {
             engine.name,
             engine.precision,
             engine.device,
-            self.model.engine_reason(),
+            self.model.device().reason(),
         )
     }
 }

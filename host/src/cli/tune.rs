@@ -46,8 +46,8 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     };
     options.check()?;
     let stored = ModelStore::new(data_dir).open(args.model.as_deref())?;
-    let config = checkpoint::read_config(stored.dir()).map_err(ModelError::from)?;
-    let table = options.tune(&config)?;
+    let architecture = checkpoint::read_config(stored.dir()).map_err(ModelError::from)?;
+    let table = options.tune(&architecture)?;
     if args.json {
         let (device, model) = (table.device.as_str(), stored.manifest.name.as_str());
         let line = Table { device, model, precision: args.precision.to_string(), entries: &table.entries };

@@ -1,4 +1,4 @@
-//! Which engine computes a model, and how it is set up.
+//! Which device a machine gives, and how it is set up.
 //!
 //! What is chosen, and why, is part of the answer: a model that is slow because it runs on the wrong device must be seen
 //! to do so.
@@ -6,16 +6,13 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use assay_kernels::cpu::{self, CpuEngine, CpuOptions};
-use assay_kernels::gpu::layout::Layout;
-use assay_kernels::gpu::ops::Target;
+use assay_kernels::cpu;
 use assay_kernels::gpu::{
-    self, AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuError, GpuOptions, TuneCache,
-    TuneTable,
+    self, AdapterDescription, AdapterError, AdapterKind, AdapterSelection, GpuDevice, GpuError, GpuOptions,
+    RememberError, TuneCache, TuneTable,
 };
-use assay_kernels::{BertConfig, BertWeights, Engine, EngineError};
+use assay_kernels::{Architecture, EngineError, Precision};
 use clap::ValueEnum;
 
 /// Most tokens in one batch on a processor, for each thread: within 3 % of the speed of larger batches (docs/kernels-cpu.md),
@@ -51,7 +48,7 @@ pub enum EnginePrecision {
     Int16,
 }
 
-/// How to make an engine.
+/// How to open a device.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceOptions {
     /// Which kind.
@@ -66,15 +63,8 @@ pub struct DeviceOptions {
     pub max_batch_tokens: Option<usize>,
     /// Where the fastest kernel variants of a GPU are kept; not timed where absent.
     pub tune_file: Option<PathBuf>,
-}
-
-/// An engine, and why it is this one.
-#[derive(Debug)]
-pub struct ChosenEngine {
-    /// The engine.
-    pub engine: Box<dyn Engine>,
-    /// Why.
-    pub reason: String,
+    /// Most bytes of the device's memory that models take; where absent, what suits the device.
+    pub memory_bytes: Option<u64>,
 }
 
 /// What [`DeviceOptions::decide`] found.
@@ -86,7 +76,7 @@ pub struct Decision {
     pub reason: String,
 }
 
-/// Why there is no engine.
+/// Why there is no device, or why it cannot compute a model.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The engine does not have the precision.
@@ -120,16 +110,14 @@ pub enum DeviceError {
     #[error(transparent)]
     Gpu(GpuError),
     /// The fastest kernel variants cannot be kept.
-    #[error("{}: {source}", .path.display())]
-    TuneFile {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    TuneFile(#[from] RememberError),
     /// The CPU engine cannot be made.
     #[error(transparent)]
     Cpu(#[from] EngineError),
+    /// The system gives no thread.
+    #[error("the device's thread cannot be started: {0}")]
+    Thread(std::io::Error),
 }
 
 impl DeviceOptions {
@@ -147,9 +135,11 @@ impl DeviceOptions {
         let (engine, precision) = (self.choice, self.precision);
         let has = match engine {
             EngineChoice::Gpu if precision.gpu().is_none() => {
-                [gpu::Precision::F32, gpu::Precision::F16].map(gpu::Precision::name).to_vec()
+                [Precision::F32, Precision::F16].map(Precision::name).to_vec()
             }
-            EngineChoice::Cpu if precision.cpu().is_none() => cpu::Precision::ALL.map(cpu::Precision::name).to_vec(),
+            EngineChoice::Cpu if precision.cpu().is_none() => {
+                cpu::PRECISIONS.iter().map(|precision| precision.name()).collect()
+            }
             _ => Vec::new(),
         };
         if !has.is_empty() {
@@ -171,7 +161,7 @@ impl DeviceOptions {
         match self.choice {
             EngineChoice::Cpu => Ok(Decision { adapter: None, reason: "chosen by name".to_owned() }),
             EngineChoice::Gpu => {
-                let adapter = gpu::find(&self.selection())?;
+                let adapter = gpu::find(&self.selection()).map_err(GpuError::from)?;
                 let reason = match adapter.kind {
                     AdapterKind::Software => {
                         "chosen by name: a software adapter, which computes on the processor; the CPU engine is faster"
@@ -192,65 +182,37 @@ impl DeviceOptions {
         }
     }
 
-    /// Makes the engine, which takes the weights over. Where the choice is [`EngineChoice::Auto`] and the GPU engine
-    /// cannot be made, the CPU engine takes its place, and the reason says so.
-    ///
-    /// # Errors
-    /// As [`decide`](Self::decide), or the machine lacks what the engine needs.
-    pub fn make(&self, weights: BertWeights) -> Result<ChosenEngine, DeviceError> {
-        let Decision { adapter, reason } = self.decide()?;
-        let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
-            return self.make_cpu(weights, reason);
-        };
-        let weights = Arc::new(weights);
-        match GpuEngine::new(Arc::clone(&weights), self.gpu_options(&adapter, precision)) {
-            Ok(engine) => Ok(ChosenEngine { engine: Box::new(engine), reason }),
-            Err(error) if self.choice == EngineChoice::Auto && self.precision.cpu().is_some() => {
-                let weights = Arc::try_unwrap(weights).unwrap_or_else(|shared| (*shared).clone());
-                self.make_cpu(weights, format!("{adapter} was not taken: {error}"))
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Times the kernel variants of the GPU engine for a model of this shape, and keeps the fastest in the tune file.
     ///
     /// # Errors
     /// As [`decide`](Self::decide), the adapter fails, or the file cannot be written.
-    pub fn tune(&self, config: &BertConfig) -> Result<TuneTable, DeviceError> {
+    pub fn tune(&self, architecture: &Architecture) -> Result<TuneTable, DeviceError> {
         let Decision { adapter, reason } = self.decide()?;
         let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
             return Err(DeviceError::NoGpu { precision: self.precision, reason });
         };
         let options = self.gpu_options(&adapter, precision);
-        let layout = Layout::new(config, precision)?;
-        let device = GpuDevice::open(&options.adapter)?;
-        let table = gpu::tune(&device, Target::of(&device), &layout, options.max_batch_tokens)?;
+        let device = GpuDevice::open(&self.selection())?;
+        let table = gpu::tune(&device, architecture, precision, options.max_batch_tokens)?;
         if let Some(path) = &self.tune_file {
-            let unwritable = |source| DeviceError::TuneFile { path: path.clone(), source };
-            gpu::remember(path, &device, &layout, &table.choices).map_err(unwritable)?;
+            gpu::remember(path, &device, architecture, precision, &table.choices)?;
         }
         Ok(table)
     }
 
+    /// Threads that compute on the processor.
+    pub(super) fn processor_threads(&self) -> usize {
+        self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    }
+
     /// Most tokens in a batch that the processor's threads share.
-    fn processor_batch_tokens(&self) -> usize {
-        let threads = self.threads.or_else(|| std::thread::available_parallelism().ok());
-        BATCH_TOKENS_PER_THREAD * threads.map_or(1, NonZeroUsize::get)
+    pub(super) fn processor_batch_tokens(&self) -> usize {
+        BATCH_TOKENS_PER_THREAD * self.processor_threads()
     }
 
-    fn make_cpu(&self, weights: BertWeights, reason: String) -> Result<ChosenEngine, DeviceError> {
-        let Some(precision) = self.precision.cpu() else {
-            return Err(DeviceError::NoGpu { precision: self.precision, reason });
-        };
-        let max_batch_tokens = self.max_batch_tokens.unwrap_or_else(|| self.processor_batch_tokens());
-        let options = CpuOptions { threads: self.threads, max_batch_tokens, precision };
-        Ok(ChosenEngine { engine: Box::new(CpuEngine::new(weights, options)?), reason })
-    }
-
-    fn gpu_options(&self, adapter: &AdapterDescription, precision: gpu::Precision) -> GpuOptions {
+    pub(super) fn gpu_options(&self, adapter: &AdapterDescription, precision: Precision) -> GpuOptions {
         let software = adapter.kind == AdapterKind::Software;
-        let otherwise = if software { self.processor_batch_tokens() } else { gpu::engine::DEFAULT_MAX_BATCH_TOKENS };
+        let otherwise = if software { self.processor_batch_tokens() } else { gpu::DEFAULT_MAX_BATCH_TOKENS };
         let tune = match &self.tune_file {
             None => TuneCache::Defaults,
             // Timing takes a GPU a second, and a software adapter ten or more: there, `assay tune` is for those who ask.
@@ -258,7 +220,6 @@ impl DeviceOptions {
             Some(path) => TuneCache::File(path.clone()),
         };
         GpuOptions {
-            adapter: self.selection(),
             precision,
             max_batch_tokens: self.max_batch_tokens.unwrap_or(otherwise),
             tune,
@@ -267,7 +228,7 @@ impl DeviceOptions {
     }
 
     /// Which adapters may be taken. Who asks for the GPU engine by name gets a software adapter rather than nothing.
-    fn selection(&self) -> AdapterSelection {
+    pub(super) fn selection(&self) -> AdapterSelection {
         match (self.choice, &self.adapter) {
             (_, Some(adapter)) => adapter.clone(),
             (EngineChoice::Gpu, None) => AdapterSelection::Any,
@@ -279,7 +240,7 @@ impl DeviceOptions {
 impl From<GpuError> for DeviceError {
     fn from(error: GpuError) -> Self {
         match error {
-            GpuError::NoAdapter { .. } => Self::NoAdapter(error),
+            GpuError::Adapter(AdapterError::NotFound { .. }) => Self::NoAdapter(error),
             _ => Self::Gpu(error),
         }
     }
@@ -288,21 +249,21 @@ impl From<GpuError> for DeviceError {
 impl EnginePrecision {
     /// The same for the GPU engine, if it has it.
     #[must_use]
-    pub fn gpu(self) -> Option<gpu::Precision> {
+    pub fn gpu(self) -> Option<Precision> {
         match self {
-            Self::F32 => Some(gpu::Precision::F32),
-            Self::F16 => Some(gpu::Precision::F16),
+            Self::F32 => Some(Precision::F32),
+            Self::F16 => Some(Precision::F16),
             Self::Int8 | Self::Int16 => None,
         }
     }
 
     /// The same for the CPU engine, if it has it.
     #[must_use]
-    pub fn cpu(self) -> Option<cpu::Precision> {
+    pub fn cpu(self) -> Option<Precision> {
         match self {
-            Self::F32 => Some(cpu::Precision::F32),
-            Self::Int8 => Some(cpu::Precision::Int8),
-            Self::Int16 => Some(cpu::Precision::Int16),
+            Self::F32 => Some(Precision::F32),
+            Self::Int8 => Some(Precision::Int8),
+            Self::Int16 => Some(Precision::Int16),
             Self::F16 => None,
         }
     }

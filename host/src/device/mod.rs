@@ -1,44 +1,56 @@
-//! The device: the processor or one GPU, and the models that are loaded on it.
+//! The device: the processor or one GPU, with its memory, its queue, and the models that are loaded on it.
 //!
-//! - [`choose`]: which device a machine gives, and why.
-//! - [`models`]: the models that are loaded.
-//! - [`scheduler`]: rows of many tenants' requests onto an engine.
+//! A process opens one. What it owns, and where that is:
+//!
+//! - [`choose`]: which device a machine gives, and why; [`hardware`]: the threads or the GPU, once opened.
+//! - [`models`]: loaded models; [`budget`]: the memory they may take, and who makes room.
+//! - [`scheduler`]: rows of many tenants' requests onto the models' engines: [`queue`] admits them and packs batches,
+//!   [`fair_queueing`] decides whose turn it is, [`speed`] what rows cost, [`dispatch`] is the thread that owns the
+//!   engines.
+//! - [`meter`]: what it has done; [`status`]: all of this for people.
 //!
 //! Knows models, rows, tokens and weights; never text, guests or limits files.
 
+mod budget;
 mod choose;
-mod deficit_round_robin;
 mod dispatch;
+mod fair_queueing;
+mod hardware;
 mod meter;
 mod models;
 mod queue;
 mod scheduler;
+mod speed;
+mod status;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::model::ModelError;
-use crate::model::store::StoredModel;
-
-pub use choose::{ChosenEngine, Decision, DeviceError, DeviceOptions, EngineChoice, EnginePrecision};
+pub use budget::{BudgetSource, DEFAULT_DISCRETE_GPU_BYTES, MemoryBudget, NoRoom};
+pub use choose::{Decision, DeviceError, DeviceOptions, EngineChoice, EnginePrecision};
+pub use fair_queueing::ModelId;
 pub use meter::{Meter, MeterReading};
-pub use models::LoadedModel;
+pub use models::{LoadError, LoadedModel};
 pub use scheduler::{
-    Account, DEFAULT_MAX_QUEUED_TOKENS, DEFAULT_MAX_TENANT_QUEUED_TOKENS, DEFAULT_WEIGHT, Scheduler, ScoreError, Scored,
+    Account, DEFAULT_MAX_QUEUED_TOKENS, DEFAULT_MAX_TENANT_QUEUED_TOKENS, DEFAULT_WEIGHT, DeviceFault, Scheduler,
+    ScoreError, Scored,
 };
+pub use status::{DeviceStatus, ModelStatus};
 
-/// What computes, with the models that are loaded on it. Opened once per process.
+use budget::Holdings;
+use hardware::Hardware;
+use models::ResidentModel;
+
+/// What computes, with the models that are loaded on it. Opened once per process and shared by all models, which so
+/// share its threads or its GPU, its memory and its queue.
 #[derive(Debug)]
 pub struct Device {
-    options: DeviceOptions,
-    loaded: Mutex<HashMap<ModelKey, Arc<LoadedModel>>>,
-}
-
-/// A model by name and exact revision: two revisions of one name are two models.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct ModelKey {
-    name: String,
-    revision: String,
+    /// Dropped first: engines go before what they run on.
+    scheduler: Scheduler,
+    hardware: Hardware,
+    budget: MemoryBudget,
+    holdings: Mutex<Holdings<Arc<ResidentModel>>>,
+    /// Held by whoever loads a model.
+    loading: Mutex<()>,
 }
 
 impl Device {
@@ -46,29 +58,43 @@ impl Device {
     ///
     /// # Errors
     /// The options contradict each other, or the machine has no such device.
-    pub fn open(options: DeviceOptions) -> Result<Arc<Self>, DeviceError> {
-        options.decide()?;
-        Ok(Arc::new(Self { options, loaded: Mutex::default() }))
+    pub fn open(options: &DeviceOptions) -> Result<Arc<Self>, DeviceError> {
+        let hardware = Hardware::open(options)?;
+        Ok(Arc::new(Self {
+            scheduler: Scheduler::start(DEFAULT_MAX_QUEUED_TOKENS).map_err(DeviceError::Thread)?,
+            budget: MemoryBudget::of(options.memory_bytes, hardware.adapter()),
+            hardware,
+            holdings: Mutex::default(),
+            loading: Mutex::default(),
+        }))
     }
 
-    /// The model, loaded now if it is not yet. Blocks while weights are read.
-    ///
-    /// # Errors
-    /// The model's files are damaged, or the device cannot compute it.
-    pub fn load(self: &Arc<Self>, stored: &StoredModel) -> Result<Arc<LoadedModel>, ModelError> {
-        let key = ModelKey { name: stored.manifest.name.clone(), revision: stored.manifest.revision.clone() };
-        let mut loaded = self.loaded();
-        if let Some(model) = loaded.get(&key) {
-            return Ok(Arc::clone(model));
-        }
-        // A model that no tenant holds any more gives its memory back before another takes some.
-        loaded.retain(|_, model| Arc::strong_count(model) > 1);
-        let model = Arc::new(LoadedModel::load(stored, &self.options)?);
-        loaded.insert(key, Arc::clone(&model));
-        Ok(model)
+    /// Why it is this device.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        self.hardware.reason()
     }
 
-    fn loaded(&self) -> MutexGuard<'_, HashMap<ModelKey, Arc<LoadedModel>>> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What it has done so far.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        self.scheduler.meter()
+    }
+
+    /// Tokens that wait at this moment, for any model.
+    #[must_use]
+    pub fn waiting_tokens(&self) -> usize {
+        self.scheduler.waiting_tokens()
+    }
+
+    /// Tokens of a tenant's rows that wait at this moment, for any model.
+    #[must_use]
+    pub fn waiting_tokens_of(&self, tenant: &str) -> usize {
+        self.scheduler.waiting_tokens_of(tenant)
+    }
+
+    fn holdings(&self) -> MutexGuard<'_, Holdings<Arc<ResidentModel>>> {
+        // The table is changed in small steps that leave it whole.
+        self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,90 +1,126 @@
-//! A model on a device, ready for rows.
+//! The models on a device: loaded when they are first needed, shared by all that need them, and unloaded when nobody
+//! holds them and another needs the room.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use assay_kernels::{BertConfig, EngineInfo, PackedBatch};
+use assay_kernels::{CheckedBatch, DeviceMemory, Engine, EngineInfo, Model, RowShape};
 
-use super::choose::{ChosenEngine, DeviceOptions};
-use super::scheduler::{Account, DEFAULT_MAX_QUEUED_TOKENS, Scheduler, ScoreError, Scored};
-use crate::model::store::{StoredModel, TOKENIZER_FILE, read_tokenizer};
-use crate::model::{Manifest, ModelError, ModelInfo};
+use super::Device;
+use super::budget::NoRoom;
+use super::choose::DeviceError;
+use super::fair_queueing::ModelId;
+use super::meter::MeterReading;
+use super::queue::row_flops;
+use super::scheduler::{Account, ScoreError, Scored};
+use crate::model::check::read_tokenizer;
+use crate::model::store::{StoredModel, TOKENIZER_FILE};
+use crate::model::{Manifest, ModelError, ModelInfo, ModelRevision};
 
-/// A model on a device. Shared by every request that uses it.
+/// Why a model was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its files are damaged, or nothing computes it.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device cannot compute it.
+    #[error("{model} cannot be loaded: {source}")]
+    Device {
+        /// The model's name.
+        model: String,
+        /// Why.
+        source: DeviceError,
+    },
+    /// The device's memory does not suffice.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+}
+
+/// A hold on a model that is on a device. The model stays there for as long as anybody holds it.
 #[derive(Debug)]
 pub struct LoadedModel {
+    device: Arc<Device>,
+    model: Arc<ResidentModel>,
+}
+
+/// A model on a device.
+#[derive(Debug)]
+pub(super) struct ResidentModel {
+    key: ModelRevision,
+    pub(super) id: ModelId,
     manifest: Manifest,
-    config: BertConfig,
+    shape: RowShape,
+    row_flops: Arc<[u64]>,
     engine: EngineInfo,
-    engine_reason: String,
     info: Arc<ModelInfo>,
-    scheduler: Scheduler,
+    memory: DeviceMemory,
 }
 
 impl LoadedModel {
-    /// Reads the weights, merges the adapter, makes the engine and starts its dispatch thread.
-    ///
-    /// # Errors
-    /// The model's files are damaged, or the engine cannot be made.
-    pub(super) fn load(model: &StoredModel, options: &DeviceOptions) -> Result<Self, ModelError> {
-        let weights = assay_kernels::checkpoint::load(model.dir(), model.adapter_dir().as_deref())?;
-        let tokenizer: Arc<[u8]> = read_tokenizer(&model.dir().join(TOKENIZER_FILE))?.into();
-        let failed = |message: String| ModelError::Engine { model: model.manifest.name.clone(), message };
-        let ChosenEngine { engine, reason } = options.make(weights).map_err(|error| failed(error.to_string()))?;
-        let (config, engine_info) = (engine.config().clone(), engine.info().clone());
-        let scheduler =
-            Scheduler::start(engine, DEFAULT_MAX_QUEUED_TOKENS).map_err(|error| failed(error.to_string()))?;
-        let info = Arc::new(ModelInfo::new(&model.manifest.name, &model.manifest.revision, &config, tokenizer));
-        Ok(Self {
-            manifest: model.manifest.clone(),
-            config,
-            engine: engine_info,
-            engine_reason: reason,
-            info,
-            scheduler,
-        })
-    }
-
     /// The model's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.manifest.name
+        &self.model.manifest.name
     }
 
     /// What the store knows of it.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
-        &self.manifest
+        &self.model.manifest
     }
 
-    /// Its shape.
+    /// What its rows are like.
     #[must_use]
-    pub fn config(&self) -> &BertConfig {
-        &self.config
+    pub fn shape(&self) -> &RowShape {
+        &self.model.shape
+    }
+
+    /// Its longest row in tokens.
+    #[must_use]
+    pub fn max_tokens(&self) -> usize {
+        self.model.shape.max_tokens
+    }
+
+    /// Useful floating-point operations of a row of so many tokens; 0 beyond the longest.
+    #[must_use]
+    pub fn row_flops(&self, tokens: usize) -> u64 {
+        self.model.row_flops.get(tokens).copied().unwrap_or(0)
     }
 
     /// What computes it.
     #[must_use]
     pub fn engine(&self) -> &EngineInfo {
-        &self.engine
-    }
-
-    /// Why it is this engine.
-    #[must_use]
-    pub fn engine_reason(&self) -> &str {
-        &self.engine_reason
+        &self.model.engine
     }
 
     /// The bytes of its `tokenizer.json`.
     #[must_use]
     pub fn tokenizer(&self) -> &Arc<[u8]> {
-        &self.info.tokenizer
+        &self.model.info.tokenizer
     }
 
     /// What guests may learn of it.
     #[must_use]
     pub fn info(&self) -> &Arc<ModelInfo> {
-        &self.info
+        &self.model.info
+    }
+
+    /// What it takes of the device's memory.
+    #[must_use]
+    pub fn memory(&self) -> DeviceMemory {
+        self.model.memory
+    }
+
+    /// What the device has done with it so far.
+    #[must_use]
+    pub fn meter(&self) -> MeterReading {
+        self.device.scheduler.meter().model(self.model.id)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
     }
 
     /// Computes the rows; they may share batches with other requests' and other tenants' rows. Rows that have not
@@ -92,20 +128,99 @@ impl LoadedModel {
     /// once.
     ///
     /// # Errors
-    /// The rows do not fit the model, the queue is full (the request is refused whole), the deadline passed, or the
-    /// engine failed.
+    /// The queue is full (the request is refused whole), the deadline passed, the rows were checked for another model,
+    /// or the device failed.
     pub async fn score(
         &self,
-        rows: PackedBatch,
+        rows: CheckedBatch,
         account: &Account,
         deadline: Option<Instant>,
     ) -> Result<Scored, ScoreError> {
-        self.scheduler.score(rows, account, deadline).await
+        self.device.scheduler.score(self.model.id, rows, account, deadline).await
+    }
+}
+
+impl ResidentModel {
+    /// Numbers as stored and multiplied.
+    pub(super) fn precision(&self) -> &'static str {
+        self.engine.precision
+    }
+}
+
+impl Drop for LoadedModel {
+    fn drop(&mut self) {
+        self.device.holdings().release(&self.model.key);
+    }
+}
+
+impl Device {
+    /// A hold on the model, which is loaded now if it is not on the device yet; models that nobody holds make room for
+    /// it. Blocks while weights are read.
+    ///
+    /// # Errors
+    /// The model's files are damaged, the device cannot compute it, or it does not fit beside those that are held.
+    pub fn load(self: &Arc<Self>, stored: &StoredModel) -> Result<Arc<LoadedModel>, LoadError> {
+        let Manifest { name, revision, .. } = &stored.manifest;
+        let key = stored.manifest.model_revision();
+        if let Some(model) = self.hold(&key) {
+            return Ok(model);
+        }
+        // One at a time, so that two do not count on the same room.
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = self.hold(&key) {
+            return Ok(model);
+        }
+        // Before anything is read by what the files say, afterwards by what the engine has taken.
+        self.make_room(name, &self.hardware.memory_needed(stored))?;
+        let tokenizer: Arc<[u8]> = read_tokenizer(&stored.dir().join(TOKENIZER_FILE))?.into();
+        let model = read(stored)?;
+        let task = model.architecture.task();
+        let engine = self.make_engine(name, model)?;
+        let row_flops = row_flops(&*engine);
+        let (shape, info, memory) = (engine.shape(), engine.info().clone(), engine.memory());
+        self.make_room(name, &memory)?;
+        let model = Arc::new(ResidentModel {
+            id: self.scheduler.add_with(engine, Arc::clone(&row_flops)),
+            row_flops,
+            manifest: stored.manifest.clone(),
+            info: Arc::new(ModelInfo::new(name, revision, task, &shape, tokenizer)),
+            shape,
+            engine: info,
+            memory,
+            key: key.clone(),
+        });
+        self.holdings().insert(key, Arc::clone(&model), memory);
+        Ok(Arc::new(LoadedModel { device: Arc::clone(self), model }))
     }
 
-    /// What takes its rows.
-    #[must_use]
-    pub fn scheduler(&self) -> &Scheduler {
-        &self.scheduler
+    /// An engine of a model with nothing in front of it, outside of the memory budget: for measuring.
+    ///
+    /// # Errors
+    /// The model's files are damaged, or the device cannot compute it.
+    pub fn engine(&self, stored: &StoredModel) -> Result<Box<dyn Engine>, LoadError> {
+        self.make_engine(&stored.manifest.name, read(stored)?)
     }
+
+    fn make_engine(&self, name: &str, model: Model) -> Result<Box<dyn Engine>, LoadError> {
+        self.hardware.engine(model).map_err(|source| LoadError::Device { model: name.to_owned(), source })
+    }
+
+    fn hold(self: &Arc<Self>, key: &ModelRevision) -> Option<Arc<LoadedModel>> {
+        let model = self.holdings().hold(key)?;
+        Some(Arc::new(LoadedModel { device: Arc::clone(self), model }))
+    }
+
+    /// Unloads models that nobody holds until one more fits.
+    fn make_room(&self, name: &str, needs: &DeviceMemory) -> Result<(), NoRoom> {
+        let leaving = self.holdings().make_room(name, needs, &self.budget)?;
+        for model in leaving {
+            self.scheduler.remove(model.id);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a model's weights, with its adapter merged into them.
+fn read(stored: &StoredModel) -> Result<Model, ModelError> {
+    Ok(assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())?)
 }

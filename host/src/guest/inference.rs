@@ -143,7 +143,7 @@ impl Inference {
             return Err(Error::Internal("models are not run while a guest is prepared".to_owned()));
         };
         // What does not fit the model is the guest's mistake before it is anybody's expense.
-        rows.check(model.config()).map_err(|error| Error::InvalidInput(error.to_string()))?;
+        let rows = rows.check(model.shape()).map_err(|error| Error::InvalidInput(error.to_string()))?;
         let (row_count, tokens) = (rows.rows() as u64, rows.tokens() as u64);
         charge("max_request_rows", &mut self.used.rows, row_count, budget.max_rows)?;
         charge("max_request_tokens", &mut self.used.tokens, tokens, budget.max_tokens)?;
@@ -158,8 +158,8 @@ impl Inference {
                 self.used.inference += scored.inference;
                 Ok(scored.outputs)
             }
-            Err(ScoreError::Engine(message)) => {
-                self.used.device_fault = Some(message);
+            Err(ScoreError::Device(fault)) => {
+                self.used.device_fault = Some(fault.to_string());
                 Err(overloaded(DEVICE_RETRY_AFTER))
             }
             Err(error) => Err(error.into()),
@@ -184,13 +184,12 @@ pub(super) fn overloaded(retry_after: Duration) -> Error {
 impl From<ScoreError> for Error {
     fn from(error: ScoreError) -> Self {
         match error {
-            ScoreError::Rows(message) => Self::InvalidInput(message),
             ScoreError::TooLarge { requested, allowed } => {
                 Self::TooLarge(Exceeded { limit: "max_queued_tokens".to_owned(), requested, allowed })
             }
             ScoreError::Overloaded { retry_after } => overloaded(retry_after),
             ScoreError::DeadlineExceeded => Self::DeadlineExceeded,
-            ScoreError::Engine(message) => Self::Internal(message),
+            ScoreError::Device(fault) => Self::Internal(fault.to_string()),
         }
     }
 }

@@ -11,7 +11,7 @@ use assay::rerank::Request;
 use assay::tenant::admin::{AdminRequest, Command, Reply};
 use assay::tenant::compile::CompilerOptions;
 use assay::tenant::{Deployment, Platform, PlatformOptions, TenantLimits, TenantName};
-use assay_kernels::cpu::{CpuEngine, CpuOptions};
+use assay_kernels::cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
 use assay_kernels::{Engine, PackedBatch, Row, checkpoint};
 use tempfile::TempDir;
 
@@ -69,7 +69,7 @@ pub fn data_dir() -> TempDir {
 
 /// The default model of a data directory.
 pub fn model(data_dir: &Path) -> Arc<LoadedModel> {
-    let device = Device::open(DeviceOptions::default()).unwrap();
+    let device = Device::open(&DeviceOptions::default()).unwrap();
     device.load(&ModelStore::new(data_dir).open(None).unwrap()).unwrap()
 }
 
@@ -81,7 +81,8 @@ impl Oracle {
     pub fn new(data_dir: &Path) -> Self {
         let stored = ModelStore::new(data_dir).open(None).unwrap();
         let weights = checkpoint::load(stored.dir(), None).unwrap();
-        Self(CpuEngine::new(weights, CpuOptions::default()).unwrap())
+        let device = CpuDevice::new(CpuDeviceOptions::default()).unwrap();
+        Self(CpuEngine::load(&device, weights, CpuOptions::default()).unwrap())
     }
 
     pub fn scores(&mut self, seed: u32, documents: &[String]) -> Vec<f32> {
@@ -92,6 +93,7 @@ impl Oracle {
             rows.push(Row { ids: &ids, second_segment: 1 }).unwrap();
         }
         let mut scores = Vec::new();
+        let rows = rows.check(&self.0.shape()).unwrap();
         self.0.run(&rows, &mut scores).unwrap();
         scores
     }
@@ -117,9 +119,9 @@ pub fn admin(platform: &Platform, command: Command) -> Reply {
 
 /// Asks for a deployment.
 pub fn deploy(platform: &Platform, tenant: &str, wasm: &[u8], limits: Option<TenantLimits>) -> Reply {
-    let component = platform.put_component(wasm).unwrap();
+    let component = Some(platform.put_component(wasm).unwrap());
     let (tenant, limits) = (name(tenant), limits.map(Box::new));
-    admin(platform, Command::Deploy { tenant, component, limits, model: None })
+    admin(platform, Command::Deploy { tenant, component, limits, model: None, other_models: Vec::new() })
 }
 
 /// The deployment that serves after a request.

@@ -5,46 +5,50 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
 
-use assay_kernels::gpu::ops::Target;
-use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, Precision};
-use assay_kernels::{BertWeights, Engine, PackedBatch, checkpoint};
+use assay_kernels::gpu::layout::Storage;
+use assay_kernels::gpu::opened::OpenDevice;
+use assay_kernels::gpu::{AdapterError, AdapterSelection, GpuDevice, GpuEngine, GpuError, GpuOptions, KernelFamily};
+use assay_kernels::{Engine, Model, PackedBatch, Precision, checkpoint};
 
 /// Absolute tolerance of an f32 engine's logits against the float64 reference.
 pub(crate) const F32_TOLERANCE: f64 = 1e-4;
 /// The same for f16 storage.
 pub(crate) const F16_TOLERANCE: f64 = 2e-2;
 
-/// A device to test on, software included, or the reason why there is none.
-pub(crate) fn device() -> Option<GpuDevice> {
-    match GpuDevice::open(&AdapterSelection::Any) {
-        Ok(device) => {
-            eprintln!("on {}", device.description());
-            Some(device)
-        }
-        Err(error) => skip(&error.to_string()),
+/// A device to test single kernels on, software included, or the reason why there is none.
+pub(crate) fn device() -> Option<OpenDevice> {
+    found(OpenDevice::new(&AdapterSelection::Any))
+}
+
+/// A device to load models on, software included, or the reason why there is none.
+pub(crate) fn shared_device() -> Option<Arc<GpuDevice>> {
+    found(GpuDevice::open(&AdapterSelection::Any))
+}
+
+fn found<T>(opened: Result<T, GpuError>) -> Option<T> {
+    match opened {
+        Ok(opened) => Some(opened),
+        Err(error @ GpuError::Adapter(AdapterError::NotFound { .. })) => skip(&error.to_string()),
+        Err(error) => panic!("{error}"),
     }
 }
 
-/// An engine to test on, or `None` where there is no adapter.
-pub(crate) fn engine(weights: BertWeights, precision: Precision, max_batch_tokens: usize) -> Option<GpuEngine> {
-    engine_of(weights, precision, max_batch_tokens, None)
+/// An engine to test on.
+pub(crate) fn engine(model: Model, precision: Precision, max_batch_tokens: usize) -> Option<GpuEngine> {
+    engine_of(model, precision, max_batch_tokens, None)
 }
 
 /// An engine to test on, with a family of kernels that need not be the adapter's own.
 pub(crate) fn engine_of(
-    weights: BertWeights,
+    model: Model,
     precision: Precision,
     max_batch_tokens: usize,
-    target: Option<Target>,
+    family: Option<KernelFamily>,
 ) -> Option<GpuEngine> {
-    let options =
-        GpuOptions { adapter: AdapterSelection::Any, precision, max_batch_tokens, target, ..GpuOptions::default() };
-    match GpuEngine::new(weights, options) {
-        Ok(engine) => Some(engine),
-        Err(error @ assay_kernels::gpu::GpuError::NoAdapter { .. }) => skip(&error.to_string()),
-        Err(error) => panic!("{error}"),
-    }
+    let options = GpuOptions { precision, max_batch_tokens, family, ..GpuOptions::default() };
+    Some(GpuEngine::load(&shared_device()?, model, &options).unwrap())
 }
 
 /// Skips a test, as there is no adapter.
@@ -64,11 +68,12 @@ fn golden(path: &Path) -> Golden {
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let (mut ids, mut offsets, mut second_segment, mut logits) = (vec![], vec![0], vec![], vec![]);
     for case in json["cases"].as_array().unwrap() {
+        // A family without token types has none in its goldens.
         let numbers = |field: &str| -> Vec<u32> {
-            case[field].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+            case[field].as_array().into_iter().flatten().map(|id| id.as_u64().unwrap() as u32).collect()
         };
         let (row, types) = (numbers("ids"), numbers("type_ids"));
-        second_segment.push(types.iter().position(|&t| t == 1).unwrap_or(types.len()) as u32);
+        second_segment.push(types.iter().position(|&t| t == 1).unwrap_or(row.len()) as u32);
         ids.extend(row);
         offsets.push(ids.len() as u32);
         logits.extend(case["logits"].as_array().unwrap().iter().map(|logit| logit.as_f64().unwrap()));
@@ -77,13 +82,13 @@ fn golden(path: &Path) -> Golden {
 }
 
 /// A model of `testdata/models` with its golden.
-pub(crate) fn tiny(name: &str) -> Option<(BertWeights, Golden)> {
+pub(crate) fn tiny(name: &str) -> Option<(Model, Golden)> {
     let dir = testdata::model(name);
     Some((checkpoint::load(&dir, None).unwrap(), golden(&dir.join("golden.json"))))
 }
 
 /// The default model.
-pub(crate) fn default_model() -> Option<BertWeights> {
+pub(crate) fn default_model() -> Option<Model> {
     Some(checkpoint::load(&testdata::default_model()?, Some(&common::default_adapter())).unwrap())
 }
 
@@ -99,12 +104,12 @@ pub(crate) fn run(engine: &mut GpuEngine, batch: &PackedBatch) -> Vec<f32> {
     let mut piece = PackedBatch::default();
     for row in batch.iter() {
         if piece.tokens() + row.ids.len() > engine.max_batch_tokens() {
-            engine.run(&piece, &mut outputs).unwrap();
+            outputs.extend(common::run(engine, &piece));
             piece.clear();
         }
         piece.push(row).unwrap();
     }
-    engine.run(&piece, &mut outputs).unwrap();
+    outputs.extend(common::run(engine, &piece));
     outputs
 }
 
@@ -142,5 +147,13 @@ impl Random {
 
     pub(crate) fn numbers(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.number()).collect()
+    }
+}
+
+/// The inverse of [`Storage::encode`].
+pub(crate) fn decode(storage: Storage, bytes: &[u8]) -> Vec<f32> {
+    match storage {
+        Storage::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Storage::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
     }
 }

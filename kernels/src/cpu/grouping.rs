@@ -5,13 +5,13 @@
 //! uneven for that, all threads become one *team* that shares each group, every member computing its part of the
 //! tokens; members meet once a layer, before they read each other's keys and values.
 
+use crate::architecture::Architecture;
 use crate::batch::PackedBatch;
-use crate::config::BertConfig;
 use crate::flops;
 
-/// How the threads divide a batch.
+/// Whether threads share groups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum Sharing {
     /// Each group belongs to the thread that takes it.
     #[default]
     Alone,
@@ -21,8 +21,10 @@ pub(super) enum Mode {
 
 /// Rows in the order in which they are computed, cut into groups. Reused: nothing is allocated while serving.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) mode: Mode,
+pub(super) struct Grouping {
+    pub(super) sharing: Sharing,
+    /// Tokens of the largest group.
+    pub(super) max_tokens: usize,
     /// Rows of the batch, group after group.
     rows: Vec<u32>,
     /// Where each group begins in `rows`, and the end: `[groups + 1]`.
@@ -39,7 +41,7 @@ struct Bin {
     flops: u64,
 }
 
-/// Limits of a plan: see [`super::CpuEngine::new`] for where they come from.
+/// Limits of a grouping: see [`super::CpuEngine::load`] for where they come from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) threads: usize,
@@ -53,17 +55,7 @@ pub(super) struct Limits {
 /// by themselves when those would take this much longer.
 const TEAM_OVERHEAD: f64 = 1.06;
 
-impl Plan {
-    pub(super) fn with_capacity(max_batch_tokens: usize) -> Self {
-        Self {
-            mode: Mode::Alone,
-            rows: Vec::with_capacity(max_batch_tokens),
-            starts: Vec::with_capacity(max_batch_tokens + 1),
-            ranked: Vec::with_capacity(max_batch_tokens),
-            bins: Vec::with_capacity(max_batch_tokens),
-        }
-    }
-
+impl Grouping {
     pub(super) fn groups(&self) -> usize {
         self.starts.len().saturating_sub(1)
     }
@@ -73,30 +65,31 @@ impl Plan {
         &self.rows[self.starts[index] as usize..self.starts[index + 1] as usize]
     }
 
-    /// Plans a batch of at least one row. A group has at most `group_tokens` tokens a member and one row more.
-    pub(super) fn make(&mut self, config: &BertConfig, batch: &PackedBatch, limits: Limits) {
+    /// Divides a batch of at least one row. A group has at most `group_tokens` tokens a member and one row more.
+    pub(super) fn make(&mut self, architecture: &Architecture, batch: &PackedBatch, limits: Limits) {
         let Limits { threads, group_tokens, member_tokens } = limits;
         self.ranked.clear();
         self.ranked.extend((0..batch.rows() as u32).map(|row| (row, 0)));
         // Longest first: the short rows that come last even out what the long ones left uneven.
         self.ranked.sort_unstable_by_key(|&(row, _)| (std::cmp::Reverse(batch.row(row as usize).ids.len()), row));
 
-        self.mode = Mode::Alone;
+        self.sharing = Sharing::Alone;
         let rounds = batch.tokens().div_ceil(group_tokens * threads);
-        self.fill_bins(config, batch, rounds * threads, group_tokens);
+        self.fill_bins(architecture, batch, rounds * threads, group_tokens);
         let team = threads.min(batch.tokens() / member_tokens);
         let total: u64 = self.bins.iter().map(|bin| bin.flops).sum();
         if team > 1 && self.makespan(threads) as f64 > total as f64 / team as f64 * TEAM_OVERHEAD {
-            self.mode = Mode::Team(team);
+            self.sharing = Sharing::Team(team);
             let group_tokens = group_tokens * team;
-            self.fill_bins(config, batch, batch.tokens().div_ceil(group_tokens), group_tokens);
+            self.fill_bins(architecture, batch, batch.tokens().div_ceil(group_tokens), group_tokens);
         }
+        self.max_tokens = self.bins.iter().map(|bin| bin.tokens).max().unwrap_or(0);
         self.cut();
     }
 
     /// Puts each row into the bin with the least work of those that are not full. One of them is not: together they
     /// have room for `bins · group_tokens`, which is no less than the batch.
-    fn fill_bins(&mut self, config: &BertConfig, batch: &PackedBatch, bins: usize, group_tokens: usize) {
+    fn fill_bins(&mut self, architecture: &Architecture, batch: &PackedBatch, bins: usize, group_tokens: usize) {
         self.bins.clear();
         self.bins.resize(bins, Bin::default());
         for (row, place) in &mut self.ranked {
@@ -106,7 +99,7 @@ impl Plan {
             let bin = &mut self.bins[least];
             bin.rows += 1;
             bin.tokens += tokens;
-            bin.flops += flops::row_flops(config, tokens);
+            bin.flops += flops::row_flops(architecture, tokens);
             *place = least as u32;
         }
     }
@@ -140,54 +133,48 @@ impl Plan {
 mod tests {
     use super::*;
     use crate::batch::Row;
-    use crate::config::Task;
+    use crate::families;
 
-    const CONFIG: BertConfig = BertConfig {
-        vocab_size: 10,
-        hidden_size: 384,
-        num_hidden_layers: 6,
-        num_attention_heads: 12,
-        intermediate_size: 1536,
-        max_position_embeddings: 512,
-        type_vocab_size: 2,
-        layer_norm_eps: 1e-12,
-        task: Task::CrossEncoder,
-        outputs: 1,
-    };
+    const CONFIG: &[u8] = br#"{"model_type": "bert", "vocab_size": 10, "hidden_size": 384, "num_hidden_layers": 6,
+        "num_attention_heads": 12, "intermediate_size": 1536, "max_position_embeddings": 512, "num_labels": 1}"#;
 
-    fn plan(lengths: &[usize], threads: usize) -> Plan {
+    fn group(lengths: &[usize], threads: usize) -> Grouping {
         let mut batch = PackedBatch::default();
         for &length in lengths {
             batch.push(Row { ids: &vec![1; length], second_segment: 0 }).unwrap();
         }
-        let mut plan = Plan::default();
-        plan.make(&CONFIG, &batch, Limits { threads, group_tokens: 96, member_tokens: 12 });
-        let mut rows: Vec<u32> = (0..plan.groups()).flat_map(|group| plan.group(group).to_vec()).collect();
+        let mut grouping = Grouping::default();
+        grouping.make(
+            &families::read_config(CONFIG).unwrap(),
+            &batch,
+            Limits { threads, group_tokens: 96, member_tokens: 12 },
+        );
+        let mut rows: Vec<u32> = (0..grouping.groups()).flat_map(|group| grouping.group(group).to_vec()).collect();
         rows.sort_unstable();
         assert_eq!(rows, (0..lengths.len() as u32).collect::<Vec<_>>(), "every row once");
-        plan
+        grouping
     }
 
     #[test]
     fn many_rows_are_computed_alone_in_groups_that_fit() {
         let lengths: Vec<usize> = (0..64).map(|i| 20 + (i * 37) % 120).collect();
-        let plan = plan(&lengths, 2);
-        assert_eq!(plan.mode, Mode::Alone);
-        assert_eq!(plan.groups() % 2, 0);
-        for group in 0..plan.groups() {
-            let tokens: usize = plan.group(group).iter().map(|&row| lengths[row as usize]).sum();
+        let grouping = group(&lengths, 2);
+        assert_eq!(grouping.sharing, Sharing::Alone);
+        assert_eq!(grouping.groups() % 2, 0);
+        for group in 0..grouping.groups() {
+            let tokens: usize = grouping.group(group).iter().map(|&row| lengths[row as usize]).sum();
             assert!(tokens < 96 + 140, "group {group} has {tokens} tokens");
         }
     }
 
     #[test]
     fn few_or_uneven_rows_are_shared_by_all_threads() {
-        assert_eq!(plan(&[80], 2).mode, Mode::Team(2));
-        assert_eq!(plan(&[500, 20], 2).mode, Mode::Team(2));
-        assert_eq!(plan(&[80, 80, 80], 2).mode, Mode::Team(2));
-        assert_eq!(plan(&[80], 16).mode, Mode::Team(6));
-        assert_eq!(plan(&[80, 80], 2).mode, Mode::Alone);
-        assert_eq!(plan(&[11], 2).mode, Mode::Alone);
-        assert_eq!(plan(&[500, 20], 1).mode, Mode::Alone);
+        assert_eq!(group(&[80], 2).sharing, Sharing::Team(2));
+        assert_eq!(group(&[500, 20], 2).sharing, Sharing::Team(2));
+        assert_eq!(group(&[80, 80, 80], 2).sharing, Sharing::Team(2));
+        assert_eq!(group(&[80], 16).sharing, Sharing::Team(6));
+        assert_eq!(group(&[80, 80], 2).sharing, Sharing::Alone);
+        assert_eq!(group(&[11], 2).sharing, Sharing::Alone);
+        assert_eq!(group(&[500, 20], 1).sharing, Sharing::Alone);
     }
 }
