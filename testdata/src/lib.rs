@@ -70,7 +70,8 @@ fn note(path: &Path, cause: Cause, reason: &str) -> std::io::Result<()> {
 
 /// The test program's name, without the hash that cargo adds.
 fn program() -> String {
-    let path = std::env::current_exe().unwrap_or_default();
+    // Not the current executable: that is the loader where another system's loader starts the tests.
+    let path = PathBuf::from(std::env::args_os().next().unwrap_or_default());
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     stem.rsplit_once('-').map_or(&*stem, |(name, _)| name).to_owned()
 }
