@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::engine::EngineArgs;
 use super::error::CliError;
+use super::gc;
 use super::tenant::open_platform;
 use crate::guest;
 use crate::http::{self, ConnectionLimits, Deadlines, Keyless, KeylessUntil, Order, ServeOptions};
@@ -65,11 +66,18 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-    let engine = args.engine.options(data_dir)?;
+    let device = args.engine.options(data_dir)?;
     let connections = args.connection_limits()?;
-    let platform = Arc::new(open_platform(data_dir, engine, runtime.handle())?);
+    let platform = Arc::new(open_platform(data_dir, device, runtime.handle())?);
+    // A server without its device cannot serve: that is known now, and not with the first tenant.
+    platform.device()?;
     for (tenant, error) in platform.activate_all()? {
-        eprintln!("tenant {tenant} is not being served: {error}");
+        eprintln!("tenant {tenant} is not being served: {}", CliError::from(error));
+    }
+    match platform.tidy() {
+        Ok(swept) if swept.dropped.is_empty() => {}
+        Ok(swept) => eprintln!("removed what no tenant needs: {}", gc::summary(&swept)),
+        Err(error) => eprintln!("what no tenant needs is not removed: {error}"),
     }
     let keyless = args.keyless(&platform, data_dir)?;
     let drain_time = Duration::from_secs(args.drain_seconds);
@@ -156,8 +164,8 @@ fn stored_model(asked: Option<&str>, data_dir: &Path) -> Result<Option<String>, 
     }
     let dir = std::fs::canonicalize(dir).map_err(|error| CliError::bad_input(format!("{asked}: {error}")))?;
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let model = store.add(&name, &dir, Source::Directory { path: dir.display().to_string() }, None)?;
-    Ok(Some(model.manifest.name))
+    let added = store.add(&name, &dir, Source::Directory { path: dir.display().to_string() }, None)?;
+    Ok(Some(added.model.manifest.name))
 }
 
 async fn serve(

@@ -185,14 +185,14 @@ impl Choice {
     }
 }
 
-/// A random identifier: 16 bytes as a UUID of version 4.
+/// A random identifier: a UUID of version 4.
 fn uuid() -> String {
     let mut bytes = [0; 16];
-    // Without random bytes the identifiers are all the same, which harms nobody.
+    // Without random bytes the identifiers are all the same, which harms nothing.
     let _ = OsRng.try_fill_bytes(&mut bytes);
     bytes[6] = bytes[6] & 0x0F | 0x40;
     bytes[8] = bytes[8] & 0x3F | 0x80;
-    let digits = crate::model::manifest::hex(&bytes);
+    let digits = format!("{:032x}", u128::from_be_bytes(bytes));
     format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
 }
 
