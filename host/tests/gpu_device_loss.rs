@@ -77,7 +77,7 @@ async fn a_lost_device_costs_the_request_that_met_it_and_no_other() {
     let weights = checkpoint::load(dir.path(), None).unwrap();
     let device = match GpuDevice::open(&AdapterSelection::Any) {
         Ok(device) => device,
-        Err(error) => return eprintln!("skipped: {error}"),
+        Err(error) => return testdata::skip(testdata::Cause::NoAdapter, &error.to_string()),
     };
     let options = GpuOptions { max_batch_tokens: 256, ..GpuOptions::default() };
     let engine = GpuEngine::load(&device, weights, &options).unwrap();

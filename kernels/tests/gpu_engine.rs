@@ -124,7 +124,7 @@ fn running_out_of_memory_costs_one_batch() {
 
 #[test]
 fn a_budget_that_no_buffer_holds_is_refused_by_name() {
-    let (Some((model, _)), Some(device)) = (tiny("tiny-bert-hd32"), shared_device()) else { return };
+    let (Some((model, _)), Some(device)) = (tiny("bert-hd32"), shared_device()) else { return };
     let options = GpuOptions { max_batch_tokens: usize::MAX / 1024, ..GpuOptions::default() };
     match GpuEngine::load(&device, model, &options) {
         Err(GpuError::BatchTooLong { tokens, limit }) => assert!(tokens > limit),
@@ -142,7 +142,7 @@ fn automatic_choice_never_takes_a_software_adapter() {
 
 #[test]
 fn tuning_is_remembered_and_changes_no_numbers() {
-    let (Some((model, golden)), Some(device)) = (tiny("tiny-bert-hd32"), shared_device()) else { return };
+    let (Some((model, golden)), Some(device)) = (tiny("bert-hd32"), shared_device()) else { return };
     let path = std::env::temp_dir().join(format!("assay-tune-{}.json", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let options = GpuOptions { max_batch_tokens: 1024, tune: TuneCache::File(path.clone()), ..GpuOptions::default() };
@@ -209,7 +209,7 @@ fn steady(batches: usize) {
 }
 
 fn tiny_engine(precision: Precision) -> Option<(GpuEngine, PackedBatch)> {
-    let (weights, golden): (Model, _) = tiny("tiny-bert-hd32")?;
+    let (weights, golden): (Model, _) = tiny("bert-hd32")?;
     Some((engine(weights, precision, 1024)?, golden.batch))
 }
 

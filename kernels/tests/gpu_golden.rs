@@ -12,7 +12,7 @@ use gpu_support::{
     F16_TOLERANCE, F32_TOLERANCE, Golden, assert_close, default_goldens, default_model, engine, engine_of, run, tiny,
 };
 
-const TINY: [&str; 3] = ["tiny-bert-hd32", "tiny-bert-hd64", "tiny-bert-3labels"];
+const TINY: [&str; 3] = ["bert-hd32", "bert-hd64", "bert-hd16-3labels"];
 
 #[test]
 fn tiny_models_in_f32_match_their_goldens() {
@@ -56,7 +56,7 @@ fn the_default_model_in_f16_matches_its_golden_and_flips_no_ranks() {
 
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_any_company() {
-    let Some((weights, golden)) = tiny("tiny-bert-hd32") else { return };
+    let Some((weights, golden)) = tiny("bert-hd32") else { return };
     for precision in [Precision::F32, Precision::F16] {
         let Some(mut engine) = engine(weights.clone(), precision, 4096) else { return };
         let together = run(&mut engine, &golden.batch);
@@ -93,7 +93,7 @@ fn kernels_for_gpus_match_the_goldens_on_any_adapter() {
 
 #[test]
 fn embeddings_match_the_reference() {
-    let Some((weights, golden)) = tiny("tiny-bert-hd64") else { return };
+    let Some((weights, golden)) = tiny("bert-hd64") else { return };
     let mut weights = weights;
     weights.weights.head = None;
     (weights.architecture.pooling, weights.architecture.head) = (Pooling::Mean, Head::Embedding);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use assay_kernels::{
     CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, InstructionSet, Model, PackedBatch, Task, checkpoint,
 };
-use common::{Shape, default_adapter, golden, minilm_dir, pack, random_rows, random_weights, workspace};
+use common::{Shape, default_adapter, golden, pack, random_rows, random_weights};
 use serde::{Deserialize, Serialize};
 
 /// Lengths at which tiles and vectors begin and end, and the longest rows of the models in use.
@@ -64,7 +64,7 @@ impl Recording {
 }
 
 fn file() -> PathBuf {
-    workspace().join("testdata/scores/cpu.json")
+    testdata::root().join("testdata/scores/cpu.json")
 }
 
 fn recordings() -> Recordings {
@@ -85,8 +85,8 @@ fn compute(device: &Arc<CpuDevice>, model: &Model, rows: &PackedBatch) -> Record
 
 /// The default model and its rows, where it is on this machine.
 fn default_model() -> Option<(Model, PackedBatch)> {
-    let weights = checkpoint::load(&minilm_dir()?, Some(&default_adapter())).unwrap();
-    Some((weights, pack(&golden(&workspace().join("testdata/golden/passages.json")).cases)))
+    let weights = checkpoint::load(&testdata::default_model()?, Some(&default_adapter())).unwrap();
+    Some((weights, pack(&golden(&testdata::golden("passages.json")).cases)))
 }
 
 /// Compares on every instruction set that has a recording; one that this processor lacks is skipped by name.

@@ -3,6 +3,7 @@
 mod devices;
 mod engine;
 mod error;
+mod gc;
 mod input;
 mod model;
 mod rerank;
@@ -46,10 +47,12 @@ enum Command {
     Tenant(tenant::Command),
     /// Answer tenants' requests over HTTP
     Serve(serve::Args),
+    /// Forget old versions, and remove the components, compiled code and models that none needs
+    Gc(gc::Args),
     /// Compile the component that standard input names; the host starts itself with this
     #[command(hide = true, name = crate::tenant::compile::SUBCOMMAND)]
     InternalCompile,
-    /// List what there is to compute on, and what would be taken
+    /// List what there is to compute on, what would be taken, and which models a running server has loaded
     Devices(devices::Args),
     /// Time the GPU engine's kernel variants and keep the fastest
     Tune(tune::Args),
@@ -71,7 +74,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), CliError> {
     if matches!(cli.command, Command::InternalCompile) {
         // Everything that this one needs, its input says.
-        return crate::tenant::compile::run_in_this_process().map_err(CliError::failed);
+        return crate::tenant::compile::run_in_this_process().map_err(|error| CliError::failed(error.to_string()));
     }
     let data_dir = match cli.data_dir {
         Some(dir) => dir,
@@ -85,8 +88,9 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Model(command) => model::run(command, &data_dir),
         Command::Tenant(command) => tenant::run(command, &data_dir),
         Command::Serve(args) => serve::run(&args, &data_dir),
+        Command::Gc(args) => gc::run(&args, &data_dir),
         Command::InternalCompile => Ok(()),
-        Command::Devices(args) => devices::run(&args),
+        Command::Devices(args) => devices::run(&args, &data_dir),
         Command::Tune(args) => tune::run(&args, &data_dir),
     }
 }

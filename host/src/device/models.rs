@@ -7,14 +7,15 @@ use std::time::Instant;
 use assay_kernels::{CheckedBatch, DeviceMemory, Engine, EngineInfo, Model, RowShape};
 
 use super::Device;
-use super::budget::{ModelKey, NoRoom};
+use super::budget::NoRoom;
 use super::choose::DeviceError;
 use super::fair_queueing::ModelId;
 use super::meter::MeterReading;
 use super::queue::row_flops;
 use super::scheduler::{Account, ScoreError, Scored};
-use crate::model::store::{StoredModel, TOKENIZER_FILE, read_tokenizer};
-use crate::model::{Manifest, ModelError, ModelInfo};
+use crate::model::check::read_tokenizer;
+use crate::model::store::{StoredModel, TOKENIZER_FILE};
+use crate::model::{Manifest, ModelError, ModelInfo, ModelRevision};
 
 /// Why a model was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,7 @@ pub struct LoadedModel {
 /// A model on a device.
 #[derive(Debug)]
 pub(super) struct ResidentModel {
-    key: ModelKey,
+    key: ModelRevision,
     pub(super) id: ModelId,
     manifest: Manifest,
     shape: RowShape,
@@ -160,7 +161,7 @@ impl Device {
     /// The model's files are damaged, the device cannot compute it, or it does not fit beside those that are held.
     pub fn load(self: &Arc<Self>, stored: &StoredModel) -> Result<Arc<LoadedModel>, LoadError> {
         let Manifest { name, revision, .. } = &stored.manifest;
-        let key = ModelKey { name: name.clone(), revision: revision.clone() };
+        let key = stored.manifest.model_revision();
         if let Some(model) = self.hold(&key) {
             return Ok(model);
         }
@@ -204,7 +205,7 @@ impl Device {
         self.hardware.engine(model).map_err(|source| LoadError::Device { model: name.to_owned(), source })
     }
 
-    fn hold(self: &Arc<Self>, key: &ModelKey) -> Option<Arc<LoadedModel>> {
+    fn hold(self: &Arc<Self>, key: &ModelRevision) -> Option<Arc<LoadedModel>> {
         let model = self.holdings().hold(key)?;
         Some(Arc::new(LoadedModel { device: Arc::clone(self), model }))
     }

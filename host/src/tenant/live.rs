@@ -104,8 +104,15 @@ impl LiveTenant {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let (running, waiting) = self.concurrency.occupancy();
-        let queued = self.models.default.device().waiting_tokens_of(self.name.as_str());
-        let burst_tokens_left = self.rate.available(Instant::now());
-        Usage { running, waiting, queued_tokens: queued as u64, burst_tokens_left, ..self.meter.usage() }
+        let device = self.models.default.device();
+        let device_time = device.meter().device_time_of(self.name.as_str());
+        Usage {
+            running,
+            waiting,
+            queued_tokens: device.waiting_tokens_of(self.name.as_str()) as u64,
+            burst_tokens_left: self.rate.available(Instant::now()),
+            device_time_ms: u64::try_from(device_time.as_millis()).unwrap_or(u64::MAX),
+            ..self.meter.usage()
+        }
     }
 }

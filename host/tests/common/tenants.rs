@@ -119,9 +119,9 @@ pub fn admin(platform: &Platform, command: Command) -> Reply {
 
 /// Asks for a deployment.
 pub fn deploy(platform: &Platform, tenant: &str, wasm: &[u8], limits: Option<TenantLimits>) -> Reply {
-    let component = platform.put_component(wasm).unwrap();
+    let component = Some(platform.put_component(wasm).unwrap());
     let (tenant, limits) = (name(tenant), limits.map(Box::new));
-    admin(platform, Command::Deploy { tenant, component, limits, model: None })
+    admin(platform, Command::Deploy { tenant, component, limits, model: None, other_models: Vec::new() })
 }
 
 /// The deployment that serves after a request.
@@ -140,11 +140,13 @@ pub fn refusal(reply: Reply) -> String {
     }
 }
 
-/// The default model of the data directory that `cargo xtask demo` fills, or `ASSAY_DATA_DIR` names; says so where there
-/// is none.
+/// The default model of the data directory that `cargo xtask test` fills, or that `ASSAY_DATA_DIR` names. Skips the caller
+/// where there is none.
 pub fn demo_model() -> Option<StoredModel> {
-    let dir = std::env::var_os("ASSAY_DATA_DIR").map_or_else(|| super::root().join("target/assay-data"), Into::into);
-    ModelStore::new(&dir).open(None).inspect_err(|error| println!("skipped: {error}")).ok()
+    let dir = std::env::var_os("ASSAY_DATA_DIR").map_or_else(testdata::data_dir, Into::into);
+    let skip =
+        |error: &_| testdata::skip(testdata::Cause::NotSetUp, &format!("{error}; `cargo xtask test` fetches it"));
+    ModelStore::new(&dir).open(None).inspect_err(skip).ok()
 }
 
 /// A request with so many of the demo's passages, used in turn.

@@ -6,14 +6,18 @@
 
 mod bert;
 mod config;
+mod distilbert;
+mod electra;
+mod modernbert;
 mod names;
+mod roberta;
 
 use crate::architecture::Architecture;
 use config::labels;
 pub(crate) use names::{Names, QueryKeyValue};
 
 /// Every family that is read.
-const FAMILIES: &[Family] = &[bert::FAMILY];
+const FAMILIES: &[Family] = &[bert::FAMILY, roberta::FAMILY, distilbert::FAMILY, electra::FAMILY, modernbert::FAMILY];
 
 /// What the class of a classifier ends with, after its [`Kind::class`].
 const CLASSIFIER: &str = "ForSequenceClassification";

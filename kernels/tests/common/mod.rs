@@ -1,4 +1,4 @@
-//! What the tests of this crate share: where models and golden files are, and small models made up on the spot.
+//! What the tests of this crate share: golden files, and small models made up on the spot.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
@@ -18,6 +18,8 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize)]
 pub(crate) struct Case {
     pub(crate) ids: Vec<u32>,
+    /// Empty where the model has no token types.
+    #[serde(default)]
     pub(crate) type_ids: Vec<u32>,
     pub(crate) logits: Vec<f64>,
 }
@@ -53,39 +55,19 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
     })
 }
 
-pub(crate) fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// `shared/golden/NAME`, beside the checkout; says so and returns `None` where it is absent.
-pub(crate) fn golden_path(name: &str) -> Option<PathBuf> {
-    let path = workspace().join("../shared/golden").join(name);
-    present(path, "golden files are not beside this checkout")
-}
-
 pub(crate) fn golden(path: &Path) -> Golden {
     serde_json::from_slice(&std::fs::read(path).expect("the golden file is readable")).expect("the golden file is JSON")
 }
 
-/// The MiniLM-L6 backbone's directory: `ASSAY_MINILM_DIR`, or `target/models/minilm`; says so and returns `None` where
-/// it is absent.
-pub(crate) fn minilm_dir() -> Option<PathBuf> {
-    let dir =
-        std::env::var_os("ASSAY_MINILM_DIR").map_or_else(|| workspace().join("target/models/minilm"), PathBuf::from);
-    present(dir, "set ASSAY_MINILM_DIR to a directory with the MiniLM-L6 backbone")
+/// Goldens of the default model: the repository's own, and one more where the reference material is beside the checkout.
+pub(crate) fn default_goldens() -> Vec<Golden> {
+    let more = testdata::beside_checkout("golden/default-model.json");
+    [testdata::golden("passages.json")].into_iter().chain(more).map(|path| golden(&path)).collect()
 }
 
-/// The adapter that makes the backbone the default cross-encoder.
+/// The adapter that makes the default model's encoder a cross-encoder.
 pub(crate) fn default_adapter() -> PathBuf {
-    workspace().join("models/default")
-}
-
-fn present(path: PathBuf, remedy: &str) -> Option<PathBuf> {
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {} is absent ({remedy})", path.display());
-    None
+    testdata::root().join("models/default")
 }
 
 /// Packs every case into one batch.
