@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use assay_kernels::cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
-use assay_kernels::gpu::{AdapterDescription, AdapterSelection, GpuDevice, GpuEngine};
+use assay_kernels::gpu::{AdapterDescription, AdapterSelection, GpuDevice, GpuEngine, GpuError, GpuOptions};
 use assay_kernels::{DeviceMemory, Engine, Model};
 
 use super::choose::{Decision, DeviceError, DeviceOptions};
@@ -23,14 +23,26 @@ enum Opened {
     /// The processor's threads.
     Cpu(Arc<CpuDevice>),
     /// One GPU.
-    Gpu(Arc<GpuDevice>),
+    Gpu(Box<dyn Gpu>),
+}
+
+/// A GPU as a trait object. Whoever proves that a future is `Send` stops here: the types of a graphics library lie deeper
+/// than the compiler looks.
+trait Gpu: std::fmt::Debug + Send + Sync {
+    fn load(&self, model: Model, options: &GpuOptions) -> Result<GpuEngine, GpuError>;
+}
+
+impl Gpu for Arc<GpuDevice> {
+    fn load(&self, model: Model, options: &GpuOptions) -> Result<GpuEngine, GpuError> {
+        GpuEngine::load(self, model, options)
+    }
 }
 
 impl Hardware {
     pub(super) fn open(options: &DeviceOptions) -> Result<Self, DeviceError> {
         let decision = options.decide()?;
         let opened = match &decision.adapter {
-            Some(adapter) => Opened::Gpu(GpuDevice::open(&AdapterSelection::Index(adapter.index))?),
+            Some(adapter) => Opened::Gpu(Box::new(GpuDevice::open(&AdapterSelection::Index(adapter.index))?)),
             None => {
                 let options = CpuDeviceOptions { threads: options.threads, ..CpuDeviceOptions::default() };
                 Opened::Cpu(CpuDevice::new(options)?)
@@ -56,9 +68,9 @@ impl Hardware {
 
     /// The processor and its instruction set, or the adapter, its backend and its driver.
     pub(super) fn description(&self) -> String {
-        match &self.opened {
-            Opened::Gpu(device) => device.description().to_string(),
-            Opened::Cpu(device) => format!("{} ({})", std::env::consts::ARCH, device.instruction_set().name()),
+        match (&self.opened, self.adapter()) {
+            (Opened::Cpu(device), _) => format!("{} ({})", std::env::consts::ARCH, device.instruction_set().name()),
+            (Opened::Gpu(_), adapter) => adapter.map_or(String::new(), ToString::to_string),
         }
     }
 
@@ -83,7 +95,7 @@ impl Hardware {
         match (&self.opened, &decision.adapter) {
             (Opened::Gpu(device), Some(adapter)) => {
                 let precision = options.precision.gpu().ok_or_else(no_gpu)?;
-                Ok(Box::new(GpuEngine::load(device, model, &options.gpu_options(adapter, precision))?))
+                Ok(Box::new(device.load(model, &options.gpu_options(adapter, precision))?))
             }
             (Opened::Cpu(device), _) => {
                 let precision = options.precision.cpu().ok_or_else(no_gpu)?;

@@ -1,4 +1,4 @@
-//! A tenant that serves: one version, loaded, behind the tenant's concurrency limit.
+//! A tenant that serves: one loaded version behind the tenant's concurrency limit.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,8 +12,8 @@ use crate::limits::{RequestLimits, TokenRate};
 use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response};
 
-/// One version of a tenant's, ready for requests. A request holds on to the version that it began on; the tenant's limit,
-/// meter and rate are the same for all its versions.
+/// One version of a tenant, ready for requests. A request keeps the version that it began on. All versions of a tenant
+/// share its concurrency limit, meter and rate.
 #[derive(Debug)]
 pub struct LiveTenant {
     name: TenantName,
@@ -27,7 +27,7 @@ pub struct LiveTenant {
     meter: Arc<Meter>,
 }
 
-/// What a version is made of.
+/// The parts of a version.
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) name: TenantName,
@@ -37,7 +37,7 @@ pub(super) struct Parts {
 }
 
 impl LiveTenant {
-    /// Makes a version ready to serve, in place of the one before it if there is one.
+    /// Makes a version ready to serve. It takes over the shared parts of the version `before` it.
     pub(super) fn new(parts: Parts, before: Option<&Self>) -> Self {
         let Parts { name, deployment, guest, models } = parts;
         let limits = &deployment.limits;
@@ -100,10 +100,10 @@ impl LiveTenant {
         }
     }
 
-    /// Answers a request within the tenant's limits. Dropping the future gives everything back.
+    /// Answers a request within the tenant's limits. Dropping the future releases everything.
     ///
     /// # Errors
-    /// Whose fault it is tells the variant: see [`RerankError`].
+    /// See [`RerankError`]: the variant tells whose fault it is.
     pub async fn rerank(&self, request: Request) -> Result<Response, RerankError> {
         let (arrived, documents) = (Instant::now(), request.documents.len());
         let mut cost = CallCost::default();
@@ -118,7 +118,7 @@ impl LiveTenant {
         arrived: Instant,
         cost: &mut CallCost,
     ) -> Result<Response, RerankError> {
-        // What is too large for the tenant must not wait to be told so.
+        // Refuses a request that is too large before it waits.
         self.limits.admit(&request)?;
         let _permit = self.permit().await?;
         let (response, used) = self.call(request, arrived).await;
@@ -137,7 +137,7 @@ impl LiveTenant {
         self.guest.call(call).await
     }
 
-    /// What the tenant uses and has used.
+    /// What the tenant uses now and has used.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let (running, waiting) = self.concurrency.occupancy();
