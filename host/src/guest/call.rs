@@ -8,8 +8,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::bindings::TenantPre;
 use super::convert;
-use super::inference::{Budget, Models, Purpose, Used};
+use super::inference::{Budget, Purpose, Used};
 use super::instance::{Cost, Instance, Start, State, time_left};
+use super::models::Models;
 use crate::limits::{RequestLimits, TokenRate};
 use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response, Timings};

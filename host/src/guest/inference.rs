@@ -11,65 +11,13 @@ use wasmtime::component::{HasData, Resource, ResourceTable};
 
 use super::bindings::assay::rerank::inference::{Host, HostModel};
 use super::bindings::assay::rerank::types::{self, Error, Exceeded, TokenRows};
+use super::models::{Models, OpenModel, Unlisted};
 use crate::limits::{RequestLimits, TokenRate};
 use crate::model::{LoadedModel, ModelInfo, ModelTask};
 use crate::scheduler::{Account, ScoreError};
 
 /// When a guest whose batch met a fault of the device may try again: the engine is back for the next batch.
 const DEVICE_RETRY_AFTER: Duration = Duration::from_millis(100);
-
-/// The models that a guest may open.
-#[derive(Debug, Clone)]
-pub struct Models {
-    /// What `open(none)` gives.
-    pub default: Arc<LoadedModel>,
-    /// What may be opened by name besides.
-    pub others: Vec<Arc<LoadedModel>>,
-    /// What a guest is told of a name that is none of these.
-    pub unlisted: Unlisted,
-}
-
-/// What a guest is told of a model that is not among its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unlisted {
-    /// That there is none: there is no other tenant whose model it could be.
-    NotFound,
-    /// That it may not use it, whether or not the host has it.
-    Denied,
-}
-
-impl Models {
-    /// One model and no other.
-    #[must_use]
-    pub fn only(model: Arc<LoadedModel>) -> Self {
-        Self { default: model, others: Vec::new(), unlisted: Unlisted::NotFound }
-    }
-
-    fn open(&self, name: Option<String>) -> Result<OpenModel, Error> {
-        let Some(name) = name else { return Ok(OpenModel::from(&self.default)) };
-        let mut known = std::iter::once(&self.default).chain(&self.others);
-        match (known.find(|model| model.name() == name), self.unlisted) {
-            (Some(model), _) => Ok(OpenModel::from(model)),
-            (None, Unlisted::NotFound) => Err(Error::NotFound(name)),
-            (None, Unlisted::Denied) => Err(Error::AccessDenied(name)),
-        }
-    }
-}
-
-/// A model that a guest has opened.
-#[derive(Debug)]
-#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
-pub struct OpenModel {
-    info: Arc<ModelInfo>,
-    /// Absent while a guest is being prepared: nothing is computed then.
-    loaded: Option<Arc<LoadedModel>>,
-}
-
-impl From<&Arc<LoadedModel>> for OpenModel {
-    fn from(model: &Arc<LoadedModel>) -> Self {
-        Self { info: Arc::clone(model.info()), loaded: Some(Arc::clone(model)) }
-    }
-}
 
 /// On whose behalf a guest runs.
 #[derive(Debug, Clone)]
@@ -130,6 +78,15 @@ impl Inference {
     /// Models that the guest has opened and not dropped.
     pub(super) fn open_models(&self) -> usize {
         self.open_models
+    }
+
+    fn unlisted(&self, name: String) -> Error {
+        match &self.purpose {
+            Purpose::Request(Budget { models: Models { unlisted: Unlisted::Denied, .. }, .. }) => {
+                Error::AccessDenied(name)
+            }
+            Purpose::Request(_) | Purpose::Prepare(_) => Error::NotFound(name),
+        }
     }
 
     fn info_of(&self, model: &Resource<OpenModel>) -> wasmtime::Result<Arc<ModelInfo>> {
@@ -218,16 +175,13 @@ impl Host for Inference {}
 impl HostModel for Inference {
     async fn open(&mut self, name: Option<String>) -> wasmtime::Result<Result<Resource<OpenModel>, Error>> {
         let model = match &self.purpose {
-            Purpose::Request(budget) => budget.models.open(name),
-            Purpose::Prepare(info) => match name {
-                Some(name) if name != info.name => Err(Error::NotFound(name)),
-                _ => Ok(OpenModel { info: Arc::clone(info), loaded: None }),
-            },
+            Purpose::Request(budget) => budget.models.open(name.as_deref()),
+            Purpose::Prepare(info) => {
+                let is_default = name.as_ref().is_none_or(|name| *name == info.name);
+                is_default.then(|| OpenModel { info: Arc::clone(info), loaded: None })
+            }
         };
-        let model = match model {
-            Ok(model) => model,
-            Err(error) => return Ok(Err(error)),
-        };
+        let Some(model) = model else { return Ok(Err(self.unlisted(name.unwrap_or_default()))) };
         match self.table.push(model) {
             Ok(model) => {
                 self.open_models += 1;

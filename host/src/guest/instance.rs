@@ -8,8 +8,8 @@ use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use super::bindings::{Tenant, TenantPre};
+use super::clock::EPOCH_TICK;
 use super::inference::{Inference, Purpose};
-use super::runtime::EPOCH_TICK;
 use super::wasi::Wasi;
 use crate::limits::RequestLimits;
 use crate::model::ModelInfo;

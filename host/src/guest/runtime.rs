@@ -1,9 +1,7 @@
-//! The WebAssembly engine, its epoch clock, and guests that are compiled and linked.
+//! The WebAssembly engine, and guests that are compiled and linked.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -13,8 +11,12 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 use super::bindings::{Tenant, TenantPre};
 use super::cache::{CompiledCache, Form};
 use super::call::{Call, CallCost, InstancePool, Program};
-use super::inference::{Inference, Models};
+use super::clock::EpochClock;
+use super::component;
+use super::error::GuestError;
+use super::inference::Inference;
 use super::instance::{Start, State};
+use super::models::Models;
 use super::snapshot::{self, Snapshot};
 use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, RequestLimits};
 use crate::model::manifest::sha256_hex;
@@ -22,19 +24,12 @@ use crate::model::{LoadedModel, ModelInfo};
 use crate::rerank::{Request, RerankError, Response};
 use crate::scheduler::Account;
 
-/// How often a running guest is stopped for a moment: often enough that a busy guest delays its neighbours by no more
-/// than a batch takes, seldom enough that the checks cost nothing that can be measured.
-pub(super) const EPOCH_TICK: Duration = Duration::from_millis(10);
-
 /// Most requests that hold an instance at once: several for each of many tenants. Most of them wait for the device,
 /// and an instance costs address space and what it touched.
 pub const DEFAULT_MAX_INSTANCES: u32 = 128;
 
 /// Of the pool for instances, one in this many may be taken by idle ones.
 const IDLE_PART: u32 = 4;
-
-/// Largest component that is compiled: Python guests have 35 MB.
-pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 
 /// Core instances in one component: a Rust guest has three (itself and two that link it).
 const MAX_CORE_INSTANCES_PER_COMPONENT: u32 = 16;
@@ -88,80 +83,6 @@ impl Default for RuntimeOptions {
     }
 }
 
-/// Why a component cannot be a guest.
-#[derive(Debug, thiserror::Error)]
-pub enum GuestError {
-    /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The component is larger than [`MAX_COMPONENT_BYTES`].
-    #[error("{name} has {bytes} bytes, a component may have {MAX_COMPONENT_BYTES}")]
-    TooLarge {
-        /// The component's name.
-        name: String,
-        /// Its size.
-        bytes: u64,
-    },
-    /// Not WebAssembly at all.
-    #[error("{name} is not WebAssembly: a guest is a component, as `wasm-tools component new` makes it")]
-    NotWasm {
-        /// The component's name.
-        name: String,
-    },
-    /// A core module.
-    #[error("{name} is a core module, not a component: make it one with `wasm-tools component new`")]
-    CoreModule {
-        /// The component's name.
-        name: String,
-    },
-    /// The component is not valid, or cannot be compiled.
-    #[error("{name} cannot be compiled: {message}")]
-    Compile {
-        /// The component's name.
-        name: String,
-        /// What the compiler said.
-        message: String,
-    },
-    /// The component is not a `tenant`: it lacks an export, or imports what the host does not give.
-    #[error("{name} is not a guest of assay:rerank/tenant: {message}")]
-    NotATenant {
-        /// The component's name.
-        name: String,
-        /// What is missing.
-        message: String,
-    },
-    /// The guest did something wrong in `prepare`.
-    #[error("{name} cannot be prepared: {message}")]
-    Prepare {
-        /// The component's name.
-        name: String,
-        /// What it did.
-        message: String,
-    },
-    /// The compiler process failed, or was stopped at one of its own limits.
-    #[error("{name} was not compiled: {message}")]
-    NotCompiled {
-        /// The component's name.
-        name: String,
-        /// What became of the process.
-        message: String,
-    },
-    /// The compiler process says what is wrong with the component, in one of the other cases' words.
-    #[error("{message}")]
-    Refused {
-        /// What it says.
-        message: String,
-    },
-    /// The WebAssembly engine cannot be set up on this machine.
-    #[error("the WebAssembly engine cannot be set up: {0}")]
-    Engine(String),
-}
-
 /// Compiles guests and gives them their clock.
 pub struct GuestRuntime {
     engine: Engine,
@@ -211,7 +132,7 @@ impl GuestRuntime {
     /// # Errors
     /// It is no component, is not valid, or is not a guest of our world.
     pub fn load(&self, name: &str, wasm: &[u8]) -> Result<Guest, GuestError> {
-        check_component(name, wasm)?;
+        component::check(name, wasm)?;
         let hash = sha256_hex(wasm);
         let component = self.plain(name, wasm, &hash)?;
         self.link(name, &component, Start::Prepare)
@@ -223,7 +144,7 @@ impl GuestRuntime {
     /// # Errors
     /// As [`load`](Self::load); and what the guest did wrong in `prepare`.
     pub fn load_prepared(&self, name: &str, wasm: &[u8], info: &Arc<ModelInfo>) -> Result<Guest, GuestError> {
-        check_component(name, wasm)?;
+        component::check(name, wasm)?;
         let hash = sha256_hex(wasm);
         if let Some(guest) = self.find_prepared(name, &hash, &info.revision)? {
             return Ok(guest);
@@ -323,34 +244,6 @@ fn config(options: &RuntimeOptions) -> Config {
     config
 }
 
-/// Reads a component that is not larger than a component may be.
-///
-/// # Errors
-/// The file cannot be read, or is too large.
-pub fn read_component(path: &Path) -> Result<Vec<u8>, GuestError> {
-    let io = |source| GuestError::Io { path: path.to_owned(), source };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_COMPONENT_BYTES {
-        return Err(GuestError::TooLarge { name: path.display().to_string(), bytes });
-    }
-    std::fs::read(path).map_err(io)
-}
-
-/// Checks what can be told of a component from its first bytes and its size.
-fn check_component(name: &str, wasm: &[u8]) -> Result<(), GuestError> {
-    let name = name.to_owned();
-    // The preamble of the binary format: magic, version, and the layer (0 a core module, 1 a component).
-    match wasm {
-        [0, b'a', b's', b'm', _, _, 1, 0, ..] => {}
-        [0, b'a', b's', b'm', _, _, 0, 0, ..] => return Err(GuestError::CoreModule { name }),
-        _ => return Err(GuestError::NotWasm { name }),
-    }
-    if wasm.len() as u64 > MAX_COMPONENT_BYTES {
-        return Err(GuestError::TooLarge { name, bytes: wasm.len() as u64 });
-    }
-    Ok(())
-}
-
 fn compile_error(name: &str, error: &wasmtime::Error) -> GuestError {
     GuestError::Compile { name: name.to_owned(), message: format!("{error:#}") }
 }
@@ -391,37 +284,5 @@ impl Guest {
     #[must_use]
     pub fn is_snapshotted(&self) -> bool {
         self.program.start == Start::Snapshotted
-    }
-}
-
-/// Advances the engine's epoch until it is dropped.
-#[derive(Debug)]
-struct EpochClock {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl EpochClock {
-    fn start(engine: Engine) -> std::io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new().name("assay-epoch".to_owned()).spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                std::thread::park_timeout(EPOCH_TICK);
-                engine.increment_epoch();
-            }
-        })?;
-        Ok(Self { stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for EpochClock {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // The thread only counts; it cannot have panicked.
-            let _ = thread.join();
-        }
     }
 }

@@ -3,6 +3,7 @@
 mod dashboard;
 mod detail;
 mod plots;
+mod series;
 
 use super::block::{Block, Headline, Table};
 use super::schema::{ConfigurationReport, Repeat, Report};
@@ -28,7 +29,7 @@ pub(super) fn blocks(report: &Report) -> Vec<Block> {
     blocks.push(Block::Heading(2, "Overall Summary".to_owned()));
     blocks.push(Block::Table(overall(report)));
     dashboard::summary(&mut blocks, report);
-    dashboard::series(&mut blocks, report);
+    dashboard::time_series(&mut blocks, report);
     blocks.push(Block::Heading(2, "Machine".to_owned()));
     blocks.push(Block::Table(machine(report)));
     blocks.push(Block::Heading(2, "How to read this".to_owned()));

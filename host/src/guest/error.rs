@@ -1,0 +1,79 @@
+//! Why a component cannot be a guest.
+
+use std::path::PathBuf;
+
+/// Why a component cannot be a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The component is too large.
+    #[error("{name} has {bytes} bytes, a component may have {limit_bytes}")]
+    TooLarge {
+        /// The component's name.
+        name: String,
+        /// Its size.
+        bytes: u64,
+        /// The most that it may have.
+        limit_bytes: u64,
+    },
+    /// Not WebAssembly at all.
+    #[error("{name} is not WebAssembly: a guest is a component, as `wasm-tools component new` makes it")]
+    NotWasm {
+        /// The component's name.
+        name: String,
+    },
+    /// A core module.
+    #[error("{name} is a core module, not a component: make it one with `wasm-tools component new`")]
+    CoreModule {
+        /// The component's name.
+        name: String,
+    },
+    /// The component is not valid, or cannot be compiled.
+    #[error("{name} cannot be compiled: {message}")]
+    Compile {
+        /// The component's name.
+        name: String,
+        /// What the compiler said.
+        message: String,
+    },
+    /// The component is not a `tenant`: it lacks an export, or imports what the host does not give.
+    #[error("{name} is not a guest of assay:rerank/tenant: {message}")]
+    NotATenant {
+        /// The component's name.
+        name: String,
+        /// What is missing.
+        message: String,
+    },
+    /// The guest did something wrong in `prepare`.
+    #[error("{name} cannot be prepared: {message}")]
+    Prepare {
+        /// The component's name.
+        name: String,
+        /// What it did.
+        message: String,
+    },
+    /// The compiler process failed, or was stopped at one of its own limits.
+    #[error("{name} was not compiled: {message}")]
+    NotCompiled {
+        /// The component's name.
+        name: String,
+        /// What became of the process.
+        message: String,
+    },
+    /// The compiler process says what is wrong with the component, in one of the other cases' words.
+    #[error("{message}")]
+    Refused {
+        /// What it says.
+        message: String,
+    },
+    /// The WebAssembly engine cannot be set up on this machine.
+    #[error("the WebAssembly engine cannot be set up: {0}")]
+    Engine(String),
+}
