@@ -34,6 +34,6 @@ pub use assay_bindings::{
     Activation, Error, Exceeded, Guest, Hit, Model, ModelInfo, Request, Response, Task, TokenRows, Truncation, Usage,
     export,
 };
-pub use encode::{Cut, LoadError, PairEncoder, PairError, Query, Rows};
+pub use encode::{Cut, LoadError, PairEncoder, PairError, Query, Rows, TemplateError};
 pub use rank::{order, sigmoid};
 pub use scorer::{Inference, Options, SETTING_LABEL, Scorer, Scores, activate, prepare, rank, rerank};

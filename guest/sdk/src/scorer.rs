@@ -140,13 +140,11 @@ impl<M: Inference> Scorer<M> {
             Truncation::LongestFirst => Cut::LongestFirst,
             Truncation::DocumentOnly => Cut::DocumentOnly,
         };
-        let mut query = self
-            .encoder
-            .query(query, max_tokens as usize, cut)
-            .map_err(|error| Error::InvalidInput(error.to_string()))?;
+        let mut query = self.encoder.query(query, max_tokens as usize, cut).map_err(|error| invalid(&error))?;
         let mut rows = Rows::default();
         for (index, document) in documents.iter().enumerate() {
-            let was_cut = query.push_pair(document.as_ref(), &mut rows).map_err(|error| at_document(index, &error))?;
+            let was_cut =
+                query.push_pair(document.as_ref(), &mut rows).map_err(|error| invalid_document(index, &error))?;
             scores.usage.truncated += u32::from(was_cut);
             if rows.ids.len() >= MAX_TOKENS_PER_RUN {
                 rows = self.run(rows, label, &mut scores)?;
@@ -256,7 +254,11 @@ pub fn rank(scores: &[f32], top_n: Option<u32>) -> Vec<Hit> {
     order(scores).into_iter().take(wanted).map(|index| Hit { index: index as u32, score: scores[index] }).collect()
 }
 
-fn at_document(index: usize, error: &PairError) -> Error {
+fn invalid(error: &PairError) -> Error {
+    Error::InvalidInput(error.to_string())
+}
+
+fn invalid_document(index: usize, error: &PairError) -> Error {
     Error::InvalidInput(format!("document {index}: {error}"))
 }
 

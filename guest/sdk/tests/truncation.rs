@@ -21,7 +21,7 @@ fn no_room_for_the_special_tokens_is_an_error_that_says_so() {
     let encoder = encoder(&bert_json(true));
     for cut in [Cut::Nothing, Cut::LongestFirst, Cut::DocumentOnly] {
         let error = encoder.query("a", 2, cut).unwrap_err();
-        assert_eq!(error, PairError::NoRoom { max_tokens: 2, special_tokens: 3 });
+        assert!(matches!(error, PairError::NoRoom { max_tokens: 2, special_tokens: 3 }), "{error}");
         assert_eq!(error.to_string(), "max-tokens is 2, but the special tokens of a pair alone take 3");
         assert!(encoder.query("a", 0, cut).is_err());
     }
@@ -41,7 +41,7 @@ fn where_nothing_may_be_cut_the_length_and_the_limit_are_told() {
     let mut query = encoder.query("a a", 6, Cut::Nothing).unwrap();
     assert!(our_row(&mut query, "a").is_ok());
     let error = our_row(&mut query, "a a a").unwrap_err();
-    assert_eq!(error, PairError::TooLong { tokens: 8, max_tokens: 6 });
+    assert!(matches!(error, PairError::TooLong { tokens: 8, max_tokens: 6 }), "{error}");
 }
 
 /// `tokenizers` cuts the query too where there is no room at all; the contract says that only the document may be cut.

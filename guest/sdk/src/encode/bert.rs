@@ -13,7 +13,7 @@ use unicode_categories::UnicodeCategories;
 use unicode_normalization_alignments::UnicodeNormalization;
 
 use super::pieces::{Key, NO_ID, Vocabulary, WINDOW_BYTES, Window};
-use super::text::Extent;
+use super::stages::Extent;
 
 /// All that is needed of the tokenizer.
 pub(super) struct BertEncoder {

@@ -14,67 +14,25 @@
 //! A `tokenizer.json` may carry settings for truncation and padding. They are dropped when it is loaded: the request and the model say how long a row may be, and nothing is ever padded.
 
 mod bert;
+mod error;
 mod pieces;
 mod rows;
+mod stages;
 mod template;
 mod text;
 mod truncate;
 
 use std::fmt;
 
-use thiserror::Error;
 use tokenizers::Tokenizer;
 
+pub use error::{LoadError, PairError, TemplateError};
 pub use rows::Rows;
 pub use truncate::Cut;
 
+use stages::Extent;
 use template::Template;
-use text::{Extent, TextEncoder};
-
-/// Why a tokenizer cannot be used.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    /// The bytes are no `tokenizer.json` that this version of `tokenizers` reads.
-    #[error("tokenizer.json cannot be read: {0}")]
-    Unreadable(String),
-    /// The post-processor makes pairs that rows cannot express.
-    #[error("tokenizer.json makes pairs that rows cannot express: {0}")]
-    Template(&'static str),
-}
-
-/// Why a pair does not become a row. Which document it was is for the caller to say.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum PairError {
-    /// Not even the special tokens fit.
-    #[error("max-tokens is {max_tokens}, but the special tokens of a pair alone take {special_tokens}")]
-    NoRoom {
-        /// Longest row allowed, in tokens.
-        max_tokens: usize,
-        /// Tokens that the template adds to every pair.
-        special_tokens: usize,
-    },
-    /// The pair is too long and nothing may be cut.
-    #[error("the pair has {tokens} tokens, more than the {max_tokens} allowed, and truncation is none")]
-    TooLong {
-        /// Length of the whole row, in tokens.
-        tokens: usize,
-        /// Longest row allowed, in tokens.
-        max_tokens: usize,
-    },
-    /// Only the document may be cut, and the query leaves it no token.
-    #[error(
-        "the query has {query_tokens} tokens, which leaves none of the {max_tokens} allowed for the document, and truncation is document-only"
-    )]
-    QueryTooLong {
-        /// Length of the query, in tokens.
-        query_tokens: usize,
-        /// Longest row allowed, in tokens.
-        max_tokens: usize,
-    },
-    /// The tokenizer itself failed; a vocabulary without its unknown token can.
-    #[error("the tokenizer failed: {0}")]
-    Tokenizer(String),
-}
+use text::TextEncoder;
 
 /// A tokenizer ready to turn (query, document) pairs into rows.
 pub struct PairEncoder {
@@ -91,9 +49,9 @@ impl PairEncoder {
     pub fn from_json(json: &[u8]) -> Result<Self, LoadError> {
         // `tokenizers` can use threads, which a component has not got.
         tokenizers::parallelism::set_parallelism(false);
-        let mut tokenizer = Tokenizer::from_bytes(json).map_err(|error| LoadError::Unreadable(error.to_string()))?;
+        let mut tokenizer = Tokenizer::from_bytes(json).map_err(LoadError::Unreadable)?;
         tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| LoadError::Unreadable(error.to_string()))?;
+        tokenizer.with_truncation(None).map_err(LoadError::Unreadable)?;
         let pair = Template::of_pair(&tokenizer)?;
         Ok(Self { text: TextEncoder::new(tokenizer), pair })
     }

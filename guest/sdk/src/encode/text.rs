@@ -1,20 +1,12 @@
-//! Text to token ids, exactly as `Tokenizer::encode` finds them, without what only it needs: offsets, token strings, word numbers.
+//! Text to token ids: by the fast path if the tokenizer has one, by the crate's stages otherwise.
 
 use std::fmt;
 
-use tokenizers::{Model, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, Tokenizer};
+use tokenizers::Tokenizer;
 
-use super::PairError;
 use super::bert::BertEncoder;
-
-/// Whether the whole of a text was tokenised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Extent {
-    /// The ids are all there are.
-    Whole,
-    /// Enough ids were found and text is left.
-    Stopped,
-}
+use super::error::PairError;
+use super::stages::{self, Extent};
 
 /// A tokenizer, and a shorter way to the same ids where there is one.
 pub(super) struct TextEncoder {
@@ -35,7 +27,7 @@ impl TextEncoder {
             return Ok(extent);
         }
         ids.clear();
-        encode_by_stages(&self.tokenizer, text, stop, ids)
+        stages::encode(&self.tokenizer, text, stop, ids)
     }
 }
 
@@ -43,24 +35,4 @@ impl fmt::Debug for TextEncoder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("TextEncoder").finish_non_exhaustive()
     }
-}
-
-/// The crate's own stages: split off added tokens, normalise, split into words, look the words up.
-fn encode_by_stages(tokenizer: &Tokenizer, text: &str, stop: usize, ids: &mut Vec<u32>) -> Result<Extent, PairError> {
-    let failed = |error: tokenizers::Error| PairError::Tokenizer(error.to_string());
-    let mut words: PreTokenizedString =
-        tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
-    if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
-        pre_tokenizer.pre_tokenize(&mut words).map_err(failed)?;
-    }
-    for (word, _, added) in words.get_splits(OffsetReferential::Normalized, OffsetType::None) {
-        if ids.len() >= stop {
-            return Ok(Extent::Stopped);
-        }
-        match added {
-            Some(tokens) => ids.extend(tokens.iter().map(|token| token.id)),
-            None => ids.extend(tokenizer.get_model().tokenize(word).map_err(failed)?.iter().map(|token| token.id)),
-        }
-    }
-    Ok(Extent::Whole)
 }

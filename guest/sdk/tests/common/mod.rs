@@ -127,9 +127,8 @@ impl Kinds {
 }
 
 /// What `tokenizers` makes of a pair.
-pub(crate) fn reference_row(tokenizer: &Tokenizer, query: &str, document: &str) -> Result<Row, String> {
-    let pair = tokenizer.encode((query, document), true).map_err(|error| error.to_string())?;
-    Ok(reference_of(&pair))
+pub(crate) fn reference_row(tokenizer: &Tokenizer, query: &str, document: &str) -> Result<Row, tokenizers::Error> {
+    Ok(reference_of(&tokenizer.encode((query, document), true)?))
 }
 
 /// A pair of `tokenizers` as a row.
