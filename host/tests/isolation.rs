@@ -50,7 +50,8 @@ impl House {
         let models = Models { default: Arc::clone(&self.model), others: Vec::new(), unlisted: Unlisted::Denied };
         let account = Account { tenant: "hostile".into(), ..Account::default() };
         let (arrived, rate) = (Instant::now(), None);
-        guest.call(Call { request, arrived, limits, models: &models, account: &account, rate }).await.0
+        let request = limits.admit(request)?;
+        guest.call(Call { request, arrived, models: &models, account: &account, rate }).await.0
     }
 
     /// Runs an attack beside a neighbour's requests, and gives the attacker's error.

@@ -147,9 +147,10 @@ fn load(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Res
 impl Driver for InProcessDriver {
     fn call<'a>(&'a self, tenant: usize, request: &'a Request) -> BoxFuture<'a, Result<Reply, Failure>> {
         let Tenant { guest, account } = &self.tenants[tenant];
-        let (request, arrived, limits, models) = (request.clone(), Instant::now(), &self.limits, &self.models);
+        let (request, arrived, models) = (request.clone(), Instant::now(), &self.models);
         async move {
-            let (response, _) = guest.call(Call { request, arrived, limits, models, account, rate: None }).await;
+            let request = self.limits.admit(request).map_err(|error| failure(&error))?;
+            let (response, _) = guest.call(Call { request, arrived, models, account, rate: None }).await;
             let response = response.map_err(|error| failure(&error))?;
             let timings = response.timings;
             let stages = Stages { guest: timings.guest, queue: timings.queue, inference: timings.inference };

@@ -247,6 +247,8 @@ fn describe(description: &Description) -> String {
     }
     if let Some(usage) = usage {
         text += &format!("\n{} requests answered, {} failed, {} tokens\n", usage.answered, usage.failed, usage.tokens);
+        let start = if usage.is_snapshotted { "start from a snapshot" } else { "are prepared one by one" };
+        text += &format!("instances {start}, {} idle\n", usage.idle_instances);
     }
     text += "\nhistory\n";
     let rows: Vec<Vec<String>> = history

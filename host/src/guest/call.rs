@@ -11,7 +11,7 @@ use super::convert;
 use super::inference::{Budget, Purpose, Used};
 use super::instance::{Cost, Instance, Start, State, time_left};
 use super::models::Models;
-use crate::limits::{RequestLimits, TokenRate};
+use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response, Timings};
 use crate::scheduler::Account;
@@ -23,12 +23,10 @@ const WARM_INSTANCES: usize = 2;
 /// Everything that one request runs under.
 #[derive(Debug, Clone)]
 pub struct Call<'a> {
-    /// The request.
-    pub request: Request,
+    /// The request, and what the guest may use for it.
+    pub request: AdmittedRequest<'a>,
     /// When it came: its wall-clock time counts from here.
     pub arrived: Instant,
-    /// What the guest may use for it.
-    pub limits: &'a RequestLimits,
     /// The models that it may open.
     pub models: &'a Models,
     /// For whom rows are computed.
@@ -90,11 +88,20 @@ impl Program {
     /// Runs one request. Dropping the future stops the guest at its next epoch tick and takes its rows out of the
     /// queue.
     pub(super) async fn rerank(self: &Arc<Self>, call: Call<'_>, cost: &mut CallCost) -> Result<Response, RerankError> {
-        let (limits, arrived) = (call.limits, call.arrived);
-        limits.admit(&call.request)?;
+        let Call { request, arrived, models, account, rate } = call;
+        let (request, limits) = request.into_parts();
         let deadline = arrived + limits.max_wall;
+        let budget = Budget {
+            models: models.clone(),
+            account: account.clone(),
+            rate,
+            deadline,
+            max_rows: limits.max_request_rows,
+            max_tokens: limits.max_request_tokens,
+        };
         let late = RerankError::DeadlineExceeded { limit: limits.max_wall };
-        let answered = tokio::time::timeout(time_left(deadline), self.answer(call, deadline, cost)).await;
+        let answer = self.answer(request, budget, limits, cost);
+        let answered = tokio::time::timeout(time_left(deadline), answer).await;
         let (mut response, used) = answered.map_err(|_| late)??;
         let (total, device) = (arrived.elapsed(), used.queue + used.inference);
         let guest = total.saturating_sub(device);
@@ -104,20 +111,13 @@ impl Program {
 
     async fn answer(
         self: &Arc<Self>,
-        call: Call<'_>,
-        deadline: Instant,
+        request: Request,
+        budget: Budget,
+        limits: &RequestLimits,
         cost: &mut CallCost,
     ) -> Result<(Response, Used), RerankError> {
-        let Call { request, limits, models, account, rate, .. } = call;
-        let purpose = Purpose::Request(Budget {
-            models: models.clone(),
-            account: account.clone(),
-            rate,
-            deadline,
-            max_rows: limits.max_request_rows,
-            max_tokens: limits.max_request_tokens,
-        });
-        let mut instance = self.instance(models.default.info(), purpose, limits).await?;
+        let info = Arc::clone(budget.models.default.info());
+        let mut instance = self.instance(&info, Purpose::Request(budget), limits).await?;
         let (documents, top_n) = (request.documents.len(), request.top_n);
         let reranker = instance.tenant.assay_rerank_reranker();
         let answer = reranker.call_rerank(&mut instance.store, &convert::request(request)).await;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::rerank::RerankError;
+
 /// Why a component cannot be a guest.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
@@ -36,28 +38,28 @@ pub enum GuestError {
         name: String,
     },
     /// The component is not valid, or cannot be compiled.
-    #[error("{name} cannot be compiled: {message}")]
+    #[error("{name} cannot be compiled: {cause:#}")]
     Compile {
         /// The component's name.
         name: String,
         /// What the compiler said.
-        message: String,
+        cause: wasmtime::Error,
     },
     /// The component is not a `tenant`: it lacks an export, or imports what the host does not give.
-    #[error("{name} is not a guest of assay:rerank/tenant: {message}")]
+    #[error("{name} is not a guest of assay:rerank/tenant: {cause:#}")]
     NotATenant {
         /// The component's name.
         name: String,
         /// What is missing.
-        message: String,
+        cause: wasmtime::Error,
     },
     /// The guest did something wrong in `prepare`.
-    #[error("{name} cannot be prepared: {message}")]
+    #[error("{name} cannot be prepared: {cause}")]
     Prepare {
         /// The component's name.
         name: String,
         /// What it did.
-        message: String,
+        cause: RerankError,
     },
     /// The compiler process failed, or was stopped at one of its own limits.
     #[error("{name} was not compiled: {message}")]
@@ -75,5 +77,16 @@ pub enum GuestError {
     },
     /// The WebAssembly engine cannot be set up on this machine.
     #[error("the WebAssembly engine cannot be set up: {0}")]
-    Engine(String),
+    Engine(#[from] EngineError),
+}
+
+/// Why the WebAssembly engine cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The engine itself failed, for example because the address space cannot be reserved.
+    #[error("{0:#}")]
+    Wasmtime(wasmtime::Error),
+    /// The system starts no thread for the epoch clock or for `prepare`.
+    #[error("no thread can be started: {0}")]
+    Thread(std::io::Error),
 }

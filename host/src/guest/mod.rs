@@ -22,7 +22,7 @@ mod wasi;
 
 pub use call::{Call, CallCost};
 pub use component::{MAX_COMPONENT_BYTES, read_component};
-pub use error::GuestError;
+pub use error::{EngineError, GuestError};
 pub use models::{Models, Unlisted};
 pub use runtime::{DEFAULT_MAX_INSTANCES, DEFAULT_MAX_PREPARE_CPU, Guest, GuestRuntime, RuntimeOptions};
 

@@ -13,11 +13,11 @@ use super::cache::{CompiledCache, Form};
 use super::call::{Call, CallCost, InstancePool, Program};
 use super::clock::EpochClock;
 use super::component;
-use super::error::GuestError;
+use super::error::{EngineError, GuestError};
 use super::inference::Inference;
 use super::instance::{Start, State};
 use super::models::Models;
-use super::snapshot::{self, Snapshot};
+use super::snapshot::{self, NoSnapshot, Snapshot};
 use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, RequestLimits};
 use crate::model::manifest::sha256_hex;
 use crate::model::{LoadedModel, ModelInfo};
@@ -111,15 +111,14 @@ impl GuestRuntime {
     /// # Errors
     /// The machine cannot reserve the address space, or the cache directory cannot be made.
     pub fn new(cache_dir: &Path, options: &RuntimeOptions) -> Result<Self, GuestError> {
-        let failed = |error: wasmtime::Error| GuestError::Engine(format!("{error:#}"));
-        let engine = Engine::new(&config(options)).map_err(failed)?;
+        let engine = Engine::new(&config(options)).map_err(EngineError::Wasmtime)?;
         let mut linker = Linker::new(&engine);
         Tenant::add_to_linker::<_, HasSelf<Inference>>(&mut linker, |state: &mut State| &mut state.inference)
-            .map_err(failed)?;
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(failed)?;
+            .map_err(EngineError::Wasmtime)?;
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(EngineError::Wasmtime)?;
         let cache =
             CompiledCache::open(cache_dir).map_err(|source| GuestError::Io { path: cache_dir.to_owned(), source })?;
-        let clock = EpochClock::start(engine.clone()).map_err(|error| GuestError::Engine(error.to_string()))?;
+        let clock = EpochClock::start(engine.clone()).map_err(EngineError::Thread)?;
         let pool = |count: u32| Arc::new(Semaphore::new(count as usize));
         let idle = pool(options.max_instances / IDLE_PART);
         let pool = InstancePool { instances: pool(options.max_instances), idle };
@@ -153,15 +152,18 @@ impl GuestRuntime {
         let plain = self.plain(name, wasm, &hash)?;
         let guest = self.link(name, &plain, Start::Prepare)?;
         let form = Form::Prepared { component: &hash, revision: &info.revision };
-        let taken = self.snapshot(wasm, info);
-        match taken.map_err(|error| GuestError::Prepare { name: name.to_owned(), message: error.to_string() })? {
+        match self.snapshot(name, wasm, info)? {
             Snapshot::Impossible(reason) => {
-                self.cache.keep_impossible(&self.engine, form, &reason);
+                self.cache.keep_impossible(&self.engine, form, &reason.to_string());
                 Ok(guest)
             }
             Snapshot::Taken(snapshot) => {
                 let compiled = self.cache.compile(&self.engine, form, &snapshot);
-                self.link(name, &compiled.map_err(|error| compile_error(name, &error))?, Start::Snapshotted)
+                self.link(
+                    name,
+                    &compiled.map_err(|cause| GuestError::Compile { name: name.to_owned(), cause })?,
+                    Start::Snapshotted,
+                )
             }
         }
     }
@@ -185,7 +187,10 @@ impl GuestRuntime {
         let form = Form::Plain { component: hash };
         match self.cache.get(&self.engine, form) {
             Some(component) => Ok(component),
-            None => self.cache.compile(&self.engine, form, wasm).map_err(|error| compile_error(name, &error)),
+            None => {
+                let compiled = self.cache.compile(&self.engine, form, wasm);
+                compiled.map_err(|cause| GuestError::Compile { name: name.to_owned(), cause })
+            }
         }
     }
 
@@ -194,13 +199,13 @@ impl GuestRuntime {
             Ok(pre) => {
                 Ok(Guest { program: Arc::new(Program::new(pre, start, self.pool.clone(), self.max_prepare_cpu)) })
             }
-            Err(error) => Err(GuestError::NotATenant { name: name.to_owned(), message: format!("{error:#}") }),
+            Err(cause) => Err(GuestError::NotATenant { name: name.to_owned(), cause }),
         }
     }
 
     /// Takes a snapshot on a thread of its own: callers may or may not be within an asynchronous runtime, and the tool
     /// panics on some of what it does not support.
-    fn snapshot(&self, wasm: &[u8], info: &Arc<ModelInfo>) -> Result<Snapshot, RerankError> {
+    fn snapshot(&self, name: &str, wasm: &[u8], info: &Arc<ModelInfo>) -> Result<Snapshot, GuestError> {
         let limits = RequestLimits {
             max_guest_cpu: self.max_prepare_cpu,
             max_wall: MAX_PREPARE_WALL,
@@ -208,11 +213,12 @@ impl GuestRuntime {
         };
         let take = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-            let runtime = runtime.map_err(|error| RerankError::Internal(error.to_string()))?;
-            runtime.block_on(snapshot::take(&self.engine, &self.linker, wasm, info, &limits))
+            let runtime = runtime.map_err(EngineError::Thread)?;
+            let taken = runtime.block_on(snapshot::take(&self.engine, &self.linker, wasm, info, &limits));
+            taken.map_err(|cause| GuestError::Prepare { name: name.to_owned(), cause })
         };
         let taken = std::thread::scope(|scope| scope.spawn(take).join());
-        taken.unwrap_or_else(|_| Ok(Snapshot::Impossible("the snapshot tool panicked".to_owned())))
+        taken.unwrap_or(Ok(Snapshot::Impossible(NoSnapshot::Panicked)))
     }
 }
 
@@ -244,10 +250,6 @@ fn config(options: &RuntimeOptions) -> Config {
     config
 }
 
-fn compile_error(name: &str, error: &wasmtime::Error) -> GuestError {
-    GuestError::Compile { name: name.to_owned(), message: format!("{error:#}") }
-}
-
 impl Guest {
     /// Runs one request for nobody in particular, with one model. Must be called within a tokio runtime; dropping the
     /// future stops the guest.
@@ -261,7 +263,8 @@ impl Guest {
         limits: &RequestLimits,
     ) -> Result<Response, RerankError> {
         let (models, account, arrived) = (Models::only(model), Account::default(), Instant::now());
-        let call = Call { request, arrived, limits, models: &models, account: &account, rate: None };
+        let request = limits.admit(request)?;
+        let call = Call { request, arrived, models: &models, account: &account, rate: None };
         self.call(call).await.0
     }
 

@@ -25,8 +25,22 @@ const PREPARE: &str = "prepare";
 pub(super) enum Snapshot {
     /// A component whose instances are prepared.
     Taken(Vec<u8>),
-    /// The tool cannot take one of this component; `prepare` must run in every instance.
-    Impossible(String),
+    /// There can be none; `prepare` must run in every instance.
+    Impossible(NoSnapshot),
+}
+
+/// Why there can be no snapshot of a component.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoSnapshot {
+    /// The tool does not support the component.
+    #[error("{0:#}")]
+    Unsupported(wasmtime::Error),
+    /// `prepare` holds handles, which would dangle in a snapshot.
+    #[error("prepare left handles of WASI open")]
+    HoldsHandles,
+    /// As the first case, without words.
+    #[error("the snapshot tool panicked")]
+    Panicked,
 }
 
 /// Runs `prepare` and takes the snapshot.
@@ -39,17 +53,17 @@ pub(super) async fn take(
     info: &Arc<ModelInfo>,
     limits: &RequestLimits,
 ) -> Result<Snapshot, RerankError> {
-    let impossible = |error: &wasmtime::Error| Ok(Snapshot::Impossible(format!("{error:#}")));
+    let impossible = |error| Ok(Snapshot::Impossible(NoSnapshot::Unsupported(error)));
     let mut wizer = Wizer::new();
     wizer.init_func(PREPARE).keep_init_func(true);
     // What the tool makes of the component, and compiling that, is the tool's to fail at.
     let (context, instrumented) = match wizer.instrument_component(wasm) {
         Ok(instrumented) => instrumented,
-        Err(error) => return impossible(&error),
+        Err(error) => return impossible(error),
     };
     let component = match Component::new(engine, &instrumented) {
         Ok(component) => component,
-        Err(error) => return impossible(&error),
+        Err(error) => return impossible(error),
     };
     // From here on it is the guest's.
     let mut store = instance::store(engine, Purpose::Prepare(Arc::clone(info)), limits);
@@ -58,13 +72,13 @@ pub(super) async fn take(
     let instance = prepared.map_err(|error| store.data().fault(&error, limits))?;
     check_prepared(store.data())?;
     if store.data().wasi.holds_handles() {
-        return Ok(Snapshot::Impossible("prepare left handles of WASI open".to_owned()));
+        return Ok(Snapshot::Impossible(NoSnapshot::HoldsHandles));
     }
     let mut reader = Reader { store: &mut store, instance, failed: None };
     let snapshot = wizer.snapshot_component(&context, &mut reader).await;
     match (snapshot, reader.failed) {
         (Ok(snapshot), None) => Ok(Snapshot::Taken(snapshot)),
-        (_, Some(error)) | (Err(error), None) => impossible(&error),
+        (_, Some(error)) | (Err(error), None) => impossible(error),
     }
 }
 

@@ -104,12 +104,28 @@ impl Default for RequestLimits {
     }
 }
 
+/// A request within its size limits, and those limits. Only [`RequestLimits::admit`] makes one, so that the check runs once
+/// and cannot be left out.
+#[derive(Debug, Clone)]
+pub struct AdmittedRequest<'limits> {
+    request: Request,
+    limits: &'limits RequestLimits,
+}
+
+impl<'limits> AdmittedRequest<'limits> {
+    /// The request and the limits that it runs under.
+    #[must_use]
+    pub fn into_parts(self) -> (Request, &'limits RequestLimits) {
+        (self.request, self.limits)
+    }
+}
+
 impl RequestLimits {
-    /// Checks a request before anything is spent on it.
+    /// Checks a request's size before anything is spent on it.
     ///
     /// # Errors
     /// [`RerankError::TooLarge`] with the limit that is exceeded; for a document, its index is in the limit's name.
-    pub fn admit(&self, request: &Request) -> Result<(), RerankError> {
+    pub fn admit(&self, request: Request) -> Result<AdmittedRequest<'_>, RerankError> {
         let check = |limit: &dyn Fn() -> String, requested: usize, allowed: usize| {
             if requested <= allowed {
                 return Ok(());
@@ -122,7 +138,8 @@ impl RequestLimits {
             check(&|| format!("max_text_bytes of document {index}"), document.len(), self.max_text_bytes)?;
         }
         let bytes = request.query.len() + request.documents.iter().map(String::len).sum::<usize>();
-        check(&|| "max_request_bytes".to_owned(), bytes, self.max_request_bytes)
+        check(&|| "max_request_bytes".to_owned(), bytes, self.max_request_bytes)?;
+        Ok(AdmittedRequest { request, limits: self })
     }
 }
 
@@ -138,12 +155,13 @@ mod tests {
             documents: documents.iter().map(|&text| text.to_owned()).collect(),
             ..Default::default()
         };
-        let message = |request: &Request| limits.admit(request).unwrap_err().to_string();
-        assert_eq!(limits.admit(&request("abc", &["abc"])), Ok(()));
-        assert_eq!(limits.admit(&request("", &[])), Ok(()));
-        assert!(message(&request("abcd", &[])).contains("query is limited to 3, the request has 4"));
-        assert!(message(&request("", &["", "abcd"])).contains("document 1 is limited to 3"));
-        assert!(message(&request("", &["", "", ""])).contains("max_documents is limited to 2"));
-        assert!(message(&request("abc", &["abc", "a"])).contains("max_request_bytes is limited to 6"));
+        let message = |request: Request| limits.admit(request).unwrap_err().to_string();
+        for request in [request("abc", &["abc"]), request("", &[])] {
+            assert_eq!(limits.admit(request.clone()).unwrap().into_parts(), (request, &limits));
+        }
+        assert!(message(request("abcd", &[])).contains("query is limited to 3, the request has 4"));
+        assert!(message(request("", &["", "abcd"])).contains("document 1 is limited to 3"));
+        assert!(message(request("", &["", "", ""])).contains("max_documents is limited to 2"));
+        assert!(message(request("abc", &["abc", "a"])).contains("max_request_bytes is limited to 6"));
     }
 }

@@ -89,12 +89,12 @@ impl LiveTenant {
         arrived: Instant,
         cost: &mut CallCost,
     ) -> Result<Response, RerankError> {
-        // What is too large for the tenant must not wait to be told so.
-        self.limits.admit(&request)?;
+        // Checked before the wait: a request that is too large gets its answer at once.
+        let request = self.limits.admit(request)?;
         let late = |_| RerankError::DeadlineExceeded { limit: self.limits.max_wall };
         let _permit = tokio::time::timeout(self.limits.max_wall, self.concurrency.enter()).await.map_err(late)??;
-        let (limits, models, account) = (&self.limits, &self.models, &self.account);
-        let call = Call { request, arrived, limits, models, account, rate: Some(Arc::clone(&self.rate)) };
+        let (models, account, rate) = (&self.models, &self.account, Some(Arc::clone(&self.rate)));
+        let call = Call { request, arrived, models, account, rate };
         let (response, used) = self.guest.call(call).await;
         *cost = used;
         response
@@ -106,7 +106,14 @@ impl LiveTenant {
         let (running, waiting) = self.concurrency.occupancy();
         let models = std::iter::once(&self.models.default).chain(&self.models.others);
         let queued: usize = models.map(|model| model.scheduler().waiting_tokens_of(self.name.as_str())).sum();
-        let burst_tokens_left = self.rate.available(Instant::now());
-        Usage { running, waiting, queued_tokens: queued as u64, burst_tokens_left, ..self.meter.usage() }
+        Usage {
+            running,
+            waiting,
+            queued_tokens: queued as u64,
+            burst_tokens_left: self.rate.available(Instant::now()),
+            idle_instances: self.guest.idle_instances() as u64,
+            is_snapshotted: self.guest.is_snapshotted(),
+            ..self.meter.usage()
+        }
     }
 }
