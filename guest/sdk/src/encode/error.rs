@@ -53,7 +53,8 @@ pub enum PairError {
     },
     /// Only the document may be cut, and the query leaves it no token.
     #[error(
-        "the query has {query_tokens} tokens, which leaves none of the {max_tokens} allowed for the document, and truncation is document-only"
+        "the query has {query_tokens} tokens, which leaves none of the {max_tokens} allowed for the document, and \
+         truncation is document-only"
     )]
     QueryTooLong {
         /// Length of the query, in tokens.

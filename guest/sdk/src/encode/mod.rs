@@ -1,17 +1,22 @@
-//! Text to rows: tokenising a query and its documents exactly as Hugging Face's `tokenizers` would, without doing any of it twice.
+//! Text to rows: tokenises a query and its documents exactly as Hugging Face's `tokenizers` does, and the query only
+//! once.
 //!
 //! | part | what it does |
 //! | --- | --- |
-//! | `template` | asks the tokenizer's post-processor what goes around a pair |
-//! | `text` | text to token ids, by the crate's own stages or, for BERT, by a shorter way to the same ids |
-//! | `bert` | that shorter way |
-//! | `pieces` | its vocabulary |
+//! | `text` | text to token ids, by `bert` if it can, by `stages` otherwise |
+//! | `stages` | the crate's own stages |
+//! | `bert` | the fast path for BERT's tokenizer |
+//! | `pieces` | the vocabulary of the fast path |
+//! | `template` | the special tokens around a pair, from the tokenizer's post-processor |
 //! | `truncate` | how many tokens of each side stay |
 //! | `rows` | rows packed end to end |
 //!
-//! Every row is a pair, even if a text is empty or all of it is dropped: `[CLS] query [SEP] [SEP]`, as `tokenizers` and sentence-transformers' `CrossEncoder` have it. (`tokenizer(query, "")` of `transformers` leaves an empty second text out. A list of texts, which is what rerankers pass, does not.)
+//! Every row is a pair, even if a text is empty or nothing is left of it: `[CLS] query [SEP] [SEP]`, as `tokenizers`
+//! and sentence-transformers' `CrossEncoder` have it. (In `transformers`, `tokenizer(query, "")` leaves an empty second
+//! text out, but `tokenizer([query], [""])`, which rerankers call, does not.)
 //!
-//! A `tokenizer.json` may carry settings for truncation and padding. They are dropped when it is loaded: the request and the model say how long a row may be, and nothing is ever padded.
+//! Settings for truncation and padding in a `tokenizer.json` are dropped when it is loaded: the request and the model
+//! decide how long a row may be, and rows are never padded.
 
 mod bert;
 mod error;
@@ -41,13 +46,13 @@ pub struct PairEncoder {
 }
 
 impl PairEncoder {
-    /// Reads the bytes of a `tokenizer.json`.
+    /// Reads a `tokenizer.json`.
     ///
     /// # Errors
     ///
-    /// [`LoadError`] if they cannot be read, or make pairs that are not type 0 and then type 1.
+    /// [`LoadError`] if it cannot be read, or if its pairs are not token type 0 and then type 1.
     pub fn from_json(json: &[u8]) -> Result<Self, LoadError> {
-        // `tokenizers` can use threads, which a component has not got.
+        // `tokenizers` would start threads, and a component has none.
         tokenizers::parallelism::set_parallelism(false);
         let mut tokenizer = Tokenizer::from_bytes(json).map_err(LoadError::Unreadable)?;
         tokenizer.with_padding(None);
@@ -56,19 +61,20 @@ impl PairEncoder {
         Ok(Self { text: TextEncoder::new(tokenizer), pair })
     }
 
-    /// How many special tokens a pair has.
+    /// The number of special tokens of a pair.
     #[must_use]
     pub fn special_tokens(&self) -> usize {
         self.pair.special_tokens()
     }
 
-    /// Tokenises a query once, for all the documents that it will be paired with.
+    /// Tokenises a query, once for all documents.
     ///
     /// `max_tokens` is the longest row, special tokens included.
     ///
     /// # Errors
     ///
-    /// [`PairError::NoRoom`] if the special tokens alone are longer than `max_tokens`, [`PairError::Tokenizer`] if the tokenizer fails.
+    /// [`PairError::NoRoom`] if the special tokens alone are longer than `max_tokens`, [`PairError::Tokenizer`] if the
+    /// tokenizer fails.
     pub fn query(&self, text: &str, max_tokens: usize, cut: Cut) -> Result<Query<'_>, PairError> {
         let special_tokens = self.special_tokens();
         if max_tokens < special_tokens {
@@ -86,20 +92,21 @@ impl fmt::Debug for PairEncoder {
     }
 }
 
-/// A tokenised query that documents are paired with, one after the other.
+/// A tokenised query, to be paired with one document after the other.
 #[derive(Debug)]
 pub struct Query<'encoder> {
     encoder: &'encoder PairEncoder,
     max_tokens: usize,
     cut: Cut,
-    /// Of the whole query: how many there are decides what is cut.
+    /// The ids of the whole query: their number decides what is cut.
     ids: Vec<u32>,
-    /// Reused for every document, so that a row costs no allocation of its own.
+    /// Reused for every document, so that a row costs no allocation.
     document_ids: Vec<u32>,
 }
 
 impl Query<'_> {
-    /// Tokenises a document and appends the pair to `rows`; tells whether the pair was cut to fit. `rows` is left as it was where this fails.
+    /// Tokenises a document, appends the pair to `rows`, and returns whether the pair was cut to fit. On an error,
+    /// `rows` is unchanged.
     ///
     /// # Errors
     ///

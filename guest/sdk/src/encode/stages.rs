@@ -9,9 +9,9 @@ use super::error::PairError;
 /// Whether the whole of a text was tokenised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// The ids are all there are.
+    /// Yes.
     Whole,
-    /// Enough ids were found and text is left.
+    /// No: there were enough ids, and text is left.
     Stopped,
 }
 

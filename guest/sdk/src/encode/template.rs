@@ -1,17 +1,19 @@
 //! What a tokenizer puts around a pair.
 //!
-//! `tokenizer.json` says it in one of five kinds of post-processor, some of them nested. Instead of understanding each, this module shows the post-processor marked tokens when the tokenizer is loaded and reads the template off the answer, special tokens and token types included. Whatever `tokenizers` would do with a pair is therefore done here too.
+//! `tokenizer.json` has five kinds of post-processor for that, and they nest. This module does not interpret them. When
+//! a tokenizer is loaded, it passes two marked tokens through the post-processor and reads the special tokens and token
+//! types from the result. So a row is always what `tokenizers` would make of the pair.
 
 use tokenizers::{Encoding, PostProcessor, Token, Tokenizer};
 
 use super::error::{LoadError, TemplateError};
 use super::rows::Rows;
 
-/// Stand for the query and the document; no vocabulary is that large.
+/// Mark the query and the document; no vocabulary is that large.
 const QUERY_MARK: u32 = u32::MAX;
 const DOCUMENT_MARK: u32 = u32::MAX - 1;
 
-/// Special tokens, query and document in the order of a row; token type 0 comes first, and type 1 follows.
+/// The special tokens, the query and the document in the order of a row. Token type 0 comes first, then type 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template {
     pieces: Vec<Piece>,

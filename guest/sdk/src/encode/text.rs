@@ -8,22 +8,23 @@ use super::bert::BertEncoder;
 use super::error::PairError;
 use super::stages::{self, Extent};
 
-/// A tokenizer, and a shorter way to the same ids where there is one.
+/// A tokenizer, and its fast path if it has one.
 pub(super) struct TextEncoder {
     tokenizer: Tokenizer,
-    bert: Option<BertEncoder>,
+    fast: Option<BertEncoder>,
 }
 
 impl TextEncoder {
     pub(super) fn new(tokenizer: Tokenizer) -> Self {
-        let bert = BertEncoder::of(&tokenizer);
-        Self { tokenizer, bert }
+        let fast = BertEncoder::of(&tokenizer);
+        Self { tokenizer, fast }
     }
 
-    /// Appends the ids of `text`, without special tokens around them, to the empty `ids`; stops before a word once there are `stop` or more.
+    /// Appends the ids of `text`, without special tokens, to `ids`, which must be empty. Once there are `stop` ids or
+    /// more, it stops before the next word.
     pub(super) fn encode(&self, text: &str, stop: Option<usize>, ids: &mut Vec<u32>) -> Result<Extent, PairError> {
         let stop = stop.unwrap_or(usize::MAX);
-        if let Some(extent) = self.bert.as_ref().and_then(|bert| bert.encode(text, stop, ids)) {
+        if let Some(extent) = self.fast.as_ref().and_then(|fast| fast.encode(text, stop, ids)) {
             return Ok(extent);
         }
         ids.clear();
