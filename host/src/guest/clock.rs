@@ -1,4 +1,4 @@
-//! The epoch clock: how a guest's processor time is counted.
+//! The epoch clock, which counts a guest's processor time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use wasmtime::Engine;
 
-/// How often a running guest is stopped for a moment: often enough that a busy guest delays its neighbours by no more
-/// than a batch takes, seldom enough that the checks cost nothing that can be measured.
+/// How often a running guest yields: often enough that a busy guest delays its neighbours by no more than a batch
+/// takes, seldom enough that the cost cannot be measured.
 pub(super) const EPOCH_TICK: Duration = Duration::from_millis(10);
 
 /// Advances the engine's epoch until it is dropped.
@@ -37,7 +37,7 @@ impl Drop for EpochClock {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // The thread only counts; it cannot have panicked.
+            // The thread only counts and does not panic.
             let _ = thread.join();
         }
     }

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use super::error::GuestError;
 
-/// Largest component that is compiled: Python guests have 35 MB.
+/// Largest component that is compiled: a Python guest has 35 MB.
 pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 
-/// Reads a component that is not larger than a component may be.
+/// Reads a component.
 ///
 /// # Errors
-/// The file cannot be read, or is too large.
+/// The file cannot be read, or is larger than [`MAX_COMPONENT_BYTES`].
 pub fn read_component(path: &Path) -> Result<Vec<u8>, GuestError> {
     let io = |source| GuestError::Io { path: path.to_owned(), source };
     let bytes = std::fs::metadata(path).map_err(io)?.len();
@@ -20,7 +20,7 @@ pub fn read_component(path: &Path) -> Result<Vec<u8>, GuestError> {
     std::fs::read(path).map_err(io)
 }
 
-/// Checks what can be told of a component from its first bytes and its size.
+/// Checks a component's first bytes and its size.
 pub(super) fn check(name: &str, wasm: &[u8]) -> Result<(), GuestError> {
     let name = name.to_owned();
     // The preamble of the binary format: magic, version, and the layer (0 a core module, 1 a component).

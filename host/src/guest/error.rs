@@ -25,7 +25,7 @@ pub enum GuestError {
         /// The most that it may have.
         limit_bytes: u64,
     },
-    /// Not WebAssembly at all.
+    /// Not WebAssembly.
     #[error("{name} is not WebAssembly: a guest is a component, as `wasm-tools component new` makes it")]
     NotWasm {
         /// The component's name.
@@ -45,7 +45,7 @@ pub enum GuestError {
         /// What the compiler said.
         cause: wasmtime::Error,
     },
-    /// The component is not a `tenant`: it lacks an export, or imports what the host does not give.
+    /// The component is not a `tenant`: it lacks an export, or imports what the host does not provide.
     #[error("{name} is not a guest of assay:rerank/tenant: {cause:#}")]
     NotATenant {
         /// The component's name.
@@ -53,12 +53,12 @@ pub enum GuestError {
         /// What is missing.
         cause: wasmtime::Error,
     },
-    /// The guest did something wrong in `prepare`.
+    /// `prepare` failed.
     #[error("{name} cannot be prepared: {cause}")]
     Prepare {
         /// The component's name.
         name: String,
-        /// What it did.
+        /// Why.
         cause: RerankError,
     },
     /// The compiler process failed, or was stopped at one of its own limits.

@@ -1,7 +1,7 @@
 //! The `inference` interface: what a guest may call.
 //!
-//! Everything that a guest hands over is checked here, once: rows become a [`PackedBatch`] or an error, names become
-//! models that the tenant may use or an error, and what the request may spend is charged before the scheduler sees it.
+//! Checks once what a guest passes: rows become a [`PackedBatch`], names become models that the tenant may use, and
+//! rows and tokens are charged to the request before the scheduler sees them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,15 +16,15 @@ use crate::limits::{RequestLimits, TokenRate};
 use crate::model::{LoadedModel, ModelInfo, ModelTask};
 use crate::scheduler::{Account, ScoreError};
 
-/// When a guest whose batch met a fault of the device may try again: the engine is back for the next batch.
+/// When to retry after a fault of the device: the engine is ready for the next batch at once.
 const DEVICE_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// On whose behalf a guest runs.
+/// What a guest runs for.
 #[derive(Debug, Clone)]
 pub(super) enum Purpose {
-    /// `prepare`: the model may be looked at.
+    /// `prepare`: it may open the model, and run none.
     Prepare(Arc<ModelInfo>),
-    /// A request: models may be run.
+    /// A request: it may run models.
     Request(Budget),
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Budget {
 pub(super) struct Used {
     pub(super) rows: u64,
     pub(super) tokens: u64,
-    /// Time that rows waited, and their numbers after them.
+    /// Time that rows waited for the device, and that their results waited for the guest.
     pub(super) queue: Duration,
     /// Time that rows were on the device.
     pub(super) inference: Duration,
@@ -69,7 +69,7 @@ impl Inference {
         Self { table, open_models: 0, max_open_models: limits.max_open_models, purpose, used: Used::default() }
     }
 
-    /// Puts the store to another use. Resources that the guest still holds stay its own.
+    /// Starts the next use of the store. The guest keeps its resources.
     pub(super) fn begin(&mut self, purpose: Purpose) {
         self.purpose = purpose;
         self.used = Used::default();
@@ -97,9 +97,9 @@ impl Inference {
         let rows = PackedBatch::new(rows.ids, rows.offsets, rows.second_segment)
             .map_err(|error| Error::InvalidInput(error.to_string()))?;
         let (Some(model), Purpose::Request(budget)) = (model, &self.purpose) else {
-            return Err(Error::Internal("models are not run while a guest is prepared".to_owned()));
+            return Err(Error::Internal("no model can be run in prepare".to_owned()));
         };
-        // What does not fit the model is the guest's mistake before it is anybody's expense.
+        // Rows that do not fit the model are refused before anything is charged.
         rows.check(model.config()).map_err(|error| Error::InvalidInput(error.to_string()))?;
         let (row_count, tokens) = (rows.rows() as u64, rows.tokens() as u64);
         charge("max_request_rows", &mut self.used.rows, row_count, budget.max_rows)?;
@@ -124,7 +124,7 @@ impl Inference {
     }
 }
 
-/// Adds to what a request has used of something, up to a limit.
+/// Adds to what a request has used, up to a limit.
 fn charge(limit: &str, used: &mut u64, more: u64, allowed: u64) -> Result<(), Error> {
     let requested = used.saturating_add(more);
     if requested > allowed {

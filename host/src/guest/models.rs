@@ -1,4 +1,4 @@
-//! The models that a guest may open, and those that it has opened.
+//! The models that a guest may open, and those that are open.
 
 use std::sync::Arc;
 
@@ -7,20 +7,20 @@ use crate::model::{LoadedModel, ModelInfo};
 /// The models that a guest may open.
 #[derive(Debug, Clone)]
 pub struct Models {
-    /// What `open(none)` gives.
+    /// The model of `open(none)`.
     pub default: Arc<LoadedModel>,
-    /// What may be opened by name besides.
+    /// More models, opened by name.
     pub others: Vec<Arc<LoadedModel>>,
-    /// What a guest is told of a name that is none of these.
+    /// The error for any other name.
     pub unlisted: Unlisted,
 }
 
-/// What a guest is told of a model that is not among its own.
+/// The error for a model that is not among a guest's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unlisted {
-    /// That there is none: there is no other tenant whose model it could be.
+    /// There is no such model. For a guest that shares the host with no other tenant.
     NotFound,
-    /// That it may not use it, whether or not the host has it.
+    /// It may not be used, whether it exists or not.
     Denied,
 }
 
@@ -44,7 +44,7 @@ impl Models {
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct OpenModel {
     pub(super) info: Arc<ModelInfo>,
-    /// Absent while a guest is being prepared: nothing is computed then.
+    /// Absent in `prepare`, where nothing is computed.
     pub(super) loaded: Option<Arc<LoadedModel>>,
 }
 

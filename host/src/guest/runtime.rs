@@ -15,7 +15,7 @@ use super::clock::EpochClock;
 use super::component;
 use super::error::{EngineError, GuestError};
 use super::inference::Inference;
-use super::instance::{Start, State};
+use super::instance::{Start, StoreData};
 use super::models::Models;
 use super::snapshot::{self, NoSnapshot, Snapshot};
 use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, RequestLimits};
@@ -24,11 +24,11 @@ use crate::model::{LoadedModel, ModelInfo};
 use crate::rerank::{Request, RerankError, Response};
 use crate::scheduler::Account;
 
-/// Most requests that hold an instance at once: several for each of many tenants. Most of them wait for the device,
-/// and an instance costs address space and what it touched.
+/// Most instances at once: several for each of many tenants. Most of them wait for the device; an instance costs
+/// address space and the pages that it wrote.
 pub const DEFAULT_MAX_INSTANCES: u32 = 128;
 
-/// Of the pool for instances, one in this many may be taken by idle ones.
+/// One in this many instances of the pool may be idle.
 const IDLE_PART: u32 = 4;
 
 /// Core instances in one component: a Rust guest has three (itself and two that link it).
@@ -40,17 +40,17 @@ const MAX_MEMORIES_PER_COMPONENT: u32 = 2;
 /// Tables of one component: a Rust guest has two.
 const MAX_TABLES_PER_COMPONENT: u32 = 8;
 
-/// Memory of an ended instance that stays mapped for the next one, its contents reset: without it, the first touch of
-/// every page is a page fault, which is most of what a fresh instance costs. More than the standard guest writes in a usual
-/// request; hostile guests write all they may, and every slot for an instance keeps so much of it.
+/// Memory of an ended instance that stays mapped, zeroed, for the next one. Without it, the first touch of every page
+/// is a page fault, which is most of the cost of a fresh instance. More than the standard guest writes in a usual
+/// request. Every instance of the pool may keep so much.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
 
-/// The same of a table: 2,048 functions, three times the standard guest's. Given back, tables would cost every request two
-/// calls of the system, with all processors interrupted, and page faults.
+/// The same for a table: 2,048 functions, three times the standard guest's. Unmapping tables would cost every request
+/// two system calls, an interrupt on all processors, and page faults.
 const KEEP_RESIDENT_TABLE_BYTES: usize = 16 << 10;
 
-/// Largest memory image that is mapped rather than copied, however sparse: a snapshot with a vocabulary of a hundred
-/// thousand words fits.
+/// Largest memory image that is mapped, even if sparse, and not copied: room for a snapshot with a vocabulary of a
+/// hundred thousand words.
 const MAX_IMAGE_BYTES: u64 = 64 << 20;
 
 /// Most processor time of `prepare`: the standard guest takes a fiftieth of this.
@@ -59,15 +59,15 @@ pub const DEFAULT_MAX_PREPARE_CPU: Duration = Duration::from_secs(10);
 /// Most wall-clock time of `prepare`.
 const MAX_PREPARE_WALL: Duration = Duration::from_secs(60);
 
-/// Stack of a guest: Rust's own default for threads is twice this.
+/// Stack of a guest: half of Rust's default for threads.
 const MAX_WASM_STACK_BYTES: usize = 1 << 20;
 
-/// How to set the runtime up.
+/// Settings of the runtime.
 #[derive(Debug, Clone)]
 pub struct RuntimeOptions {
-    /// Most requests that hold an instance at once.
+    /// Most instances at once.
     pub max_instances: u32,
-    /// Most memory of any guest; requests may be limited further.
+    /// Most memory of any guest. A request's own limit may be lower.
     pub max_memory_bytes: usize,
     /// Most processor time of `prepare`.
     pub max_prepare_cpu: Duration,
@@ -83,17 +83,17 @@ impl Default for RuntimeOptions {
     }
 }
 
-/// Compiles guests and gives them their clock.
+/// Compiles guests and drives their epoch clock.
 pub struct GuestRuntime {
     engine: Engine,
-    linker: Linker<State>,
+    linker: Linker<StoreData>,
     cache: CompiledCache,
     pool: InstancePool,
     max_prepare_cpu: Duration,
     _clock: EpochClock,
 }
 
-/// A component that is compiled and linked: instantiating it is cheap.
+/// A component that is compiled and linked, and cheap to instantiate.
 #[derive(Debug, Clone)]
 pub struct Guest {
     program: Arc<Program>,
@@ -106,14 +106,14 @@ impl std::fmt::Debug for GuestRuntime {
 }
 
 impl GuestRuntime {
-    /// Sets the engine up, with compiled components kept in `cache_dir`.
+    /// Sets the engine up and keeps compiled components in `cache_dir`.
     ///
     /// # Errors
-    /// The machine cannot reserve the address space, or the cache directory cannot be made.
+    /// The machine cannot reserve the address space, or the directory cannot be made.
     pub fn new(cache_dir: &Path, options: &RuntimeOptions) -> Result<Self, GuestError> {
         let engine = Engine::new(&config(options)).map_err(EngineError::Wasmtime)?;
         let mut linker = Linker::new(&engine);
-        Tenant::add_to_linker::<_, HasSelf<Inference>>(&mut linker, |state: &mut State| &mut state.inference)
+        Tenant::add_to_linker::<_, HasSelf<Inference>>(&mut linker, |state: &mut StoreData| &mut state.inference)
             .map_err(EngineError::Wasmtime)?;
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(EngineError::Wasmtime)?;
         let cache =
@@ -126,10 +126,10 @@ impl GuestRuntime {
         Ok(Self { engine, linker, cache, pool, max_prepare_cpu, _clock: clock })
     }
 
-    /// Compiles a component, or finds its compiled form, and links it. Its instances are prepared one by one.
+    /// Compiles a component, or finds it compiled, and links it. Its instances are prepared one by one.
     ///
     /// # Errors
-    /// It is no component, is not valid, or is not a guest of our world.
+    /// It is not a component, not valid, or not a guest of our world.
     pub fn load(&self, name: &str, wasm: &[u8]) -> Result<Guest, GuestError> {
         component::check(name, wasm)?;
         let hash = sha256_hex(wasm);
@@ -137,18 +137,18 @@ impl GuestRuntime {
         self.link(name, &component, Start::Prepare)
     }
 
-    /// Prepares a component with a model's tokenizer and takes a snapshot of it, or finds the snapshot of an earlier
-    /// time. Of a component that cannot be snapshotted, instances are prepared one by one.
+    /// Prepares a component with a model's tokenizer and takes a snapshot, or finds an earlier one. If there can be no
+    /// snapshot, instances are prepared one by one.
     ///
     /// # Errors
-    /// As [`load`](Self::load); and what the guest did wrong in `prepare`.
+    /// As [`load`](Self::load), or `prepare` failed.
     pub fn load_prepared(&self, name: &str, wasm: &[u8], info: &Arc<ModelInfo>) -> Result<Guest, GuestError> {
         component::check(name, wasm)?;
         let hash = sha256_hex(wasm);
         if let Some(guest) = self.find_prepared(name, &hash, &info.revision)? {
             return Ok(guest);
         }
-        // Says in plain words what is wrong with a component that is not a guest, before any of it runs.
+        // A component that is not a guest is refused with a clear message, before any of it runs.
         let plain = self.plain(name, wasm, &hash)?;
         let guest = self.link(name, &plain, Start::Prepare)?;
         let form = Form::Prepared { component: &hash, revision: &info.revision };
@@ -168,11 +168,10 @@ impl GuestRuntime {
         }
     }
 
-    /// Finds a component that [`load_prepared`](Self::load_prepared) has compiled before, in this process or another;
-    /// `None` where it has not.
+    /// Finds a component that [`load_prepared`](Self::load_prepared) compiled earlier, in this process or another.
     ///
     /// # Errors
-    /// What is found is not a guest of our world.
+    /// The component is not a guest of our world.
     pub fn find_prepared(&self, name: &str, sha256: &str, revision: &str) -> Result<Option<Guest>, GuestError> {
         let form = Form::Prepared { component: sha256, revision };
         let (found, start) = if self.cache.is_impossible(&self.engine, form) {
@@ -203,8 +202,8 @@ impl GuestRuntime {
         }
     }
 
-    /// Takes a snapshot on a thread of its own: callers may or may not be within an asynchronous runtime, and the tool
-    /// panics on some of what it does not support.
+    /// Takes a snapshot on a thread of its own, because callers may be within an asynchronous runtime, and because the
+    /// tool panics on some components.
     fn snapshot(&self, name: &str, wasm: &[u8], info: &Arc<ModelInfo>) -> Result<Snapshot, GuestError> {
         let limits = RequestLimits {
             max_guest_cpu: self.max_prepare_cpu,
@@ -245,17 +244,17 @@ fn config(options: &RuntimeOptions) -> Config {
         .memory_guaranteed_dense_image_size(MAX_IMAGE_BYTES)
         .max_wasm_stack(MAX_WASM_STACK_BYTES)
         .async_stack_size(2 * MAX_WASM_STACK_BYTES)
-        // Names in a trap's message; the trace itself costs time in every trap and helps nobody here.
+        // A backtrace would cost time in every trap, and nothing here reads it.
         .wasm_backtrace_max_frames(None);
     config
 }
 
 impl Guest {
-    /// Runs one request for nobody in particular, with one model. Must be called within a tokio runtime; dropping the
-    /// future stops the guest.
+    /// Runs one request with one model, for no tenant. Call it within a tokio runtime. Dropping the future stops the
+    /// guest.
     ///
     /// # Errors
-    /// Whose fault it is tells the variant: see [`RerankError`].
+    /// The variant says whose fault it is: see [`RerankError`].
     pub async fn rerank(
         &self,
         model: Arc<LoadedModel>,
@@ -268,22 +267,22 @@ impl Guest {
         self.call(call).await.0
     }
 
-    /// Runs one request, and tells what it cost. Must be called within a tokio runtime; dropping the future stops the
-    /// guest.
+    /// Runs one request and returns its cost with the answer. Call it within a tokio runtime. Dropping the future stops
+    /// the guest.
     pub async fn call(&self, call: Call<'_>) -> (Result<Response, RerankError>, CallCost) {
         let mut cost = CallCost::default();
         let response = self.program.rerank(call, &mut cost).await;
         (response, cost)
     }
 
-    /// Instances that are prepared and wait for a request: of a guest without a snapshot, or one whose tenant lets an
+    /// Prepared instances that wait for a request. Only a guest without a snapshot has any, or one whose tenant lets an
     /// instance serve several requests.
     #[must_use]
     pub fn idle_instances(&self) -> usize {
         self.program.idle_count()
     }
 
-    /// Whether its instances start prepared, from a snapshot.
+    /// Whether instances start from a snapshot.
     #[must_use]
     pub fn is_snapshotted(&self) -> bool {
         self.program.start == Start::Snapshotted
