@@ -12,12 +12,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use assay::engine::{Decision, EngineChoice, EngineOptions, EnginePrecision};
+use assay::device::{Decision, DeviceOptions, EngineChoice, EnginePrecision};
 use assay_kernels::gpu::ops::peak::Peak;
 use assay_kernels::gpu::{
     AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache,
 };
-use assay_kernels::{BertWeights, CpuEngine, CpuOptions, Engine, PackedBatch, checkpoint};
+use assay_kernels::{CheckedBatch, CpuEngine, CpuOptions, Engine, Model, PackedBatch, RowShape, checkpoint};
 use candle_core::{Device, Tensor};
 use clap::Args as ClapArgs;
 use serde::Serialize;
@@ -110,11 +110,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(threads) = args.threads {
         limit_ceiling_threads(threads);
     }
-    let options = EngineOptions {
+    let options = DeviceOptions {
         choice: args.engine,
         precision: args.precision,
         threads: args.threads,
-        ..EngineOptions::default()
+        ..DeviceOptions::default()
     };
     let Decision { adapter, reason } = options.decide()?;
     eprintln!("{}: {reason}", if adapter.is_some() { "gpu" } else { "cpu" });
@@ -125,9 +125,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let load_ms = milliseconds(loading.elapsed());
     let peak_rss_bytes = peak_rss();
     let pairs = pairs::read(&args.requests, args.pairs)?;
-    let longest = subject.engine().config().max_position_embeddings;
-    let rows = pairs::tokenise(&files.dir, longest, &pairs)?;
-    let batches = split(&rows, args.batch_rows.max(1), subject.engine().max_batch_tokens())?;
+    let shape = subject.engine().shape();
+    let rows = pairs::tokenise(&files.dir, shape.max_tokens, &pairs)?;
+    let batches = split(&rows, args.batch_rows.max(1), subject.engine().max_batch_tokens(), &shape)?;
     let measured = measure(&mut subject, &batches)?;
     let report = summarise(&mut subject, &rows, args.batch_rows, &measured, load_ms, peak_rss_bytes);
     if args.json {
@@ -158,7 +158,7 @@ struct Registers {
 }
 
 impl Subject {
-    fn new(weights: BertWeights, options: &EngineOptions, adapter: Option<AdapterDescription>) -> anyhow::Result<Self> {
+    fn new(weights: Model, options: &DeviceOptions, adapter: Option<AdapterDescription>) -> anyhow::Result<Self> {
         let (m, k, n) = CEILING_SHAPE;
         match (adapter, options.precision.gpu(), options.precision.cpu()) {
             (Some(adapter), Some(precision), _) => {
@@ -222,7 +222,7 @@ impl Subject {
     }
 
     /// Time of each kernel in one batch, equal ones together; nothing on the processor.
-    fn kernels(&mut self, batch: &PackedBatch) -> anyhow::Result<Vec<(String, Duration)>> {
+    fn kernels(&mut self, batch: &CheckedBatch) -> anyhow::Result<Vec<(String, Duration)>> {
         let Self::Gpu(engine, _) = self else { return Ok(Vec::new()) };
         let mut kernels: Vec<(String, Duration)> = Vec::new();
         for kernel in engine.profile(batch, PROFILE_REPEATS)? {
@@ -242,7 +242,12 @@ fn limit_ceiling_threads(threads: NonZeroUsize) {
     unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
 }
 
-fn split(rows: &PackedBatch, batch_rows: usize, max_tokens: usize) -> anyhow::Result<Vec<PackedBatch>> {
+fn split(
+    rows: &PackedBatch,
+    batch_rows: usize,
+    max_tokens: usize,
+    shape: &RowShape,
+) -> anyhow::Result<Vec<CheckedBatch>> {
     let mut batches = vec![PackedBatch::default()];
     for row in rows.iter() {
         let current = batches.last().context("there is always one")?;
@@ -251,7 +256,7 @@ fn split(rows: &PackedBatch, batch_rows: usize, max_tokens: usize) -> anyhow::Re
         }
         batches.last_mut().context("there is always one")?.push(row)?;
     }
-    Ok(batches)
+    Ok(batches.into_iter().map(|batch| batch.check(shape)).collect::<Result<_, _>>()?)
 }
 
 /// One batch and the ceiling measured right before it.
@@ -267,7 +272,7 @@ struct Measured {
     stages: Vec<(String, Duration)>,
 }
 
-fn measure(subject: &mut Subject, batches: &[PackedBatch]) -> anyhow::Result<Measured> {
+fn measure(subject: &mut Subject, batches: &[CheckedBatch]) -> anyhow::Result<Measured> {
     let mut outputs = Vec::new();
     let first_batch = subject.engine().run(&batches[0], &mut outputs)?.elapsed;
     for _ in 0..3 {

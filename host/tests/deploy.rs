@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use assay::engine::EngineOptions;
+use assay::device::DeviceOptions;
 use assay::rerank::RerankError;
 use assay::tenant::admin::{Command as AdminCommand, Reply};
 use assay::tenant::compile::CompilerOptions;
@@ -165,7 +165,7 @@ fn a_guest_opens_the_models_that_its_limits_name() {
 fn a_compiler_process_is_stopped_at_its_limits() {
     let (dir, runtime) = (tenants::data_dir(), runtime());
     let open = |compiler: CompilerOptions| {
-        let options = PlatformOptions { engine: EngineOptions::default(), compiler, tokio: runtime.handle().clone() };
+        let options = PlatformOptions { device: DeviceOptions::default(), compiler, tokio: runtime.handle().clone() };
         Platform::open(dir.path(), options).unwrap()
     };
     let options = || CompilerOptions::new(common::PROGRAM.into());

@@ -4,10 +4,11 @@
 
 mod gpu_support;
 
+use assay_kernels::architecture::{Head, Pooling};
 use assay_kernels::gpu::Precision;
 use assay_kernels::gpu::ops::Target;
 use assay_kernels::gpu::tune::NormChoice;
-use assay_kernels::{BertWeights, Engine, PackedBatch};
+use assay_kernels::{Model, PackedBatch};
 use gpu_support::{
     F16_TOLERANCE, F32_TOLERANCE, Golden, assert_close, default_goldens, default_model, engine, engine_of, run, tiny,
 };
@@ -64,7 +65,7 @@ fn a_row_has_the_same_bits_alone_and_in_any_company() {
         for row in golden.batch.iter() {
             let mut batch = PackedBatch::default();
             batch.push(row).unwrap();
-            engine.run(&batch, &mut alone).unwrap();
+            alone.extend(run(&mut engine, &batch));
         }
         let mut backwards = PackedBatch::default();
         for index in (0..golden.batch.rows()).rev() {
@@ -95,9 +96,8 @@ fn kernels_for_gpus_match_the_goldens_on_any_adapter() {
 fn embeddings_match_the_reference() {
     let Some((weights, golden)) = tiny("tiny-bert-hd64") else { return };
     let mut weights = weights;
-    weights.head = assay_kernels::weights::Head::MeanEmbedding;
-    weights.config.task = assay_kernels::Task::Embedding;
-    weights.config.outputs = weights.config.hidden_size;
+    weights.weights.head = None;
+    (weights.architecture.pooling, weights.architecture.head) = (Pooling::Mean, Head::Embedding);
     let mut batch = PackedBatch::default();
     for row in golden.batch.iter().take(12) {
         batch.push(row).unwrap();
@@ -129,7 +129,7 @@ fn a_second_driver_matches_the_goldens() {
     }
 }
 
-fn check(name: &str, weights: BertWeights, golden: &Golden, precision: Precision) -> Option<Vec<f32>> {
+fn check(name: &str, weights: Model, golden: &Golden, precision: Precision) -> Option<Vec<f32>> {
     let mut engine = engine(weights, precision, 2048)?;
     let logits = run(&mut engine, &golden.batch);
     assert_close(&format!("{name} {}", precision.name()), &logits, &golden.logits, tolerance(precision));

@@ -4,8 +4,8 @@
 
 mod common;
 
-use assay_kernels::{CpuEngine, CpuOptions, Engine, Precision, Task, checkpoint, reference};
-use common::{Shape, default_adapter, golden, golden_path, minilm_dir, pack, random_rows, random_weights, worst};
+use assay_kernels::{CpuEngine, CpuOptions, Precision, Task, checkpoint, reference};
+use common::{Shape, default_adapter, golden, golden_path, minilm_dir, pack, random_rows, random_weights, run, worst};
 
 /// Largest difference from float64 on the default model, whose logits here span 14, and least Kendall tau.
 const CASES: [(Precision, f64, f64); 2] = [(Precision::Int8, 0.15, 0.985), (Precision::Int16, 0.02, 0.995)];
@@ -18,8 +18,7 @@ fn the_default_model_in_integers_is_near_pytorch_and_ranks_the_same() {
     for (precision, tolerance, least_tau) in CASES {
         let weights = checkpoint::load(&dir, Some(&default_adapter())).unwrap();
         let options = CpuOptions { precision, ..CpuOptions::default() };
-        let mut outputs = Vec::new();
-        CpuEngine::new(weights, options).unwrap().run(&pack(&golden.cases), &mut outputs).unwrap();
+        let outputs = run(&mut CpuEngine::new(weights, options).unwrap(), &pack(&golden.cases));
         let (error, at) = worst(&outputs, &expected);
         let square = outputs.iter().zip(&expected).map(|(&a, e)| (f64::from(a) - e).powi(2)).sum::<f64>();
         let root_mean_square = (square / expected.len() as f64).sqrt();
@@ -51,8 +50,7 @@ fn models_of_odd_sizes_in_integers_are_near_the_reference() {
         let expected = reference::forward(&weights, &rows);
         for (precision, tolerance) in [(Precision::Int8, 0.1), (Precision::Int16, 0.01)] {
             let options = CpuOptions { precision, ..CpuOptions::default() };
-            let mut outputs = Vec::new();
-            CpuEngine::new(weights.clone(), options).unwrap().run(&rows, &mut outputs).unwrap();
+            let outputs = run(&mut CpuEngine::new(weights.clone(), options).unwrap(), &rows);
             let (error, at) = worst(&outputs, &expected);
             assert!(error <= tolerance, "{shape:?} {precision:?}, output {at}: {} for {}", outputs[at], expected[at]);
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::error::CliError;
 use super::table;
-use crate::engine::EngineOptions;
+use crate::device::DeviceOptions;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -41,13 +41,13 @@ struct Auto {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), CliError> {
-    let decision = EngineOptions::default().decide()?;
+    let decision = DeviceOptions::default().decide()?;
     let devices = Devices {
         adapters: gpu::adapters(),
         processor: Processor {
             instruction_set: InstructionSet::detect().name(),
             threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-            precisions: cpu::Precision::ALL.map(cpu::Precision::name).to_vec(),
+            precisions: cpu::PRECISIONS.iter().map(|precision| precision.name()).collect(),
         },
         auto: Auto {
             engine: if decision.adapter.is_some() { "gpu" } else { "cpu" },

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::device::LoadError;
 use crate::guest::GuestError;
 use crate::model::ModelError;
 use crate::rerank::RerankError;
@@ -62,11 +63,18 @@ impl From<ModelError> for CliError {
             ModelError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 Self::bad_input(error.to_string())
             }
-            ModelError::Io { .. }
-            | ModelError::Empty
-            | ModelError::Damaged { .. }
-            | ModelError::Fetch(_)
-            | ModelError::Engine { .. } => Self::failed(error.to_string()),
+            ModelError::Io { .. } | ModelError::Empty | ModelError::Damaged { .. } | ModelError::Fetch(_) => {
+                Self::failed(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<LoadError> for CliError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Model(error) => error.into(),
+            LoadError::Device { .. } | LoadError::NoRoom(_) => Self::failed(error.to_string()),
         }
     }
 }

@@ -113,14 +113,14 @@ fn list(args: &List, store: &ModelStore) -> Result<(), CliError> {
     for model in store.list()? {
         let manifest = &model.manifest;
         let is_default = default.as_deref() == Some(&manifest.name);
-        let config = checkpoint::read_config(model.dir()).map_err(crate::model::ModelError::from)?;
+        let architecture = checkpoint::read_config(model.dir()).map_err(crate::model::ModelError::from)?;
         let adapter = manifest.adapter.as_ref();
         if args.json {
             let line = serde_json::json!({ "default": is_default, "manifest": manifest });
             println!("{line}");
             continue;
         }
-        let task = match config.task {
+        let task = match architecture.task() {
             Task::Embedding if adapter.is_none() => "embedding",
             _ => "cross-encoder",
         };
@@ -132,7 +132,7 @@ fn list(args: &List, store: &ModelStore) -> Result<(), CliError> {
             if is_default { "*" } else { "" }.to_owned(),
             manifest.name.clone(),
             task.to_owned(),
-            format!("{}×{}", config.num_hidden_layers, config.hidden_size),
+            format!("{}×{}", architecture.layers.len(), architecture.hidden_size),
             format!("{:.16}", manifest.revision),
             source,
         ]);

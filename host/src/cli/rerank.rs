@@ -13,10 +13,11 @@ use super::engine::EngineArgs;
 use super::error::CliError;
 use super::input::{self, Format, Lines};
 use super::table;
+use crate::device::{Device, LoadedModel};
 use crate::guest::{self, Guest, GuestRuntime, RuntimeOptions};
 use crate::json::{Document, RequestLine};
 use crate::limits::RequestLimits;
-use crate::model::{LoadedModel, ModelStore};
+use crate::model::ModelStore;
 use crate::rerank::{Activation, Request, Response, Timings, Truncation, Usage};
 
 /// Requests of a file that are in work at once: while one is on the device, the next is tokenised.
@@ -81,16 +82,16 @@ enum CliTruncation {
 pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     // The input is opened before anything slow, so that a mistake in it is reported at once.
     let input = Input::open(&args)?;
-    let engine = args.engine.options(data_dir)?;
+    let device = Device::open(&args.engine.options(data_dir)?)?;
     let store = ModelStore::new(data_dir);
     let stored = store.open(args.model.as_deref())?;
     // Reading the model and setting up what runs guests have nothing to do with each other.
     let (model, runtime) = std::thread::scope(|scope| {
         let runtime = scope.spawn(|| GuestRuntime::new(&data_dir.join("compiled"), &RuntimeOptions::default()));
-        let model = LoadedModel::load(&stored, &engine);
+        let model = device.load(&stored);
         (model, runtime.join())
     });
-    let (model, runtime) = (Arc::new(model?), runtime.map_err(|_| CliError::failed("setting up guests panicked"))??);
+    let (model, runtime) = (model?, runtime.map_err(|_| CliError::failed("setting up guests panicked"))??);
     let guest = load_guest(&runtime, args.guest.as_deref(), &model)?;
     let session = Session { model, guest, limits: RequestLimits::default(), args };
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -254,7 +255,7 @@ impl Session {
             engine.name,
             engine.precision,
             engine.device,
-            self.model.engine_reason(),
+            self.model.device().reason(),
         )
     }
 }

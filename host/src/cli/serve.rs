@@ -28,8 +28,10 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-    let engine = args.engine.options(data_dir)?;
-    let platform = Arc::new(open_platform(data_dir, engine, runtime.handle())?);
+    let device = args.engine.options(data_dir)?;
+    let platform = Arc::new(open_platform(data_dir, device, runtime.handle())?);
+    // A server without its device cannot serve: that is known now, and not with the first tenant.
+    platform.device()?;
     for (tenant, error) in platform.activate_all()? {
         eprintln!("tenant {tenant} is not being served: {error}");
     }

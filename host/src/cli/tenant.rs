@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::error::CliError;
 use super::table;
-use crate::engine::EngineOptions;
+use crate::device::DeviceOptions;
 use crate::guest::read_component;
 use crate::tenant::admin::{AdminRequest, Command as AdminCommand, Description, Reply};
 use crate::tenant::client::AdminClient;
@@ -106,10 +106,10 @@ pub(super) enum Key {
 }
 
 /// Opens the tenants of a data directory in this process.
-pub(super) fn open_platform(data_dir: &Path, engine: EngineOptions, tokio: &Handle) -> Result<Platform, CliError> {
+pub(super) fn open_platform(data_dir: &Path, device: DeviceOptions, tokio: &Handle) -> Result<Platform, CliError> {
     let program = std::env::current_exe();
     let program = program.map_err(|error| CliError::failed(format!("this program cannot find itself: {error}")))?;
-    let options = PlatformOptions { engine, compiler: CompilerOptions::new(program), tokio: tokio.clone() };
+    let options = PlatformOptions { device, compiler: CompilerOptions::new(program), tokio: tokio.clone() };
     Ok(Platform::open(data_dir, options)?)
 }
 
@@ -152,8 +152,8 @@ fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: &Path) -> R
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-    let engine = EngineOptions { tune_file: Some(EngineOptions::tune_file(data_dir)), ..Default::default() };
-    let platform = open_platform(data_dir, engine, runtime.handle())?;
+    let device = DeviceOptions { tune_file: Some(DeviceOptions::tune_file(data_dir)), ..Default::default() };
+    let platform = open_platform(data_dir, device, runtime.handle())?;
     if let Some(wasm) = wasm {
         name_component(platform.put_component(wasm)?);
     }

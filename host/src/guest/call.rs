@@ -11,10 +11,10 @@ use super::convert;
 use super::inference::{Budget, Purpose, Used};
 use super::instance::{Cost, Instance, Start, StoreData, time_left};
 use super::models::Models;
+use crate::device::Account;
 use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response, Timings};
-use crate::scheduler::Account;
 
 /// Prepared instances kept for a guest without a snapshot: enough that two requests at once do not wait for `prepare`.
 const WARM_INSTANCES: usize = 2;

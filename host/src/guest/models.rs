@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::model::{LoadedModel, ModelInfo};
+use crate::device::LoadedModel;
+use crate::model::ModelInfo;
 
 /// The models that a guest may open.
 #[derive(Debug, Clone)]

@@ -18,11 +18,11 @@ use super::inference::Inference;
 use super::instance::{Start, StoreData};
 use super::models::Models;
 use super::snapshot::{self, NoSnapshot, Snapshot};
+use crate::device::{Account, LoadedModel};
 use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, RequestLimits};
+use crate::model::ModelInfo;
 use crate::model::manifest::sha256_hex;
-use crate::model::{LoadedModel, ModelInfo};
 use crate::rerank::{Request, RerankError, Response};
-use crate::scheduler::Account;
 
 /// Most instances at once: several for each of many tenants. Most of them wait for the device; an instance costs
 /// address space and the pages that it wrote.

@@ -18,7 +18,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use assay_kernels::BertConfig;
 use assay_kernels::checkpoint::{self, CheckpointError};
 
 use super::manifest::{FileRecord, Manifest, Source, revision};
@@ -98,14 +97,6 @@ pub enum ModelError {
     /// The model could not be fetched.
     #[error("{0}")]
     Fetch(String),
-    /// The engine could not be made.
-    #[error("the engine for {model} cannot be made: {message}")]
-    Engine {
-        /// The model's name.
-        model: String,
-        /// Why.
-        message: String,
-    },
 }
 
 impl ModelError {
@@ -313,13 +304,13 @@ fn check_model(dir: &Path, adapter: Option<&Path>) -> Result<(), ModelError> {
         }
     }
     // The cheap checks first: a wrong architecture is named before any weights are read.
-    let config = checkpoint::read_config(dir)?;
-    check_tokenizer(&dir.join(TOKENIZER_FILE), &config)?;
+    let architecture = checkpoint::read_config(dir)?;
+    check_tokenizer(&dir.join(TOKENIZER_FILE), architecture.vocab_size)?;
     checkpoint::load(dir, adapter)?;
     Ok(())
 }
 
-fn check_tokenizer(path: &Path, config: &BertConfig) -> Result<(), ModelError> {
+fn check_tokenizer(path: &Path, vocab_size: usize) -> Result<(), ModelError> {
     let bad = |message: String| ModelError::Tokenizer { path: path.to_owned(), message };
     let bytes = read_tokenizer(path)?;
     let tokenizer: serde_json::Value =
@@ -330,16 +321,16 @@ fn check_tokenizer(path: &Path, config: &BertConfig) -> Result<(), ModelError> {
     let largest = ids.chain(added).filter_map(serde_json::Value::as_u64).max();
     match largest {
         None => Err(bad("is not a tokenizer: it has no vocabulary".to_owned())),
-        Some(largest) if largest >= config.vocab_size as u64 => Err(bad(format!(
-            "has token ids up to {largest}, the model's vocabulary has {} entries: it is another model's tokenizer",
-            config.vocab_size
+        Some(largest) if largest >= vocab_size as u64 => Err(bad(format!(
+            "has token ids up to {largest}, the model's vocabulary has {vocab_size} entries: it is another model's \
+             tokenizer"
         ))),
         Some(_) => Ok(()),
     }
 }
 
 /// Reads a `tokenizer.json`.
-pub(super) fn read_tokenizer(path: &Path) -> Result<Vec<u8>, ModelError> {
+pub(crate) fn read_tokenizer(path: &Path) -> Result<Vec<u8>, ModelError> {
     let bytes = std::fs::metadata(path).map_err(ModelError::io(path))?.len();
     if bytes > MAX_TOKENIZER_BYTES {
         let message = format!("has {bytes} bytes, the most that is read is {MAX_TOKENIZER_BYTES}");

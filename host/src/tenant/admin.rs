@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Deployment, Event, KeyRecord, RegistryError, TenantLimits, TenantName, TenantRecord, Usage};
+use crate::device::{DeviceError, LoadError};
 use crate::guest::GuestError;
 use crate::model::ModelError;
 use crate::rerank::RerankError;
@@ -175,6 +176,21 @@ impl From<ModelError> for AdminError {
                 Self::command(error.to_string())
             }
             _ => Self::host(error.to_string()),
+        }
+    }
+}
+
+impl From<DeviceError> for AdminError {
+    fn from(error: DeviceError) -> Self {
+        Self::host(error.to_string())
+    }
+}
+
+impl From<LoadError> for AdminError {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Model(error) => error.into(),
+            LoadError::Device { .. } | LoadError::NoRoom(_) => Self::host(error.to_string()),
         }
     }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::{Account, DEFAULT_MAX_TENANT_QUEUED_TOKENS, DEFAULT_WEIGHT};
 use crate::limits as defaults;
 use crate::limits::RequestLimits;
-use crate::scheduler::{Account, DEFAULT_MAX_TENANT_QUEUED_TOKENS, DEFAULT_WEIGHT};
 
 /// Largest limits file: a hundred times what every key and a long list of models take.
 pub const MAX_LIMITS_BYTES: usize = 256 << 10;

@@ -6,10 +6,10 @@ use std::time::Instant;
 use super::concurrency::ConcurrencyLimit;
 use super::meter::{Meter, Usage};
 use super::{Deployment, TenantName};
+use crate::device::Account;
 use crate::guest::{Call, CallCost, Guest, Models};
 use crate::limits::{RequestLimits, TokenRate};
 use crate::rerank::{Request, RerankError, Response};
-use crate::scheduler::Account;
 
 /// One version of a tenant's, ready for requests. A request holds on to the version that it began on; the tenant's limit,
 /// meter and rate are the same for all its versions.
@@ -104,8 +104,7 @@ impl LiveTenant {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let (running, waiting) = self.concurrency.occupancy();
-        let models = std::iter::once(&self.models.default).chain(&self.models.others);
-        let queued: usize = models.map(|model| model.scheduler().waiting_tokens_of(self.name.as_str())).sum();
+        let queued = self.models.default.device().waiting_tokens_of(self.name.as_str());
         Usage {
             running,
             waiting,

@@ -19,7 +19,6 @@ mod platform;
 mod registry;
 #[cfg(unix)]
 pub mod server;
-mod shelf;
 
 pub use keys::{KeyHash, KeyRecord, NewKey};
 pub use limits::{LimitsError, MAX_LIMITS_BYTES, TenantLimits};

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -16,9 +16,8 @@ use super::blobs::Blobs;
 use super::compile::CompilerOptions;
 use super::live::{LiveTenant, Parts};
 use super::registry::now_ms;
-use super::shelf::Shelf;
 use super::{Action, Deployment, KeyHash, NewKey, Registry, TenantLimits, TenantName, TenantRecord};
-use crate::engine::EngineOptions;
+use crate::device::{Device, DeviceOptions, LoadedModel};
 use crate::guest::{Call, Guest, GuestError, GuestRuntime, Models, RuntimeOptions, Unlisted};
 use crate::model::ModelStore;
 use crate::rerank::{Request, RerankError, Response};
@@ -33,7 +32,7 @@ const COMPILED_DIR: &str = "compiled";
 #[derive(Debug, Clone)]
 pub struct PlatformOptions {
     /// What computes models.
-    pub engine: EngineOptions,
+    pub device: DeviceOptions,
     /// What compiles components.
     pub compiler: CompilerOptions,
     /// The runtime that smoke requests run on.
@@ -48,7 +47,9 @@ pub struct Platform {
     compiled_dir: PathBuf,
     compiler: CompilerOptions,
     tokio: Handle,
-    shelf: Shelf,
+    models: ModelStore,
+    device_options: DeviceOptions,
+    device: OnceLock<Arc<Device>>,
     live: RwLock<Live>,
     /// Held by whoever makes a change.
     changing: Mutex<()>,
@@ -78,10 +79,39 @@ impl Platform {
         let blobs = Blobs::open(&tenants_dir.join("blobs")).map_err(io)?;
         let compiled_dir = data_dir.join(COMPILED_DIR);
         let runtime = GuestRuntime::new(&compiled_dir, &RuntimeOptions::default())?;
-        let PlatformOptions { engine, compiler, tokio } = options;
-        let shelf = Shelf::new(ModelStore::new(&data_dir), engine);
+        let PlatformOptions { device: device_options, compiler, tokio } = options;
+        let (models, device) = (ModelStore::new(&data_dir), OnceLock::new());
         let (live, changing) = (RwLock::default(), Mutex::default());
-        Ok(Self { registry, blobs, compiled_dir, compiler, tokio, shelf, live, changing, runtime })
+        Ok(Self {
+            registry,
+            blobs,
+            compiled_dir,
+            compiler,
+            tokio,
+            models,
+            device_options,
+            device,
+            live,
+            changing,
+            runtime,
+        })
+    }
+
+    /// The device, opened now if it is not yet: commands that run no model do without one.
+    ///
+    /// # Errors
+    /// The machine has no such device.
+    pub fn device(&self) -> Result<&Arc<Device>, AdminError> {
+        if let Some(device) = self.device.get() {
+            return Ok(device);
+        }
+        let opened = Device::open(&self.device_options)?;
+        Ok(self.device.get_or_init(|| opened))
+    }
+
+    /// A model of the store on the device; `None` is the store's default.
+    fn model(&self, name: Option<&str>) -> Result<Arc<LoadedModel>, AdminError> {
+        Ok(self.device()?.load(&self.models.open(name)?)?)
     }
 
     /// Puts every tenant's current version in place. Blocks while guests are compiled that no cache holds.
@@ -182,7 +212,7 @@ impl Platform {
         let current = self.current(tenant).ok().map(|(_, deployment)| deployment);
         let limits = limits.or_else(|| current.as_ref().map(|current| current.limits.clone())).unwrap_or_default();
         let model = model.or_else(|| current.map(|current| current.model));
-        let model = self.shelf.get(model.as_deref())?;
+        let model = self.model(model.as_deref())?;
         let deployment = Deployment {
             version: 0,
             component: component.to_owned(),
@@ -247,9 +277,9 @@ impl Platform {
 
     /// Loads everything that a version needs. Nothing is visible to anybody yet.
     fn ready(&self, tenant: &TenantName, deployment: Deployment) -> Result<Parts, AdminError> {
-        let default = self.shelf.get(Some(&deployment.model))?;
+        let default = self.model(Some(&deployment.model))?;
         let others = deployment.limits.models.iter().filter(|&name| *name != deployment.model);
-        let others = others.map(|name| self.shelf.get(Some(name))).collect::<Result<Vec<_>, _>>()?;
+        let others = others.map(|name| self.model(Some(name))).collect::<Result<Vec<_>, _>>()?;
         let guest = self.guest(tenant, &deployment.component, default.info())?;
         let models = Models { default, others, unlisted: Unlisted::Denied };
         Ok(Parts { name: tenant.clone(), deployment, guest, models })

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assay::engine::EngineOptions;
+use assay::device::{Device, DeviceOptions, LoadedModel};
 use assay::model::store::StoredModel;
-use assay::model::{LoadedModel, ModelStore, Source};
+use assay::model::{ModelStore, Source};
 use assay::rerank::Request;
 use assay::tenant::admin::{AdminRequest, Command, Reply};
 use assay::tenant::compile::CompilerOptions;
@@ -69,7 +69,8 @@ pub fn data_dir() -> TempDir {
 
 /// The default model of a data directory.
 pub fn model(data_dir: &Path) -> Arc<LoadedModel> {
-    Arc::new(LoadedModel::load(&ModelStore::new(data_dir).open(None).unwrap(), &EngineOptions::default()).unwrap())
+    let device = Device::open(&DeviceOptions::default()).unwrap();
+    device.load(&ModelStore::new(data_dir).open(None).unwrap()).unwrap()
 }
 
 /// Computes what the `seeded` guest must answer, on an engine that nobody else uses.
@@ -91,6 +92,7 @@ impl Oracle {
             rows.push(Row { ids: &ids, second_segment: 1 }).unwrap();
         }
         let mut scores = Vec::new();
+        let rows = rows.check(&self.0.shape()).unwrap();
         self.0.run(&rows, &mut scores).unwrap();
         scores
     }
@@ -101,7 +103,7 @@ pub fn platform(data_dir: &Path, tokio: &tokio::runtime::Handle) -> Platform {
     // Short, so that tests of what never ends do.
     let max_prepare_cpu = Duration::from_millis(500);
     let compiler = CompilerOptions { max_prepare_cpu, ..CompilerOptions::new(super::PROGRAM.into()) };
-    let options = PlatformOptions { engine: EngineOptions::default(), compiler, tokio: tokio.clone() };
+    let options = PlatformOptions { device: DeviceOptions::default(), compiler, tokio: tokio.clone() };
     Platform::open(data_dir, options).unwrap()
 }
 

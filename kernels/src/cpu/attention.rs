@@ -164,6 +164,7 @@ fn softmax<S: Simd>(s: S, scores: &mut [f32]) -> f32 {
 mod tests {
     use super::super::simd::Isa;
     use super::*;
+    use crate::architecture::{Attention, Mask};
     use crate::reference;
 
     #[test]
@@ -182,7 +183,8 @@ mod tests {
         };
         let (q, k, v) = (numbers(0.7), numbers(1.3), numbers(2.1));
         let wide = |values: &[f32]| values.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
-        let expected = reference::attention(&wide(&q), &wide(&k), &wide(&v), width, 1);
+        let one_head = Attention::of_heads(1, width);
+        let expected = reference::attention(&wide(&q), &wide(&k), &wide(&v), &one_head, Mask::All);
         let scaled: Vec<f32> = q.iter().map(|q| q / (width as f32).sqrt()).collect();
 
         let mut scratch = Scratch::new(512, width, isa.tile_rows(), isa.panel());

@@ -13,7 +13,7 @@ use super::attention::{Attend, PackKeysValues, Scratch};
 use super::gemm::Finish;
 use super::integer::LeftBuffer;
 use super::matrix::{Matrix, MatrixMut};
-use super::model::{Model, PackedHead, PackedLayer};
+use super::model::{PackedHead, PackedLayer, PackedModel};
 use super::norm::EmbeddedToken;
 use super::pack::{K_BLOCK, Left, Product};
 use super::plan::{Mode, Plan};
@@ -21,7 +21,9 @@ use super::pool::Task;
 use super::simd::Isa;
 use super::stages::{Clock, Stage, Stages};
 use super::sync::Barrier;
+use crate::architecture::Activation;
 use crate::batch::PackedBatch;
+use crate::reference;
 
 /// Tokens to a group. State, sums and one block of the intermediate layer are 4.5 KiB a token in MiniLM, a little more
 /// than a second-level cache of 512 KiB in all, of which one product touches two thirds; fewer tokens would read each
@@ -35,7 +37,7 @@ const TAIL_ROWS: usize = 96;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) isa: Isa,
-    pub(super) model: Model,
+    pub(super) model: PackedModel,
     /// Written between batches, read during one.
     pub(super) job: RwLock<Job>,
     pub(super) next_group: AtomicUsize,
@@ -64,6 +66,8 @@ pub(super) struct Worker {
     clock: Clock,
     /// The state of this thread's tokens, `[tokens, hidden]`.
     states: Vec<f32>,
+    /// Embedded tokens before their projection, `[GROUP_TOKENS, stride]`; empty where there is none.
+    embedded: Vec<f32>,
     /// Attention's result, `[tokens, heads]`.
     context: Vec<f32>,
     tail: Tail,
@@ -100,18 +104,17 @@ struct Tail {
 
 impl Worker {
     /// Buffers for groups of up to `max_tokens` tokens.
-    pub(super) fn new(isa: Isa, model: &Model, index: usize, max_tokens: usize) -> Self {
+    pub(super) fn new(isa: Isa, model: &PackedModel, index: usize, max_tokens: usize) -> Self {
         let widths = model.widths;
         let tail_rows = TAIL_ROWS + max_tokens;
-        let labels = match &model.head {
-            PackedHead::CrossEncoder { classifier, .. } => classifier.outputs(),
-            PackedHead::MeanEmbedding => 0,
-        };
+        let labels = model.head.as_ref().map_or(0, |head| head.classifier.outputs());
+        let embedded = model.embeddings.projection.as_ref().map_or(0, |_| model.embeddings.stride());
         Self {
             index,
             turn: 0,
             clock: Clock::default(),
             states: vec![0.0; max_tokens * widths.hidden],
+            embedded: vec![0.0; GROUP_TOKENS * embedded],
             context: vec![0.0; max_tokens * widths.heads],
             tail: Tail {
                 rows: Vec::with_capacity(tail_rows),
@@ -125,14 +128,14 @@ impl Worker {
                 left: LeftBuffer::new(max_tokens, widths.hidden.max(widths.heads)),
                 left_block: LeftBuffer::new(GROUP_TOKENS, K_BLOCK),
             },
-            attention: Scratch::new(model.config.max_position_embeddings, widths.head, isa.tile_rows(), isa.panel()),
+            attention: Scratch::new(model.architecture.max_tokens, widths.head, isa.tile_rows(), isa.panel()),
         }
     }
 
     pub(super) fn bytes(&self) -> u64 {
         let Tail { rows: _, states, queries, context } = &self.tail;
-        let buffers =
-            [&self.states, &self.context, states, queries, context, &self.block.sums, &self.block.intermediate];
+        let BlockBuffers { sums, intermediate, .. } = &self.block;
+        let buffers = [&self.states, &self.embedded, &self.context, states, queries, context, sums, intermediate];
         buffers.map(|buffer| size_of_val(buffer.as_slice()) as u64).iter().sum::<u64>()
             + self.block.left.bytes()
             + self.block.left_block.bytes()
@@ -261,17 +264,40 @@ impl<'a> Pass<'a> {
     }
 
     fn embed(&self, worker: &mut Worker) {
-        let model = &self.shared.model;
-        let mut states = worker.states.chunks_exact_mut(model.widths.hidden);
-        for part in self.parts(self.team.member) {
-            let row = self.batch.row(part.row as usize);
-            let first = part.from - part.row_start;
-            for (position, state) in (first..first + part.tokens).zip(&mut states) {
-                let token_type = usize::from(position >= row.second_segment);
-                let token = EmbeddedToken { id: row.ids[position], position, token_type };
-                model.embeddings.embed(self.shared.isa, token, state);
+        let (isa, model) = (self.shared.isa, &self.shared.model);
+        let (embeddings, hidden) = (&model.embeddings, model.widths.hidden);
+        let mut tokens = self.own_tokens();
+        let Some(projection) = &embeddings.projection else {
+            let states = worker.states.chunks_exact_mut(hidden);
+            return tokens.zip(states).for_each(|(token, state)| embeddings.embed(isa, token, state));
+        };
+        let stride = embeddings.stride();
+        blocks(self.own(self.team.member).len(), |block| {
+            let embedded = &mut worker.embedded[..block.len() * stride];
+            for (to, token) in embedded.chunks_exact_mut(stride).zip(&mut tokens) {
+                embeddings.embed(isa, token, to);
             }
-        }
+            let product = Product {
+                rows: block.len(),
+                a: Left::F32(Matrix::new(embedded, stride)),
+                c: MatrixMut::new(&mut worker.states[block.start * hidden..], hidden),
+                residual: None,
+                finish: Finish::Store,
+            };
+            projection.apply(isa, 0..hidden, product);
+        });
+    }
+
+    /// This member's tokens of the group, in order.
+    fn own_tokens(&self) -> impl Iterator<Item = EmbeddedToken> + '_ {
+        let shape = &self.shared.model.architecture.embeddings;
+        self.parts(self.team.member).flat_map(move |part| {
+            let row = self.batch.row(part.row as usize);
+            let tokens = row.ids.iter().zip(shape.positions.indices(row.ids)).enumerate();
+            tokens.skip(part.from - part.row_start).take(part.tokens).map(move |(place, (&id, position))| {
+                EmbeddedToken { id, position, token_type: shape.token_types.index(place, row.second_segment) }
+            })
+        })
     }
 
     /// Writes queries, keys and values of this member's tokens, and waits for those of the others. Returns which of the
@@ -418,7 +444,7 @@ impl<'a> Pass<'a> {
     /// The mean of each row's last states, scaled to unit length, by the member that has the row's first token.
     fn mean(&self, worker: &mut Worker) {
         let model = &self.shared.model;
-        let (stride, hidden) = (model.widths.hidden, model.config.hidden_size);
+        let (stride, hidden) = (model.widths.hidden, model.architecture.hidden_size);
         let buffer = self.publish(worker, |states, _, exchange, tokens| {
             exchange[..tokens * stride].copy_from_slice(&states[..tokens * stride]);
         });
@@ -477,7 +503,10 @@ fn after_attention(
             finish: Finish::Store,
         };
         layer.attention_output.apply(isa, 0..hidden, product);
-        layer.attention_norm.apply(isa, sums, states);
+        match &layer.attention_norm {
+            Some(norm) => norm.apply(isa, sums, states),
+            None => states.copy_from_slice(sums),
+        }
         clock.lap(Stage::Projection);
         // Block by block of the intermediate layer: each is the left matrix of the second product while it is in cache.
         let a = layer.intermediate.left(isa, rows, Matrix::new(states, hidden), left);
@@ -503,7 +532,7 @@ fn after_attention(
 impl Shared {
     /// The rest of the last layer and the head, for the first tokens collected so far.
     fn finish_tail(&self, worker: &mut Worker) {
-        let PackedHead::CrossEncoder { pooler, classifier } = &self.model.head else { return };
+        let Some(PackedHead { dense, classifier }) = &self.model.head else { return };
         let Some(layer) = self.model.layers.last() else { return };
         let tail = &mut worker.tail;
         let hidden = self.model.widths.hidden;
@@ -512,26 +541,30 @@ impl Shared {
         after_attention(self, layer, tokens, &tail.context, &mut tail.states, &mut worker.block, &mut ignored);
         blocks(tokens, |block| {
             let BlockBuffers { sums, intermediate, .. } = &mut worker.block;
-            let product = Product {
-                rows: block.len(),
-                a: Left::F32(Matrix::new(&tail.states[block.start * hidden..], hidden)),
-                c: MatrixMut::new(sums, hidden),
-                residual: None,
-                finish: Finish::Store,
-            };
-            pooler.apply(self.isa, 0..hidden, product);
-            sums[..block.len() * hidden].iter_mut().for_each(|x| *x = libm::tanhf(*x));
+            let mut pooled = Matrix::new(&tail.states[block.start * hidden..], hidden);
+            if let Some(dense) = dense {
+                let product = Product {
+                    rows: block.len(),
+                    a: Left::F32(pooled),
+                    c: MatrixMut::new(sums, hidden),
+                    residual: None,
+                    finish: Finish::Store,
+                };
+                dense.apply(self.isa, 0..hidden, product);
+                activate(self.model.head_activation(), &mut sums[..block.len() * hidden]);
+                pooled = Matrix::new(sums, hidden);
+            }
             let stride = classifier.outputs();
             let product = Product {
                 rows: block.len(),
-                a: Left::F32(Matrix::new(sums, hidden)),
+                a: Left::F32(pooled),
                 c: MatrixMut::new(intermediate, stride),
                 residual: None,
                 finish: Finish::Store,
             };
             classifier.apply(self.isa, 0..stride, product);
             for (&row, logits) in tail.rows[block].iter().zip(intermediate.chunks_exact(stride)) {
-                self.write_outputs(row, &logits[..self.model.config.outputs]);
+                self.write_outputs(row, &logits[..self.model.architecture.outputs()]);
             }
         });
         tail.rows.clear();
@@ -541,5 +574,15 @@ impl Shared {
     fn write_outputs(&self, row: u32, values: &[f32]) {
         let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
         outputs[row as usize * values.len()..][..values.len()].copy_from_slice(values);
+    }
+}
+
+/// Applies the head's activation: of a row's numbers only, so one number at a time will do.
+fn activate(activation: Option<Activation>, values: &mut [f32]) {
+    let wide = |activation, x: f32| reference::activate(activation, f64::from(x)) as f32;
+    match activation {
+        None => {}
+        Some(Activation::Tanh) => values.iter_mut().for_each(|x| *x = libm::tanhf(*x)),
+        Some(activation) => values.iter_mut().for_each(|x| *x = wide(activation, *x)),
     }
 }

@@ -275,8 +275,7 @@ unsafe fn load_panel<S: Simd>(s: S, from: *const f32) -> [S::F32; PANEL_VECTORS]
 
 #[cfg(test)]
 mod tests {
-    use super::super::Precision;
-    use super::super::pack::{self, Left, PackedLinear, Product};
+    use super::super::pack::{Format, Left, PackedLinear, Product};
     use super::super::simd::Isa;
     use super::*;
     use crate::reference;
@@ -305,8 +304,8 @@ mod tests {
     }
 
     fn check(isa: Isa, rows: usize, inputs: usize, outputs: usize) {
-        let linear = Linear { weight: numbers(inputs * outputs, 1), bias: numbers(outputs, 2) };
-        let packed = PackedLinear::new(isa, Precision::F32, &pack::columns(&linear), &pack::all_inputs(inputs));
+        let linear = Linear { weight: numbers(inputs * outputs, 1), bias: Some(numbers(outputs, 2)), inputs };
+        let packed = PackedLinear::plain(isa, Format::F32, &linear);
         let x = numbers(rows * inputs, 3);
         let stride = packed.outputs();
         let residual = numbers(rows * stride, 4);

@@ -19,6 +19,7 @@ mod plan;
 mod pool;
 mod simd;
 mod stages;
+mod supports;
 mod sync;
 
 use std::num::NonZeroUsize;
@@ -26,13 +27,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::batch::PackedBatch;
-use crate::config::BertConfig;
-use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Ticket};
-use crate::flops::batch_flops;
-use crate::weights::BertWeights;
+use crate::architecture::{Architecture, Unsupported};
+use crate::batch::{CheckedBatch, PackedBatch};
+use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, RowShape, Ticket};
+use crate::flops::{batch_flops, row_flops};
+use crate::weights::Model;
 use forward::{GROUP_TOKENS, Job, Shared, Worker};
-use model::Model;
+use model::PackedModel;
+use pack::Format;
 use plan::{Limits, Plan};
 use pool::Pool;
 pub use simd::InstructionSet;
@@ -45,34 +47,8 @@ pub const DEFAULT_MAX_BATCH_TOKENS: usize = 16_384;
 /// Fewest tokens that a thread gets when several share a row: fewer would not pay for reading the weights once more.
 const MIN_MEMBER_TOKENS: usize = 12;
 
-/// Numbers as stored and multiplied.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// Weights and activations in f32: exact to rounding.
-    #[default]
-    F32,
-    /// Encoder weights in 8 bits with a scale for each output, activations in 16 bits with a scale for each row, sums
-    /// exact; attention, LayerNorm, GELU and the head in f32. Logits differ from f32's by some hundredths.
-    Int8,
-    /// As [`Int8`](Self::Int8), with weights of 11 and activations of 12 bits, both stored in 16: the same speed, twice
-    /// its memory and a tenth of its error.
-    Int16,
-}
-
-impl Precision {
-    /// Every precision that the CPU engine computes in.
-    pub const ALL: [Self; 3] = [Self::F32, Self::Int8, Self::Int16];
-
-    /// Its name: `f32`, `int8` or `int16`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Int8 => "int8",
-            Self::Int16 => "int16",
-        }
-    }
-}
+/// Every precision that the CPU engine computes in.
+pub const PRECISIONS: &[Precision] = &[Precision::F32, Precision::Int8, Precision::Int16];
 
 /// How a [`CpuEngine`] is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,27 +93,27 @@ impl CpuEngine {
     /// Packs the weights, starts the threads and allocates everything that serving will need.
     ///
     /// # Errors
-    /// A thread cannot be started.
-    pub fn new(weights: BertWeights, options: CpuOptions) -> Result<Self, EngineError> {
-        Self::with_instruction_set(weights, options, InstructionSet::detect())
+    /// The model has a part that the engine lacks, the engine lacks the precision, or a thread cannot be started.
+    pub fn new(model: Model, options: CpuOptions) -> Result<Self, EngineError> {
+        Self::with_instruction_set(model, options, InstructionSet::detect())
     }
 
     /// As [`new`](Self::new), with kernels for the given instruction set.
     ///
     /// # Errors
-    /// This processor does not have it, or a thread cannot be started.
-    pub fn with_instruction_set(
-        weights: BertWeights,
-        options: CpuOptions,
-        set: InstructionSet,
-    ) -> Result<Self, EngineError> {
+    /// As [`new`](Self::new), or this processor does not have the instruction set.
+    pub fn with_instruction_set(model: Model, options: CpuOptions, set: InstructionSet) -> Result<Self, EngineError> {
         let isa =
             Isa::new(set).ok_or_else(|| EngineError::Device(format!("this processor does not have {}", set.name())))?;
+        Self::supports(&model.architecture)?;
+        let precision = options.precision;
+        let unsupported = EngineError::Precision { engine: "cpu", precision, supported: PRECISIONS };
+        let format = Format::of(precision).ok_or(unsupported)?;
         let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let threads = options.threads.unwrap_or_else(available).get();
-        let longest_row = weights.config.max_position_embeddings;
+        let longest_row = model.architecture.max_tokens;
         let max_batch_tokens = options.max_batch_tokens.max(longest_row);
-        let model = Model::new(isa, options.precision, weights);
+        let model = PackedModel::new(isa, format, model);
 
         // A plan's group exceeds its aim by less than one row.
         let group_tokens = (GROUP_TOKENS + longest_row).next_multiple_of(isa.tile_rows());
@@ -147,7 +123,7 @@ impl CpuEngine {
             (0..threads).map(|index| Worker::new(isa, &model, index, group_tokens)).collect();
         let arena_bytes =
             workers.iter().map(Worker::bytes).sum::<u64>() + (threads * 2 * exchange_len * size_of::<f32>()) as u64;
-        let outputs = Vec::with_capacity(max_batch_tokens * model.config.outputs);
+        let outputs = Vec::with_capacity(max_batch_tokens * model.architecture.outputs());
         let memory = DeviceMemory {
             weights_bytes: model.bytes(),
             arena_bytes,
@@ -191,6 +167,14 @@ impl CpuEngine {
         })
     }
 
+    /// Whether the engine computes such a model.
+    ///
+    /// # Errors
+    /// Names a part that it lacks.
+    pub fn supports(architecture: &Architecture) -> Result<(), Unsupported> {
+        supports::check(architecture)
+    }
+
     /// Time that threads have spent in each stage since the engine was made, summed over threads.
     #[must_use]
     pub fn stage_times(&self) -> [(Stage, Duration); Stage::ALL.len()] {
@@ -201,10 +185,10 @@ impl CpuEngine {
         {
             let mut job = self.shared.job.write().unwrap_or_else(PoisonError::into_inner);
             job.batch.copy_from(batch);
-            job.plan.make(&self.shared.model.config, batch, self.limits);
+            job.plan.make(&self.shared.model.architecture, batch, self.limits);
             let mut outputs = self.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner);
             outputs.clear();
-            outputs.resize(batch.rows() * self.shared.model.config.outputs, 0.0);
+            outputs.resize(batch.rows() * self.shared.model.architecture.outputs(), 0.0);
             self.shared.next_group.store(0, Ordering::Relaxed);
         }
         if batch.rows() > 0 && !self.pool.run(&*self.shared, &mut self.worker) {
@@ -220,8 +204,12 @@ impl Engine for CpuEngine {
         &self.info
     }
 
-    fn config(&self) -> &BertConfig {
-        &self.shared.model.config
+    fn shape(&self) -> RowShape {
+        self.shared.model.architecture.row_shape()
+    }
+
+    fn row_flops(&self, tokens: usize) -> u64 {
+        row_flops(&self.shared.model.architecture, tokens)
     }
 
     fn max_batch_tokens(&self) -> usize {
@@ -232,7 +220,7 @@ impl Engine for CpuEngine {
         self.memory
     }
 
-    fn submit(&mut self, batch: &PackedBatch) -> Result<Ticket, EngineError> {
+    fn submit(&mut self, batch: &CheckedBatch) -> Result<Ticket, EngineError> {
         if self.failed {
             return Err(EngineError::Device("a thread of the engine panicked earlier".to_owned()));
         }
@@ -243,14 +231,17 @@ impl Engine for CpuEngine {
         if tokens > max_batch_tokens {
             return Err(EngineError::TooManyTokens { tokens, max_batch_tokens });
         }
-        batch.check(self.config())?;
+        let (found, expected) = (*batch.shape(), self.shape());
+        if found != expected {
+            return Err(EngineError::OtherShape { found, expected });
+        }
         let started = Instant::now();
         self.compute(batch)?;
         let elapsed = started.elapsed();
         let report = BatchReport {
             rows: batch.rows(),
             tokens,
-            useful_flops: batch_flops(self.config(), batch),
+            useful_flops: batch_flops(&self.shared.model.architecture, batch),
             elapsed,
             device_time: Some(elapsed),
             dispatches: 0,

@@ -5,8 +5,8 @@
 //! uneven for that, all threads become one *team* that shares each group, every member computing its part of the
 //! tokens; members meet once a layer, before they read each other's keys and values.
 
+use crate::architecture::Architecture;
 use crate::batch::PackedBatch;
-use crate::config::BertConfig;
 use crate::flops;
 
 /// How the threads divide a batch.
@@ -74,7 +74,7 @@ impl Plan {
     }
 
     /// Plans a batch of at least one row. A group has at most `group_tokens` tokens a member and one row more.
-    pub(super) fn make(&mut self, config: &BertConfig, batch: &PackedBatch, limits: Limits) {
+    pub(super) fn make(&mut self, architecture: &Architecture, batch: &PackedBatch, limits: Limits) {
         let Limits { threads, group_tokens, member_tokens } = limits;
         self.ranked.clear();
         self.ranked.extend((0..batch.rows() as u32).map(|row| (row, 0)));
@@ -83,20 +83,20 @@ impl Plan {
 
         self.mode = Mode::Alone;
         let rounds = batch.tokens().div_ceil(group_tokens * threads);
-        self.fill_bins(config, batch, rounds * threads, group_tokens);
+        self.fill_bins(architecture, batch, rounds * threads, group_tokens);
         let team = threads.min(batch.tokens() / member_tokens);
         let total: u64 = self.bins.iter().map(|bin| bin.flops).sum();
         if team > 1 && self.makespan(threads) as f64 > total as f64 / team as f64 * TEAM_OVERHEAD {
             self.mode = Mode::Team(team);
             let group_tokens = group_tokens * team;
-            self.fill_bins(config, batch, batch.tokens().div_ceil(group_tokens), group_tokens);
+            self.fill_bins(architecture, batch, batch.tokens().div_ceil(group_tokens), group_tokens);
         }
         self.cut();
     }
 
     /// Puts each row into the bin with the least work of those that are not full. One of them is not: together they
     /// have room for `bins · group_tokens`, which is no less than the batch.
-    fn fill_bins(&mut self, config: &BertConfig, batch: &PackedBatch, bins: usize, group_tokens: usize) {
+    fn fill_bins(&mut self, architecture: &Architecture, batch: &PackedBatch, bins: usize, group_tokens: usize) {
         self.bins.clear();
         self.bins.resize(bins, Bin::default());
         for (row, place) in &mut self.ranked {
@@ -106,7 +106,7 @@ impl Plan {
             let bin = &mut self.bins[least];
             bin.rows += 1;
             bin.tokens += tokens;
-            bin.flops += flops::row_flops(config, tokens);
+            bin.flops += flops::row_flops(architecture, tokens);
             *place = least as u32;
         }
     }
@@ -140,20 +140,10 @@ impl Plan {
 mod tests {
     use super::*;
     use crate::batch::Row;
-    use crate::config::Task;
+    use crate::families;
 
-    const CONFIG: BertConfig = BertConfig {
-        vocab_size: 10,
-        hidden_size: 384,
-        num_hidden_layers: 6,
-        num_attention_heads: 12,
-        intermediate_size: 1536,
-        max_position_embeddings: 512,
-        type_vocab_size: 2,
-        layer_norm_eps: 1e-12,
-        task: Task::CrossEncoder,
-        outputs: 1,
-    };
+    const CONFIG: &[u8] = br#"{"model_type": "bert", "vocab_size": 10, "hidden_size": 384, "num_hidden_layers": 6,
+        "num_attention_heads": 12, "intermediate_size": 1536, "max_position_embeddings": 512, "num_labels": 1}"#;
 
     fn plan(lengths: &[usize], threads: usize) -> Plan {
         let mut batch = PackedBatch::default();
@@ -161,7 +151,11 @@ mod tests {
             batch.push(Row { ids: &vec![1; length], second_segment: 0 }).unwrap();
         }
         let mut plan = Plan::default();
-        plan.make(&CONFIG, &batch, Limits { threads, group_tokens: 96, member_tokens: 12 });
+        plan.make(
+            &families::read_config(CONFIG).unwrap(),
+            &batch,
+            Limits { threads, group_tokens: 96, member_tokens: 12 },
+        );
         let mut rows: Vec<u32> = (0..plan.groups()).flat_map(|group| plan.group(group).to_vec()).collect();
         rows.sort_unstable();
         assert_eq!(rows, (0..lengths.len() as u32).collect::<Vec<_>>(), "every row once");

@@ -18,12 +18,13 @@ use super::ops::attention::{self, Tile};
 use super::ops::embed::Token;
 use super::plan::{Arena, Extents, Plan};
 use super::slots::{SLOTS, Slot};
+use super::supports;
 use super::tune::{self, Choices, TuneCache};
-use crate::batch::PackedBatch;
-use crate::config::BertConfig;
-use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Ticket};
-use crate::flops::batch_flops;
-use crate::weights::BertWeights;
+use crate::architecture::{Architecture, TokenTypes, Unsupported};
+use crate::batch::{CheckedBatch, PackedBatch};
+use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, RowShape, Ticket};
+use crate::flops::{batch_flops, row_flops};
+use crate::weights::Model;
 
 /// Token budget where nobody says: 80 rows of 100 tokens, which fills the GPUs of today, in 120 MB of f32 activations for
 /// a hidden size of 384.
@@ -61,7 +62,7 @@ impl Default for GpuOptions {
 /// A model on a GPU.
 #[derive(Debug)]
 pub struct GpuEngine {
-    weights: Arc<BertWeights>,
+    model: Arc<Model>,
     options: GpuOptions,
     layout: Layout,
     info: EngineInfo,
@@ -116,16 +117,17 @@ impl GpuEngine {
     ///
     /// # Errors
     /// There is no such adapter, the model has a shape that no kernel computes, or its memory does not suffice.
-    pub fn new(weights: impl Into<Arc<BertWeights>>, options: GpuOptions) -> Result<Self, GpuError> {
-        let weights = weights.into();
-        let layout = Layout::new(&weights.config, options.precision)?;
-        let longest = weights.config.max_position_embeddings;
+    pub fn new(model: impl Into<Arc<Model>>, options: GpuOptions) -> Result<Self, GpuError> {
+        let model = model.into();
+        Self::supports(&model.architecture)?;
+        let layout = Layout::new(&model.architecture, options.precision)?;
+        let longest = model.architecture.max_tokens;
         let most = MAX_WORKGROUPS * 64 / (layout.hidden_padded / 4);
         if options.max_batch_tokens.max(longest) > most {
             return Err(GpuError::Shape { what: format!("batches of more than {most} tokens") });
         }
         let options = GpuOptions { max_batch_tokens: options.max_batch_tokens.max(longest), ..options };
-        let loaded = Loaded::new(&weights, &layout, &options)?;
+        let loaded = Loaded::new(&model, &layout, &options)?;
         let info = EngineInfo {
             name: "gpu",
             device: loaded.gpu.description().to_string(),
@@ -134,7 +136,7 @@ impl GpuEngine {
         };
         let memory = loaded.memory();
         Ok(Self {
-            weights,
+            model,
             options,
             layout,
             info,
@@ -144,6 +146,14 @@ impl GpuEngine {
             next_ticket: 0,
             scratch: Scratch::default(),
         })
+    }
+
+    /// Whether the engine computes such a model.
+    ///
+    /// # Errors
+    /// Names a part that it lacks.
+    pub fn supports(architecture: &Architecture) -> Result<(), Unsupported> {
+        supports::check(architecture)
     }
 
     /// The adapter, while the device is there.
@@ -183,7 +193,7 @@ impl GpuEngine {
     ///
     /// # Errors
     /// As [`Engine::run`].
-    pub fn profile(&mut self, batch: &PackedBatch, repeats: u32) -> Result<Vec<KernelTime>, EngineError> {
+    pub fn profile(&mut self, batch: &CheckedBatch, repeats: u32) -> Result<Vec<KernelTime>, EngineError> {
         let mut outputs = Vec::new();
         self.run(batch, &mut outputs)?;
         let extents = self.scratch.extents(batch);
@@ -212,7 +222,7 @@ impl GpuEngine {
         }
         let loaded = match self.loaded.take() {
             Some(loaded) => loaded,
-            None => Loaded::new(&self.weights, &self.layout, &self.options)?,
+            None => Loaded::new(&self.model, &self.layout, &self.options)?,
         };
         Ok(self.loaded.insert(loaded))
     }
@@ -241,19 +251,19 @@ pub struct KernelTime {
 }
 
 impl Loaded {
-    fn new(weights: &BertWeights, layout: &Layout, options: &GpuOptions) -> Result<Self, GpuError> {
+    fn new(weights: &Model, layout: &Layout, options: &GpuOptions) -> Result<Self, GpuError> {
         let gpu = GpuDevice::open(&options.adapter)?;
-        let config = &weights.config;
+        let architecture = &weights.architecture;
         let target = options.target.unwrap_or(Target::of(&gpu));
         let choices = options.tune.choose(&gpu, target, layout, options.max_batch_tokens)?;
         let (model, arena, slots) = gpu.scoped(|| {
-            let model = DeviceModel::new(&gpu, weights, layout)?;
+            let model = DeviceModel::new(&gpu, &weights.weights, layout)?;
             let arena = Arena::new(&gpu, layout, options.max_batch_tokens)?;
             let slots: Result<Vec<_>, _> =
-                (0..SLOTS).map(|_| Slot::new(&gpu, options.max_batch_tokens, config.outputs)).collect();
+                (0..SLOTS).map(|_| Slot::new(&gpu, options.max_batch_tokens, architecture.outputs())).collect();
             Ok((model, arena, slots?))
         })?;
-        let plan = gpu.scoped(|| Plan::new(&gpu, config, layout, &choices, (&model, &arena, &slots)))?;
+        let plan = gpu.scoped(|| Plan::new(&gpu, architecture, layout, &choices, (&model, &arena, &slots)))?;
         gpu.check()?;
         Ok(Self { gpu, model, arena, slots, plan, choices })
     }
@@ -298,8 +308,12 @@ impl Engine for GpuEngine {
         &self.info
     }
 
-    fn config(&self) -> &BertConfig {
-        &self.weights.config
+    fn shape(&self) -> RowShape {
+        self.model.architecture.row_shape()
+    }
+
+    fn row_flops(&self, tokens: usize) -> u64 {
+        row_flops(&self.model.architecture, tokens)
     }
 
     fn max_batch_tokens(&self) -> usize {
@@ -314,8 +328,11 @@ impl Engine for GpuEngine {
         self.memory
     }
 
-    fn submit(&mut self, batch: &PackedBatch) -> Result<Ticket, EngineError> {
-        batch.check(&self.weights.config)?;
+    fn submit(&mut self, batch: &CheckedBatch) -> Result<Ticket, EngineError> {
+        let (found, expected) = (*batch.shape(), self.shape());
+        if found != expected {
+            return Err(EngineError::OtherShape { found, expected });
+        }
         let (tokens, max_batch_tokens) = (batch.tokens(), self.options.max_batch_tokens);
         if tokens > max_batch_tokens {
             return Err(EngineError::TooManyTokens { tokens, max_batch_tokens });
@@ -327,16 +344,16 @@ impl Engine for GpuEngine {
         let mut report = BatchReport {
             rows: batch.rows(),
             tokens,
-            useful_flops: batch_flops(&self.weights.config, batch),
+            useful_flops: batch_flops(&self.model.architecture, batch),
             ..BatchReport::default()
         };
         let (mut slot, mut submission) = (Place::Empty, None);
         if batch.rows() > 0 {
             let mut scratch = std::mem::take(&mut self.scratch);
-            let outputs_bytes = (batch.rows() * self.weights.config.outputs * 4) as u64;
+            let outputs_bytes = (batch.rows() * expected.outputs * 4) as u64;
             let free = self.free_slot();
             let submit = self.loaded().and_then(|loaded| {
-                scratch.fill(batch, loaded.plan.queries_per_tile);
+                scratch.fill(batch, expected.token_types, loaded.plan.queries_per_tile);
                 let extents = scratch.extents(batch);
                 loaded.submit(free, &scratch, &extents, outputs_bytes, &mut report)
             });
@@ -368,7 +385,7 @@ impl Engine for GpuEngine {
             Place::Slot(slot) => slot,
         };
         let before = outputs.len();
-        let outputs_bytes = (batch.report.rows * self.weights.config.outputs * 4) as u64;
+        let outputs_bytes = (batch.report.rows * self.shape().outputs * 4) as u64;
         let finished = match &mut self.loaded {
             None => Err(GpuError::Lost("it is being opened anew".to_owned())),
             Some(loaded) => loaded.finish(slot, batch.submission.take(), outputs_bytes, outputs),
@@ -409,7 +426,7 @@ impl GpuEngine {
 
 impl Scratch {
     /// Lays out a batch for upload.
-    fn fill(&mut self, batch: &PackedBatch, queries_per_tile: u32) {
+    fn fill(&mut self, batch: &PackedBatch, token_types: TokenTypes, queries_per_tile: u32) {
         self.tokens.clear();
         self.rows.clear();
         let mut key_start = 0;
@@ -417,7 +434,7 @@ impl Scratch {
             let keys = row.ids.len() as u32;
             self.rows.push(Tile { query_start: index, queries: 1, key_start, keys });
             for (place, &id) in (0..).zip(row.ids) {
-                let token_type = u32::from(place as usize >= row.second_segment);
+                let token_type = token_types.index(place as usize, row.second_segment) as u32;
                 self.tokens.push(Token { id, place: place << 1 | token_type });
             }
             key_start += keys;

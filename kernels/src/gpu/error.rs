@@ -1,5 +1,6 @@
 //! Why the GPU engine cannot be made or cannot go on.
 
+use crate::architecture;
 use crate::engine::EngineError;
 
 /// Why the GPU engine cannot be made or cannot go on.
@@ -23,6 +24,9 @@ pub enum GpuError {
         /// What to do instead.
         remedy: &'static str,
     },
+    /// The model has a part that the engine does not compute.
+    #[error(transparent)]
+    Part(#[from] architecture::Unsupported),
     /// The model has a shape that the kernels do not compute.
     #[error("the GPU engine does not compute a model with {what}: use the CPU engine")]
     Shape {

@@ -6,7 +6,7 @@
 //! nobody reads.
 
 use super::error::GpuError;
-use crate::config::BertConfig;
+use crate::architecture::Architecture;
 
 /// Widths are padded to a multiple of this: 32 threads of four columns, and 32 numbers of K, both divide it.
 pub const TILE: usize = 128;
@@ -90,17 +90,17 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout of `config`.
+    /// The layout of a model.
     ///
     /// # Errors
     /// A head is wider than [`MAX_HEAD_DIM`], or its width is not a multiple of 8 (of 16 where it is above 64).
-    pub fn new(config: &BertConfig, precision: Precision) -> Result<Self, GpuError> {
+    pub fn new(architecture: &Architecture, precision: Precision) -> Result<Self, GpuError> {
         let layout = Self {
-            hidden: config.hidden_size,
-            hidden_padded: config.hidden_size.next_multiple_of(TILE),
-            intermediate_padded: config.intermediate_size.next_multiple_of(TILE),
-            heads: config.num_attention_heads,
-            head_dim: config.head_dim(),
+            hidden: architecture.hidden_size,
+            hidden_padded: architecture.hidden_size.next_multiple_of(TILE),
+            intermediate_padded: architecture.block.mlp.intermediate_size.next_multiple_of(TILE),
+            heads: architecture.block.attention.heads,
+            head_dim: architecture.block.attention.head_dim,
             precision,
         };
         layout.check()?;

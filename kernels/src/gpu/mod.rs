@@ -22,6 +22,7 @@ pub mod ops;
 mod plan;
 pub mod shader;
 mod slots;
+mod supports;
 pub mod tune;
 
 pub use adapter::{AdapterDescription, AdapterKind, AdapterSelection, AutoChoice, adapters, auto, find};

@@ -7,7 +7,7 @@ use super::device::GpuDevice;
 use super::error::GpuError;
 use super::layout::{Layout, TILE};
 use super::ops::gemm_norm;
-use crate::weights::{BertWeights, Head, LayerNorm, Linear};
+use crate::weights::{HeadWeights, LayerWeights, Linear, NormWeights, Weights};
 
 /// A linear layer on the device: weight `[k, n]` in the engine's precision, bias `[n]` in f32, both padded.
 #[derive(Debug)]
@@ -80,27 +80,27 @@ impl DeviceModel {
     ///
     /// # Errors
     /// A table is larger than the device can bind.
-    pub fn new(gpu: &GpuDevice, weights: &BertWeights, layout: &Layout) -> Result<Self, GpuError> {
+    pub fn new(gpu: &GpuDevice, weights: &Weights, layout: &Layout) -> Result<Self, GpuError> {
         let before = gpu.created().buffer_bytes;
         let upload = Upload { gpu, layout };
         let tables = &weights.embeddings;
-        let norm = [tables.norm.weight.as_slice(), &tables.norm.bias].concat();
+        let norm = tables.norm.as_ref().map(|norm| [norm.weight.as_slice(), bias_of(norm)].concat());
         let embeddings = [
             upload.stored("word embeddings", &tables.word)?,
             upload.stored("position embeddings", &tables.position)?,
             upload.stored("token type embeddings", &tables.token_type)?,
-            upload.plain("embedding norm", &norm)?,
+            upload.plain("embedding norm", &norm.unwrap_or_default())?,
         ];
         let layers = weights.layers.iter().map(|layer| upload.layer(layer)).collect::<Result<_, _>>()?;
         let head = match &weights.head {
-            Head::MeanEmbedding => DeviceHead::MeanEmbedding,
-            Head::CrossEncoder { pooler, classifier } => DeviceHead::CrossEncoder {
-                pooler: upload.linear("pooler", &[(pooler, 1.0)])?,
+            Some(HeadWeights { dense: Some(dense), classifier, .. }) => DeviceHead::CrossEncoder {
+                pooler: upload.linear("pooler", &[(dense, 1.0)])?,
                 classifier: DeviceLinear {
                     weight: upload.plain("classifier weight", &classifier.weight)?,
-                    bias: upload.plain("classifier bias", &classifier.bias)?,
+                    bias: upload.plain("classifier bias", classifier.bias.as_deref().unwrap_or_default())?,
                 },
             },
+            _ => DeviceHead::MeanEmbedding,
         };
         Ok(Self { embeddings, layers, head, bytes: gpu.created().buffer_bytes - before })
     }
@@ -112,13 +112,15 @@ struct Upload<'a> {
 }
 
 impl Upload<'_> {
-    fn layer(&self, layer: &crate::weights::Layer) -> Result<DeviceLayer, GpuError> {
+    fn layer(&self, layer: &LayerWeights) -> Result<DeviceLayer, GpuError> {
         let scale = std::f64::consts::LOG2_E / (self.layout.head_dim as f64).sqrt();
+        // Every model that the engine supports has one.
+        let attention_norm = layer.attention_norm.as_ref().unwrap_or(&layer.output_norm);
         Ok(DeviceLayer {
             qkv: self.linear("qkv", &[(&layer.query, scale), (&layer.key, 1.0), (&layer.value, 1.0)])?,
             attention_output: self.linear("attention output", &[(&layer.attention_output, 1.0)])?,
-            attention_norm: self.norm(&layer.attention_norm)?,
-            attention_params: self.params(&layer.attention_output, &layer.attention_norm)?,
+            attention_norm: self.norm(attention_norm)?,
+            attention_params: self.params(&layer.attention_output, attention_norm)?,
             intermediate: self.linear("intermediate", &[(&layer.intermediate, 1.0)])?,
             output: self.linear("output", &[(&layer.output, 1.0)])?,
             output_norm: self.norm(&layer.output_norm)?,
@@ -131,12 +133,12 @@ impl Upload<'_> {
         Ok(DeviceLinear { weight: self.stored(label, &weight)?, bias: self.plain(label, &bias)? })
     }
 
-    fn norm(&self, norm: &LayerNorm) -> Result<DeviceNorm, GpuError> {
-        Ok(DeviceNorm { weight: self.plain("norm", &norm.weight)?, bias: self.plain("norm", &norm.bias)? })
+    fn norm(&self, norm: &NormWeights) -> Result<DeviceNorm, GpuError> {
+        Ok(DeviceNorm { weight: self.plain("norm", &norm.weight)?, bias: self.plain("norm", bias_of(norm))? })
     }
 
-    fn params(&self, linear: &Linear, norm: &LayerNorm) -> Result<wgpu::Buffer, GpuError> {
-        self.plain("fused norm", &gemm_norm::params(self.layout, &linear.bias, norm))
+    fn params(&self, linear: &Linear, norm: &NormWeights) -> Result<wgpu::Buffer, GpuError> {
+        self.plain("fused norm", &gemm_norm::params(self.layout, linear.bias.as_deref().unwrap_or_default(), norm))
     }
 
     fn stored(&self, label: &'static str, values: &[f32]) -> Result<wgpu::Buffer, GpuError> {
@@ -148,25 +150,29 @@ impl Upload<'_> {
     }
 }
 
+/// The bias of a norm: every model that the engine supports has one.
+fn bias_of(norm: &NormWeights) -> &[f32] {
+    norm.bias.as_deref().unwrap_or_default()
+}
+
 /// Linear layers over the same input, side by side: weight `[k, Σ n]` transposed from the checkpoint's `[n, k]` and bias
 /// `[Σ n]`, each scaled, each padded with zeros to [`TILE`].
 #[must_use]
 pub fn pack(parts: &[(&Linear, f64)]) -> (Vec<f32>, Vec<f32>) {
-    let inputs = |linear: &Linear| linear.weight.len() / linear.bias.len();
-    let k = parts.first().map_or(0, |(linear, _)| inputs(linear)).next_multiple_of(TILE);
-    let n: usize = parts.iter().map(|(linear, _)| linear.bias.len().next_multiple_of(TILE)).sum();
+    let k = parts.first().map_or(0, |(linear, _)| linear.inputs).next_multiple_of(TILE);
+    let n: usize = parts.iter().map(|(linear, _)| linear.outputs().next_multiple_of(TILE)).sum();
     let (mut weight, mut bias) = (vec![0.0; k * n], vec![0.0; n]);
     let mut first = 0;
     for &(linear, scale) in parts {
-        for (column, row) in linear.weight.chunks_exact(inputs(linear)).enumerate() {
+        for (column, row) in linear.weight.chunks_exact(linear.inputs).enumerate() {
             for (index, &value) in row.iter().enumerate() {
                 weight[index * n + first + column] = (f64::from(value) * scale) as f32;
             }
         }
-        for (to, &value) in bias[first..].iter_mut().zip(&linear.bias) {
+        for (to, &value) in bias[first..].iter_mut().zip(linear.bias.iter().flatten()) {
             *to = (f64::from(value) * scale) as f32;
         }
-        first += linear.bias.len().next_multiple_of(TILE);
+        first += linear.outputs().next_multiple_of(TILE);
     }
     (weight, bias)
 }

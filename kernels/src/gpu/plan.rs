@@ -26,7 +26,7 @@ use super::ops::layer_norm::LayerNorm;
 use super::ops::pool::{PoolMean, PoolNormalise};
 use super::slots::Slot;
 use super::tune::{Choices, NormChoice};
-use crate::config::{BertConfig, Task};
+use crate::architecture::{Architecture, Task};
 
 /// Activations of one batch, shared by all batches in flight: the queue runs them one after the other.
 #[derive(Debug)]
@@ -104,15 +104,15 @@ impl Plan {
     /// Makes every pipeline and every bind group.
     pub(super) fn new(
         gpu: &GpuDevice,
-        config: &BertConfig,
+        architecture: &Architecture,
         layout: &Layout,
         choices: &Choices,
         (model, arena, slots): (&DeviceModel, &Arena, &[Slot]),
     ) -> Result<Self, GpuError> {
-        let kernels = Kernels::new(gpu, config, layout, choices)?;
+        let kernels = Kernels::new(gpu, architecture, layout, choices)?;
         let mut builder = Builder { gpu, layout, kernels, arena, slots, steps: Vec::new() };
         builder.embed(model);
-        let (last, full) = match config.task {
+        let (last, full) = match architecture.task() {
             Task::Embedding => (None, &model.layers[..]),
             Task::CrossEncoder => match model.layers.split_last() {
                 Some((last, full)) => (Some(last), full),
@@ -125,7 +125,7 @@ impl Plan {
         if let Some(layer) = last {
             builder.last_layer(layer);
         }
-        builder.head(config, &model.head)?;
+        builder.head(architecture, &model.head)?;
         Ok(Self { steps: builder.steps, queries_per_tile: choices.attention_queries })
     }
 
@@ -184,11 +184,12 @@ enum Projection {
 }
 
 impl Kernels {
-    fn new(gpu: &GpuDevice, config: &BertConfig, layout: &Layout, choices: &Choices) -> Result<Self, GpuError> {
+    fn new(gpu: &GpuDevice, architecture: &Architecture, layout: &Layout, choices: &Choices) -> Result<Self, GpuError> {
         let target = choices.target;
-        let eps = config.layer_norm_eps;
+        let eps = architecture.block.norm.eps;
         let (h, i) = (layout.hidden_padded, layout.intermediate_padded);
-        let (hidden, intermediate) = (config.hidden_size as u64, config.intermediate_size as u64);
+        let (hidden_size, intermediate_size) = (architecture.hidden_size, architecture.block.mlp.intermediate_size);
+        let (hidden, intermediate) = (hidden_size as u64, intermediate_size as u64);
         let gemm = |k, n, epilogue, variant, useful_multiply_adds| {
             let shape = GemmShape { useful_multiply_adds, ..GemmShape::new(k, n, epilogue) };
             Gemm::new(gpu, shape, variant, layout.precision)
@@ -211,14 +212,12 @@ impl Kernels {
             key_value: qkv.columns(h, 2 * h, 2 * square),
             qkv,
             attention_output: match choices.norm {
-                NormChoice::Fused => Projection::Fused(GemmNorm::new(gpu, *layout, (h, config.hidden_size), eps)?),
+                NormChoice::Fused => Projection::Fused(GemmNorm::new(gpu, *layout, (h, hidden_size), eps)?),
                 NormChoice::Separate => Projection::Separate(gemm(h, h, Epilogue::Residual, choices.hidden, square)?),
             },
             intermediate: gemm(h, i, Epilogue::Gelu, choices.intermediate, hidden * intermediate)?,
             output: match choices.norm {
-                NormChoice::Fused => {
-                    Projection::Fused(GemmNorm::new(gpu, *layout, (i, config.intermediate_size), eps)?)
-                }
+                NormChoice::Fused => Projection::Fused(GemmNorm::new(gpu, *layout, (i, intermediate_size), eps)?),
                 NormChoice::Separate => {
                     Projection::Separate(gemm(i, h, Epilogue::Residual, choices.output, hidden * intermediate)?)
                 }
@@ -329,12 +328,12 @@ impl Builder<'_> {
         self.after_attention(rows, layer, y, x);
     }
 
-    fn head(&mut self, config: &BertConfig, head: &DeviceHead) -> Result<(), GpuError> {
+    fn head(&mut self, architecture: &Architecture, head: &DeviceHead) -> Result<(), GpuError> {
         let Arena { x, y, context, inner, .. } = self.arena;
         match head {
             DeviceHead::CrossEncoder { pooler, classifier } => {
                 self.gemm(Span::Rows, self.kernels.pooler.clone(), pooler, (y, y, context));
-                let op = Classify::new(self.gpu, *self.layout, config.outputs)?;
+                let op = Classify::new(self.gpu, *self.layout, architecture.outputs())?;
                 let bind =
                     |slot: &Slot| op.bind(self.gpu, [context, &classifier.weight, &classifier.bias, slot.outputs()]);
                 let groups = self.slots.iter().map(bind).collect();

@@ -2,10 +2,11 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 
-use assay_kernels::weights::{Embeddings, Head, Layer, LayerNorm, Linear};
-use assay_kernels::{BertConfig, BertWeights, PackedBatch, Row, Task};
+use assay_kernels::weights::{Linear, Module, NormWeights, Source};
+use assay_kernels::{Architecture, Engine, Model, PackedBatch, Row, Task, Weights, families};
 use serde::Deserialize;
 
 /// One pair of a golden file, with the logits of a float64 PyTorch run.
@@ -132,58 +133,56 @@ pub(crate) struct Shape {
     pub(crate) task: Task,
 }
 
-/// A model of random weights, with 100 words and rows of up to 600 tokens.
-pub(crate) fn random_weights(shape: Shape, seed: u64) -> BertWeights {
-    let mut random = Random::new(seed);
+/// The architecture of a made-up model with 100 words, two token types and rows of up to 600 tokens.
+pub(crate) fn architecture(shape: Shape) -> Architecture {
     let Shape { heads, head_dim, intermediate, layers, outputs, task } = shape;
-    let hidden = heads * head_dim;
-    let outputs = if task == Task::Embedding { hidden } else { outputs };
-    let config = BertConfig {
-        vocab_size: 100,
-        hidden_size: hidden,
-        num_hidden_layers: layers,
-        num_attention_heads: heads,
-        intermediate_size: intermediate,
-        max_position_embeddings: 600,
-        type_vocab_size: 2,
-        layer_norm_eps: 1e-12,
-        task,
-        outputs,
-    };
-    let linear = |random: &mut Random, outputs: usize, inputs: usize| Linear {
-        weight: random.values(outputs * inputs, (3.0 / inputs as f32).sqrt()),
-        bias: random.values(outputs, 0.2),
-    };
-    let norm = |random: &mut Random| LayerNorm {
-        weight: random.values(hidden, 0.3).iter().map(|value| 1.0 + value).collect(),
-        bias: random.values(hidden, 0.2),
-    };
-    let embeddings = Embeddings {
-        word: random.values(config.vocab_size * hidden, 1.0),
-        position: random.values(config.max_position_embeddings * hidden, 0.5),
-        token_type: random.values(config.type_vocab_size * hidden, 0.5),
-        norm: norm(&mut random),
-    };
-    let layers = (0..layers)
-        .map(|_| Layer {
-            query: linear(&mut random, hidden, hidden),
-            key: linear(&mut random, hidden, hidden),
-            value: linear(&mut random, hidden, hidden),
-            attention_output: linear(&mut random, hidden, hidden),
-            attention_norm: norm(&mut random),
-            intermediate: linear(&mut random, intermediate, hidden),
-            output: linear(&mut random, hidden, intermediate),
-            output_norm: norm(&mut random),
-        })
-        .collect();
-    let head = match task {
-        Task::Embedding => Head::MeanEmbedding,
-        Task::CrossEncoder => Head::CrossEncoder {
-            pooler: linear(&mut random, hidden, hidden),
-            classifier: linear(&mut random, outputs, hidden),
-        },
-    };
-    BertWeights { config, embeddings, layers, head }
+    let mut config = serde_json::json!({
+        "model_type": "bert", "architectures": ["BertModel"], "vocab_size": 100, "hidden_size": heads * head_dim,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": intermediate,
+        "max_position_embeddings": 600, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+    });
+    if task == Task::CrossEncoder {
+        config["architectures"] = serde_json::json!(["BertForSequenceClassification"]);
+        config["num_labels"] = serde_json::json!(outputs);
+    }
+    families::read_config(config.to_string().as_bytes()).expect("the configuration is one that is supported")
+}
+
+/// A made-up model of the architecture that most tests use.
+pub(crate) fn random_weights(shape: Shape, seed: u64) -> Model {
+    random_model(architecture(shape), seed)
+}
+
+/// A model of random weights.
+pub(crate) fn random_model(architecture: Architecture, seed: u64) -> Model {
+    let Ok(weights) = Weights::collect(&architecture, &mut Random::new(seed));
+    Model { architecture, weights }
+}
+
+impl Source for Random {
+    type Error = Infallible;
+
+    fn table(&mut self, module: Module, rows: usize, width: usize) -> Result<Vec<f32>, Infallible> {
+        Ok(self.values(rows * width, if module == Module::Word { 1.0 } else { 0.5 }))
+    }
+
+    fn linear(&mut self, _: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Infallible> {
+        let weight = self.values(outputs * inputs, (3.0 / inputs as f32).sqrt());
+        Ok(Linear { weight, bias: bias.then(|| self.values(outputs, 0.2)), inputs })
+    }
+
+    fn norm(&mut self, _: Module, width: usize, bias: bool) -> Result<NormWeights, Infallible> {
+        let weight = self.values(width, 0.3).iter().map(|value| 1.0 + value).collect();
+        Ok(NormWeights { weight, bias: bias.then(|| self.values(width, 0.2)) })
+    }
+}
+
+/// Checks the rows and computes them.
+pub(crate) fn run(engine: &mut dyn Engine, rows: &PackedBatch) -> Vec<f32> {
+    let mut outputs = Vec::new();
+    let batch = rows.clone().check(&engine.shape()).expect("the rows fit the model");
+    engine.run(&batch, &mut outputs).expect("the engine computes");
+    outputs
 }
 
 /// Rows of the given lengths with random ids.

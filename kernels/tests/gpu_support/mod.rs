@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use assay_kernels::gpu::ops::Target;
 use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, Precision};
-use assay_kernels::{BertWeights, Engine, PackedBatch, Task, checkpoint, reference};
+use assay_kernels::{Engine, Model, PackedBatch, Task, checkpoint, reference};
 use common::{Shape, random_rows, random_weights};
 
 /// Absolute tolerance of an f32 engine's logits against the float64 reference.
@@ -28,13 +28,13 @@ pub(crate) fn device() -> Option<GpuDevice> {
 }
 
 /// An engine to test on.
-pub(crate) fn engine(weights: BertWeights, precision: Precision, max_batch_tokens: usize) -> Option<GpuEngine> {
+pub(crate) fn engine(weights: Model, precision: Precision, max_batch_tokens: usize) -> Option<GpuEngine> {
     engine_of(weights, precision, max_batch_tokens, None)
 }
 
 /// An engine to test on, with a family of kernels that need not be the adapter's own.
 pub(crate) fn engine_of(
-    weights: BertWeights,
+    weights: Model,
     precision: Precision,
     max_batch_tokens: usize,
     target: Option<Target>,
@@ -87,7 +87,7 @@ fn golden(path: &Path) -> Option<Golden> {
 
 /// A tiny model with its golden; where the folder of them is not beside this checkout, a made-up model of the same shape
 /// with the reference's numbers.
-pub(crate) fn tiny(name: &str) -> Option<(BertWeights, Golden)> {
+pub(crate) fn tiny(name: &str) -> Option<(Model, Golden)> {
     let dir = root().join("../shared/golden").join(name);
     if dir.exists() {
         return Some((checkpoint::load(&dir, None).unwrap(), golden(&dir.join("golden.json"))?));
@@ -107,7 +107,7 @@ pub(crate) fn tiny(name: &str) -> Option<(BertWeights, Golden)> {
 }
 
 /// The default model, where its backbone is named by `ASSAY_MINILM_DIR` (a Hugging Face directory).
-pub(crate) fn default_model() -> Option<BertWeights> {
+pub(crate) fn default_model() -> Option<Model> {
     let Ok(dir) = std::env::var("ASSAY_MINILM_DIR") else {
         return skip("set ASSAY_MINILM_DIR to a directory with the MiniLM-L6 backbone");
     };
@@ -126,12 +126,12 @@ pub(crate) fn run(engine: &mut GpuEngine, batch: &PackedBatch) -> Vec<f32> {
     let mut piece = PackedBatch::default();
     for row in batch.iter() {
         if piece.tokens() + row.ids.len() > engine.max_batch_tokens() {
-            engine.run(&piece, &mut outputs).unwrap();
+            outputs.extend(common::run(engine, &piece));
             piece.clear();
         }
         piece.push(row).unwrap();
     }
-    engine.run(&piece, &mut outputs).unwrap();
+    outputs.extend(common::run(engine, &piece));
     outputs
 }
 

@@ -91,9 +91,9 @@ impl Op for GemmNorm {
 
 /// The `params` of a layer: bias, norm weight, norm bias, each padded with zeros.
 #[must_use]
-pub fn params(layout: &Layout, bias: &[f32], norm: &crate::weights::LayerNorm) -> Vec<f32> {
+pub fn params(layout: &Layout, bias: &[f32], norm: &crate::weights::NormWeights) -> Vec<f32> {
     let mut params = Vec::with_capacity(3 * layout.hidden_padded);
-    for part in [bias, &norm.weight, &norm.bias] {
+    for part in [bias, &norm.weight, norm.bias.as_deref().unwrap_or_default()] {
         params.extend_from_slice(part);
         params.resize(params.len().next_multiple_of(layout.hidden_padded), 0.0);
     }

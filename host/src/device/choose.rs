@@ -1,4 +1,4 @@
-//! Which engine computes a model, and how it is set up.
+//! Which device a machine gives, and how it is set up.
 //!
 //! What is chosen, and why, is part of the answer: a model that is slow because it runs on the wrong device must be seen
 //! to do so.
@@ -6,16 +6,14 @@
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use assay_kernels::cpu::{self, CpuEngine, CpuOptions};
+use assay_kernels::cpu;
 use assay_kernels::gpu::layout::Layout;
 use assay_kernels::gpu::ops::Target;
 use assay_kernels::gpu::{
-    self, AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuError, GpuOptions, TuneCache,
-    TuneTable,
+    self, AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuError, GpuOptions, TuneCache, TuneTable,
 };
-use assay_kernels::{BertConfig, BertWeights, Engine, EngineError};
+use assay_kernels::{Architecture, EngineError, Precision};
 use clap::ValueEnum;
 
 /// Most tokens in one batch on a processor, for each thread: within 3 % of the speed of larger batches (docs/kernels-cpu.md),
@@ -37,7 +35,7 @@ pub enum EngineChoice {
     Cpu,
 }
 
-/// Numbers as stored and multiplied. Not every engine has each: see [`EngineOptions::check`].
+/// Numbers as stored and multiplied. Not every engine has each: see [`DeviceOptions::check`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum EnginePrecision {
     /// Either engine: exact to rounding
@@ -51,9 +49,9 @@ pub enum EnginePrecision {
     Int16,
 }
 
-/// How to make an engine.
+/// How to open a device.
 #[derive(Debug, Clone, Default)]
-pub struct EngineOptions {
+pub struct DeviceOptions {
     /// Which kind.
     pub choice: EngineChoice,
     /// Numbers as stored and multiplied.
@@ -66,18 +64,11 @@ pub struct EngineOptions {
     pub max_batch_tokens: Option<usize>,
     /// Where the fastest kernel variants of a GPU are kept; not timed where absent.
     pub tune_file: Option<PathBuf>,
+    /// Most bytes of the device's memory that models take; where absent, what suits the device.
+    pub memory_bytes: Option<u64>,
 }
 
-/// An engine, and why it is this one.
-#[derive(Debug)]
-pub struct ChosenEngine {
-    /// The engine.
-    pub engine: Box<dyn Engine>,
-    /// Why.
-    pub reason: String,
-}
-
-/// What [`EngineOptions::decide`] found.
+/// What [`DeviceOptions::decide`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     /// The adapter of the GPU engine; none means the CPU engine.
@@ -86,9 +77,9 @@ pub struct Decision {
     pub reason: String,
 }
 
-/// Why there is no engine.
+/// Why there is no device, or why it cannot compute a model.
 #[derive(Debug, thiserror::Error)]
-pub enum EngineSetupError {
+pub enum DeviceError {
     /// The engine does not have the precision.
     #[error("the {engine} engine does not compute in {precision}: it has {}", .has.join(", "))]
     Precision {
@@ -130,9 +121,12 @@ pub enum EngineSetupError {
     /// The CPU engine cannot be made.
     #[error(transparent)]
     Cpu(#[from] EngineError),
+    /// The system gives no thread.
+    #[error("the device's thread cannot be started: {0}")]
+    Thread(std::io::Error),
 }
 
-impl EngineOptions {
+impl DeviceOptions {
     /// The file in which a data directory keeps the fastest kernel variants of each device.
     #[must_use]
     pub fn tune_file(data_dir: &Path) -> PathBuf {
@@ -143,20 +137,22 @@ impl EngineOptions {
     ///
     /// # Errors
     /// The engine does not have the precision, or an adapter is named for another engine than the GPU's.
-    pub fn check(&self) -> Result<(), EngineSetupError> {
+    pub fn check(&self) -> Result<(), DeviceError> {
         let (engine, precision) = (self.choice, self.precision);
         let has = match engine {
             EngineChoice::Gpu if precision.gpu().is_none() => {
                 [gpu::Precision::F32, gpu::Precision::F16].map(gpu::Precision::name).to_vec()
             }
-            EngineChoice::Cpu if precision.cpu().is_none() => cpu::Precision::ALL.map(cpu::Precision::name).to_vec(),
+            EngineChoice::Cpu if precision.cpu().is_none() => {
+                cpu::PRECISIONS.iter().map(|precision| precision.name()).collect()
+            }
             _ => Vec::new(),
         };
         if !has.is_empty() {
-            return Err(EngineSetupError::Precision { engine, precision, has });
+            return Err(DeviceError::Precision { engine, precision, has });
         }
         if engine != EngineChoice::Gpu && self.adapter.is_some() {
-            return Err(EngineSetupError::Adapter { engine });
+            return Err(DeviceError::Adapter { engine });
         }
         Ok(())
     }
@@ -165,7 +161,7 @@ impl EngineOptions {
     ///
     /// # Errors
     /// As [`check`](Self::check), or there is no such adapter, or none that the precision needs.
-    pub fn decide(&self) -> Result<Decision, EngineSetupError> {
+    pub fn decide(&self) -> Result<Decision, DeviceError> {
         self.check()?;
         let precision = self.precision;
         match self.choice {
@@ -185,31 +181,10 @@ impl EngineOptions {
             }
             EngineChoice::Auto => match gpu::auto() {
                 gpu::AutoChoice { adapter: None, reason } if precision.cpu().is_none() => {
-                    Err(EngineSetupError::NoGpu { precision, reason })
+                    Err(DeviceError::NoGpu { precision, reason })
                 }
                 gpu::AutoChoice { adapter, reason } => Ok(Decision { adapter, reason }),
             },
-        }
-    }
-
-    /// Makes the engine, which takes the weights over. Where the choice is [`EngineChoice::Auto`] and the GPU engine
-    /// cannot be made, the CPU engine takes its place, and the reason says so.
-    ///
-    /// # Errors
-    /// As [`decide`](Self::decide), or the machine lacks what the engine needs.
-    pub fn make(&self, weights: BertWeights) -> Result<ChosenEngine, EngineSetupError> {
-        let Decision { adapter, reason } = self.decide()?;
-        let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
-            return self.make_cpu(weights, reason);
-        };
-        let weights = Arc::new(weights);
-        match GpuEngine::new(Arc::clone(&weights), self.gpu_options(&adapter, precision)) {
-            Ok(engine) => Ok(ChosenEngine { engine: Box::new(engine), reason }),
-            Err(error) if self.choice == EngineChoice::Auto && self.precision.cpu().is_some() => {
-                let weights = Arc::try_unwrap(weights).unwrap_or_else(|shared| (*shared).clone());
-                self.make_cpu(weights, format!("{adapter} was not taken: {error}"))
-            }
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -217,38 +192,33 @@ impl EngineOptions {
     ///
     /// # Errors
     /// As [`decide`](Self::decide), the adapter fails, or the file cannot be written.
-    pub fn tune(&self, config: &BertConfig) -> Result<TuneTable, EngineSetupError> {
+    pub fn tune(&self, architecture: &Architecture) -> Result<TuneTable, DeviceError> {
         let Decision { adapter, reason } = self.decide()?;
         let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
-            return Err(EngineSetupError::NoGpu { precision: self.precision, reason });
+            return Err(DeviceError::NoGpu { precision: self.precision, reason });
         };
         let options = self.gpu_options(&adapter, precision);
-        let layout = Layout::new(config, precision)?;
+        let layout = Layout::new(architecture, precision)?;
         let device = GpuDevice::open(&options.adapter)?;
         let table = gpu::tune(&device, Target::of(&device), &layout, options.max_batch_tokens)?;
         if let Some(path) = &self.tune_file {
-            let unwritable = |source| EngineSetupError::TuneFile { path: path.clone(), source };
+            let unwritable = |source| DeviceError::TuneFile { path: path.clone(), source };
             gpu::remember(path, &device, &layout, &table.choices).map_err(unwritable)?;
         }
         Ok(table)
     }
 
+    /// Threads that compute on the processor.
+    pub(super) fn processor_threads(&self) -> usize {
+        self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+    }
+
     /// Most tokens in a batch that the processor's threads share.
-    fn processor_batch_tokens(&self) -> usize {
-        let threads = self.threads.or_else(|| std::thread::available_parallelism().ok());
-        BATCH_TOKENS_PER_THREAD * threads.map_or(1, NonZeroUsize::get)
+    pub(super) fn processor_batch_tokens(&self) -> usize {
+        BATCH_TOKENS_PER_THREAD * self.processor_threads()
     }
 
-    fn make_cpu(&self, weights: BertWeights, reason: String) -> Result<ChosenEngine, EngineSetupError> {
-        let Some(precision) = self.precision.cpu() else {
-            return Err(EngineSetupError::NoGpu { precision: self.precision, reason });
-        };
-        let max_batch_tokens = self.max_batch_tokens.unwrap_or_else(|| self.processor_batch_tokens());
-        let options = CpuOptions { threads: self.threads, max_batch_tokens, precision };
-        Ok(ChosenEngine { engine: Box::new(CpuEngine::new(weights, options)?), reason })
-    }
-
-    fn gpu_options(&self, adapter: &AdapterDescription, precision: gpu::Precision) -> GpuOptions {
+    pub(super) fn gpu_options(&self, adapter: &AdapterDescription, precision: gpu::Precision) -> GpuOptions {
         let software = adapter.kind == AdapterKind::Software;
         let otherwise = if software { self.processor_batch_tokens() } else { gpu::engine::DEFAULT_MAX_BATCH_TOKENS };
         let tune = match &self.tune_file {
@@ -276,7 +246,7 @@ impl EngineOptions {
     }
 }
 
-impl From<GpuError> for EngineSetupError {
+impl From<GpuError> for DeviceError {
     fn from(error: GpuError) -> Self {
         match error {
             GpuError::NoAdapter { .. } => Self::NoAdapter(error),
@@ -298,11 +268,11 @@ impl EnginePrecision {
 
     /// The same for the CPU engine, if it has it.
     #[must_use]
-    pub fn cpu(self) -> Option<cpu::Precision> {
+    pub fn cpu(self) -> Option<Precision> {
         match self {
-            Self::F32 => Some(cpu::Precision::F32),
-            Self::Int8 => Some(cpu::Precision::Int8),
-            Self::Int16 => Some(cpu::Precision::Int16),
+            Self::F32 => Some(Precision::F32),
+            Self::Int8 => Some(Precision::Int8),
+            Self::Int16 => Some(Precision::Int16),
             Self::F16 => None,
         }
     }
@@ -333,8 +303,8 @@ impl fmt::Display for EnginePrecision {
 mod tests {
     use super::*;
 
-    fn options(choice: EngineChoice, precision: EnginePrecision) -> EngineOptions {
-        EngineOptions { choice, precision, ..EngineOptions::default() }
+    fn options(choice: EngineChoice, precision: EnginePrecision) -> DeviceOptions {
+        DeviceOptions { choice, precision, ..DeviceOptions::default() }
     }
 
     #[test]
@@ -355,8 +325,8 @@ mod tests {
     #[test]
     fn an_adapter_is_refused_for_the_cpu_engine() {
         let adapter = Some(AdapterSelection::Index(0));
-        let options = EngineOptions { choice: EngineChoice::Cpu, adapter, ..EngineOptions::default() };
-        assert!(matches!(options.check(), Err(EngineSetupError::Adapter { .. })));
+        let options = DeviceOptions { choice: EngineChoice::Cpu, adapter, ..DeviceOptions::default() };
+        assert!(matches!(options.check(), Err(DeviceError::Adapter { .. })));
     }
 
     #[test]

@@ -1,0 +1,76 @@
+//! The processor or GPU that was opened, and engines on it.
+
+use assay_kernels::cpu::{CpuEngine, CpuOptions};
+use assay_kernels::gpu::{AdapterDescription, GpuEngine};
+use assay_kernels::{DeviceMemory, Engine, InstructionSet, Model};
+
+use super::choose::{Decision, DeviceError, DeviceOptions};
+use crate::model::store::StoredModel;
+
+/// The processor's threads or one GPU.
+#[derive(Debug)]
+pub(super) struct Hardware {
+    options: DeviceOptions,
+    decision: Decision,
+}
+
+impl Hardware {
+    pub(super) fn open(options: &DeviceOptions) -> Result<Self, DeviceError> {
+        Ok(Self { options: options.clone(), decision: options.decide()? })
+    }
+
+    /// The GPU's adapter; none on the processor.
+    pub(super) fn adapter(&self) -> Option<&AdapterDescription> {
+        self.decision.adapter.as_ref()
+    }
+
+    /// Why it is this one.
+    pub(super) fn reason(&self) -> &str {
+        &self.decision.reason
+    }
+
+    /// `cpu` or `gpu`.
+    pub(super) fn engine_name(&self) -> &'static str {
+        if self.adapter().is_some() { "gpu" } else { "cpu" }
+    }
+
+    /// The processor and its instruction set, or the adapter, its backend and its driver.
+    pub(super) fn description(&self) -> String {
+        match self.adapter() {
+            Some(adapter) => adapter.to_string(),
+            None => format!("{} ({})", std::env::consts::ARCH, InstructionSet::detect().name()),
+        }
+    }
+
+    /// Threads that compute; 0 where the processor only waits.
+    pub(super) fn threads(&self) -> usize {
+        match self.adapter() {
+            Some(_) => 0,
+            None => self.options.processor_threads(),
+        }
+    }
+
+    /// What a model will take, before it is read.
+    pub(super) fn memory_needed(&self, stored: &StoredModel) -> DeviceMemory {
+        let weights = stored.manifest.files.iter().filter(|(name, _)| name.ends_with(".safetensors"));
+        DeviceMemory { weights_bytes: weights.map(|(_, file)| file.bytes).sum(), ..DeviceMemory::default() }
+    }
+
+    /// Makes a model's engine, which takes the weights over.
+    pub(super) fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
+        let (options, decision) = (&self.options, &self.decision);
+        let no_gpu = || DeviceError::NoGpu { precision: options.precision, reason: decision.reason.clone() };
+        match &decision.adapter {
+            Some(adapter) => {
+                let precision = options.precision.gpu().ok_or_else(no_gpu)?;
+                Ok(Box::new(GpuEngine::new(model, options.gpu_options(adapter, precision))?))
+            }
+            None => {
+                let precision = options.precision.cpu().ok_or_else(no_gpu)?;
+                let max_batch_tokens = options.max_batch_tokens.unwrap_or_else(|| options.processor_batch_tokens());
+                let options = CpuOptions { threads: options.threads, max_batch_tokens, precision };
+                Ok(Box::new(CpuEngine::new(model, options)?))
+            }
+        }
+    }
+}
