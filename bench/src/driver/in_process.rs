@@ -1,5 +1,5 @@
-//! The host as a library, used as the program `assay` uses it: models from the store, guests compiled, prepared and
-//! cached, one fresh instance for each request.
+//! The host as a library, used as by the program `assay`: models from the store; guests compiled, prepared and cached;
+//! a fresh instance for each request.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ pub struct Started {
 pub struct InProcessDriver {
     tenants: Vec<Tenant>,
     limits: RequestLimits,
-    // Dropped last: it gives the guests their clock.
+    // Dropped last, because it drives the guests' clock.
     _runtime: GuestRuntime,
 }
 

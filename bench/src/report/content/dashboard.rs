@@ -1,17 +1,17 @@
-//! The sampled values: summed up, and as a series.
+//! The sampled values, as summaries and as series.
 
 use super::super::block::{Block, Table};
 use super::super::schema::{Repeat, Report, SeriesPoint};
 use super::{number, plots, series, shown};
 use crate::stats::Summary;
 
-/// Rows of a series: about as many as the baseline's report has. The JSON has every sample.
+/// Rows of a series, as in the baseline's report. The JSON has every sample.
 const SERIES_ROWS: usize = 40;
 
 /// Rows of each series in a report of many configurations.
 const SHORT_SERIES_ROWS: usize = 8;
 
-/// From this many configurations on series are short.
+/// From this many configurations on, series are short.
 const MANY_CONFIGURATIONS: usize = 4;
 
 pub(super) fn summary(blocks: &mut Vec<Block>, report: &Report) {
@@ -25,7 +25,7 @@ pub(super) fn summary(blocks: &mut Vec<Block>, report: &Report) {
     }
 }
 
-/// `GPU`, as the baseline's report has it, where it is one.
+/// `GPU`, as in the baseline's report, if the device is one.
 fn device(report: &Report) -> &'static str {
     if report.target.engine == "gpu" { "GPU" } else { "Device" }
 }

@@ -1,17 +1,17 @@
-//! What is plotted.
+//! The plots.
 
 use super::super::block::{Axis, Block, Plot, PlotKind, Scale, Series};
 use super::super::schema::{ConfigurationReport, Repeat, Report, SeriesPoint};
 use super::series::{smoothed, thin};
 use super::shown;
 
-/// Points of a line: more than this and neighbours share a pixel.
+/// Most points of a line: with more, neighbours would share a pixel.
 const LINE_POINTS: usize = 160;
 
-/// Points of the stacked stages: several requests each, so that the areas show a trend and not noise.
+/// Most points of the stacked stages: each has several requests, so that the areas show a trend and not noise.
 const STAGE_POINTS: usize = 60;
 
-/// Throughput and latency by batch and concurrency; nothing where the configurations are no grid.
+/// Throughput and latency by batch and concurrency, if the configurations are a grid.
 pub(super) fn sweep(report: &Report) -> Option<Block> {
     let points: Vec<(&ConfigurationReport, &Repeat, u32, u32)> = shown(report)
         .filter_map(|(configuration, repeat)| {

@@ -1,4 +1,4 @@
-//! A series of samples with fewer points than were taken.
+//! Series of samples, thinned out.
 
 use super::super::schema::SeriesPoint;
 
