@@ -4,6 +4,7 @@
 mod common;
 
 use common::server::{Answer, Server};
+use common::tiny;
 use serde_json::{Value, json};
 
 fn server() -> Server {
@@ -188,6 +189,42 @@ fn an_empty_query_is_refused_by_cohere_and_ranked_by_the_others() {
     for path in ["/rerank", "/reranking", "/vllm/rerank"] {
         assert_eq!(count(&server.post(path, body)), 1, "{path}");
     }
+}
+
+/// A server with a model whose rows have up to 512 tokens.
+fn server_with_long_rows() -> (Server, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::Model::new(tiny::Shape { vocab_size: 12, max_tokens: 512 }, 4).write(&dir.path().join("long"));
+    let data_dir = dir.path().join("data");
+    common::finish(common::assay(&data_dir).args(["model", "add"]).arg(dir.path().join("long"))).succeeds();
+    (Server::on(&data_dir, &[]), dir)
+}
+
+fn long_documents(count: usize) -> String {
+    let document = "red green blue sky sea sun moon ".repeat(80);
+    json!({ "query": "blue sky", "documents": vec![document; count] }).to_string()
+}
+
+// H9
+#[test]
+fn a_thousand_documents_of_the_longest_rows_are_ranked_at_the_default_limits() {
+    let (server, _dir) = server_with_long_rows();
+    let answer = server.post("/v1/rerank", long_documents(1_000));
+    assert_eq!(count(&answer), 1_000);
+    assert_eq!(answer.ok()["usage"]["total_tokens"], 512_000);
+}
+
+// H11
+#[test]
+fn eight_callers_who_have_the_host_to_themselves_wait_and_are_not_refused() {
+    let (server, _dir) = server_with_long_rows();
+    let body = long_documents(128);
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let calls = || (0..3).map(|_| server.post("/v1/rerank", &body).status).collect::<Vec<u16>>();
+        let callers: Vec<_> = (0..8).map(|_| scope.spawn(calls)).collect();
+        callers.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
+    });
+    assert_eq!(statuses, [200; 24]);
 }
 
 // H10

@@ -17,8 +17,9 @@ use super::fair_queueing::{ModelId, RequestId};
 use super::meter::Meter;
 use super::queue::{Arrival, ModelCosts, Queue, row_flops};
 
-/// Most tokens of one tenant that wait for the device: half a minute of work on two processor cores, thousands of pairs.
-pub const DEFAULT_MAX_TENANT_QUEUED_TOKENS: usize = 1 << 18;
+/// Most tokens of one tenant that wait for the device: room for all the requests that a tenant may run by default, each of
+/// the largest size. So a tenant that has the device to itself waits and is not refused. A token takes four bytes.
+pub const DEFAULT_MAX_TENANT_QUEUED_TOKENS: usize = 16 << 19;
 
 /// Most tokens of all tenants together that wait for the device: several times as much, so that a tenant which fills its
 /// own part leaves room for the others.

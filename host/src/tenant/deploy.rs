@@ -233,10 +233,9 @@ impl Platform {
             documents: vec!["A reranker puts documents in order.".to_owned(), "Rain is wet.".to_owned()],
             ..Request::default()
         };
-        let (limits, models) = (&limits, &parts.models);
+        let request = limits.admit(request)?;
         let account = parts.deployment.limits.account(parts.name.as_str());
-        let arrived = Instant::now();
-        let call = Call { request, arrived, limits, models, account: &account, rate: None };
+        let call = Call { request, arrived: Instant::now(), models: &parts.models, account: &account, rate: None };
         self.tokio.block_on(parts.guest.call(call)).0
     }
 

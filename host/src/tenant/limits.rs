@@ -21,12 +21,11 @@ const DEFAULT_MAX_CONCURRENT_REQUESTS: u64 = 16;
 /// Most requests that wait to run.
 const DEFAULT_MAX_WAITING_REQUESTS: u64 = 64;
 
-/// Most tokens a second: ten times what two processor cores compute, so that without a limits file the weights divide
-/// the device.
-const DEFAULT_MAX_TOKENS_PER_S: u64 = 100_000;
+/// Most tokens a second: more than one device computes, so that without a limits file the weights divide the device.
+const DEFAULT_MAX_TOKENS_PER_S: u64 = 10_000_000;
 
-/// Most tokens in a burst: the largest request.
-const DEFAULT_BURST_TOKENS: u64 = defaults::DEFAULT_MAX_REQUEST_TOKENS;
+/// Most tokens in a burst: as many as may wait for the device, because tokens are charged when they begin to wait.
+const DEFAULT_BURST_TOKENS: u64 = DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
 
 /// A tenant's limits: part of a version, and immutable like it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -226,6 +225,16 @@ mod tests {
         for (limit, ..) in TenantLimits::default().ranges() {
             assert!(text.lines().any(|line| line.starts_with(&format!("{limit} ="))), "{limit} is not documented");
         }
+    }
+
+    #[test]
+    fn the_defaults_leave_room_for_every_request_that_they_allow() {
+        let limits = TenantLimits::default();
+        let longest_row_tokens = 512;
+        assert!(limits.max_request_tokens >= limits.max_documents * longest_row_tokens);
+        assert!(limits.max_request_rows >= limits.max_documents);
+        assert!(limits.max_queued_tokens >= limits.max_concurrent_requests * limits.max_request_tokens);
+        assert!(limits.burst_tokens >= limits.max_queued_tokens);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::meter::{Meter, Usage};
 use super::{Deployment, TenantName};
 use crate::device::Account;
 use crate::guest::{Call, CallCost, Guest, Models};
-use crate::limits::{RequestLimits, TokenRate};
+use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response};
 
@@ -118,8 +118,8 @@ impl LiveTenant {
         arrived: Instant,
         cost: &mut CallCost,
     ) -> Result<Response, RerankError> {
-        // Refuses a request that is too large before it waits.
-        self.limits.admit(&request)?;
+        // Checked before the wait: a request that is too large gets its answer at once.
+        let request = self.limits.admit(request)?;
         let _permit = self.permit().await?;
         let (response, used) = self.call(request, arrived).await;
         *cost = used;
@@ -131,10 +131,9 @@ impl LiveTenant {
         tokio::time::timeout(self.limits.max_wall, self.concurrency.enter()).await.map_err(late)?
     }
 
-    async fn call(&self, request: Request, arrived: Instant) -> (Result<Response, RerankError>, CallCost) {
-        let (limits, models, account) = (&self.limits, &self.models, &self.account);
-        let call = Call { request, arrived, limits, models, account, rate: Some(Arc::clone(&self.rate)) };
-        self.guest.call(call).await
+    async fn call(&self, request: AdmittedRequest<'_>, arrived: Instant) -> (Result<Response, RerankError>, CallCost) {
+        let (models, account, rate) = (&self.models, &self.account, Some(Arc::clone(&self.rate)));
+        self.guest.call(Call { request, arrived, models, account, rate }).await
     }
 
     /// What the tenant uses now and has used.
@@ -149,6 +148,8 @@ impl LiveTenant {
             queued_tokens: device.waiting_tokens_of(self.name.as_str()) as u64,
             burst_tokens_left: self.rate.available(Instant::now()),
             device_time_ms: u64::try_from(device_time.as_millis()).unwrap_or(u64::MAX),
+            idle_instances: self.guest.idle_instances() as u64,
+            is_snapshotted: self.guest.is_snapshotted(),
             ..self.meter.usage()
         }
     }
@@ -169,9 +170,12 @@ impl Admission {
     /// # Errors
     /// Whose fault it is tells the variant: see [`RerankError`].
     pub async fn rerank(&mut self, request: Request) -> Result<Response, RerankError> {
-        let documents = request.documents.len();
-        let (response, cost) = self.tenant.call(request, self.arrived).await;
-        self.tenant.meter.count(response.is_ok(), documents, &cost, self.arrived.elapsed());
+        let (tenant, arrived, documents) = (&self.tenant, self.arrived, request.documents.len());
+        let (response, cost) = match tenant.limits.admit(request) {
+            Ok(request) => tenant.call(request, arrived).await,
+            Err(error) => (Err(error), CallCost::default()),
+        };
+        tenant.meter.count(response.is_ok(), documents, &cost, arrived.elapsed());
         self.counted = true;
         response
     }
