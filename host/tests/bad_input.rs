@@ -34,10 +34,7 @@ fn broken_lines_are_numbered_and_what_came_before_is_answered() {
         ("{\"query\": \"red\", \"documents\": [\"sun\"", "EOF"),
         ("{\"documents\": []}", "missing field `query`"),
         ("{\"query\": \"red\"}", "missing field `documents`"),
-        (
-            "{\"query\": \"red\", \"documents\": [1]}",
-            "document 0: invalid type: integer `1`, expected a document, which must be a string or an object",
-        ),
+        ("{\"query\": \"red\", \"documents\": [1]}", "document 0: invalid type: integer `1`, expected a document"),
         ("[1, 2]", "expected a request, {\"query\": …"),
     ];
     for (line, message) in cases {

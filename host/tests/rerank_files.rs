@@ -128,6 +128,45 @@ fn a_bad_line_is_skipped_on_request_with_an_error_in_its_place() {
 }
 
 #[test]
+fn requests_in_a_json_array_are_answered_as_those_on_lines() {
+    let bench = Bench::new();
+    let request = |id: u32| json!({ "id": id, "query": "red", "documents": DOCUMENTS });
+    let array = json!([request(1), { "id": 2, "query": 3 }, request(3)]);
+    let file = bench.file("requests.json", serde_json::to_string_pretty(&array).unwrap());
+    let finished = bench.rerank(&["--json", "--on-error", "skip", "--requests", text(&file)]);
+    finished.fails(3, &["1 of 3 requests"]);
+    let lines = finished.lines();
+    assert_eq!(lines.iter().map(|line| line["id"].clone()).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(lines[1]["error"]["place"].as_str().unwrap().ends_with("element 1"), "{}", lines[1]);
+    // A request that goes over several lines, with the way to put it on one.
+    let file = bench.file("pretty.jsonl", serde_json::to_string_pretty(&request(1)).unwrap());
+    bench.rerank(&["--requests", text(&file)]).fails(2, &["line 1", "must be on one line", "jq -c"]);
+}
+
+#[test]
+fn a_program_that_waits_for_each_answer_gets_it() {
+    let bench = Bench::new();
+    let mut command = bench.assay();
+    command.args(["rerank", "--json", "--requests", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let (sender, answers) = std::sync::mpsc::channel();
+    std::thread::spawn(move || BufReader::new(output).lines().try_for_each(|line| sender.send(line.unwrap())));
+    for id in 0..3 {
+        writeln!(input, "{}", json!({ "id": id, "query": "red", "documents": DOCUMENTS })).unwrap();
+        // Only a program that waits for more before it answers takes this long.
+        let answer = answers.recv_timeout(std::time::Duration::from_secs(120));
+        let Ok(answer) = answer else {
+            child.kill().unwrap();
+            panic!("no answer to request {id}")
+        };
+        assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["id"], id);
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn a_requests_id_and_its_documents_ids_come_back_and_its_fields_count() {
     let bench = Bench::new();
     let documents: Vec<Value> =

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{ArgGroup, ValueEnum};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 
 use self::answer::{OutputFormat, Shown, Writer};
 use self::fault::RequestFault;
@@ -292,7 +292,9 @@ fn read_documents(
     let (mut documents, mut bytes) = (Vec::new(), 0);
     while let Some(record) = records.read() {
         let record = record?;
-        if let Some(note) = fields.note(&record).filter(|_| documents.is_empty()) {
+        if documents.is_empty()
+            && let Some(note) = fields.note(&record)
+        {
             eprintln!("{name}: {note}");
         }
         let document = fields.document(&record);
@@ -331,7 +333,7 @@ struct Outcome {
 
 impl Session {
     async fn answer_all(&self, input: Input, done: Done, mut sink: Sink) -> Result<(), CliError> {
-        let Input { mut requests, bytes, kind } = input;
+        let Input { requests, bytes, kind } = input;
         let to_standard_output = matches!(sink, Sink::StandardOutput);
         let mut progress = match kind {
             InputKind::One => None,
@@ -340,10 +342,9 @@ impl Session {
         if let Some(progress) = &mut progress {
             progress.begin_at(done.end, done.requests - done.failed, done.failed);
         }
-        let (mut count, mut failed, mut next) = (done.requests, done.failed, done.next);
-        let read = std::iter::from_fn(move || read(requests.as_mut(), &mut next).transpose());
-        let mut outcomes =
-            std::pin::pin!(futures::stream::iter(read).map(|read| self.outcome(read)).buffered(REQUESTS_IN_FLIGHT));
+        let (mut count, mut failed) = (done.requests, done.failed);
+        let read = read_ahead(requests, done.next);
+        let mut outcomes = std::pin::pin!(read.map(|read| self.outcome(read)).buffered(REQUESTS_IN_FLIGHT));
         while let Some(outcome) = outcomes.next().await {
             let Outcome { header, shown, response } = outcome?;
             count += 1;
@@ -416,6 +417,24 @@ impl Session {
 
 /// A request that was read, or what is wrong with it.
 type ReadRequest = (Header, Result<Work, RequestFault>);
+
+/// Reads requests on a thread of its own: an answer does not wait for the next request, which may depend on it.
+fn read_ahead(
+    mut requests: Box<dyn Requests>,
+    mut at: Option<Header>,
+) -> impl Stream<Item = Result<ReadRequest, CliError>> {
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+    // The thread ends with the process: it may be waiting for standard input, which nothing can wake.
+    std::thread::spawn(move || {
+        while let Some(read) = read(requests.as_mut(), &mut at).transpose() {
+            let failed = read.is_err();
+            if sender.blocking_send(read).is_err() || failed {
+                break;
+            }
+        }
+    });
+    futures::stream::poll_fn(move |context| receiver.poll_recv(context))
+}
 
 /// Reads a request; `at` is its header where it was read before.
 fn read(requests: &mut dyn Requests, at: &mut Option<Header>) -> Result<Option<ReadRequest>, CliError> {

@@ -8,11 +8,9 @@ use std::sync::Arc;
 use csv_core::{ReadRecordResult, ReaderBuilder, Terminator};
 
 use super::record::{Content, Fault, MAX_RECORD_BYTES, Place, Reach, Record, RecordReader};
+use super::row::{Columns, Row};
 use super::source::Source;
 use crate::cli::error::CliError;
-
-/// The names of columns, in order.
-pub(in crate::cli) type Columns = Arc<[String]>;
 
 /// What lies between two cells, and whether quotes mean anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,25 +20,6 @@ pub(in crate::cli) enum Delimiter {
     Semicolon,
     /// Without quotes.
     Tab,
-}
-
-/// A row with the names of its columns.
-#[derive(Debug, Clone)]
-pub(in crate::cli) struct Row {
-    columns: Columns,
-    cells: Vec<String>,
-}
-
-impl Row {
-    /// The cell of a column; the case of its name does not matter.
-    pub(in crate::cli) fn get(&self, column: &str) -> Option<&str> {
-        let at = self.columns.iter().position(|name| name.eq_ignore_ascii_case(column))?;
-        self.cells.get(at).map(String::as_str)
-    }
-
-    pub(in crate::cli) fn columns(&self) -> &[String] {
-        &self.columns
-    }
 }
 
 /// The rows of a file.
@@ -190,7 +169,7 @@ impl RecordReader for Delimited {
             let message = format!("has {} columns, and the file has {}", cells.len(), self.columns.len());
             return Some(Err(Fault { message, place, end, reach: Reach::Record }));
         }
-        let row = Row { columns: Arc::clone(&self.columns), cells };
+        let row = Row::new(Arc::clone(&self.columns), cells);
         Some(Ok(Record { content: Content::Row(row), place, start, end }))
     }
 }

@@ -4,8 +4,8 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
-use super::delimited::{Columns, Row};
 use super::record::{Content, Record};
+use super::row::{Columns, Row};
 use crate::json::text::replace_lone_surrogates;
 
 /// Longest id in bytes: ids are held for every document in work, and copied into answers.
@@ -207,10 +207,13 @@ pub(in crate::cli) fn parse<T: de::DeserializeOwned>(json: &str) -> Result<T, St
 pub(super) fn without_line(error: &serde_json::Error) -> String {
     let (text, column) = (error.to_string(), error.column());
     let position = format!(" at line {} column {column}", error.line());
-    match text.strip_suffix(&position) {
+    let message = match text.strip_suffix(&position) {
         Some(message) if error.line() == 1 => format!("{message} at column {column}"),
         _ => text,
-    }
+    };
+    // Most often that is a value that goes on in the next line.
+    let remedy = if error.is_eof() { ": each JSON value must be on one line, as `jq -c .` writes it" } else { "" };
+    message + remedy
 }
 
 /// A document in JSON: its text, or an object.
@@ -258,6 +261,8 @@ trait Named {
     fn value(&self, name: &str) -> Option<Value>;
     /// What is there, for messages.
     fn names(&self) -> Vec<&str>;
+    /// What else may help where a name is missing.
+    fn remedy(&self) -> &'static str;
 }
 
 impl Named for Map<String, Value> {
@@ -276,6 +281,10 @@ impl Named for Map<String, Value> {
     fn names(&self) -> Vec<&str> {
         self.keys().map(String::as_str).collect()
     }
+
+    fn remedy(&self) -> &'static str {
+        ""
+    }
 }
 
 impl Named for Row {
@@ -289,6 +298,10 @@ impl Named for Row {
 
     fn names(&self) -> Vec<&str> {
         self.columns().iter().map(String::as_str).collect()
+    }
+
+    fn remedy(&self) -> &'static str {
+        "; --columns names those of a file without a row of names"
     }
 }
 
@@ -330,5 +343,5 @@ fn missing(role: &str, names: &Names, named: &impl Named) -> String {
     let asked: Vec<String> = names.iter().take(1).map(|name| format!("{name:?}")).collect();
     let there: Vec<String> = named.names().into_iter().take(MOST).map(|name| format!("{name:.40?}")).collect();
     let there = if there.is_empty() { "nothing".to_owned() } else { there.join(", ") };
-    format!("has no {} but {there}: choose with --field {role}=NAME", asked.concat())
+    format!("has no {} but {there}: choose with --field {role}=NAME{}", asked.concat(), named.remedy())
 }

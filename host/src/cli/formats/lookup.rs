@@ -80,10 +80,11 @@ impl Lookup {
         let mut first = true;
         while let Some(record) = records.read() {
             let record = record?;
-            if let Some(note) = fields.note(&record).filter(|_| first) {
+            if std::mem::take(&mut first)
+                && let Some(note) = fields.note(&record)
+            {
                 eprintln!("{name}: {note}");
             }
-            first = false;
             let at = |message: String| CliError::bad_input(message).at(&record.place.to_string());
             let document = fields.document(&record).map_err(at)?;
             let id = document.id.ok_or_else(|| at("has no id: choose one with --field id=NAME".to_owned()))?;

@@ -10,6 +10,7 @@ mod lines;
 mod lookup;
 mod record;
 mod request_line;
+mod row;
 mod source;
 pub(super) mod trec;
 
@@ -20,9 +21,10 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 
-use self::delimited::{Columns, Delimited, Delimiter};
+use self::delimited::{Delimited, Delimiter};
 use self::json_array::JsonArray;
 use self::lines::{LineKind, Lines};
+use self::row::Columns;
 use self::source::Source;
 use super::error::CliError;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::delimited::Row;
+use super::row::Row;
 use crate::cli::error::CliError;
 use crate::limits::DEFAULT_MAX_REQUEST_BYTES;
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -301,5 +302,76 @@ fn a_run_has_six_columns() {
         ("a b c d e f g h", "more than 6 columns"),
     ] {
         assert!(trec::parse_text(line).unwrap_err().contains(message), "{line}");
+    }
+}
+
+/// A cell as RFC 4180 has it.
+fn quoted(cell: &str) -> String {
+    format!("\"{}\"", cell.replace('"', "\"\""))
+}
+
+const FORMATS: [Format; 5] = [Format::Lines, Format::Jsonl, Format::Json, Format::Csv, Format::Tsv];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Any texts come out of each format as they went in, and are found by their ids.
+    #[test]
+    fn any_texts_are_read_as_they_were_written(texts in prop::collection::vec("[\\PC\"\\\\,;\t\n\\[\\]{}]{0,12}", 1..6)) {
+        let files = Files::new();
+        let objects: Vec<serde_json::Value> =
+            texts.iter().enumerate().map(|(id, text)| serde_json::json!({ "id": id, "text": text })).collect();
+        let expected: Vec<String> = texts.iter().enumerate().map(|(id, text)| format!("{id}={text}")).collect();
+        let jsonl: String = objects.iter().map(|object| object.to_string() + "\n").collect();
+        let compact = serde_json::to_string(&objects).unwrap();
+        let pretty = serde_json::to_string_pretty(&objects).unwrap();
+        let rows: String = texts.iter().enumerate().map(|(id, text)| format!("{id},{}\n", quoted(text))).collect();
+        for (name, content) in [
+            ("d.jsonl", jsonl), ("d.json", compact), ("pretty.json", pretty), ("d.csv", format!("id,text\n{rows}")),
+        ] {
+            prop_assert_eq!(&files.documents(name, content).unwrap(), &expected, "{}", name);
+            let path = files.0.path().join(name);
+            let mut lookup = Lookup::open(&path, Format::Auto, Header::Guess, Fields::new(&[]), Some(2), |_| {})
+                .map_err(|error| TestCaseError::fail(error.to_string()))?;
+            for (id, text) in texts.iter().enumerate() {
+                prop_assert_eq!(&lookup.get(&id.to_string()).unwrap(), text, "{}", name);
+            }
+        }
+    }
+
+    /// Any bytes in any format: an end, no panic, and places that go forwards.
+    #[test]
+    fn any_bytes_come_to_an_end(bytes in prop::collection::vec(
+        prop_oneof![any::<u8>(), prop::sample::select(b"[]{},;\"\\\n\r\t: a1".to_vec())], 0..80))
+    {
+        let files = Files::new();
+        let path = files.write("d", &bytes);
+        for format in FORMATS {
+            let Ok(file) = OpenFile::open(&path, format, Format::Lines) else { continue };
+            let Ok((mut records, _)) = file.records(Header::FirstRow, &Fields::new(&[])) else { continue };
+            let (mut at, mut read) = (0, 0);
+            while let Some(record) = records.read() {
+                let end = record.as_ref().map_or_else(|fault| fault.end, |record| record.end);
+                prop_assert!(end >= at && end <= bytes.len() as u64);
+                (at, read) = (end, read + 1);
+                prop_assert!(read <= bytes.len());
+                if matches!(record, Err(Fault { reach: Reach::File, .. })) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Any JSON that is nearly a request: an answer or a message.
+    #[test]
+    fn any_request_is_read_or_refused_in_words(
+        name in prop::sample::select(vec!["id", "query", "documents", "top_n", "settings", "model", "label", "x"]),
+        value in prop::sample::select(vec!["null", "1", "-1.5", "\"a\"", "[]", "{}", "[[]]", "{\"k\": 1}", "1e400", "tru"]),
+        cut in 0usize..120,
+    ) {
+        let json = format!(r#"{{"query": "q", "documents": ["a", {{"text": "b"}}], "{name}": {value}}}"#);
+        if let Err(message) = rules().parse(json.get(..cut).unwrap_or(&json)) {
+            prop_assert!(!message.is_empty() && !message.contains("line 1"), "{}", message);
+        }
     }
 }
