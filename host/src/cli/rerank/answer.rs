@@ -78,6 +78,9 @@ impl Writer {
                 Err(RequestFault::invalid(message))
             }
         };
+        if documents.is_empty() {
+            return Err(RequestFault::invalid("the request has no documents, and so no line in a run"));
+        }
         column("the query", header.id.as_ref())?;
         documents
             .iter()
