@@ -9,15 +9,17 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use assay::engine::{Decision, EngineChoice, EngineOptions, EnginePrecision};
-use assay_kernels::gpu::ops::peak::Peak;
+use assay::device::{Decision, DeviceOptions, EngineChoice, EnginePrecision};
 use assay_kernels::gpu::{
-    AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache,
+    self, AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache,
 };
-use assay_kernels::{BertWeights, CpuEngine, CpuOptions, Engine, PackedBatch, checkpoint};
+use assay_kernels::{
+    CheckedBatch, CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, Engine, Model, PackedBatch, RowShape, checkpoint,
+};
 use candle_core::{Device, Tensor};
 use clap::Args as ClapArgs;
 use serde::Serialize;
@@ -110,11 +112,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(threads) = args.threads {
         limit_ceiling_threads(threads);
     }
-    let options = EngineOptions {
+    let options = DeviceOptions {
         choice: args.engine,
         precision: args.precision,
         threads: args.threads,
-        ..EngineOptions::default()
+        ..DeviceOptions::default()
     };
     let Decision { adapter, reason } = options.decide()?;
     eprintln!("{}: {reason}", if adapter.is_some() { "gpu" } else { "cpu" });
@@ -125,9 +127,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let load_ms = milliseconds(loading.elapsed());
     let peak_rss_bytes = peak_rss();
     let pairs = pairs::read(&args.requests, args.pairs)?;
-    let longest = subject.engine().config().max_position_embeddings;
-    let rows = pairs::tokenise(&files.dir, longest, &pairs)?;
-    let batches = split(&rows, args.batch_rows.max(1), subject.engine().max_batch_tokens())?;
+    let shape = subject.engine().shape();
+    let rows = pairs::tokenise(&files.dir, shape.max_tokens, &pairs)?;
+    let batches = split(&rows, args.batch_rows.max(1), subject.engine().max_batch_tokens(), &shape)?;
     let measured = measure(&mut subject, &batches)?;
     let report = summarise(&mut subject, &rows, args.batch_rows, &measured, load_ms, peak_rss_bytes);
     if args.json {
@@ -141,7 +143,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// The engine that is measured, with the ceiling of its device.
 enum Subject {
     Cpu(Box<CpuEngine>, Product),
-    Gpu(Box<GpuEngine>, Box<Registers>),
+    Gpu(Box<GpuEngine>, Registers),
 }
 
 /// The ceiling of the processor: candle-core's matrix product.
@@ -152,33 +154,33 @@ struct Product {
 
 /// The ceiling of a GPU: multiply-adds on registers.
 struct Registers {
-    device: GpuDevice,
-    peak: Peak,
+    device: Arc<GpuDevice>,
     trips: u32,
 }
 
 impl Subject {
-    fn new(weights: BertWeights, options: &EngineOptions, adapter: Option<AdapterDescription>) -> anyhow::Result<Self> {
+    fn new(weights: Model, options: &DeviceOptions, adapter: Option<AdapterDescription>) -> anyhow::Result<Self> {
         let (m, k, n) = CEILING_SHAPE;
         match (adapter, options.precision.gpu(), options.precision.cpu()) {
             (Some(adapter), Some(precision), _) => {
                 let software = adapter.kind == AdapterKind::Software;
-                let adapter = AdapterSelection::Index(adapter.index);
-                let device = GpuDevice::open(&adapter)?;
+                let device = GpuDevice::open(&AdapterSelection::Index(adapter.index))?;
                 let trips = if software { SOFTWARE_PEAK_TRIPS } else { PEAK_TRIPS };
-                let registers = Box::new(Registers { peak: Peak::new(&device)?, device, trips });
                 // Timed at each load: what is measured is the engine at its best. A software adapter takes too long.
                 let tune = if software { TuneCache::Defaults } else { TuneCache::Memory };
-                let options = GpuOptions { adapter, precision, tune, ..GpuOptions::default() };
-                Ok(Self::Gpu(Box::new(GpuEngine::new(weights, options)?), registers))
+                let options = GpuOptions { precision, tune, ..GpuOptions::default() };
+                let engine = Box::new(GpuEngine::load(&device, weights, &options)?);
+                Ok(Self::Gpu(engine, Registers { device, trips }))
             }
             (_, _, Some(precision)) => {
                 let product = Product {
                     a: Tensor::rand(-1f32, 1f32, (m, k), &Device::Cpu)?,
                     b: Tensor::rand(-1f32, 1f32, (k, n), &Device::Cpu)?,
                 };
-                let options = CpuOptions { threads: options.threads, precision, ..CpuOptions::default() };
-                Ok(Self::Cpu(Box::new(CpuEngine::new(weights, options)?), product))
+                let threads = options.threads;
+                let device = CpuDevice::new(CpuDeviceOptions { threads, ..CpuDeviceOptions::default() })?;
+                let options = CpuOptions { precision, ..CpuOptions::default() };
+                Ok(Self::Cpu(Box::new(CpuEngine::load(&device, weights, options)?), product))
             }
             (_, _, None) => bail!("no engine here computes in {}", options.precision),
         }
@@ -207,7 +209,7 @@ impl Subject {
                 a.matmul(b)?;
                 Ok((2 * m * k * n) as f64 / started.elapsed().as_secs_f64() / 1e9)
             }
-            Self::Gpu(_, ceiling) => Ok(ceiling.peak.measure(&ceiling.device, PEAK_WORKGROUPS, ceiling.trips)? / 1e9),
+            Self::Gpu(_, ceiling) => Ok(gpu::ceiling(&ceiling.device, PEAK_WORKGROUPS, ceiling.trips)? / 1e9),
         }
     }
 
@@ -222,7 +224,7 @@ impl Subject {
     }
 
     /// Time of each kernel in one batch, equal ones together; nothing on the processor.
-    fn kernels(&mut self, batch: &PackedBatch) -> anyhow::Result<Vec<(String, Duration)>> {
+    fn kernels(&mut self, batch: &CheckedBatch) -> anyhow::Result<Vec<(String, Duration)>> {
         let Self::Gpu(engine, _) = self else { return Ok(Vec::new()) };
         let mut kernels: Vec<(String, Duration)> = Vec::new();
         for kernel in engine.profile(batch, PROFILE_REPEATS)? {
@@ -242,7 +244,12 @@ fn limit_ceiling_threads(threads: NonZeroUsize) {
     unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
 }
 
-fn split(rows: &PackedBatch, batch_rows: usize, max_tokens: usize) -> anyhow::Result<Vec<PackedBatch>> {
+fn split(
+    rows: &PackedBatch,
+    batch_rows: usize,
+    max_tokens: usize,
+    shape: &RowShape,
+) -> anyhow::Result<Vec<CheckedBatch>> {
     let mut batches = vec![PackedBatch::default()];
     for row in rows.iter() {
         let current = batches.last().context("there is always one")?;
@@ -251,7 +258,7 @@ fn split(rows: &PackedBatch, batch_rows: usize, max_tokens: usize) -> anyhow::Re
         }
         batches.last_mut().context("there is always one")?.push(row)?;
     }
-    Ok(batches)
+    Ok(batches.into_iter().map(|batch| batch.check(shape)).collect::<Result<_, _>>()?)
 }
 
 /// One batch and the ceiling measured right before it.
@@ -267,7 +274,7 @@ struct Measured {
     stages: Vec<(String, Duration)>,
 }
 
-fn measure(subject: &mut Subject, batches: &[PackedBatch]) -> anyhow::Result<Measured> {
+fn measure(subject: &mut Subject, batches: &[CheckedBatch]) -> anyhow::Result<Measured> {
     let mut outputs = Vec::new();
     let first_batch = subject.engine().run(&batches[0], &mut outputs)?.elapsed;
     for _ in 0..3 {

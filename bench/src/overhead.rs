@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use assay::device::{Account, LoadedModel};
+use assay::model::ModelStore;
 use assay::rerank::Request;
-use assay::scheduler::Account;
-use assay_kernels::{Engine, PackedBatch};
+use assay_kernels::{CheckedBatch, Engine, PackedBatch};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions};
-use crate::load::{LoadSource, NativeTokenizer, Prepared};
+use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, TenantSetup};
+use crate::load::{LoadSource, NativeTokenizer, Prepared, RowCosts};
 use crate::progress::Progress;
 use crate::report::measure::ms;
 use crate::run::TargetOptions;
@@ -66,6 +67,8 @@ enum Route {
 struct Bench {
     engine: Box<dyn Engine>,
     tokenizer: NativeTokenizer,
+    costs: RowCosts,
+    model: Arc<LoadedModel>,
     host: InProcessDriver,
     outputs: Vec<f32>,
 }
@@ -76,8 +79,7 @@ struct Bench {
 /// Something cannot be loaded, or a request fails: a layer that fails cannot be compared.
 pub async fn measure(options: &OverheadOptions, stop: &CancellationToken) -> Result<Vec<Layer>> {
     let mut bench = Bench::load(&options.target)?;
-    let config = bench.engine.config().clone();
-    let pool = options.source.pool(options.batch, &bench.tokenizer, &config)?;
+    let pool = options.source.pool(options.batch, &bench.tokenizer, &bench.costs)?;
     let requests = &pool.requests()[..options.requests.clamp(1, pool.requests().len())];
     let mut routes = vec![Route::Engine, Route::Scheduler, Route::Native, Route::Guest];
     if let Some(service) = &options.target.service {
@@ -154,17 +156,19 @@ impl Route {
 impl Bench {
     fn load(target: &TargetOptions) -> Result<Self> {
         let options = InProcessOptions {
-            data_dir: target.data_dir.clone(),
-            model: target.model.clone(),
-            engine: target.engine.clone(),
+            device: target.device.clone(),
+            models: vec![ModelStore::new(&target.data_dir).open(target.model.as_deref())?],
             guest: target.guest.clone(),
         };
         let engine = options.bare_engine()?;
-        let cache: &Path = &options.data_dir.join("compiled");
-        let (host, _) = InProcessDriver::start(&options, &[None], cache)?;
-        let longest = engine.config().max_position_embeddings;
-        let tokenizer = NativeTokenizer::new(host.model().tokenizer(), longest)?;
-        Ok(Self { engine, tokenizer, host, outputs: Vec::new() })
+        let cache: &Path = &target.data_dir.join("compiled");
+        let models = options.load_models()?;
+        let model = Arc::clone(models.first().context("no model was loaded")?);
+        let tenants = [TenantSetup::default()];
+        let (host, _) = InProcessDriver::with_models(&models, target.guest.as_deref(), &tenants, cache)?;
+        let tokenizer = NativeTokenizer::new(model.tokenizer(), model.max_tokens())?;
+        let costs = RowCosts::new(model.max_tokens(), |tokens| model.row_flops(tokens));
+        Ok(Self { engine, tokenizer, costs, model, host, outputs: Vec::new() })
     }
 
     async fn time(&mut self, route: &Route, prepared: &Prepared) -> Result<Duration> {
@@ -173,20 +177,20 @@ impl Bench {
             Route::Engine => {
                 let rows = self.tokenizer.rows(request)?.batch;
                 let began = Instant::now();
-                self.compute(&rows)?;
+                self.compute(rows)?;
                 Ok(began.elapsed())
             }
             Route::Native => {
                 let began = Instant::now();
                 let rows = self.tokenizer.rows(request)?.batch;
-                self.compute(&rows)?;
+                self.compute(rows)?;
                 Ok(began.elapsed())
             }
             Route::Scheduler => {
-                let rows = self.tokenizer.rows(request)?.batch;
-                let model = Arc::clone(self.host.model());
+                let model = Arc::clone(&self.model);
+                let rows = self.tokenizer.rows(request)?.batch.check(model.shape())?;
                 let began = Instant::now();
-                model.scheduler().score(rows, &Account::default(), None).await?;
+                model.score(rows, &Account::default(), None).await?;
                 Ok(began.elapsed())
             }
             Route::Guest => call(&self.host, request).await.context("the guest in process"),
@@ -195,15 +199,16 @@ impl Bench {
     }
 
     /// Rows cut into batches in their order, as full as the token budget allows.
-    fn compute(&mut self, rows: &PackedBatch) -> Result<()> {
+    fn compute(&mut self, rows: PackedBatch) -> Result<()> {
         self.outputs.clear();
-        let mut batch = PackedBatch::default();
-        for row in rows.iter() {
+        let rows = rows.check(&self.engine.shape())?;
+        let mut batch = CheckedBatch::with_capacity(rows.shape(), 0, 0);
+        for (index, row) in rows.iter().enumerate() {
             if batch.rows() > 0 && batch.tokens() + row.ids.len() > self.engine.max_batch_tokens() {
                 self.engine.run(&batch, &mut self.outputs)?;
                 batch.clear();
             }
-            batch.push(row)?;
+            batch.append(&rows, index..index + 1)?;
         }
         if batch.rows() > 0 {
             self.engine.run(&batch, &mut self.outputs)?;

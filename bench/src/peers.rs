@@ -16,7 +16,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use assay_kernels::{CpuEngine, CpuOptions, Engine, PackedBatch, Precision, checkpoint};
+use assay_kernels::cpu::PRECISIONS;
+use assay_kernels::{CheckedBatch, CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, Engine, Precision, checkpoint};
 use clap::Args as ClapArgs;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -119,7 +120,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let files = args.model.files()?;
     let peers = Peers::set_up(args.python.as_deref(), &files, &pairs)?;
     let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
-    for precision in Precision::ALL {
+    for &precision in PRECISIONS {
         contestants.push(Box::new(Ours::load(args, &files, precision, &pairs)?));
     }
     for name in &args.peers {
@@ -310,7 +311,7 @@ trait Contestant {
 
 struct Ours {
     engine: CpuEngine,
-    rows: PackedBatch,
+    rows: CheckedBatch,
     load_s: f64,
     first_batch_s: f64,
 }
@@ -319,10 +320,12 @@ impl Ours {
     fn load(args: &Args, files: &ModelFiles, precision: Precision, pairs: &[(String, String)]) -> anyhow::Result<Self> {
         let started = std::time::Instant::now();
         let weights = checkpoint::load(&files.dir, files.adapter.as_deref())?;
-        let options = CpuOptions { threads: Some(args.threads), precision, ..CpuOptions::default() };
-        let engine = CpuEngine::new(weights, options)?;
+        let options = CpuDeviceOptions { threads: Some(args.threads), ..CpuDeviceOptions::default() };
+        let device = CpuDevice::new(options)?;
+        let engine = CpuEngine::load(&device, weights, CpuOptions { precision, ..CpuOptions::default() })?;
         let load_s = started.elapsed().as_secs_f64();
-        let rows = pairs::tokenise(&files.dir, engine.config().max_position_embeddings, pairs)?;
+        let shape = engine.shape();
+        let rows = pairs::tokenise(&files.dir, shape.max_tokens, pairs)?.check(&shape)?;
         let mut ours = Self { engine, rows, load_s, first_batch_s: 0.0 };
         ours.first_batch_s = ours.score(0..32.min(pairs.len()))?.seconds;
         Ok(ours)
@@ -336,14 +339,13 @@ impl Contestant for Ours {
 
     fn score(&mut self, slice: Range<usize>) -> anyhow::Result<Turn> {
         let (mut outputs, mut elapsed) = (Vec::new(), Duration::ZERO);
-        let mut batch = PackedBatch::default();
+        let mut batch = CheckedBatch::with_capacity(self.rows.shape(), 0, 0);
         for row in slice {
-            let row = self.rows.row(row);
-            if batch.tokens() + row.ids.len() > self.engine.max_batch_tokens() {
+            if batch.tokens() + self.rows.row(row).ids.len() > self.engine.max_batch_tokens() {
                 elapsed += self.engine.run(&batch, &mut outputs)?.elapsed;
                 batch.clear();
             }
-            batch.push(row)?;
+            batch.append(&self.rows, row..row + 1)?;
         }
         elapsed += self.engine.run(&batch, &mut outputs)?.elapsed;
         Ok(Turn { seconds: elapsed.as_secs_f64(), scores: outputs.into_iter().map(f64::from).collect() })

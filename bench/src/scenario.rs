@@ -3,19 +3,21 @@
 //! A scenario is a list of configurations that are run one after the other, each several times over. Several built-in
 //! ones are part of the program; any of their files is an example to start from. See `docs/performance.md`.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 /// The built-in scenarios, in the order in which they are listed.
-const BUILTIN: [&str; 8] = [
+const BUILTIN: [&str; 9] = [
     include_str!("../scenarios/baseline.toml"),
     include_str!("../scenarios/sweep.toml"),
     include_str!("../scenarios/small.toml"),
     include_str!("../scenarios/long.toml"),
     include_str!("../scenarios/mixed-tenants.toml"),
     include_str!("../scenarios/noisy-neighbour.toml"),
+    include_str!("../scenarios/two-models.toml"),
     include_str!("../scenarios/cold-start.toml"),
     include_str!("../scenarios/overload.toml"),
 ];
@@ -83,7 +85,7 @@ pub enum Start {
 #[serde(deny_unknown_fields)]
 pub struct EngineSection {
     /// Threads that compute; one for each core where absent.
-    pub threads: Option<std::num::NonZeroUsize>,
+    pub threads: Option<NonZeroUsize>,
     /// Most tokens in one batch; the host's default where absent.
     pub max_batch_tokens: Option<usize>,
 }
@@ -165,6 +167,8 @@ struct ConfigurationSection {
     requests: Option<u32>,
     max_seconds: Option<f64>,
     guest: Option<PathBuf>,
+    model: Option<String>,
+    layers_times: Option<NonZeroUsize>,
     #[serde(default, rename = "tenant")]
     tenants: Vec<TenantSection>,
 }
@@ -180,6 +184,8 @@ struct TenantSection {
     arrivals: Option<Arrivals>,
     requests: Option<u32>,
     guest: Option<PathBuf>,
+    model: Option<String>,
+    layers_times: Option<NonZeroUsize>,
 }
 
 /// One configuration, checked.
@@ -189,7 +195,7 @@ pub struct Configuration {
     pub name: String,
     /// No request is begun after this many seconds.
     pub max_seconds: Option<f64>,
-    /// Who sends what; at least one has a number of requests.
+    /// Who sends what; at least one has a number of requests, or there is `max_seconds`.
     pub tenants: Vec<TenantPlan>,
 }
 
@@ -200,12 +206,29 @@ pub struct TenantPlan {
     pub name: String,
     /// Its guest; the standard one where absent.
     pub guest: Option<PathBuf>,
+    /// Its model.
+    pub model: TenantModel,
     /// Documents of a request; as the file of requests has them where absent.
     pub batch: Option<u32>,
     /// When requests are sent.
     pub pace: Pace,
     /// How many; where absent, until every tenant that has a number is done.
     pub requests: Option<u32>,
+}
+
+/// Which model a tenant uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantModel {
+    /// A model of the store; the scenario's where absent.
+    pub name: Option<String>,
+    /// How many times over it has that model's layers: 1 is the model itself, and a larger one is for timing only.
+    pub layers_times: NonZeroUsize,
+}
+
+impl Default for TenantModel {
+    fn default() -> Self {
+        Self { name: None, layers_times: NonZeroUsize::MIN }
+    }
 }
 
 /// When requests are sent.
@@ -325,7 +348,8 @@ impl Sweep {
 impl Configuration {
     fn of_one(name: Option<String>, batch: Option<u32>, pace: Pace, requests: u32) -> Self {
         let name = name.unwrap_or_else(|| default_name(batch, pace));
-        let tenant = TenantPlan { name: "default".to_owned(), guest: None, batch, pace, requests: Some(requests) };
+        let (tenant, model) = ("default".to_owned(), TenantModel::default());
+        let tenant = TenantPlan { name: tenant, guest: None, model, batch, pace, requests: Some(requests) };
         Self { name, max_seconds: None, tenants: vec![tenant] }
     }
 
@@ -360,6 +384,8 @@ impl ConfigurationSection {
             arrivals: self.arrivals,
             requests: self.requests,
             guest: self.guest.clone(),
+            model: self.model.clone(),
+            layers_times: self.layers_times,
         };
         let what = || format!("configuration {}", self.name.as_deref().unwrap_or("without a name"));
         if !self.tenants.is_empty() {
@@ -371,8 +397,8 @@ impl ConfigurationSection {
         let tenants: Vec<TenantPlan> =
             sections.iter().map(TenantSection::check).collect::<Result<_>>().with_context(what)?;
         ensure!(
-            tenants.iter().any(|tenant| tenant.requests.is_some()),
-            "{}: no tenant has a number of requests",
+            self.max_seconds.is_some() || tenants.iter().any(|tenant| tenant.requests.is_some()),
+            "{}: no tenant has a number of requests, and there is no max_seconds",
             what()
         );
         let name = self.name.clone().unwrap_or_else(|| default_name(tenants[0].batch, tenants[0].pace));
@@ -398,7 +424,9 @@ impl TenantSection {
         let open = matches!(pace, Pace::Open { .. });
         ensure!(self.requests.is_some() || !open, "tenant {}: an open loop needs a number of requests", self.name);
         let (name, guest) = (self.name.clone(), self.guest.clone());
-        Ok(TenantPlan { name, guest, batch: self.batch, pace, requests: self.requests })
+        let layers_times = self.layers_times.unwrap_or(NonZeroUsize::MIN);
+        let model = TenantModel { name: self.model.clone(), layers_times };
+        Ok(TenantPlan { name, guest, model, batch: self.batch, pace, requests: self.requests })
     }
 }
 

@@ -19,13 +19,12 @@ mod common;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use assay::engine::EngineOptions;
+use assay::device::{Account, Device, DeviceOptions, LoadedModel};
 use assay::guest::{Guest, GuestRuntime, RuntimeOptions};
 use assay::json::RequestLine;
 use assay::limits::RequestLimits;
-use assay::model::{LoadedModel, ModelStore, Source};
+use assay::model::{ModelStore, Source};
 use assay::rerank::Request;
-use assay::scheduler::Account;
 use assay_guest::{Cut, PairEncoder, Rows};
 use assay_kernels::PackedBatch;
 use common::tenants::{component, demo_model, passages_request};
@@ -49,8 +48,9 @@ fn main() {
     std::fs::write(made.join("tokenizer.json"), &tokenizer).expect("the tokenizer is writable");
     let models = ModelStore::new(dir.path());
     let source = Source::Directory { path: "made for a bench".to_owned() };
-    let stored = models.add("tiny", &made, source, None).expect("the made model is a model");
-    let model = Arc::new(LoadedModel::load(&stored, &EngineOptions::default()).expect("the model loads"));
+    let stored = models.add("tiny", &made, source, None).expect("the made model is a model").model;
+    let device = Device::open(&DeviceOptions::default()).expect("the device opens");
+    let model = device.load(&stored).expect("the model loads");
 
     let runtime = GuestRuntime::new(&dir.path().join("compiled"), &RuntimeOptions::default()).expect("wasmtime starts");
     let standard = component("standard");
@@ -138,8 +138,9 @@ impl Bench {
             let start = Instant::now();
             let rows = encode(&encoder, &request);
             let rows = PackedBatch::new(rows.ids, rows.offsets, rows.second_segment).expect("the rows are well-formed");
+            let rows = rows.check(model.shape()).expect("the rows fit the model");
             let asked = Instant::now();
-            let scores = model.scheduler().score(rows, &Account::default(), None).await;
+            let scores = model.score(rows, &Account::default(), None).await;
             let device = asked.elapsed();
             std::hint::black_box(assay_guest::rank(&scores.expect("the model runs").outputs, None));
             start.elapsed() - device

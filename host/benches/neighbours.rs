@@ -14,11 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use assay::engine::EngineOptions;
+use assay::device::{Account, Device, DeviceOptions, LoadedModel};
 use assay::guest::{Call, Guest, GuestRuntime, Models, RuntimeOptions};
 use assay::limits::RequestLimits;
-use assay::model::LoadedModel;
-use assay::scheduler::Account;
 use common::tenants::{component, demo_model, passages_request};
 
 const ROUNDS: usize = 3;
@@ -29,7 +27,8 @@ const QUIET_DOCUMENTS: usize = 4;
 
 fn main() {
     let Some(stored) = demo_model() else { return };
-    let model = Arc::new(LoadedModel::load(&stored, &EngineOptions::default()).expect("the model loads"));
+    let device = Device::open(&DeviceOptions::default()).expect("the device opens");
+    let model = device.load(&stored).expect("the model loads");
     let dir = tempfile::tempdir().expect("there is room for compiled code");
     let runtime = GuestRuntime::new(dir.path(), &RuntimeOptions::default()).expect("wasmtime starts");
     let guest = runtime.load_prepared("standard", &component("standard"), model.info());

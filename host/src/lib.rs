@@ -1,24 +1,25 @@
 //! The native host: owns the device, runs tenants' guests in sandboxes, and never sees text itself.
 //!
 //! A request goes one way: [`rerank`] admits it, [`guest`] runs the tenant's component, the component calls back for
-//! [`inference`](guest), [`scheduler`] packs rows into batches, and an engine of `assay_kernels` computes them.
+//! [`inference`](guest), the [`device`] packs rows into batches, and an engine of `assay_kernels` computes them.
 //! Dependencies point the same way and no other.
 //!
 //! - [`rerank`]: the words of a request and its answer, and every way in which it can fail.
 //! - [`limits`]: every bound on a request, with its default and the reason for it.
-//! - [`model`]: models on disk: adding, checking, listing, pulling; and models loaded on a device.
-//! - [`engine`]: which engine computes a model.
+//! - [`model`]: models on disk: adding, checking, listing, pulling.
 //! - [`guest`]: components: compiling, caching, and calling them in a store of their own. The only module that names
 //!   wasmtime.
-//! - [`scheduler`]: rows of many requests onto one engine.
+//! - [`device`]: what computes: loaded models, and rows of many requests in turns.
 //! - [`tenant`]: who may ask for what: deployments, limits, keys, and the registry that keeps them.
 //! - [`http`]: requests over HTTP. The only module that knows it.
 //! - [`json`]: requests as JSON, as files and HTTP have them.
 //! - [`oracle`]: what must hold for any bytes from outside, for fuzzing.
+//! - [`sweep`]: what a clean-up of the data directory removed.
 //! - [`cli`]: the command line.
 
 pub mod cli;
-pub mod engine;
+pub mod device;
+mod durable;
 pub mod guest;
 pub mod http;
 pub mod json;
@@ -26,5 +27,5 @@ pub mod limits;
 pub mod model;
 pub mod oracle;
 pub mod rerank;
-pub mod scheduler;
+pub mod sweep;
 pub mod tenant;

@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use assay_kernels::{BertConfig, PackedBatch, checkpoint};
+use assay_kernels::{Model, PackedBatch, checkpoint, families};
 
 use crate::tenant::TenantLimits;
 
@@ -62,7 +62,7 @@ pub fn limits(bytes: &[u8]) {
 pub fn model(bytes: &[u8]) {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     let config = &bytes[..end];
-    if BertConfig::from_json(config).is_err() {
+    if families::read_config(config).is_err() {
         return;
     }
     let written = tempfile::tempdir().and_then(|dir| {
@@ -71,8 +71,8 @@ pub fn model(bytes: &[u8]) {
         Ok(dir)
     });
     let Ok(dir) = written else { panic!("no temporary directory") };
-    if let Ok(weights) = checkpoint::load(dir.path(), None) {
-        let words = weights.config.vocab_size * weights.config.hidden_size;
+    if let Ok(Model { architecture, weights }) = checkpoint::load(dir.path(), None) {
+        let words = architecture.vocab_size * architecture.embeddings.width;
         assert_eq!(weights.embeddings.word.len(), words, "there is a row for every word");
         assert!(weights.embeddings.word.iter().all(|number| number.is_finite()), "weights are finite");
     }

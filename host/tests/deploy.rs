@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use assay::engine::EngineOptions;
+use assay::device::DeviceOptions;
 use assay::rerank::RerankError;
 use assay::tenant::admin::{Command as AdminCommand, Reply};
 use assay::tenant::compile::CompilerOptions;
@@ -89,11 +89,16 @@ fn what_fails_leaves_the_old_version_serving_and_says_why() {
         assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), 21);
     }
-    let missing = AdminCommand::Deploy { tenant: name("acme"), component: "0".repeat(64), limits: None, model: None };
+    let deploy_what = |component: String, model: Option<&str>| AdminCommand::Deploy {
+        tenant: name("acme"),
+        component: Some(component),
+        limits: None,
+        model: model.map(str::to_owned),
+        other_models: Vec::new(),
+    };
+    let missing = deploy_what("0".repeat(64), None);
     assert!(refusal(admin(&platform, missing)).contains("there is no component"));
-    let model = Some("no/such".to_owned());
-    let component = platform.put_component(&seeded(22)).unwrap();
-    let unknown = AdminCommand::Deploy { tenant: name("acme"), component, limits: None, model };
+    let unknown = deploy_what(platform.put_component(&seeded(22)).unwrap(), Some("no/such"));
     assert!(refusal(admin(&platform, unknown)).contains("there is no model no/such"));
     let Reply::Tenant(acme) = admin(&platform, AdminCommand::Show { tenant: name("acme") }) else {
         panic!("not shown")
@@ -165,7 +170,7 @@ fn a_guest_opens_the_models_that_its_limits_name() {
 fn a_compiler_process_is_stopped_at_its_limits() {
     let (dir, runtime) = (tenants::data_dir(), runtime());
     let open = |compiler: CompilerOptions| {
-        let options = PlatformOptions { engine: EngineOptions::default(), compiler, tokio: runtime.handle().clone() };
+        let options = PlatformOptions { device: DeviceOptions::default(), compiler, tokio: runtime.handle().clone() };
         Platform::open(dir.path(), options).unwrap()
     };
     let options = || CompilerOptions::new(common::PROGRAM.into());

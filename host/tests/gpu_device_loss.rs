@@ -6,10 +6,11 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use assay::scheduler::{Account, DEFAULT_MAX_QUEUED_TOKENS, Scheduler, ScoreError};
-use assay_kernels::gpu::{AdapterSelection, GpuEngine, GpuOptions};
+use assay::device::{Account, DEFAULT_MAX_QUEUED_TOKENS, ModelId, Scheduler, ScoreError};
+use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions};
 use assay_kernels::{
-    BatchReport, BertConfig, DeviceMemory, Engine, EngineError, EngineInfo, PackedBatch, Row, Ticket, checkpoint,
+    BatchReport, CheckedBatch, DeviceMemory, Engine, EngineError, EngineInfo, PackedBatch, Row, RowShape, Ticket,
+    checkpoint,
 };
 use serde_json::json;
 
@@ -25,8 +26,12 @@ impl Engine for Losing {
         self.engine.info()
     }
 
-    fn config(&self) -> &BertConfig {
-        self.engine.config()
+    fn shape(&self) -> RowShape {
+        self.engine.shape()
+    }
+
+    fn row_flops(&self, tokens: usize) -> u64 {
+        self.engine.row_flops(tokens)
     }
 
     fn max_batch_tokens(&self) -> usize {
@@ -41,7 +46,7 @@ impl Engine for Losing {
         self.engine.memory()
     }
 
-    fn submit(&mut self, batch: &PackedBatch) -> Result<Ticket, EngineError> {
+    fn submit(&mut self, batch: &CheckedBatch) -> Result<Ticket, EngineError> {
         let ticket = self.engine.submit(batch)?;
         if self.lose.swap(false, Ordering::Relaxed) {
             self.engine.provoke_device_loss();
@@ -55,10 +60,11 @@ impl Engine for Losing {
 }
 
 /// Scores one row of the tiny model, as a request of its own.
-async fn score(scheduler: &Scheduler) -> Result<Vec<f32>, ScoreError> {
+async fn score(scheduler: &Scheduler, model: ModelId, shape: &RowShape) -> Result<Vec<f32>, ScoreError> {
     let mut rows = PackedBatch::default();
     rows.push(Row { ids: &[2, 7, 3, 8, 3], second_segment: 3 }).unwrap();
-    Ok(scheduler.score(rows, &Account::default(), None).await?.outputs)
+    let rows = rows.check(shape).unwrap();
+    Ok(scheduler.score(model, rows, &Account::default(), None).await?.outputs)
 }
 
 #[tokio::test]
@@ -69,23 +75,26 @@ async fn a_lost_device_costs_the_request_that_met_it_and_no_other() {
     model.config["num_attention_heads"] = json!(1);
     model.write(dir.path());
     let weights = checkpoint::load(dir.path(), None).unwrap();
-    let options = GpuOptions { adapter: AdapterSelection::Any, max_batch_tokens: 256, ..GpuOptions::default() };
-    let engine = match GpuEngine::new(weights, options) {
-        Ok(engine) => engine,
-        Err(error) => return eprintln!("skipped: {error}"),
+    let device = match GpuDevice::open(&AdapterSelection::Any) {
+        Ok(device) => device,
+        Err(error) => return testdata::skip(testdata::Cause::NoAdapter, &error.to_string()),
     };
+    let options = GpuOptions { max_batch_tokens: 256, ..GpuOptions::default() };
+    let engine = GpuEngine::load(&device, weights, &options).unwrap();
     let lose = Arc::new(AtomicBool::new(false));
+    let shape = engine.shape();
     let engine = Box::new(Losing { engine, lose: Arc::clone(&lose) });
-    let scheduler = Scheduler::start(engine, DEFAULT_MAX_QUEUED_TOKENS).unwrap();
-    let before = score(&scheduler).await.unwrap();
+    let scheduler = Scheduler::start(DEFAULT_MAX_QUEUED_TOKENS).unwrap();
+    let model = scheduler.add(engine);
+    let before = score(&scheduler, model, &shape).await.unwrap();
     for _ in 0..3 {
         lose.store(true, Ordering::Relaxed);
         // The device may have finished the batch in flight before it was lost: then the next one meets the loss.
-        let mut met = score(&scheduler).await;
+        let mut met = score(&scheduler, model, &shape).await;
         if met.is_ok() {
-            met = score(&scheduler).await;
+            met = score(&scheduler, model, &shape).await;
         }
-        assert!(matches!(met, Err(ScoreError::Engine(_))), "{met:?}");
-        assert_eq!(score(&scheduler).await.unwrap(), before);
+        assert!(matches!(met, Err(ScoreError::Device(_))), "{met:?}");
+        assert_eq!(score(&scheduler, model, &shape).await.unwrap(), before);
     }
 }

@@ -7,11 +7,10 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use assay::device::{Account, LoadedModel};
 use assay::guest::{Call, Guest, GuestRuntime, Models, RuntimeOptions, Unlisted};
 use assay::limits::RequestLimits;
-use assay::model::LoadedModel;
 use assay::rerank::{GuestFault, Request, RerankError, Response};
-use assay::scheduler::Account;
 use common::tenants::{self, Oracle, attack, component, request, seeded};
 use tempfile::TempDir;
 

@@ -113,6 +113,19 @@ fn tenants_are_deployed_changed_and_removed_while_the_server_runs() {
     assert_eq!(shown["tenant"]["current"], 1);
     let table = said(tenant(data_dir, &["show", "early"]));
     assert!(table.contains("max_guest_cpu_ms") && table.contains("rollback") && table.contains("tester"), "{table}");
+    for part in ["tiny/one@", "held by", "the budget is", "ms of device time"] {
+        assert!(table.contains(part), "no {part:?} in {table}");
+    }
+
+    let devices: Value =
+        serde_json::from_str(&said(common::finish(&mut assay(data_dir, &["devices", "--json"])))).unwrap();
+    let loaded = &devices["server"]["models"][0];
+    assert_eq!((loaded["name"].as_str(), loaded["holders"].as_u64()), (Some("tiny/one"), Some(2)), "{devices}");
+    assert!(loaded["weights_bytes"].as_u64() > Some(0) && loaded["tokens"].as_u64() > Some(0), "{loaded}");
+    let budget = devices["server"]["memory_budget_bytes"].as_u64();
+    assert!(budget.is_some() && budget == devices["auto"]["memory_budget_bytes"].as_u64(), "{devices}");
+    let text = said(common::finish(&mut assay(data_dir, &["devices"])));
+    assert!(text.contains("the server's device") && text.contains("tiny/one@"), "{text}");
 
     let id = said(tenant(data_dir, &["key", "list", "early"]));
     let id = id.lines().last().unwrap().split_whitespace().next().unwrap().to_owned();
@@ -124,6 +137,7 @@ fn tenants_are_deployed_changed_and_removed_while_the_server_runs() {
     assert!(server.stop(), "the server did not end well");
     // Without a server the same commands work on the store.
     assert!(said(tenant(data_dir, &["list"])).contains("early"));
+    assert!(!said(common::finish(&mut assay(data_dir, &["devices"]))).contains("the server's device"));
 }
 
 #[test]

@@ -11,14 +11,12 @@
 
 use std::time::Instant;
 
-use assay_kernels::gpu::layout::Layout;
-use assay_kernels::gpu::ops::Target;
-use assay_kernels::gpu::ops::peak::Peak;
-use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, Precision, TuneCache, tune};
-use assay_kernels::weights::{BertWeights, Embeddings, Head, Layer, LayerNorm, Linear};
-use assay_kernels::{BertConfig, Engine, PackedBatch, Row};
+use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache, ceiling, tune};
+use assay_kernels::weights::{Linear, Module, NormWeights, Source};
+use assay_kernels::{Architecture, Engine, Model, PackedBatch, Precision, Row, Weights, families};
 
-const CONFIG: &[u8] = br#"{"architectures": ["BertForSequenceClassification"], "vocab_size": 30522,
+const CONFIG: &[u8] =
+    br#"{"model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 30522,
     "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
     "max_position_embeddings": 512, "num_labels": 1}"#;
 
@@ -40,28 +38,26 @@ fn main() {
         Ok(gpu) => gpu,
         Err(error) => return println!("skipped: {error}"),
     };
-    let config = BertConfig::from_json(CONFIG).unwrap();
-    let layout = Layout::new(&config, precision).unwrap();
-    let ceiling = Peak::new(&gpu).unwrap().measure(&gpu, 64, 4096).unwrap();
+    let architecture = families::read_config(CONFIG).unwrap();
+    let ceiling = ceiling(&gpu, 64, 4096).unwrap();
     println!("{}, {} storage; ceiling {:.1} GFLOP/s", gpu.description(), precision.name(), ceiling / 1e9);
     if has("--tune") {
-        println!("{}", tune(&gpu, Target::of(&gpu), &layout, tokens).unwrap());
+        println!("{}", tune(&gpu, &architecture, precision, tokens).unwrap());
     }
-    drop(gpu);
 
     let options = GpuOptions {
-        adapter: AdapterSelection::Any,
         precision,
         max_batch_tokens: tokens,
         tune: if has("--tune") { TuneCache::Memory } else { TuneCache::Defaults },
         ..GpuOptions::default()
     };
-    let mut engine = GpuEngine::new(random_weights(config), options).unwrap();
+    let mut engine = GpuEngine::load(&gpu, random_model(architecture), &options).unwrap();
     let mut batch = PackedBatch::default();
     for (row, &length) in lengths.iter().enumerate() {
         let ids: Vec<u32> = (0..length).map(|i| ((row * 7919 + i * 104_729) % 30_522) as u32).collect();
         batch.push(Row { ids: &ids, second_segment: length / 4 }).unwrap();
     }
+    let batch = batch.check(&engine.shape()).unwrap();
     let mut outputs = Vec::new();
     engine.run(&batch, &mut outputs).unwrap();
     assert!(outputs.iter().all(|score| score.is_finite()));
@@ -99,7 +95,7 @@ fn main() {
         .collect();
     seconds.sort_by(f64::total_cmp);
     let median = seconds[seconds.len() / 2];
-    let flops = assay_kernels::flops::batch_flops(engine.config(), &batch) as f64;
+    let flops = batch.iter().map(|row| engine.row_flops(row.ids.len())).sum::<u64>() as f64;
     println!(
         "whole pass, {} rows, {tokens} tokens: {:.1} ms (fastest {:.1}, slowest {:.1}), {:.2} useful GFLOP/s \
          ({:.3} of the ceiling), {:.0} useful tokens/s",
@@ -125,41 +121,37 @@ fn processor_seconds() -> Option<f64> {
     Some(fields.get(11)?.parse::<f64>().ok()? / 100.0)
 }
 
-fn random_weights(config: BertConfig) -> BertWeights {
-    let mut state = 1u64;
-    let mut random = move |count: usize| -> Vec<f32> {
-        (0..count)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 0.05
-            })
-            .collect()
-    };
-    let (h, i) = (config.hidden_size, config.intermediate_size);
-    let norm = |random: &mut dyn FnMut(usize) -> Vec<f32>| LayerNorm { weight: vec![1.0; h], bias: random(h) };
-    let linear = |random: &mut dyn FnMut(usize) -> Vec<f32>, outputs: usize, inputs: usize| Linear {
-        weight: random(outputs * inputs),
-        bias: random(outputs),
-    };
-    let embeddings = Embeddings {
-        word: random(config.vocab_size * h),
-        position: random(config.max_position_embeddings * h),
-        token_type: random(config.type_vocab_size * h),
-        norm: norm(&mut random),
-    };
-    let layers = (0..config.num_hidden_layers)
-        .map(|_| Layer {
-            query: linear(&mut random, h, h),
-            key: linear(&mut random, h, h),
-            value: linear(&mut random, h, h),
-            attention_output: linear(&mut random, h, h),
-            attention_norm: norm(&mut random),
-            intermediate: linear(&mut random, i, h),
-            output: linear(&mut random, h, i),
-            output_norm: norm(&mut random),
-        })
-        .collect();
-    let head =
-        Head::CrossEncoder { pooler: linear(&mut random, h, h), classifier: linear(&mut random, config.outputs, h) };
-    BertWeights { config, embeddings, layers, head }
+fn random_model(architecture: Architecture) -> Model {
+    let Ok(weights) = Weights::collect(&architecture, &mut Random(1));
+    Model { architecture, weights }
+}
+
+/// Small numbers from a linear congruential generator.
+struct Random(u64);
+
+impl Random {
+    fn numbers(&mut self, count: usize) -> Vec<f32> {
+        let next = |_| {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 0.05
+        };
+        (0..count).map(next).collect()
+    }
+}
+
+impl Source for Random {
+    type Error = std::convert::Infallible;
+
+    fn table(&mut self, _: Module, rows: usize, width: usize) -> Result<Vec<f32>, Self::Error> {
+        Ok(self.numbers(rows * width))
+    }
+
+    fn linear(&mut self, _: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Self::Error> {
+        let weight = self.numbers(outputs * inputs);
+        Ok(Linear { weight, bias: bias.then(|| self.numbers(outputs)), inputs })
+    }
+
+    fn norm(&mut self, _: Module, width: usize, bias: bool) -> Result<NormWeights, Self::Error> {
+        Ok(NormWeights { weight: vec![1.0; width], bias: bias.then(|| self.numbers(width)) })
+    }
 }

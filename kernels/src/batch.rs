@@ -1,9 +1,12 @@
 //! Rows packed end to end for one forward pass.
 //!
 //! A [`PackedBatch`] cannot be malformed: its constructors check the structure once, and engines rely on it without
-//! checking again. What depends on the model (vocabulary, longest row) is checked by [`PackedBatch::check`].
+//! checking again. A [`CheckedBatch`] fits a model's [`RowShape`] as well (vocabulary, longest row):
+//! [`PackedBatch::check`] is the only way to the first one, and what is put together from checked rows is checked.
 
-use crate::config::BertConfig;
+use std::ops::{Deref, Range};
+
+use crate::engine::RowShape;
 
 /// Tokenised pairs packed end to end, as compressed sparse rows. No padding, and no empty rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,11 +89,13 @@ pub enum BatchError {
         /// The vocabulary's size.
         vocab_size: usize,
     },
-    /// A row has a second segment but the model has one token type only.
-    #[error("row {row} has a second segment but the model has one token type only")]
-    NoSecondTokenType {
-        /// The row at fault.
-        row: usize,
+    /// Rows that were checked for one model are put into a batch for a model that takes other rows.
+    #[error("rows that were checked for {from:?} cannot join a batch for {to:?}")]
+    OtherShape {
+        /// What the rows were checked for.
+        from: RowShape,
+        /// What the batch is for.
+        to: RowShape,
     },
 }
 
@@ -221,36 +226,86 @@ impl PackedBatch {
         (0..self.rows()).map(|index| self.row(index))
     }
 
-    /// Checks the rows against the model that is to compute them.
+    /// Checks the rows against the model that is to compute them. Where the model has no second token type, a second
+    /// segment means nothing and is no error: tokenizers mark it whether or not the model looks.
     ///
     /// # Errors
-    /// A row is longer than the model takes, an id is past its vocabulary, or it has one token type only.
-    pub fn check(&self, config: &BertConfig) -> Result<(), BatchError> {
-        for (row, Row { ids, second_segment }) in self.iter().enumerate() {
-            if ids.len() > config.max_position_embeddings {
-                return Err(BatchError::RowTooLong {
-                    row,
-                    tokens: ids.len(),
-                    max_tokens: config.max_position_embeddings,
-                });
+    /// A row is longer than the model takes, or an id is past its vocabulary.
+    pub fn check(self, shape: &RowShape) -> Result<CheckedBatch, BatchError> {
+        for (row, Row { ids, .. }) in self.iter().enumerate() {
+            let (tokens, max_tokens) = (ids.len(), shape.max_tokens);
+            if tokens > max_tokens {
+                return Err(BatchError::RowTooLong { row, tokens, max_tokens });
             }
-            if config.type_vocab_size < 2 && second_segment < ids.len() {
-                return Err(BatchError::NoSecondTokenType { row });
-            }
-            // Every id is looked at, as that is vector code; where one is at fault is only then asked.
-            let fits = ids.iter().fold(true, |fits, &id| fits & ((id as usize) < config.vocab_size));
-            if !fits && let Some(position) = ids.iter().position(|&id| id as usize >= config.vocab_size) {
-                let (id, vocab_size) = (ids[position], config.vocab_size);
+            // Checks all ids with vector code; looks for the bad one only if the check fails.
+            let fits = ids.iter().fold(true, |fits, &id| fits & ((id as usize) < shape.vocab_size));
+            if !fits && let Some(position) = ids.iter().position(|&id| id as usize >= shape.vocab_size) {
+                let (id, vocab_size) = (ids[position], shape.vocab_size);
                 return Err(BatchError::IdOutOfRange { row, position, id, vocab_size });
             }
         }
-        Ok(())
+        Ok(CheckedBatch { rows: self, shape: *shape })
+    }
+}
+
+/// Rows that fit a model. Read like the [`PackedBatch`] that they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedBatch {
+    rows: PackedBatch,
+    shape: RowShape,
+}
+
+impl CheckedBatch {
+    /// A batch without rows, to [`append`](Self::append) to, with room for `tokens` tokens in `rows` rows.
+    #[must_use]
+    pub fn with_capacity(shape: &RowShape, rows: usize, tokens: usize) -> Self {
+        Self { rows: PackedBatch::with_capacity(rows, tokens), shape: *shape }
+    }
+
+    /// What the rows were checked for.
+    #[must_use]
+    pub fn shape(&self) -> &RowShape {
+        &self.shape
+    }
+
+    /// Appends some rows of a batch that was checked for the same shape.
+    ///
+    /// # Errors
+    /// The shapes differ, or the batch would pass 2³² − 1 tokens. The rows before the one at fault have been appended.
+    ///
+    /// # Panics
+    /// `from` does not have all of `rows`.
+    pub fn append(&mut self, from: &Self, rows: Range<usize>) -> Result<(), BatchError> {
+        if from.shape != self.shape {
+            return Err(BatchError::OtherShape { from: from.shape, to: self.shape });
+        }
+        rows.into_iter().try_for_each(|row| self.rows.push(from.rows.row(row)))
+    }
+
+    /// Removes every row and keeps the memory.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+    }
+
+    /// The rows alone.
+    #[must_use]
+    pub fn into_rows(self) -> PackedBatch {
+        self.rows
+    }
+}
+
+impl Deref for CheckedBatch {
+    type Target = PackedBatch;
+
+    fn deref(&self) -> &PackedBatch {
+        &self.rows
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::architecture::TokenTypes;
 
     #[test]
     fn rows_come_back_as_they_went_in() {
@@ -287,5 +342,36 @@ mod tests {
             let message = PackedBatch::new(ids, offsets, second_segment).unwrap_err().to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
+    }
+    const SHAPE: RowShape = RowShape { vocab_size: 10, max_tokens: 3, token_types: TokenTypes::None, outputs: 1 };
+
+    fn row(ids: &[u32]) -> PackedBatch {
+        PackedBatch::new(ids.to_vec(), vec![0, ids.len() as u32], vec![0]).unwrap()
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_the_model_are_named() {
+        let error = row(&[1; 4]).check(&SHAPE).unwrap_err();
+        assert_eq!(error, BatchError::RowTooLong { row: 0, tokens: 4, max_tokens: 3 });
+        let error = row(&[1, 10]).check(&SHAPE).unwrap_err();
+        assert_eq!(error, BatchError::IdOutOfRange { row: 0, position: 1, id: 10, vocab_size: 10 });
+    }
+
+    #[test]
+    fn a_second_segment_is_accepted_where_the_model_has_no_second_token_type() {
+        assert_eq!(row(&[1, 9]).check(&SHAPE).unwrap().into_rows(), row(&[1, 9]));
+    }
+
+    #[test]
+    fn a_batch_of_checked_rows_takes_rows_of_the_same_shape_only() {
+        let mut batch = CheckedBatch::with_capacity(&SHAPE, 2, 4);
+        let rows = PackedBatch::new(vec![1, 2, 3], vec![0, 1, 3], vec![0, 2]).unwrap().check(&SHAPE).unwrap();
+        batch.append(&rows, 1..2).unwrap();
+        batch.append(&rows, 0..1).unwrap();
+        assert_eq!((batch.ids(), batch.second_segment()), (&[2, 3, 1][..], &[2, 0][..]));
+        let larger = RowShape { vocab_size: 11, ..SHAPE };
+        let others = row(&[10]).check(&larger).unwrap();
+        let error = batch.append(&others, 0..1).unwrap_err();
+        assert_eq!(error, BatchError::OtherShape { from: larger, to: SHAPE });
     }
 }

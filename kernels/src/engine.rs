@@ -2,21 +2,24 @@
 //!
 //! One dispatch thread owns an engine; nothing else calls it. [`submit`](Engine::submit) hands a batch over,
 //! [`finish`](Engine::finish) waits for it: a device that works beside the processor computes one batch while the
-//! caller builds the next. An engine allocates nothing that grows after it is made, and a row's numbers depend on
-//! neither its neighbours nor its place in the batch.
+//! caller builds the next. A row's numbers depend on neither its neighbours nor its place in the batch. Nothing here says
+//! what kind of model an engine computes: callers need to know what rows are like ([`RowShape`]) and what they cost.
 
 use std::time::Duration;
 
-use crate::batch::{BatchError, PackedBatch};
-use crate::config::BertConfig;
+use crate::architecture::{TokenTypes, Unsupported};
+use crate::batch::CheckedBatch;
 
 /// What computes packed batches of one model on one device.
 pub trait Engine: Send + std::fmt::Debug {
     /// What the engine is and where it runs; the same for as long as it lives.
     fn info(&self) -> &EngineInfo;
 
-    /// The shape of the model that it computes.
-    fn config(&self) -> &BertConfig;
+    /// What rows must be like, and what comes out of them.
+    fn shape(&self) -> RowShape;
+
+    /// Useful floating-point operations of one row, by formula ([`crate::flops`]): what a scheduler charges for it.
+    fn row_flops(&self, tokens: usize) -> u64;
 
     /// Most tokens in one batch; at least the model's longest row.
     fn max_batch_tokens(&self) -> usize;
@@ -33,9 +36,9 @@ pub trait Engine: Send + std::fmt::Debug {
     /// they were given.
     ///
     /// # Errors
-    /// The rows do not fit the model, the batch is over the token budget, too many are in flight, or the device failed;
-    /// after an error the engine takes further batches.
-    fn submit(&mut self, batch: &PackedBatch) -> Result<Ticket, EngineError>;
+    /// The batch was checked for a model of another shape or is over the token budget, too many are in flight, or the
+    /// device failed; after an error the engine takes further batches.
+    fn submit(&mut self, batch: &CheckedBatch) -> Result<Ticket, EngineError>;
 
     /// Waits for the oldest batch in flight and appends its `[rows, outputs]` numbers, row-major, to `outputs`.
     ///
@@ -47,9 +50,54 @@ pub trait Engine: Send + std::fmt::Debug {
     ///
     /// # Errors
     /// As [`submit`](Self::submit) and [`finish`](Self::finish).
-    fn run(&mut self, batch: &PackedBatch, outputs: &mut Vec<f32>) -> Result<BatchReport, EngineError> {
+    fn run(&mut self, batch: &CheckedBatch, outputs: &mut Vec<f32>) -> Result<BatchReport, EngineError> {
         let ticket = self.submit(batch)?;
         self.finish(ticket, outputs)
+    }
+}
+
+/// What a model takes and gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowShape {
+    /// Token ids are below it.
+    pub vocab_size: usize,
+    /// Longest row in tokens.
+    pub max_tokens: usize,
+    /// Whether a row's second segment means anything.
+    pub token_types: TokenTypes,
+    /// Numbers per row.
+    pub outputs: usize,
+}
+
+/// Numbers as stored and multiplied. No engine has all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Weights and activations in f32: within 1e-4 of the float64 reference's logits.
+    #[default]
+    F32,
+    /// Weights and activations in f16, sums in f32: half the memory; within 2e-2 of the reference's logits.
+    F16,
+    /// Weights of the layers in 8 bits with a scale for each output, activations in 16 bits with a scale for each row,
+    /// sums exact; attention, norms and the head in f32. Logits differ from f32's by some hundredths.
+    Int8,
+    /// As [`Int8`](Self::Int8), with weights of 11 and activations of 12 bits, both stored in 16: twice its memory and a
+    /// tenth of its error.
+    Int16,
+}
+
+impl Precision {
+    /// Every precision.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Int8, Self::Int16];
+
+    /// Its name: `f32`, `f16`, `int8` or `int16`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+            Self::Int16 => "int16",
+        }
     }
 }
 
@@ -65,7 +113,7 @@ pub struct EngineInfo {
     pub name: &'static str,
     /// The device, in its own words: processor and instruction set, or adapter, backend and driver.
     pub device: String,
-    /// Numbers as stored and multiplied: `f32`, `f16`, `int8`.
+    /// Numbers as stored and multiplied, by [`Precision::name`].
     pub precision: &'static str,
     /// Threads that compute; 0 where the processor only waits.
     pub threads: usize,
@@ -104,9 +152,27 @@ pub struct BatchReport {
 /// Why a batch was not computed.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The rows do not fit the model.
+    /// The batch was checked for a model that takes other rows.
+    #[error("the batch was checked for {found:?} but the engine's model takes {expected:?}")]
+    OtherShape {
+        /// What the batch was checked for.
+        found: RowShape,
+        /// What the engine takes.
+        expected: RowShape,
+    },
+    /// The engine does not compute in this precision.
+    #[error("the {engine} engine does not compute in {}: it has {}", .precision.name(), names(.supported))]
+    Precision {
+        /// The engine's name.
+        engine: &'static str,
+        /// The precision that was asked for.
+        precision: Precision,
+        /// What the engine has.
+        supported: &'static [Precision],
+    },
+    /// The model has a part that the engine does not compute.
     #[error(transparent)]
-    Batch(#[from] BatchError),
+    Unsupported(#[from] Unsupported),
     /// More tokens than one batch may have.
     #[error("the batch has {tokens} tokens but the engine takes at most {max_batch_tokens}")]
     TooManyTokens {
@@ -130,4 +196,8 @@ pub enum EngineError {
     /// The device or its driver failed; trying again is sensible.
     #[error("the device failed: {0}")]
     Device(String),
+}
+
+fn names(precisions: &[Precision]) -> String {
+    precisions.iter().map(|precision| precision.name()).collect::<Vec<_>>().join(", ")
 }

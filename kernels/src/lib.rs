@@ -1,27 +1,30 @@
-//! Computes packed batches of a BERT cross-encoder.
+//! Computes packed batches of encoder models: cross-encoders and embedders.
 //!
-//! Owns everything between token ids and numbers: the packed batch, the model's shape and weights, reading them from
-//! a checkpoint, the float64 [`reference`] that every engine is held to, and the [engines](Engine) themselves. It knows
-//! nothing of text, WebAssembly, tenants or HTTP.
+//! Owns everything between token ids and numbers: the packed batch, the model as a value and its weights, reading both
+//! from a checkpoint, the float64 [`reference`] that every engine is held to, and the [engines](Engine) themselves. It
+//! knows nothing of text, WebAssembly, tenants or HTTP.
 //!
-//! - [`PackedBatch`]: rows end to end, never padded.
-//! - [`BertConfig`], [`BertWeights`]: the model; [`checkpoint`] reads both from a Hugging Face directory.
-//! - [`reference`]: the same forward pass in float64, slow and plain.
-//! - [`Engine`]: the contract of what computes a batch on one device; [`cpu`] has the first.
+//! - [`PackedBatch`], [`CheckedBatch`]: rows end to end, never padded.
+//! - [`Architecture`], [`Weights`]: the model; [`checkpoint`] reads both from a Hugging Face directory, as its
+//!   [family](families) says.
+//! - [`reference`]: the forward pass in float64, slow and plain.
+//! - [`Engine`]: the contract of what computes a batch on one device; [`cpu`] and [`gpu`] have one each.
 
+pub mod architecture;
 pub mod batch;
 pub mod checkpoint;
-pub mod config;
 pub mod cpu;
 pub mod engine;
+pub mod families;
 pub mod flops;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod reference;
 pub mod weights;
 
-pub use batch::{BatchError, PackedBatch, Row};
-pub use config::{BertConfig, Task};
-pub use cpu::{CpuEngine, CpuOptions, InstructionSet, Precision};
-pub use engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Ticket};
-pub use weights::BertWeights;
+pub use architecture::{Activation, Architecture, Task, TokenTypes, Unsupported};
+pub use batch::{BatchError, CheckedBatch, PackedBatch, Row};
+pub use cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, InstructionSet};
+pub use engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, RowShape, Ticket};
+pub use families::ConfigError;
+pub use weights::{Model, Weights};

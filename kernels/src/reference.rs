@@ -1,143 +1,274 @@
 //! The forward pass in float64: slow, plain and readable. Every engine and every kernel is held to it.
 //!
-//! Nothing is fused, pruned or reordered; each function is the formula. Source: Devlin et al. 2018
-//! (<https://arxiv.org/abs/1810.04805>) as implemented by Hugging Face's `BertForSequenceClassification`.
+//! Computes whatever an [`Architecture`] can say. Nothing is fused, pruned or reordered; each function is the formula of
+//! one part, whose source the part's own documentation names.
 
+use crate::architecture::{
+    Activation, Architecture, Attention, Block, Dense, Head, Layer, Mask, Mlp, MlpKind, Norm, NormKind, NormPlacement,
+    Pooling, Rotary,
+};
 use crate::batch::{PackedBatch, Row};
-use crate::config::BertConfig;
-use crate::weights::{BertWeights, Head, Layer, LayerNorm, Linear};
+use crate::weights::{HeadWeights, LayerWeights, Linear, Model, NormWeights, Weights};
 
 /// Numbers of every row: `[rows, outputs]`, row-major.
 ///
 /// # Panics
 /// The batch does not fit the model: see [`PackedBatch::check`].
 #[must_use]
-pub fn forward(weights: &BertWeights, batch: &PackedBatch) -> Vec<f64> {
-    batch.iter().flat_map(|row| forward_row(weights, row)).collect()
+pub fn forward(model: &Model, batch: &PackedBatch) -> Vec<f64> {
+    batch.iter().flat_map(|row| forward_row(model, row)).collect()
 }
 
-fn forward_row(weights: &BertWeights, row: Row<'_>) -> Vec<f64> {
-    let config = &weights.config;
-    let mut states = embeddings(weights, row);
-    for layer in &weights.layers {
-        states = encoder_layer(config, layer, &states);
+fn forward_row(model: &Model, row: Row<'_>) -> Vec<f64> {
+    let Model { architecture, weights } = model;
+    let mut states = embeddings(model, row);
+    for (layer, layer_weights) in architecture.layers.iter().zip(&weights.layers) {
+        states = encoder_layer(&architecture.block, layer, layer_weights, &states);
     }
-    head(config, &weights.head, &states)
+    if let Some(norm) = &architecture.final_norm {
+        normalise(&mut states, norm, weights.final_norm.as_ref());
+    }
+    head(architecture, weights, &states)
 }
 
 /// Hidden states before the first layer, `[tokens, hidden_size]`.
 #[must_use]
-pub fn embeddings(weights: &BertWeights, row: Row<'_>) -> Vec<f64> {
-    let hidden = weights.config.hidden_size;
-    let tables = &weights.embeddings;
-    let mut states = Vec::with_capacity(row.ids.len() * hidden);
-    for (position, &id) in row.ids.iter().enumerate() {
-        let token_type = usize::from(position >= row.second_segment);
-        for column in 0..hidden {
-            states.push(
-                f64::from(tables.word[id as usize * hidden + column])
-                    + f64::from(tables.position[position * hidden + column])
-                    + f64::from(tables.token_type[token_type * hidden + column]),
-            );
+pub fn embeddings(model: &Model, row: Row<'_>) -> Vec<f64> {
+    let (shape, tables) = (&model.architecture.embeddings, &model.weights.embeddings);
+    let width = shape.width;
+    let mut states = Vec::with_capacity(row.ids.len() * width);
+    let positions = shape.positions.indices(row.ids);
+    for (place, (&id, position)) in row.ids.iter().zip(positions).enumerate() {
+        let token_type = shape.token_types.index(place, row.second_segment);
+        for column in 0..width {
+            // A table that the model does not have is empty.
+            let number = |table: &[f32], row: usize| table.get(row * width + column).copied().map_or(0.0, f64::from);
+            let word = f64::from(tables.word[id as usize * width + column]);
+            states.push(word + number(&tables.position, position) + number(&tables.token_type, token_type));
         }
     }
-    layer_norm(&mut states, &tables.norm, weights.config.layer_norm_eps);
-    states
+    if let Some(norm) = &shape.norm {
+        normalise(&mut states, norm, tables.norm.as_ref());
+    }
+    match &tables.projection {
+        None => states,
+        Some(projection) => linear(&states, projection),
+    }
 }
 
-/// One encoder layer over one row: `[tokens, hidden_size]` to the same.
+/// One layer over one row: `[tokens, hidden_size]` to the same.
 #[must_use]
-pub fn encoder_layer(config: &BertConfig, layer: &Layer, states: &[f64]) -> Vec<f64> {
-    let query = linear(states, &layer.query);
-    let key = linear(states, &layer.key);
-    let value = linear(states, &layer.value);
-    let context = attention(&query, &key, &value, config.hidden_size, config.num_attention_heads);
-    let mut attended = linear(&context, &layer.attention_output);
-    add(&mut attended, states);
-    layer_norm(&mut attended, &layer.attention_norm, config.layer_norm_eps);
+pub fn encoder_layer(block: &Block, layer: &Layer, weights: &LayerWeights, states: &[f64]) -> Vec<f64> {
+    let attended = residual(block, weights.attention_norm.as_ref(), states, |states| {
+        let mut query = linear(states, &weights.query);
+        let mut key = linear(states, &weights.key);
+        let value = linear(states, &weights.value);
+        if let Some(rotary) = layer.rotary {
+            let Attention { heads, kv_heads, head_dim, .. } = block.attention;
+            rotate(&mut query, heads, head_dim, rotary);
+            rotate(&mut key, kv_heads, head_dim, rotary);
+        }
+        linear(&attention(&query, &key, &value, &block.attention, layer.mask), &weights.attention_output)
+    });
+    residual(block, Some(&weights.output_norm), &attended, |states| {
+        linear(&inner(&block.mlp, linear(states, &weights.intermediate)), &weights.output)
+    })
+}
 
-    let mut inner = linear(&attended, &layer.intermediate);
-    inner.iter_mut().for_each(|value| *value = gelu(*value));
-    let mut output = linear(&inner, &layer.output);
-    add(&mut output, &attended);
-    layer_norm(&mut output, &layer.output_norm, config.layer_norm_eps);
-    output
+/// `norm(x + f(x))` or `x + f(norm(x))`, as the block says; a norm that is absent changes nothing.
+fn residual(
+    block: &Block,
+    weights: Option<&NormWeights>,
+    states: &[f64],
+    f: impl FnOnce(&[f64]) -> Vec<f64>,
+) -> Vec<f64> {
+    match block.norm_placement {
+        NormPlacement::After => {
+            let mut sum = f(states);
+            add(&mut sum, states);
+            normalise(&mut sum, &block.norm, weights);
+            sum
+        }
+        NormPlacement::Before => {
+            let mut normalised = states.to_vec();
+            normalise(&mut normalised, &block.norm, weights);
+            let mut sum = f(&normalised);
+            add(&mut sum, states);
+            sum
+        }
+    }
+}
+
+/// What the second linear layer of the feed-forward part reads: `[tokens, intermediate_outputs]` to
+/// `[tokens, intermediate_size]`.
+fn inner(mlp: &Mlp, intermediate: Vec<f64>) -> Vec<f64> {
+    match mlp.kind {
+        MlpKind::Plain => intermediate.into_iter().map(|x| activate(mlp.activation, x)).collect(),
+        MlpKind::Gated => intermediate
+            .chunks_exact(2 * mlp.intermediate_size)
+            .flat_map(|token| {
+                let (activated, gate) = token.split_at(mlp.intermediate_size);
+                activated.iter().zip(gate).map(|(&x, gate)| activate(mlp.activation, x) * gate)
+            })
+            .collect(),
+    }
 }
 
 /// A row's numbers from its last hidden states, `[tokens, hidden_size]` to `[outputs]`.
 #[must_use]
-pub fn head(config: &BertConfig, head: &Head, states: &[f64]) -> Vec<f64> {
-    let hidden = config.hidden_size;
-    match head {
-        Head::CrossEncoder { pooler, classifier } => {
-            let mut pooled = linear(&states[..hidden], pooler);
-            pooled.iter_mut().for_each(|value| *value = value.tanh());
-            linear(&pooled, classifier)
-        }
-        Head::MeanEmbedding => {
+pub fn head(architecture: &Architecture, weights: &Weights, states: &[f64]) -> Vec<f64> {
+    let pooled = pool(architecture.pooling, states, architecture.hidden_size);
+    match (architecture.head, &weights.head) {
+        (Head::Classifier { dense, .. }, Some(weights)) => classify(dense, weights, &pooled),
+        _ => unit(pooled),
+    }
+}
+
+/// What the head reads: `[tokens, hidden_size]` to `[hidden_size]`.
+#[must_use]
+pub fn pool(pooling: Pooling, states: &[f64], hidden: usize) -> Vec<f64> {
+    match pooling {
+        Pooling::First => states[..hidden].to_vec(),
+        Pooling::Last => states[states.len() - hidden..].to_vec(),
+        Pooling::Mean => {
             let tokens = (states.len() / hidden) as f64;
             let mut mean = vec![0f64; hidden];
             for state in states.chunks_exact(hidden) {
                 add(&mut mean, state);
             }
-            mean.iter_mut().for_each(|value| *value /= tokens);
-            let norm = mean.iter().map(|value| value * value).sum::<f64>().sqrt().max(1e-12);
-            mean.iter_mut().for_each(|value| *value /= norm);
+            mean.iter_mut().for_each(|x| *x /= tokens);
             mean
         }
     }
 }
 
+/// A vector scaled to unit length; one of zeros stays.
+#[must_use]
+pub fn unit(mut x: Vec<f64>) -> Vec<f64> {
+    let length = dot(&x, &x).sqrt().max(1e-12);
+    x.iter_mut().for_each(|x| *x /= length);
+    x
+}
+
+/// `[hidden_size]` to `[labels]`.
+fn classify(dense: Option<Dense>, weights: &HeadWeights, pooled: &[f64]) -> Vec<f64> {
+    let (Some(dense), Some(layer)) = (dense, &weights.dense) else { return linear(pooled, &weights.classifier) };
+    let mut pooled = linear(pooled, layer);
+    if let Some(activation) = dense.activation {
+        pooled.iter_mut().for_each(|x| *x = activate(activation, *x));
+    }
+    if let Some(norm) = &dense.norm {
+        normalise(&mut pooled, norm, weights.dense_norm.as_ref());
+    }
+    linear(&pooled, &weights.classifier)
+}
+
 /// `x · weightᵀ + bias`: `[m, inputs]` to `[m, outputs]`.
 #[must_use]
 pub fn linear(x: &[f64], linear: &Linear) -> Vec<f64> {
-    let inputs = linear.weight.len() / linear.bias.len();
-    let mut y = Vec::with_capacity(x.len() / inputs * linear.bias.len());
+    let inputs = linear.inputs;
+    let mut y = Vec::with_capacity(x.len() / inputs * linear.outputs());
     for x in x.chunks_exact(inputs) {
-        for (weight, &bias) in linear.weight.chunks_exact(inputs).zip(&linear.bias) {
+        for (output, weight) in linear.weight.chunks_exact(inputs).enumerate() {
             let dot: f64 = x.iter().zip(weight).map(|(&x, &weight)| x * f64::from(weight)).sum();
-            y.push(dot + f64::from(bias));
+            y.push(dot + f64::from(linear.bias_of(output)));
         }
     }
     y
 }
 
-/// `softmax(q · kᵀ / √head_dim) · v` per head, over one row; all `[tokens, hidden_size]` with heads side by side.
+/// `softmax(q · kᵀ / √head_dim) · v` per head, over one row. `query` is `[tokens, heads · head_dim]`, as is the result;
+/// `key` and `value` are `[tokens, kv_heads · head_dim]`.
 #[must_use]
-pub fn attention(query: &[f64], key: &[f64], value: &[f64], hidden: usize, heads: usize) -> Vec<f64> {
-    let head_dim = hidden / heads;
+pub fn attention(query: &[f64], key: &[f64], value: &[f64], shape: &Attention, mask: Mask) -> Vec<f64> {
+    let Attention { heads, kv_heads, head_dim, .. } = *shape;
+    let (query_width, key_width) = (shape.query_width(), shape.key_value_width());
+    let tokens = query.len() / query_width;
     let scale = 1.0 / (head_dim as f64).sqrt();
     let mut context = vec![0f64; query.len()];
-    for (query, context) in query.chunks_exact(hidden).zip(context.chunks_exact_mut(hidden)) {
+    for place in 0..tokens {
         for head in 0..heads {
-            let columns = head * head_dim..(head + 1) * head_dim;
-            let scores: Vec<f64> = key
-                .chunks_exact(hidden)
-                .map(|key| dot(&query[columns.clone()], &key[columns.clone()]) * scale)
-                .collect();
+            let at = place * query_width + head * head_dim;
+            let query = &query[at..at + head_dim];
+            let key_at = |token: usize| token * key_width + head / (heads / kv_heads) * head_dim;
+            let keys = mask.keys(place, tokens);
+            let scores: Vec<f64> =
+                keys.clone().map(|token| dot(query, &key[key_at(token)..][..head_dim]) * scale).collect();
             let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
             let sum: f64 = weights.iter().sum();
-            for (weight, value) in weights.iter().zip(value.chunks_exact(hidden)) {
-                for (context, value) in context[columns.clone()].iter_mut().zip(&value[columns.clone()]) {
-                    *context += weight / sum * value;
-                }
+            for (token, weight) in keys.zip(weights) {
+                let value = &value[key_at(token)..][..head_dim];
+                context[at..at + head_dim].iter_mut().zip(value).for_each(|(x, value)| *x += weight / sum * value);
             }
         }
     }
     context
 }
 
-/// LayerNorm in place over rows of `norm.weight.len()`, with the biased variance.
-pub fn layer_norm(states: &mut [f64], norm: &LayerNorm, eps: f64) {
-    let hidden = norm.weight.len();
-    for state in states.chunks_exact_mut(hidden) {
-        let mean = state.iter().sum::<f64>() / hidden as f64;
-        let variance = state.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / hidden as f64;
-        let scale = 1.0 / (variance + eps).sqrt();
-        for ((value, &weight), &bias) in state.iter_mut().zip(&norm.weight).zip(&norm.bias) {
-            *value = (*value - mean) * scale * f64::from(weight) + f64::from(bias);
+/// Turns every head of `[tokens, heads · head_dim]` by its token's place in the row.
+pub fn rotate(x: &mut [f64], heads: usize, head_dim: usize, rotary: Rotary) {
+    let half = head_dim / 2;
+    for (place, token) in x.chunks_exact_mut(heads * head_dim).enumerate() {
+        for head in token.chunks_exact_mut(head_dim) {
+            for i in 0..half {
+                let angle = f64::from(rotary.angle(place, i, head_dim));
+                let (a, b) = (head[i], head[i + half]);
+                head[i] = a * angle.cos() - b * angle.sin();
+                head[i + half] = b * angle.cos() + a * angle.sin();
+            }
         }
+    }
+}
+
+/// A norm in place over rows of `weights.weight.len()`; without weights it changes nothing.
+fn normalise(states: &mut [f64], norm: &Norm, weights: Option<&NormWeights>) {
+    let Some(weights) = weights else { return };
+    match norm.kind {
+        NormKind::Layer => layer_norm(states, weights, norm.eps),
+        NormKind::Rms => rms_norm(states, weights, norm.eps),
+    }
+}
+
+/// LayerNorm in place over rows of `norm.weight.len()`, with the biased variance.
+pub fn layer_norm(states: &mut [f64], norm: &NormWeights, eps: f64) {
+    let width = norm.weight.len();
+    for state in states.chunks_exact_mut(width) {
+        let mean = state.iter().sum::<f64>() / width as f64;
+        let variance = state.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+        let scale = 1.0 / (variance + eps).sqrt();
+        for (column, x) in state.iter_mut().enumerate() {
+            *x = (*x - mean) * scale * f64::from(norm.weight[column]) + bias(norm, column);
+        }
+    }
+}
+
+/// RMSNorm in place over rows of `norm.weight.len()`.
+pub fn rms_norm(states: &mut [f64], norm: &NormWeights, eps: f64) {
+    let width = norm.weight.len();
+    for state in states.chunks_exact_mut(width) {
+        let scale = 1.0 / (dot(state, state) / width as f64 + eps).sqrt();
+        for (column, x) in state.iter_mut().enumerate() {
+            *x = *x * scale * f64::from(norm.weight[column]) + bias(norm, column);
+        }
+    }
+}
+
+fn bias(norm: &NormWeights, column: usize) -> f64 {
+    norm.bias.as_ref().map_or(0.0, |bias| f64::from(bias[column]))
+}
+
+/// An activation by its formula.
+#[must_use]
+pub fn activate(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Gelu => gelu(x),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+        }
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+        Activation::Tanh => x.tanh(),
     }
 }
 

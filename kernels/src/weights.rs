@@ -1,106 +1,300 @@
-//! A BERT model's weights, widened to f32, as engines take them over.
+//! A model's weights, widened to f32, as engines take them over.
 //!
-//! Plain row-major matrices in the layout of the checkpoint: a linear layer's weight is `[out, in]`. Engines repack
-//! them as their kernels like and drop these.
+//! Plain row-major matrices: a linear layer's weight is `[outputs, inputs]`. Which there are, and of which shapes, an
+//! [`Architecture`] says; [`Weights::collect`] is the one place that goes through them all. Engines repack them as their
+//! kernels like and drop these.
 
-use crate::config::BertConfig;
+use crate::architecture::{Architecture, Head, Positions};
+
+/// A model: what it computes, and with which numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    /// What it computes.
+    pub architecture: Architecture,
+    /// With which numbers.
+    pub weights: Weights,
+}
 
 /// `y = x · weightᵀ + bias`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear {
     /// `[outputs, inputs]`, row-major.
     pub weight: Vec<f32>,
-    /// `[outputs]`.
-    pub bias: Vec<f32>,
+    /// `[outputs]`, where there is one.
+    pub bias: Option<Vec<f32>>,
+    /// Width of x.
+    pub inputs: usize,
 }
 
-/// `y = (x − mean) / sqrt(variance + eps) · weight + bias` over the hidden dimension.
+impl Linear {
+    /// Width of y.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        self.weight.len() / self.inputs
+    }
+
+    /// The bias of one output; 0 where there is none.
+    #[must_use]
+    pub fn bias_of(&self, output: usize) -> f32 {
+        self.bias.as_ref().map_or(0.0, |bias| bias[output])
+    }
+
+    fn numbers(&self) -> usize {
+        self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
+    }
+}
+
+/// What a norm multiplies and adds.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LayerNorm {
-    /// `[hidden_size]`.
+pub struct NormWeights {
+    /// `[width]`.
     pub weight: Vec<f32>,
-    /// `[hidden_size]`.
-    pub bias: Vec<f32>,
+    /// `[width]`, where there is one.
+    pub bias: Option<Vec<f32>>,
 }
 
-/// The three embedding tables, summed and normalised.
+impl NormWeights {
+    fn numbers(&self) -> usize {
+        self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)
+    }
+}
+
+/// The embedding tables and what follows them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Embeddings {
-    /// `[vocab_size, hidden_size]`.
+pub struct EmbeddingWeights {
+    /// `[vocab_size, width]`.
     pub word: Vec<f32>,
-    /// `[max_position_embeddings, hidden_size]`.
+    /// `[rows, width]`; empty where positions are not learned.
     pub position: Vec<f32>,
-    /// `[type_vocab_size, hidden_size]`.
+    /// `[rows, width]`; empty where there are no token types.
     pub token_type: Vec<f32>,
-    /// Applied to the sum.
-    pub norm: LayerNorm,
+    /// `[width]`.
+    pub norm: Option<NormWeights>,
+    /// `[hidden_size, width]`, where these differ.
+    pub projection: Option<Linear>,
 }
 
-/// One encoder layer.
+/// One layer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Layer {
-    /// `[hidden_size, hidden_size]`; not scaled by 1/√head_dim.
+pub struct LayerWeights {
+    /// `[heads · head_dim, hidden_size]`; not scaled by 1/√head_dim.
     pub query: Linear,
-    /// `[hidden_size, hidden_size]`.
+    /// `[kv_heads · head_dim, hidden_size]`.
     pub key: Linear,
-    /// `[hidden_size, hidden_size]`.
+    /// `[kv_heads · head_dim, hidden_size]`.
     pub value: Linear,
-    /// `[hidden_size, hidden_size]`, applied to the concatenated heads.
+    /// `[hidden_size, heads · head_dim]`, applied to the heads side by side.
     pub attention_output: Linear,
-    /// Applied to attention output plus residual.
-    pub attention_norm: LayerNorm,
-    /// `[intermediate_size, hidden_size]`, followed by the erf GELU.
+    /// The norm of attention, before or after it; absent where the layer has none.
+    pub attention_norm: Option<NormWeights>,
+    /// `[intermediate_size, hidden_size]`, or `[2 · intermediate_size, hidden_size]` with a gate.
     pub intermediate: Linear,
     /// `[hidden_size, intermediate_size]`.
     pub output: Linear,
-    /// Applied to feed-forward output plus residual.
-    pub output_norm: LayerNorm,
+    /// The norm of the feed-forward part, before or after it.
+    pub output_norm: NormWeights,
 }
 
-/// What turns hidden states into a row's numbers.
+/// The head of a classifier.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Head {
-    /// `classifier(tanh(pooler(first token)))`: one logit per label.
-    CrossEncoder {
-        /// `[hidden_size, hidden_size]`.
-        pooler: Linear,
-        /// `[labels, hidden_size]`.
-        classifier: Linear,
-    },
-    /// The mean over the row's tokens, scaled to unit length.
-    MeanEmbedding,
+pub struct HeadWeights {
+    /// `[hidden_size, hidden_size]`.
+    pub dense: Option<Linear>,
+    /// The norm after it, `[hidden_size]`.
+    pub dense_norm: Option<NormWeights>,
+    /// `[labels, hidden_size]`.
+    pub classifier: Linear,
 }
 
-/// Everything a forward pass needs.
+/// Every number that a forward pass needs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct BertWeights {
-    /// The model's shape.
-    pub config: BertConfig,
+pub struct Weights {
     /// The embedding tables.
-    pub embeddings: Embeddings,
-    /// `num_hidden_layers` of them, first to last.
-    pub layers: Vec<Layer>,
-    /// The head.
-    pub head: Head,
+    pub embeddings: EmbeddingWeights,
+    /// First to last.
+    pub layers: Vec<LayerWeights>,
+    /// `[hidden_size]`.
+    pub final_norm: Option<NormWeights>,
+    /// Absent where the head is [`Head::Embedding`].
+    pub head: Option<HeadWeights>,
 }
 
-impl BertWeights {
+/// A module of a model, by its part in the computation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Module {
+    /// The word table.
+    Word,
+    /// The position table.
+    Position,
+    /// The token type table.
+    TokenType,
+    /// The norm of the embeddings.
+    EmbeddingNorm,
+    /// From the embeddings' width to `hidden_size`.
+    Projection,
+    /// A module of one layer.
+    Layer(usize, LayerModule),
+    /// The norm after the last layer.
+    FinalNorm,
+    /// The head's linear layer before the classifier.
+    Dense,
+    /// The norm after it.
+    DenseNorm,
+    /// The head's last linear layer.
+    Classifier,
+}
+
+/// A module of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LayerModule {
+    /// See [`LayerWeights::query`].
+    Query,
+    /// See [`LayerWeights::key`].
+    Key,
+    /// See [`LayerWeights::value`].
+    Value,
+    /// See [`LayerWeights::attention_output`].
+    AttentionOutput,
+    /// See [`LayerWeights::attention_norm`].
+    AttentionNorm,
+    /// See [`LayerWeights::intermediate`].
+    Intermediate,
+    /// See [`LayerWeights::output`].
+    Output,
+    /// See [`LayerWeights::output_norm`].
+    OutputNorm,
+}
+
+/// Where weights come from: a checkpoint, or a generator of made-up ones.
+pub trait Source {
+    /// Why a module cannot be had.
+    type Error;
+
+    /// An embedding table, `[rows, width]`.
+    ///
+    /// # Errors
+    /// There is none of this shape.
+    fn table(&mut self, module: Module, rows: usize, width: usize) -> Result<Vec<f32>, Self::Error>;
+
+    /// A linear layer with `[outputs, inputs]` weights.
+    ///
+    /// # Errors
+    /// There is none of this shape.
+    fn linear(&mut self, module: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Self::Error>;
+
+    /// A norm's weights, `[width]`.
+    ///
+    /// # Errors
+    /// There are none of this shape.
+    fn norm(&mut self, module: Module, width: usize, bias: bool) -> Result<NormWeights, Self::Error>;
+}
+
+impl Weights {
+    /// Takes every module that the architecture has from `source`: embeddings first, the head last.
+    ///
+    /// # Errors
+    /// The first error of the source.
+    pub fn collect<S: Source>(architecture: &Architecture, source: &mut S) -> Result<Self, S::Error> {
+        let hidden = architecture.hidden_size;
+        let embeddings = Self::embeddings(architecture, source)?;
+        let layers = (0..architecture.layers.len())
+            .map(|index| Self::layer(architecture, index, source))
+            .collect::<Result<_, _>>()?;
+        let final_norm = match architecture.final_norm {
+            None => None,
+            Some(norm) => Some(source.norm(Module::FinalNorm, hidden, norm.bias)?),
+        };
+        let head = match architecture.head {
+            Head::Embedding => None,
+            Head::Classifier { dense, labels, bias } => {
+                let (mut linear, mut dense_norm) = (None, None);
+                if let Some(dense) = dense {
+                    linear = Some(source.linear(Module::Dense, hidden, hidden, dense.bias)?);
+                    if let Some(norm) = dense.norm {
+                        dense_norm = Some(source.norm(Module::DenseNorm, hidden, norm.bias)?);
+                    }
+                }
+                let classifier = source.linear(Module::Classifier, labels, hidden, bias)?;
+                Some(HeadWeights { dense: linear, dense_norm, classifier })
+            }
+        };
+        Ok(Self { embeddings, layers, final_norm, head })
+    }
+
+    fn embeddings<S: Source>(architecture: &Architecture, source: &mut S) -> Result<EmbeddingWeights, S::Error> {
+        let shape = &architecture.embeddings;
+        let mut table = |module, rows| match rows {
+            0 => Ok(Vec::new()),
+            rows => source.table(module, rows, shape.width),
+        };
+        let word = table(Module::Word, architecture.vocab_size)?;
+        let position = match shape.positions {
+            Positions::None => Vec::new(),
+            Positions::Learned { rows, .. } => table(Module::Position, rows)?,
+        };
+        let token_type = table(Module::TokenType, shape.token_types.rows())?;
+        let norm = match shape.norm {
+            None => None,
+            Some(norm) => Some(source.norm(Module::EmbeddingNorm, shape.width, norm.bias)?),
+        };
+        let projection = match architecture.has_projection() {
+            false => None,
+            true => Some(source.linear(Module::Projection, architecture.hidden_size, shape.width, true)?),
+        };
+        Ok(EmbeddingWeights { word, position, token_type, norm, projection })
+    }
+
+    fn layer<S: Source>(architecture: &Architecture, index: usize, source: &mut S) -> Result<LayerWeights, S::Error> {
+        let hidden = architecture.hidden_size;
+        let (attention, mlp) = (&architecture.block.attention, &architecture.block.mlp);
+        let norm_bias = architecture.block.norm.bias;
+        let module = |module| Module::Layer(index, module);
+        let (query, key_value) = (attention.query_width(), attention.key_value_width());
+        let bias = attention.query_key_value_bias;
+        Ok(LayerWeights {
+            query: source.linear(module(LayerModule::Query), query, hidden, bias)?,
+            key: source.linear(module(LayerModule::Key), key_value, hidden, bias)?,
+            value: source.linear(module(LayerModule::Value), key_value, hidden, bias)?,
+            attention_output: source.linear(
+                module(LayerModule::AttentionOutput),
+                hidden,
+                query,
+                attention.output_bias,
+            )?,
+            attention_norm: match architecture.layers[index].attention_norm {
+                false => None,
+                true => Some(source.norm(module(LayerModule::AttentionNorm), hidden, norm_bias)?),
+            },
+            intermediate: source.linear(
+                module(LayerModule::Intermediate),
+                mlp.intermediate_outputs(),
+                hidden,
+                mlp.intermediate_bias,
+            )?,
+            output: source.linear(module(LayerModule::Output), hidden, mlp.intermediate_size, mlp.output_bias)?,
+            output_norm: source.norm(module(LayerModule::OutputNorm), hidden, norm_bias)?,
+        })
+    }
+
     /// How many numbers the model has.
     #[must_use]
     pub fn parameters(&self) -> u64 {
-        let linear = |linear: &Linear| linear.weight.len() + linear.bias.len();
-        let norm = |norm: &LayerNorm| norm.weight.len() + norm.bias.len();
+        let norm = |norm: &Option<NormWeights>| norm.as_ref().map_or(0, NormWeights::numbers);
+        let linear = |linear: &Option<Linear>| linear.as_ref().map_or(0, Linear::numbers);
         let tables = &self.embeddings;
         let embeddings = tables.word.len() + tables.position.len() + tables.token_type.len() + norm(&tables.norm);
         let layers = self.layers.iter().map(|layer| {
             let linears =
                 [&layer.query, &layer.key, &layer.value, &layer.attention_output, &layer.intermediate, &layer.output];
-            linears.map(linear).iter().sum::<usize>() + norm(&layer.attention_norm) + norm(&layer.output_norm)
+            linears.map(Linear::numbers).iter().sum::<usize>()
+                + norm(&layer.attention_norm)
+                + layer.output_norm.numbers()
         });
-        let head = match &self.head {
-            Head::CrossEncoder { pooler, classifier } => linear(pooler) + linear(classifier),
-            Head::MeanEmbedding => 0,
-        };
-        (embeddings + layers.sum::<usize>() + head) as u64
+        let head = self
+            .head
+            .as_ref()
+            .map_or(0, |head| linear(&head.dense) + norm(&head.dense_norm) + head.classifier.numbers());
+        let encoder = embeddings + linear(&tables.projection) + layers.sum::<usize>() + norm(&self.final_norm);
+        (encoder + head) as u64
     }
 }

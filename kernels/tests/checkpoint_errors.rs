@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use assay_kernels::checkpoint::{self, CheckpointError};
-use assay_kernels::weights::{Head, LayerNorm, Linear};
-use assay_kernels::{BertWeights, Task};
+use assay_kernels::weights::{Linear, NormWeights};
+use assay_kernels::{Model, Task};
 use candle_core::{DType, Device, Tensor};
 use common::{Shape, random_weights};
 
@@ -79,21 +79,22 @@ impl Drop for Dir {
     }
 }
 
-fn tensors(weights: &BertWeights) -> Tensors {
+fn tensors(model: &Model) -> Tensors {
     let mut tensors = Tensors::new();
     let mut put = |name: String, values: &[f32], shape: &[usize]| {
         tensors.insert(name, Tensor::from_slice(values, shape, &Device::Cpu).unwrap());
     };
-    let hidden = weights.config.hidden_size;
+    let (hidden, weights) = (model.architecture.hidden_size, &model.weights);
     let tables = &weights.embeddings;
     for (name, table) in [("word", &tables.word), ("position", &tables.position), ("token_type", &tables.token_type)] {
         put(format!("bert.embeddings.{name}_embeddings.weight"), table, &[table.len() / hidden, hidden]);
     }
-    let mut norms: Vec<(String, &LayerNorm)> = vec![("bert.embeddings.LayerNorm".to_owned(), &tables.norm)];
+    let mut norms: Vec<(String, &NormWeights)> =
+        vec![("bert.embeddings.LayerNorm".to_owned(), tables.norm.as_ref().unwrap())];
     let mut linears: Vec<(String, &Linear)> = Vec::new();
     for (index, layer) in weights.layers.iter().enumerate() {
         let prefix = format!("bert.encoder.layer.{index}");
-        norms.push((format!("{prefix}.attention.output.LayerNorm"), &layer.attention_norm));
+        norms.push((format!("{prefix}.attention.output.LayerNorm"), layer.attention_norm.as_ref().unwrap()));
         norms.push((format!("{prefix}.output.LayerNorm"), &layer.output_norm));
         linears.push((format!("{prefix}.attention.self.query"), &layer.query));
         linears.push((format!("{prefix}.attention.self.key"), &layer.key));
@@ -102,18 +103,18 @@ fn tensors(weights: &BertWeights) -> Tensors {
         linears.push((format!("{prefix}.intermediate.dense"), &layer.intermediate));
         linears.push((format!("{prefix}.output.dense"), &layer.output));
     }
-    if let Head::CrossEncoder { pooler, classifier } = &weights.head {
-        linears.push(("bert.pooler.dense".to_owned(), pooler));
-        linears.push(("classifier".to_owned(), classifier));
+    if let Some(head) = &weights.head {
+        linears.push(("bert.pooler.dense".to_owned(), head.dense.as_ref().unwrap()));
+        linears.push(("classifier".to_owned(), &head.classifier));
     }
     for (name, norm) in norms {
         put(format!("{name}.weight"), &norm.weight, &[hidden]);
-        put(format!("{name}.bias"), &norm.bias, &[hidden]);
+        put(format!("{name}.bias"), norm.bias.as_ref().unwrap(), &[hidden]);
     }
     for (name, linear) in linears {
-        let outputs = linear.bias.len();
-        put(format!("{name}.weight"), &linear.weight, &[outputs, linear.weight.len() / outputs]);
-        put(format!("{name}.bias"), &linear.bias, &[outputs]);
+        let outputs = linear.outputs();
+        put(format!("{name}.weight"), &linear.weight, &[outputs, linear.inputs]);
+        put(format!("{name}.bias"), linear.bias.as_ref().unwrap(), &[outputs]);
     }
     tensors
 }
@@ -151,7 +152,8 @@ fn f16_and_bf16_are_widened() {
             }
         });
         let (loaded, saved) = (checkpoint::load(&dir.0, None).unwrap(), random_weights(SHAPE, 1));
-        for (loaded, saved) in loaded.layers[1].output.weight.iter().zip(&saved.layers[1].output.weight) {
+        for (loaded, saved) in loaded.weights.layers[1].output.weight.iter().zip(&saved.weights.layers[1].output.weight)
+        {
             assert!((loaded - saved).abs() <= relative * saved.abs() + 1e-6, "{dtype:?}: {loaded} for {saved}");
         }
     }
@@ -193,6 +195,27 @@ fn a_missing_tensor_is_named() {
     });
     let error = refusal(&dir.0, None);
     assert!(matches!(&error, CheckpointError::Missing { name: found, .. } if found == name), "{error}");
+    let alike = "40 tensors, such as bert.encoder.layer.0.attention.output.dense.bias, ";
+    assert!(error.to_string().contains(alike), "{error} lacks {alike}");
+}
+
+#[test]
+fn a_tensor_that_no_module_asks_for_is_ignored_whatever_its_type() {
+    let dir = Dir::with_model("unasked", |tensors| {
+        let ids = Tensor::zeros((1, 600), DType::I64, &Device::Cpu).unwrap();
+        tensors.insert("bert.embeddings.position_ids".to_owned(), ids);
+        let damaged = Tensor::full(f32::NAN, 3, &Device::Cpu).unwrap();
+        tensors.insert("cls.predictions.bias".to_owned(), damaged);
+    });
+    assert_eq!(checkpoint::load(&dir.0, None).unwrap(), random_weights(SHAPE, 1));
+}
+
+#[test]
+fn a_configuration_of_absurd_size_is_not_read() {
+    let dir = Dir::with_model("large-config", |_| {});
+    let file = std::fs::File::options().write(true).open(dir.0.join(checkpoint::CONFIG_FILE)).unwrap();
+    file.set_len(checkpoint::MAX_CONFIG_BYTES + 1).unwrap();
+    assert!(matches!(refusal(&dir.0, None), CheckpointError::TooLarge { .. }));
 }
 
 #[test]
@@ -236,7 +259,7 @@ fn an_adapter_is_merged_by_its_formula() {
     let merged = checkpoint::load(&dir.0, Some(&adapter.0)).unwrap();
     let mut expected = random_weights(SHAPE, 1);
     // alpha / r · B · A = 4 / 2 · (0.5 · 0.5 · 2 ranks).
-    expected.layers[1].value.weight.iter_mut().for_each(|weight| *weight += 1.0);
+    expected.weights.layers[1].value.weight.iter_mut().for_each(|weight| *weight += 1.0);
     assert_eq!(merged, expected);
 }
 
@@ -275,9 +298,10 @@ fn adapters_that_would_be_merged_wrongly_are_refused() {
 
 #[test]
 fn the_default_adapter_turns_a_bare_encoder_into_a_cross_encoder() {
-    let Some(dir) = common::minilm_dir() else { return };
+    let Some(dir) = testdata::default_model() else { return };
     let bare = checkpoint::load(&dir, None).unwrap();
-    assert_eq!((bare.config.task, bare.config.outputs), (Task::Embedding, bare.config.hidden_size));
+    let bare = bare.architecture;
+    assert_eq!((bare.task(), bare.outputs()), (Task::Embedding, bare.hidden_size));
     let adapted = checkpoint::load(&dir, Some(&common::default_adapter())).unwrap();
-    assert_eq!((adapted.config.task, adapted.config.outputs), (Task::CrossEncoder, 1));
+    assert_eq!((adapted.architecture.task(), adapted.architecture.outputs()), (Task::CrossEncoder, 1));
 }

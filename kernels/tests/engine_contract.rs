@@ -5,37 +5,44 @@
 mod common;
 
 use assay_kernels::{
-    BatchError, CpuEngine, CpuOptions, Engine, EngineError, PackedBatch, Row, Task, Ticket, flops::batch_flops,
+    BatchError, CheckedBatch, CpuEngine, CpuOptions, Engine, EngineError, PackedBatch, Precision, Row, Task, Ticket,
+    flops::batch_flops,
 };
-use common::{Shape, random_rows, random_weights};
+use common::{Shape, architecture, processor, random_rows, random_weights};
+
+const SHAPE: Shape = Shape { heads: 2, head_dim: 8, intermediate: 20, layers: 2, outputs: 1, task: Task::CrossEncoder };
 
 fn engine() -> CpuEngine {
-    let shape = Shape { heads: 2, head_dim: 8, intermediate: 20, layers: 2, outputs: 1, task: Task::CrossEncoder };
     let options = CpuOptions { max_batch_tokens: 1_000, ..CpuOptions::default() };
-    CpuEngine::new(random_weights(shape, 1), options).unwrap()
+    CpuEngine::load(&processor(2), random_weights(SHAPE, 1), options).unwrap()
 }
 
-fn one_row(ids: &[u32]) -> PackedBatch {
+fn rows(lengths: &[usize]) -> CheckedBatch {
+    random_rows(lengths, 1).check(&architecture(SHAPE).row_shape()).unwrap()
+}
+
+fn one_row(ids: &[u32]) -> Result<CheckedBatch, BatchError> {
     let mut batch = PackedBatch::default();
     batch.push(Row { ids, second_segment: ids.len() }).unwrap();
-    batch
+    batch.check(&architecture(SHAPE).row_shape())
 }
 
 #[test]
 fn an_empty_batch_has_no_numbers() {
     let mut outputs = vec![1.5];
-    let report = engine().run(&PackedBatch::default(), &mut outputs).unwrap();
+    let report = engine().run(&rows(&[]), &mut outputs).unwrap();
     assert_eq!((report.rows, report.tokens, outputs), (0, 0, vec![1.5]));
 }
 
 #[test]
 fn numbers_are_appended_and_the_report_counts_the_work() {
     let mut engine = engine();
-    let batch = random_rows(&[3, 9], 1);
+    let batch = rows(&[3, 9]);
     let mut outputs = vec![1.5];
     let report = engine.run(&batch, &mut outputs).unwrap();
     assert_eq!((report.rows, report.tokens, outputs.len()), (2, 12, 3));
-    assert_eq!(report.useful_flops, batch_flops(engine.config(), &batch));
+    assert_eq!(report.useful_flops, batch_flops(&architecture(SHAPE), &batch));
+    assert_eq!(report.useful_flops, engine.row_flops(3) + engine.row_flops(9));
     assert!(report.elapsed >= report.device_time.unwrap());
 }
 
@@ -43,35 +50,44 @@ fn numbers_are_appended_and_the_report_counts_the_work() {
 fn the_token_budget_is_at_least_the_longest_row_and_is_kept() {
     let mut engine = engine();
     assert_eq!(engine.max_batch_tokens(), 1_000);
-    let error = engine.submit(&random_rows(&[500, 501], 1)).unwrap_err();
+    let error = engine.submit(&rows(&[500, 501])).unwrap_err();
     assert!(matches!(error, EngineError::TooManyTokens { tokens: 1_001, max_batch_tokens: 1_000 }), "{error}");
-    let shape = Shape { heads: 1, head_dim: 4, intermediate: 4, layers: 1, outputs: 1, task: Task::CrossEncoder };
     let options = CpuOptions { max_batch_tokens: 1, ..CpuOptions::default() };
-    assert_eq!(CpuEngine::new(random_weights(shape, 1), options).unwrap().max_batch_tokens(), 600);
+    assert_eq!(CpuEngine::load(&processor(2), random_weights(SHAPE, 1), options).unwrap().max_batch_tokens(), 600);
 }
 
 #[test]
-fn rows_that_do_not_fit_the_model_are_refused_and_the_next_batch_is_computed() {
+fn rows_that_do_not_fit_the_model_cannot_be_submitted() {
+    let too_long = BatchError::RowTooLong { row: 0, tokens: 601, max_tokens: 600 };
+    assert_eq!(one_row(&[1; 601]).unwrap_err(), too_long);
+    let unknown = BatchError::IdOutOfRange { row: 0, position: 1, id: 100, vocab_size: 100 };
+    assert_eq!(one_row(&[1, 100]).unwrap_err(), unknown);
+}
+
+#[test]
+fn rows_that_were_checked_for_another_model_are_refused_and_the_next_batch_is_computed() {
     let mut engine = engine();
-    let cases = [
-        (one_row(&[1; 601]), BatchError::RowTooLong { row: 0, tokens: 601, max_tokens: 600 }),
-        (one_row(&[1, 100]), BatchError::IdOutOfRange { row: 0, position: 1, id: 100, vocab_size: 100 }),
-    ];
-    for (batch, expected) in cases {
-        match engine.submit(&batch).unwrap_err() {
-            EngineError::Batch(error) => assert_eq!(error, expected),
-            other => panic!("{other} for {expected}"),
-        }
-    }
+    let mut larger = engine.shape();
+    larger.vocab_size += 1;
+    let others = one_row(&[1, 99]).unwrap().into_rows().check(&larger).unwrap();
+    let error = engine.submit(&others).unwrap_err();
+    assert!(matches!(error, EngineError::OtherShape { found, .. } if found == larger), "{error}");
     let mut outputs = Vec::new();
-    engine.run(&one_row(&[1, 99]), &mut outputs).unwrap();
+    engine.run(&one_row(&[1, 99]).unwrap(), &mut outputs).unwrap();
     assert!(outputs[0].is_finite());
+}
+
+#[test]
+fn a_precision_that_the_engine_lacks_is_refused_with_those_that_it_has() {
+    let options = CpuOptions { precision: Precision::F16, ..CpuOptions::default() };
+    let error = CpuEngine::load(&processor(2), random_weights(SHAPE, 1), options).unwrap_err();
+    assert_eq!(error.to_string(), "the cpu engine does not compute in f16: it has f32, int8, int16");
 }
 
 #[test]
 fn one_batch_is_in_flight_and_tickets_are_checked() {
     let mut engine = engine();
-    let batch = one_row(&[1, 2]);
+    let batch = one_row(&[1, 2]).unwrap();
     let ticket = engine.submit(&batch).unwrap();
     assert!(matches!(engine.submit(&batch), Err(EngineError::TooManyInFlight { in_flight: 1 })));
     let mut outputs = Vec::new();

@@ -4,10 +4,11 @@
 
 mod common;
 
-use assay_kernels::weights::{Head, Linear};
-use assay_kernels::{BertWeights, CpuEngine, CpuOptions, Engine, Task, checkpoint, reference};
+use assay_kernels::architecture::{Dense, Head, Pooling};
+use assay_kernels::weights::{HeadWeights, Linear};
+use assay_kernels::{Activation, Engine, Model, Precision, checkpoint, reference};
 use candle_core::Device;
-use common::{Golden, default_adapter, golden, golden_path, minilm_dir, pack, worst};
+use common::{Golden, cpu_engine, default_adapter, default_goldens, golden, pack, run, worst};
 
 /// Absolute, on every label.
 const TOLERANCE: f64 = 1e-4;
@@ -15,7 +16,7 @@ const TOLERANCE: f64 = 1e-4;
 /// The reference differs from PyTorch's float64 by the order of sums only.
 const REFERENCE_TOLERANCE: f64 = 1e-5;
 
-fn check_reference(weights: &BertWeights, golden: &Golden, cases: usize) {
+fn check_reference(weights: &Model, golden: &Golden, cases: usize) {
     for (index, case) in golden.cases.iter().take(cases).enumerate() {
         let logits = reference::forward(weights, &pack(std::slice::from_ref(case)));
         for (label, (actual, expected)) in logits.iter().zip(&case.logits).enumerate() {
@@ -25,12 +26,10 @@ fn check_reference(weights: &BertWeights, golden: &Golden, cases: usize) {
     }
 }
 
-fn check_engine(weights: BertWeights, golden: &Golden) {
-    let labels = weights.config.outputs;
-    let mut engine = CpuEngine::new(weights, CpuOptions::default()).unwrap();
-    let mut outputs = Vec::new();
-    let report = engine.run(&pack(&golden.cases), &mut outputs).unwrap();
-    assert_eq!(report.rows, golden.cases.len());
+fn check_engine(weights: Model, golden: &Golden) {
+    let labels = weights.architecture.outputs();
+    let mut engine = cpu_engine(weights, 0, Precision::F32);
+    let outputs = run(&mut engine, &pack(&golden.cases));
     let expected: Vec<f64> = golden.cases.iter().flat_map(|case| case.logits.clone()).collect();
     let (error, at) = worst(&outputs, &expected);
     println!("{}: largest error {error:.2e}", engine.info().device);
@@ -39,8 +38,8 @@ fn check_engine(weights: BertWeights, golden: &Golden) {
 
 #[test]
 fn tiny_models_of_every_head_width_agree_with_pytorch() {
-    for name in ["tiny-bert-3labels", "tiny-bert-hd32", "tiny-bert-hd64"] {
-        let Some(dir) = golden_path(name) else { return };
+    for dir in testdata::models("bert") {
+        println!("{}", dir.display());
         let golden = golden(&dir.join("golden.json"));
         let weights = checkpoint::load(&dir, None).unwrap();
         check_reference(&weights, &golden, golden.cases.len());
@@ -50,25 +49,29 @@ fn tiny_models_of_every_head_width_agree_with_pytorch() {
 
 #[test]
 fn the_default_model_agrees_with_pytorch() {
-    let (Some(path), Some(dir)) = (golden_path("default-model.json"), minilm_dir()) else { return };
-    let golden = golden(&path);
+    let Some(dir) = testdata::default_model() else { return };
     let weights = checkpoint::load(&dir, Some(&default_adapter())).unwrap();
-    // The reference takes a second a row: the first few have every special length.
-    check_reference(&weights, &golden, 3);
-    check_engine(weights, &golden);
+    for golden in default_goldens() {
+        // The reference takes a second a row.
+        check_reference(&weights, &golden, 3);
+        check_engine(weights.clone(), &golden);
+    }
 }
 
 #[test]
 fn the_backbone_with_another_head_agrees_with_pytorch() {
-    let (Some(path), Some(dir)) = (golden_path("minilm-seeded-head.json"), minilm_dir()) else { return };
-    let golden = golden(&path);
+    let Some(dir) = testdata::default_model() else { return };
+    let golden = golden(&testdata::golden("other-head.json"));
     let mut weights = checkpoint::load(&dir, None).unwrap();
     let tensors = candle_core::safetensors::load(dir.join(checkpoint::WEIGHTS_FILE), &Device::Cpu).unwrap();
     let tensor = |name: &str| tensors[name].flatten_all().unwrap().to_vec1().unwrap();
-    let pooler = Linear { weight: tensor("pooler.dense.weight"), bias: tensor("pooler.dense.bias") };
-    let classifier = Linear { weight: golden.classifier_weight.clone(), bias: golden.classifier_bias.clone() };
-    weights.head = Head::CrossEncoder { pooler, classifier };
-    weights.config.task = Task::CrossEncoder;
-    weights.config.outputs = 1;
+    let inputs = weights.architecture.hidden_size;
+    let dense = Linear { weight: tensor("pooler.dense.weight"), bias: Some(tensor("pooler.dense.bias")), inputs };
+    let (weight, bias) = (golden.classifier_weight.clone(), Some(golden.classifier_bias.clone()));
+    let classifier = Linear { weight, bias, inputs };
+    weights.weights.head = Some(HeadWeights { dense: Some(dense), dense_norm: None, classifier });
+    weights.architecture.pooling = Pooling::First;
+    let dense = Some(Dense { bias: true, activation: Some(Activation::Tanh), norm: None });
+    weights.architecture.head = Head::Classifier { dense, labels: 1, bias: true };
     check_engine(weights, &golden);
 }

@@ -4,9 +4,9 @@
 
 mod gpu_support;
 
-use assay_kernels::gpu::{AdapterKind, AdapterSelection, GpuEngine, GpuError, GpuOptions, Precision, TuneCache, auto};
-use assay_kernels::{BertWeights, Engine, EngineError, PackedBatch};
-use gpu_support::{Random, engine, skip, tiny};
+use assay_kernels::gpu::{AdapterKind, GpuEngine, GpuError, GpuOptions, TuneCache, auto};
+use assay_kernels::{BatchError, CheckedBatch, Engine, EngineError, Model, PackedBatch, Precision};
+use gpu_support::{Random, engine, shared_device, tiny};
 
 /// Batches in the steady-state test that runs by default, and in the long one.
 const STEADY_BATCHES: usize = 300;
@@ -18,6 +18,7 @@ const RSS_SLACK_KIB: u64 = 8 * 1024;
 fn three_batches_in_flight_give_what_each_gives_alone() {
     let Some((mut engine, golden)) = tiny_engine(Precision::F32) else { return };
     let rows: Vec<PackedBatch> = (0..9).map(|index| one_row(&golden, index)).collect();
+    let shape = engine.shape();
     let alone: Vec<Vec<f32>> = rows.iter().map(|batch| run(&mut engine, batch)).collect();
     let mut in_flight = std::collections::VecDeque::new();
     let mut together = Vec::new();
@@ -28,7 +29,7 @@ fn three_batches_in_flight_give_what_each_gives_alone() {
             engine.finish(ticket, &mut outputs).unwrap();
             together.push(outputs);
         }
-        in_flight.push_back(engine.submit(batch).unwrap());
+        in_flight.push_back(engine.submit(&batch.clone().check(&shape).unwrap()).unwrap());
     }
     for ticket in in_flight {
         let mut outputs = Vec::new();
@@ -44,11 +45,13 @@ fn a_report_counts_what_the_batch_took() {
     let mut outputs = Vec::new();
     let mut batch = PackedBatch::default();
     golden.iter().take(3).for_each(|row| batch.push(row).unwrap());
+    let batch = batch.check(&engine.shape()).unwrap();
     let report = engine.run(&batch, &mut outputs).unwrap();
     assert_eq!((report.rows, report.tokens), (3, batch.tokens()));
-    assert_eq!(report.useful_flops, assay_kernels::flops::batch_flops(engine.config(), &batch));
-    // Embedding, seven a layer, nine in the pruned last one, pooler and classifier.
-    assert_eq!(report.dispatches as usize, 1 + 7 * (engine.config().num_hidden_layers - 1) + 9 + 2);
+    let flops: u64 = batch.iter().map(|row| engine.row_flops(row.ids.len())).sum();
+    assert_eq!(report.useful_flops, flops);
+    // Embedding, seven for each of the first two layers, nine in the pruned last one, pooler and classifier.
+    assert_eq!(report.dispatches, 1 + 7 * 2 + 9 + 2);
     assert!(report.bytes_moved > 0);
     assert!(report.device_time.is_none_or(|time| time <= report.elapsed));
     let memory = engine.memory();
@@ -58,16 +61,18 @@ fn a_report_counts_what_the_batch_took() {
 #[test]
 fn misuse_is_refused_and_the_engine_goes_on() {
     let Some((mut engine, golden)) = tiny_engine(Precision::F32) else { return };
-    let row = one_row(&golden, 0);
+    let row = checked(&engine, one_row(&golden, 0));
     let mut huge = PackedBatch::default();
     while huge.tokens() <= engine.max_batch_tokens() {
         huge.push(golden.row(3)).unwrap();
     }
+    let huge = checked(&engine, huge);
     assert!(matches!(engine.submit(&huge), Err(EngineError::TooManyTokens { .. })));
     let beyond = PackedBatch::new(vec![u32::MAX], vec![0, 1], vec![1]).unwrap();
-    assert!(matches!(engine.submit(&beyond), Err(EngineError::Batch(_))));
+    assert!(matches!(beyond.check(&engine.shape()), Err(BatchError::IdOutOfRange { .. })));
     let mut outputs = Vec::new();
-    assert_eq!(engine.run(&PackedBatch::default(), &mut outputs).unwrap().rows, 0);
+    let empty = checked(&engine, PackedBatch::default());
+    assert_eq!(engine.run(&empty, &mut outputs).unwrap().rows, 0);
     let tickets: Vec<_> = (0..engine.max_in_flight()).map(|_| engine.submit(&row).unwrap()).collect();
     assert!(matches!(engine.submit(&row), Err(EngineError::TooManyInFlight { .. })));
     let [first, second, third] = <[_; 3]>::try_from(tickets).unwrap();
@@ -87,12 +92,13 @@ fn a_lost_device_costs_its_batches_and_nothing_else() {
     let batch = one_row(&golden, 1);
     let before = run(&mut engine, &batch);
     let memory = engine.memory();
-    let ticket = engine.submit(&batch).unwrap();
+    let rows = checked(&engine, batch.clone());
+    let ticket = engine.submit(&rows).unwrap();
     engine.provoke_device_loss();
     let mut outputs = Vec::new();
     // The batch in flight may have been finished by the device already; the next one finds the loss.
     if engine.finish(ticket, &mut outputs).is_ok() {
-        let error = engine.run(&batch, &mut outputs).unwrap_err();
+        let error = engine.run(&rows, &mut outputs).unwrap_err();
         assert!(matches!(error, EngineError::Device(_)), "{error}");
     }
     assert_eq!(run(&mut engine, &batch), before);
@@ -104,8 +110,9 @@ fn running_out_of_memory_costs_one_batch() {
     let Some((mut engine, golden)) = tiny_engine(Precision::F32) else { return };
     let batch = one_row(&golden, 1);
     let before = run(&mut engine, &batch);
-    let first = engine.submit(&batch).unwrap();
-    let second = engine.submit(&batch).unwrap();
+    let rows = checked(&engine, batch.clone());
+    let first = engine.submit(&rows).unwrap();
+    let second = engine.submit(&rows).unwrap();
     engine.provoke_out_of_memory();
     let mut outputs = Vec::new();
     let error = engine.finish(first, &mut outputs).unwrap_err();
@@ -117,12 +124,10 @@ fn running_out_of_memory_costs_one_batch() {
 
 #[test]
 fn a_budget_that_no_buffer_holds_is_refused_by_name() {
-    let Some((weights, _)) = tiny("tiny-bert-hd32") else { return };
-    let options =
-        GpuOptions { adapter: AdapterSelection::Any, max_batch_tokens: usize::MAX / 1024, ..GpuOptions::default() };
-    match GpuEngine::new(weights, options) {
-        Err(GpuError::NoAdapter { .. }) => {}
-        Err(GpuError::TooLarge { .. } | GpuError::Shape { .. }) => {}
+    let (Some((model, _)), Some(device)) = (tiny("bert-hd32"), shared_device()) else { return };
+    let options = GpuOptions { max_batch_tokens: usize::MAX / 1024, ..GpuOptions::default() };
+    match GpuEngine::load(&device, model, &options) {
+        Err(GpuError::BatchTooLong { tokens, limit }) => assert!(tokens > limit),
         other => panic!("{other:?}"),
     }
 }
@@ -137,24 +142,17 @@ fn automatic_choice_never_takes_a_software_adapter() {
 
 #[test]
 fn tuning_is_remembered_and_changes_no_numbers() {
-    let Some((weights, golden)) = tiny("tiny-bert-hd32") else { return };
+    let (Some((model, golden)), Some(device)) = (tiny("bert-hd32"), shared_device()) else { return };
     let path = std::env::temp_dir().join(format!("assay-tune-{}.json", std::process::id()));
     let _ = std::fs::remove_file(&path);
-    let options = GpuOptions {
-        adapter: AdapterSelection::Any,
-        max_batch_tokens: 1024,
-        tune: TuneCache::File(path.clone()),
-        ..GpuOptions::default()
-    };
-    let Ok(mut tuned) = GpuEngine::new(weights.clone(), options.clone()) else {
-        return skip::<()>("no adapter").unwrap_or_default();
-    };
+    let options = GpuOptions { max_batch_tokens: 1024, tune: TuneCache::File(path.clone()), ..GpuOptions::default() };
+    let mut tuned = GpuEngine::load(&device, model.clone(), &options).unwrap();
     let remembered = std::fs::read(&path).unwrap();
-    let again = GpuEngine::new(weights.clone(), options).unwrap();
+    let again = GpuEngine::load(&device, model.clone(), &options).unwrap();
     assert_eq!(tuned.choices(), again.choices());
     assert_eq!(std::fs::read(&path).unwrap(), remembered);
     std::fs::remove_file(&path).unwrap();
-    let mut plain = engine(weights, Precision::F32, 1024).unwrap();
+    let mut plain = engine(model, Precision::F32, 1024).unwrap();
     let batch = one_row(&golden.batch, 2);
     assert_eq!(run(&mut tuned, &batch), run(&mut plain, &batch));
 }
@@ -173,8 +171,7 @@ fn ten_thousand_random_batches_create_nothing_and_hold_memory_steady() {
 fn steady(batches: usize) {
     let Some((mut engine, golden)) = tiny_engine(Precision::F16) else { return };
     let mut random = Random(11);
-    let longest = engine.config().max_position_embeddings;
-    let vocabulary = engine.config().vocab_size;
+    let (longest, vocabulary) = (engine.shape().max_tokens, engine.shape().vocab_size);
     let (mut outputs, mut in_flight) = (Vec::new(), std::collections::VecDeque::new());
     let check = one_row(&golden, 2);
     let expected = run(&mut engine, &check);
@@ -195,6 +192,7 @@ fn steady(batches: usize) {
             outputs.clear();
             engine.finish(in_flight.pop_front().unwrap(), &mut outputs).unwrap();
         }
+        let batch = checked(&engine, batch);
         in_flight.push_back(engine.submit(&batch).unwrap());
         if index == batches / 2 {
             (created, resident) = (engine.created(), resident_kib());
@@ -211,7 +209,7 @@ fn steady(batches: usize) {
 }
 
 fn tiny_engine(precision: Precision) -> Option<(GpuEngine, PackedBatch)> {
-    let (weights, golden): (BertWeights, _) = tiny("tiny-bert-hd32")?;
+    let (weights, golden): (Model, _) = tiny("bert-hd32")?;
     Some((engine(weights, precision, 1024)?, golden.batch))
 }
 
@@ -221,9 +219,13 @@ fn one_row(batch: &PackedBatch, index: usize) -> PackedBatch {
     one
 }
 
+fn checked(engine: &GpuEngine, batch: PackedBatch) -> CheckedBatch {
+    batch.check(&engine.shape()).unwrap()
+}
+
 fn run(engine: &mut GpuEngine, batch: &PackedBatch) -> Vec<f32> {
     let mut outputs = Vec::new();
-    engine.run(batch, &mut outputs).unwrap();
+    engine.run(&checked(engine, batch.clone()), &mut outputs).unwrap();
     outputs
 }
 

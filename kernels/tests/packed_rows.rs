@@ -4,18 +4,16 @@
 
 mod common;
 
-use std::num::NonZeroUsize;
-
-use assay_kernels::{BertWeights, CpuEngine, CpuOptions, Engine, PackedBatch, Precision, Task, reference};
-use common::{Shape, random_rows, random_weights, worst};
+use assay_kernels::cpu::PRECISIONS;
+use assay_kernels::{CpuEngine, Model, PackedBatch, Precision, Task, reference};
+use common::{Shape, cpu_engine, random_rows, random_weights, run, worst};
 use proptest::prelude::*;
 
 const SHAPE: Shape =
     Shape { heads: 3, head_dim: 20, intermediate: 100, layers: 2, outputs: 3, task: Task::CrossEncoder };
 
-fn engine(weights: &BertWeights, threads: usize, precision: Precision) -> CpuEngine {
-    let options = CpuOptions { threads: NonZeroUsize::new(threads), precision, ..CpuOptions::default() };
-    CpuEngine::new(weights.clone(), options).unwrap()
+fn engine(weights: &Model, threads: usize, precision: Precision) -> CpuEngine {
+    cpu_engine(weights.clone(), threads, precision)
 }
 
 /// A made-up row's numbers, every row computed alone.
@@ -24,7 +22,7 @@ fn alone(engine: &mut CpuEngine, batch: &PackedBatch) -> Vec<f32> {
     for row in batch.iter() {
         let mut single = PackedBatch::default();
         single.push(row).unwrap();
-        engine.run(&single, &mut outputs).unwrap();
+        outputs.extend(run(engine, &single));
     }
     outputs
 }
@@ -49,14 +47,11 @@ proptest! {
         for index in 0..rows.rows() {
             rotated.push(rows.row((index + rotation) % rows.rows())).unwrap();
         }
-        for precision in Precision::ALL {
+        for &precision in PRECISIONS {
             let mut one = engine(&weights, 1, precision);
             let expected = alone(&mut one, &rows);
-            let mut outputs = Vec::new();
-            one.run(&rows, &mut outputs).unwrap();
-            prop_assert_eq!(bits(&outputs), bits(&expected), "packed");
-            outputs.clear();
-            engine(&weights, 3, precision).run(&rotated, &mut outputs).unwrap();
+            prop_assert_eq!(bits(&run(&mut one, &rows)), bits(&expected), "packed");
+            let mut outputs = run(&mut engine(&weights, 3, precision), &rotated);
             outputs.rotate_right(rotation * SHAPE.outputs);
             prop_assert_eq!(bits(&outputs), bits(&expected), "rotated, three threads");
         }
@@ -74,8 +69,7 @@ fn every_edge_length_agrees_with_the_reference() {
             let weights = random_weights(shape, 11);
             let rows = random_rows(&EDGES, 3);
             let expected = reference::forward(&weights, &rows);
-            let mut outputs = Vec::new();
-            engine(&weights, 2, Precision::F32).run(&rows, &mut outputs).unwrap();
+            let outputs = run(&mut engine(&weights, 2, Precision::F32), &rows);
             let (error, at) = worst(&outputs, &expected);
             assert!(error <= 1e-4, "{shape:?}, output {at}: {} for {}", outputs[at], expected[at]);
         }
@@ -85,14 +79,12 @@ fn every_edge_length_agrees_with_the_reference() {
 #[test]
 fn one_thread_or_many_give_the_same_bits() {
     let weights = random_weights(SHAPE, 5);
-    for precision in Precision::ALL {
+    for &precision in PRECISIONS {
         for lengths in [&[600][..], &[2, 600, 3], &[64; 40], &[1, 1, 1, 1, 1], &[13]] {
             let rows = random_rows(lengths, 9);
-            let mut expected = Vec::new();
-            engine(&weights, 1, precision).run(&rows, &mut expected).unwrap();
+            let expected = run(&mut engine(&weights, 1, precision), &rows);
             for threads in [2, 3, 8] {
-                let mut outputs = Vec::new();
-                engine(&weights, threads, precision).run(&rows, &mut outputs).unwrap();
+                let outputs = run(&mut engine(&weights, threads, precision), &rows);
                 assert_eq!(bits(&outputs), bits(&expected), "{threads} threads, lengths {lengths:?}");
             }
         }

@@ -64,8 +64,8 @@ impl TargetArgs {
         let data_dir = data_dir(self.data_dir)?;
         let (keys, pid) = (self.keys, self.server_pid);
         let service = self.url.map(|url| Service { url, keys, pid });
-        let engine = self.engine.options(&data_dir)?;
-        Ok(TargetOptions { data_dir, model: self.model, engine, guest: self.guest, service })
+        let device = self.engine.options(&data_dir)?;
+        Ok(TargetOptions { data_dir, model: self.model, device, guest: self.guest, service })
     }
 }
 

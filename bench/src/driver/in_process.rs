@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use assay::engine::{ChosenEngine, EngineOptions};
+use assay::device::{Account, Device, DeviceOptions, LoadedModel};
 use assay::guest::{self, Call, Guest, GuestRuntime, Models, RuntimeOptions};
 use assay::limits::RequestLimits;
-use assay::model::{LoadedModel, ModelStore};
+use assay::model::store::StoredModel;
 use assay::rerank::{GuestFault, Request, RerankError};
-use assay::scheduler::Account;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -21,20 +20,27 @@ use super::{Driver, Failure, Gauge, Reply, Stages};
 /// How to set the host up.
 #[derive(Debug, Clone)]
 pub struct InProcessOptions {
-    /// Where models and compiled guests are kept.
-    pub data_dir: PathBuf,
-    /// The model; the store's default where absent.
-    pub model: Option<String>,
-    /// How the engine is made.
-    pub engine: EngineOptions,
+    /// How the device is opened.
+    pub device: DeviceOptions,
+    /// The models; the first is that of tenants which name none.
+    pub models: Vec<StoredModel>,
     /// A guest to use wherever a tenant names none; the standard one where absent.
     pub guest: Option<PathBuf>,
+}
+
+/// What one tenant has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TenantSetup {
+    /// Its guest; that of the options where absent.
+    pub guest: Option<PathBuf>,
+    /// Its model, by the place in the options' list.
+    pub model: usize,
 }
 
 /// What starting took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Started {
-    /// Reading the weights, making the engine, starting its thread.
+    /// Opening the device, reading the weights, making the engines.
     pub model_load: Duration,
     /// Setting the runtime up and compiling the guests, or finding them compiled.
     pub guest_load: Duration,
@@ -43,8 +49,6 @@ pub struct Started {
 /// The host in this process.
 #[derive(Debug)]
 pub struct InProcessDriver {
-    model: Arc<LoadedModel>,
-    models: Models,
     tenants: Vec<Tenant>,
     limits: RequestLimits,
     // Dropped last: it gives the guests their clock.
@@ -55,78 +59,70 @@ pub struct InProcessDriver {
 #[derive(Debug)]
 struct Tenant {
     guest: Guest,
+    models: Models,
     account: Account,
 }
 
 impl InProcessOptions {
-    /// Loads the model.
+    /// Opens a device and loads the models onto it.
     ///
     /// # Errors
-    /// There is no such model, or it is damaged.
-    pub fn load_model(&self) -> Result<LoadedModel> {
-        let stored = ModelStore::new(&self.data_dir).open(self.model.as_deref())?;
-        Ok(LoadedModel::load(&stored, &self.engine)?)
+    /// There is no such device, or a model is damaged or does not fit.
+    pub fn load_models(&self) -> Result<Vec<Arc<LoadedModel>>> {
+        let device = Device::open(&self.device)?;
+        Ok(self.models.iter().map(|stored| device.load(stored)).collect::<Result<_, _>>()?)
     }
 
-    /// Makes an engine of its own, with nothing in front of it.
+    /// Makes an engine of the first model, with nothing in front of it.
     ///
     /// # Errors
-    /// There is no such model, or it is damaged.
+    /// There is no such device, or the model is damaged.
     pub fn bare_engine(&self) -> Result<Box<dyn assay_kernels::Engine>> {
-        let stored = ModelStore::new(&self.data_dir).open(self.model.as_deref())?;
-        let weights = assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())?;
-        let ChosenEngine { engine, .. } = self.engine.make(weights)?;
-        Ok(engine)
+        let stored = self.models.first().context("there is no model")?;
+        Ok(Device::open(&self.device)?.engine(stored)?)
     }
 }
 
 impl InProcessDriver {
-    /// Loads the model and the guests, one for each tenant: `None` is the standard guest. `cache_dir` is where compiled
-    /// guests are kept.
+    /// Loads the models and the tenants' guests. `cache_dir` is where compiled guests are kept.
     ///
     /// # Errors
-    /// The model or a guest cannot be loaded.
-    pub fn start(options: &InProcessOptions, tenants: &[Option<PathBuf>], cache_dir: &Path) -> Result<(Self, Started)> {
+    /// A model or a guest cannot be loaded.
+    pub fn start(options: &InProcessOptions, tenants: &[TenantSetup], cache_dir: &Path) -> Result<(Self, Started)> {
         let began = Instant::now();
-        let model = Arc::new(options.load_model()?);
+        let models = options.load_models()?;
         let model_load = began.elapsed();
-        let (driver, guest_load) = Self::with_model(model, options, tenants, cache_dir)?;
+        let (driver, guest_load) = Self::with_models(&models, options.guest.as_deref(), tenants, cache_dir)?;
         Ok((driver, Started { model_load, guest_load }))
     }
 
-    /// Uses a model that is loaded already; tells how long the guests took.
+    /// Uses models that are loaded already, the first for tenants that name none; tells how long the guests took.
     ///
     /// # Errors
     /// A guest cannot be loaded.
-    pub fn with_model(
-        model: Arc<LoadedModel>,
-        options: &InProcessOptions,
-        tenants: &[Option<PathBuf>],
+    pub fn with_models(
+        models: &[Arc<LoadedModel>],
+        guest: Option<&Path>,
+        tenants: &[TenantSetup],
         cache_dir: &Path,
     ) -> Result<(Self, Duration)> {
         let began = Instant::now();
         let runtime = GuestRuntime::new(cache_dir, &RuntimeOptions::default())?;
-        let mut loaded: HashMap<Option<&Path>, Guest> = HashMap::new();
+        let mut loaded: HashMap<(Option<&Path>, usize), Guest> = HashMap::new();
         let mut opened = Vec::with_capacity(tenants.len());
         for (number, tenant) in tenants.iter().enumerate() {
-            let path = tenant.as_deref().or(options.guest.as_deref());
-            let guest = match loaded.get(&path) {
+            let model = models.get(tenant.model).context("there is no such model")?;
+            let what = (tenant.guest.as_deref().or(guest), tenant.model);
+            let guest = match loaded.get(&what) {
                 Some(guest) => guest.clone(),
-                None => load(&runtime, path, &model)?,
+                None => load(&runtime, what.0, model)?,
             };
-            loaded.insert(path, guest.clone());
+            loaded.insert(what, guest.clone());
             let account = Account { tenant: number.to_string().into(), ..Account::default() };
-            opened.push(Tenant { guest, account });
+            opened.push(Tenant { guest, models: Models::only(Arc::clone(model)), account });
         }
-        let (models, limits) = (Models::only(Arc::clone(&model)), RequestLimits::default());
-        let driver = Self { model, models, tenants: opened, limits, _runtime: runtime };
+        let driver = Self { tenants: opened, limits: RequestLimits::default(), _runtime: runtime };
         Ok((driver, began.elapsed()))
-    }
-
-    /// The model.
-    #[must_use]
-    pub fn model(&self) -> &Arc<LoadedModel> {
-        &self.model
     }
 }
 
@@ -146,8 +142,8 @@ fn load(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Res
 
 impl Driver for InProcessDriver {
     fn call<'a>(&'a self, tenant: usize, request: &'a Request) -> BoxFuture<'a, Result<Reply, Failure>> {
-        let Tenant { guest, account } = &self.tenants[tenant];
-        let (request, arrived, limits, models) = (request.clone(), Instant::now(), &self.limits, &self.models);
+        let Tenant { guest, models, account } = &self.tenants[tenant];
+        let (request, arrived, limits) = (request.clone(), Instant::now(), &self.limits);
         async move {
             let (response, _) = guest.call(Call { request, arrived, limits, models, account, rate: None }).await;
             let response = response.map_err(|error| failure(&error))?;
@@ -159,15 +155,20 @@ impl Driver for InProcessDriver {
     }
 
     fn gauge(&self) -> Gauge {
-        let scheduler = self.model.scheduler();
-        let memory = scheduler.meter().memory();
-        let reading = scheduler.meter().read();
+        let Some(first) = self.tenants.first() else { return Gauge::default() };
+        let device = first.models.default.device();
+        let (meter, reading) = (device.meter(), device.meter().read());
         Gauge {
-            device_memory_bytes: Some(memory.weights_bytes + memory.arena_bytes + memory.io_bytes),
-            device_busy: Some(reading.busy),
+            device_memory_bytes: Some(device.status().memory_used_bytes),
+            device_busy: Some(meter.busy()),
             batches: Some(reading.batches),
             tokens: Some(reading.tokens),
-            waiting_tokens: Some(scheduler.waiting_tokens() as u64),
+            waiting_tokens: Some(device.waiting_tokens() as u64),
+            device_time_by_tenant: self
+                .tenants
+                .iter()
+                .map(|tenant| meter.device_time_of(&tenant.account.tenant))
+                .collect(),
         }
     }
 }

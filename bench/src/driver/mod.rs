@@ -9,7 +9,7 @@ use assay::rerank::Request;
 use futures::future::BoxFuture;
 
 pub use http::HttpDriver;
-pub use in_process::{InProcessDriver, InProcessOptions, Started};
+pub use in_process::{InProcessDriver, InProcessOptions, Started, TenantSetup};
 
 /// What requests are sent to.
 pub trait Driver: Send + Sync + std::fmt::Debug {
@@ -55,9 +55,9 @@ pub struct Failure {
 }
 
 /// Totals up to now; what cannot be seen is absent.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gauge {
-    /// Memory that the engine holds.
+    /// Memory that models take on the device.
     pub device_memory_bytes: Option<u64>,
     /// Time with a batch on the device.
     pub device_busy: Option<Duration>,
@@ -67,4 +67,6 @@ pub struct Gauge {
     pub tokens: Option<u64>,
     /// Tokens that wait for the device now.
     pub waiting_tokens: Option<u64>,
+    /// Device time of each tenant's rows, in the order of the configuration; empty where it cannot be seen.
+    pub device_time_by_tenant: Vec<Duration>,
 }

@@ -2,6 +2,7 @@
 //!
 //! Tokenising here is for counting only. What is measured tokenises again, in its guest.
 
+mod deepen;
 mod file;
 mod generate;
 mod tokens;
@@ -12,8 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use assay::rerank::Request;
-use assay_kernels::{BertConfig, flops};
+use assay_kernels::PackedBatch;
 
+pub(crate) use deepen::deepen;
 pub use file::read as read_requests;
 pub use tokens::NativeTokenizer;
 
@@ -31,6 +33,30 @@ pub enum LoadSource {
         /// How many and how long.
         section: LoadSection,
     },
+}
+
+/// Useful floating-point operations of a model's rows, by their length in tokens.
+#[derive(Debug, Clone)]
+pub struct RowCosts(Arc<[u64]>);
+
+impl RowCosts {
+    /// Those of a model whose longest row has so many tokens.
+    #[must_use]
+    pub fn new(max_tokens: usize, row_flops: impl Fn(usize) -> u64) -> Self {
+        Self((0..=max_tokens).map(row_flops).collect())
+    }
+
+    /// Of one row; 0 where the model takes no row of this length.
+    #[must_use]
+    pub fn row_flops(&self, tokens: usize) -> u64 {
+        self.0.get(tokens).copied().unwrap_or(0)
+    }
+
+    /// Of all rows of a batch.
+    #[must_use]
+    pub fn batch_flops(&self, batch: &PackedBatch) -> u64 {
+        batch.iter().map(|row| self.row_flops(row.ids.len())).sum()
+    }
 }
 
 /// A request, and what the tokenizer says of it.
@@ -61,7 +87,7 @@ impl LoadSource {
     ///
     /// # Errors
     /// The file cannot be read or is malformed, or a text cannot be tokenised.
-    pub fn pool(&self, batch: Option<u32>, tokenizer: &NativeTokenizer, config: &BertConfig) -> Result<Pool> {
+    pub fn pool(&self, batch: Option<u32>, tokenizer: &NativeTokenizer, costs: &RowCosts) -> Result<Pool> {
         let requests = match self {
             Self::File(path) => {
                 let requests = file::read(path)?;
@@ -72,7 +98,7 @@ impl LoadSource {
             }
         };
         let prepare = |(index, request)| {
-            Prepared::new(request, tokenizer, config).with_context(|| format!("request {index} of the load"))
+            Prepared::new(request, tokenizer, costs).with_context(|| format!("request {index} of the load"))
         };
         Ok(Pool { requests: requests.into_iter().enumerate().map(prepare).collect::<Result<_>>()? })
     }
@@ -90,15 +116,15 @@ impl LoadSource {
 }
 
 impl Prepared {
-    fn new(request: Request, tokenizer: &NativeTokenizer, config: &BertConfig) -> Result<Self> {
+    fn new(request: Request, tokenizer: &NativeTokenizer, costs: &RowCosts) -> Result<Self> {
         let started = std::time::Instant::now();
         let rows = tokenizer.rows(&request)?;
         let tokenize = started.elapsed();
         let row_tokens: Vec<u32> = rows.batch.iter().map(|row| row.ids.len() as u32).collect();
         let longest = row_tokens.iter().copied().max().unwrap_or(0) as usize;
         Ok(Self {
-            useful_flops: flops::batch_flops(config, &rows.batch),
-            padded_flops: row_tokens.len() as u64 * flops::row_flops(config, longest),
+            useful_flops: costs.batch_flops(&rows.batch),
+            padded_flops: row_tokens.len() as u64 * costs.row_flops(longest),
             request: Arc::new(request),
             row_tokens,
             truncated: rows.truncated,

@@ -162,7 +162,7 @@ fn work(raw: &RawRepeat<'_>, answered: &[Answered<'_>], elapsed_s: f64) -> Work 
     let sum = |figure: fn(&Prepared) -> u64| answered.iter().map(|answer| figure(answer.request)).sum::<u64>() as f64;
     let (tokens, padded_tokens) = (sum(Prepared::tokens), sum(Prepared::padded_tokens));
     let gflop = sum(|request| request.useful_flops) / 1e9;
-    let gauges = raw.samples.first().zip(raw.samples.last()).map(|(first, last)| (first.gauge, last.gauge));
+    let gauges = raw.samples.first().zip(raw.samples.last()).map(|(first, last)| (&first.gauge, &last.gauge));
     let busy_s = gauges.and_then(|(first, last)| Some((last.device_busy? - first.device_busy?).as_secs_f64()));
     let batches = gauges.and_then(|(first, last)| Some(last.batches? - first.batches?));
     let computed = gauges.and_then(|(first, last)| Some(last.tokens? - first.tokens?));
@@ -183,6 +183,8 @@ fn work(raw: &RawRepeat<'_>, answered: &[Answered<'_>], elapsed_s: f64) -> Work 
 }
 
 fn by_tenant(raw: &RawRepeat<'_>, answered: &[Answered<'_>], elapsed_s: f64) -> Vec<TenantRepeat> {
+    let device_s = device_times_s(raw).unwrap_or_default();
+    let all_device_s: f64 = device_s.iter().sum();
     let tenant = |(number, (name, _)): (usize, &(String, _))| {
         let records = || raw.drive.records.iter().filter(|record| record.tenant == number);
         let mine = || answered.iter().filter(|answer| answer.record.tenant == number);
@@ -195,9 +197,23 @@ fn by_tenant(raw: &RawRepeat<'_>, answered: &[Answered<'_>], elapsed_s: f64) -> 
             latency_ms: Summary::of(mine().map(Answered::latency_ms)),
             queue_ms: Summary::of(mine().filter_map(|answer| answer.reply.stages).map(|stages| ms(stages.queue))),
             throughput: pairs as f64 / elapsed_s,
+            device_time_s: device_s.get(number).copied(),
+            device_share_percent: device_s.get(number).filter(|_| all_device_s > 0.0).map(|s| 100.0 * s / all_device_s),
         }
     };
     raw.tenants.iter().enumerate().map(tenant).collect()
+}
+
+/// Device time of each tenant's rows while every tenant was sending: what is left of one after another has stopped is no
+/// contest. `None` where it cannot be seen.
+fn device_times_s(raw: &RawRepeat<'_>) -> Option<Vec<f64>> {
+    let last_sent =
+        |tenant| raw.drive.records.iter().filter(|record| record.tenant == tenant).map(|record| record.sent).max();
+    let until = (0..raw.tenants.len()).map(last_sent).min()??;
+    let (first, last) = (raw.samples.first()?, raw.samples.iter().rev().find(|sample| sample.at <= until)?);
+    let times = first.gauge.device_time_by_tenant.iter().zip(&last.gauge.device_time_by_tenant);
+    let times: Vec<f64> = times.map(|(before, after)| after.saturating_sub(*before).as_secs_f64()).collect();
+    (times.len() == raw.tenants.len()).then_some(times)
 }
 
 /// One point for each sample but the first: what happened since the sample before.

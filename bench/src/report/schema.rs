@@ -124,6 +124,9 @@ pub struct TenantReport {
     pub name: String,
     /// Its guest: `standard`, or the file's name.
     pub guest: String,
+    /// Its model.
+    #[serde(default)]
+    pub model: String,
     /// Pace in words.
     pub pace: String,
     /// Intended requests per second of an open loop.
@@ -286,12 +289,18 @@ pub struct TenantRepeat {
     pub queue_ms: Summary,
     /// All pairs over the whole time.
     pub throughput: f64,
+    /// Device time of its rows while every tenant was sending, in seconds; absent where it cannot be seen.
+    #[serde(default)]
+    pub device_time_s: Option<f64>,
+    /// The same in percent of all tenants' together.
+    #[serde(default)]
+    pub device_share_percent: Option<f64>,
 }
 
 /// Samples summed up. No values where something cannot be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Dashboard {
-    /// Memory that the engine holds.
+    /// Memory that models take on the device.
     pub device_memory_mb: Summary,
     /// Share of time with a batch on the device.
     pub device_utilization_percent: Summary,
@@ -308,7 +317,7 @@ pub struct Dashboard {
 pub struct SeriesPoint {
     /// From the start of the run.
     pub at_s: f64,
-    /// Memory that the engine holds.
+    /// Memory that models take on the device.
     pub device_memory_mb: Option<f64>,
     /// Share of time with a batch on the device.
     pub device_utilization_percent: Option<f64>,

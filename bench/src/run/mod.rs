@@ -143,7 +143,7 @@ impl Runner<'_> {
             name: configuration.name.clone(),
             batch: point.and_then(|(batch, _)| batch),
             concurrency: point.map(|(_, concurrency)| concurrency),
-            tenants: tenants(configuration, &pools, &rates),
+            tenants: tenants(configuration, &pools, &rates, &self.host),
             starts,
             warmup,
             instance_start_ms,
@@ -154,15 +154,15 @@ impl Runner<'_> {
 
     fn pools(&self, configuration: &Configuration) -> Result<Vec<(String, Arc<Pool>)>> {
         let pool = |tenant: &TenantPlan| {
-            let pool = self.source.pool(tenant.batch, self.host.tokenizer(), self.host.config())?;
+            let (tokenizer, costs) = self.host.facts(&tenant.model);
+            let pool = self.source.pool(tenant.batch, tokenizer, costs)?;
             Ok((tenant.name.clone(), Arc::new(pool)))
         };
         configuration.tenants.iter().map(pool).collect()
     }
 
     async fn ready(&self, configuration: &Configuration) -> Result<Ready> {
-        let guests: Vec<Option<PathBuf>> = configuration.tenants.iter().map(|tenant| tenant.guest.clone()).collect();
-        let (driver, started) = self.host.driver(&guests, self.scenario.start).await?;
+        let (driver, started) = self.host.driver(&configuration.tenants, self.scenario.start).await?;
         let start = started.map(|started| StartReport {
             model_load_ms: ms(started.model_load),
             guest_load_ms: ms(started.guest_load),
@@ -200,7 +200,7 @@ impl Runner<'_> {
         instance_start_ms: &Summary,
     ) -> Repeat {
         let total: usize = runs.iter().filter_map(|run| run.schedule.requests()).sum();
-        let bar = self.options.progress.bar(label.to_owned(), Some(total as u64));
+        let bar = self.options.progress.bar(label.to_owned(), (total > 0).then_some(total as u64));
         let until = CancellationToken::new();
         let probe = ProcessProbe::new(self.host.pid());
         let sampler = tokio::spawn(sample(Arc::clone(driver), probe, until.clone()));
@@ -295,7 +295,12 @@ async fn probe_instance(driver: &Arc<dyn Driver>) -> Summary {
     Summary::of(starts)
 }
 
-fn tenants(configuration: &Configuration, pools: &[(String, Arc<Pool>)], rates: &[Option<f64>]) -> Vec<TenantReport> {
+fn tenants(
+    configuration: &Configuration,
+    pools: &[(String, Arc<Pool>)],
+    rates: &[Option<f64>],
+    host: &Host,
+) -> Vec<TenantReport> {
     let of = |number: usize| {
         let (tenant, rate) = (&configuration.tenants[number], rates[number]);
         TenantReport {
@@ -304,6 +309,7 @@ fn tenants(configuration: &Configuration, pools: &[(String, Arc<Pool>)], rates: 
                 || "standard".to_owned(),
                 |path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
             ),
+            model: host.model_name(&tenant.model),
             pace: match (tenant.pace, rate) {
                 (Pace::Closed { concurrency }, _) => format!("closed loop, {concurrency} at a time"),
                 (Pace::Open { arrivals, .. }, rate) => {

@@ -122,8 +122,8 @@ struct Shared {
     records: UnboundedSender<Record>,
 }
 
-/// Runs all tenants side by side. Ends when every tenant that has a number of requests is done, when no request may be
-/// begun any more after `max`, or when `stop` is cancelled; requests that are then in work are given up without a
+/// Runs all tenants side by side. Ends when every tenant that has a number of requests is done, or every tenant where none
+/// has; when no request may be begun any more after `max`; or when `stop` is cancelled; requests that are then in work are given up without a
 /// record. `done` is called for each record as it comes.
 pub async fn drive(
     driver: &Arc<dyn Driver>,
@@ -140,6 +140,9 @@ pub async fn drive(
     for (number, tenant) in tenants.iter().enumerate() {
         let tasks = if tenant.schedule.requests().is_some() { &mut counted } else { &mut uncounted };
         spawn(tasks, &shared, number, tenant);
+    }
+    if counted.is_empty() {
+        std::mem::swap(&mut counted, &mut uncounted);
     }
     let halt = shared.halt.clone();
     drop(shared);

@@ -13,7 +13,7 @@ use crate::driver::{Driver, Gauge};
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One look at process and device.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Sample {
     /// From the start of the run.
     pub at: Duration,

@@ -1,17 +1,18 @@
-//! What a run sends requests to, opened once: the model for its facts, and drivers made from it.
+//! What a run sends requests to, opened once: the models for their facts, and drivers made from them.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use assay::engine::EngineOptions;
-use assay::model::{LoadedModel, ModelStore};
-use assay_kernels::BertConfig;
+use anyhow::{Context, Result, ensure};
+use assay::device::{DeviceOptions, LoadedModel};
+use assay::model::ModelStore;
+use assay::model::store::StoredModel;
 
-use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, Started};
-use crate::load::NativeTokenizer;
+use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, Started, TenantSetup};
+use crate::load::{NativeTokenizer, RowCosts, deepen};
 use crate::report::schema::Target;
-use crate::scenario::{Scenario, Start};
+use crate::scenario::{Scenario, Start, TenantModel, TenantPlan};
 
 /// What to send requests to.
 #[derive(Debug, Clone)]
@@ -20,8 +21,8 @@ pub struct TargetOptions {
     pub data_dir: PathBuf,
     /// The model, in place of the scenario's.
     pub model: Option<String>,
-    /// How the engine is made, before what the scenario says of threads and batches.
-    pub engine: EngineOptions,
+    /// How the device is opened, before what the scenario says of threads and batches.
+    pub device: DeviceOptions,
     /// A guest wherever a tenant names none.
     pub guest: Option<PathBuf>,
     /// A running service in place of this process.
@@ -43,43 +44,78 @@ pub struct Service {
 #[derive(Debug)]
 pub struct Host {
     options: InProcessOptions,
+    compiled_dir: PathBuf,
     service: Option<Service>,
-    tokenizer: NativeTokenizer,
-    config: BertConfig,
+    /// The scenario's model first, then those that tenants have instead; in the order of the options.
+    models: Vec<HostModel>,
     target: Target,
     /// Absent over HTTP, and where every repeat loads anew.
-    shared: Option<(Arc<LoadedModel>, std::time::Duration)>,
+    shared: Option<(Vec<Arc<LoadedModel>>, Duration)>,
+    /// Where models were made for this run.
+    _made: tempfile::TempDir,
+}
+
+/// What this side must know of a model, to count tokens and work.
+#[derive(Debug)]
+struct HostModel {
+    of: TenantModel,
+    name: String,
+    tokenizer: NativeTokenizer,
+    costs: RowCosts,
 }
 
 impl Host {
-    /// Reads the model, and loads it unless each repeat is to do so anew.
+    /// Reads the models, and loads them unless each repeat is to do so anew.
     ///
     /// # Errors
     /// There is no such model, or it is damaged.
     pub fn open(options: &TargetOptions, scenario: &Scenario) -> Result<Self> {
-        let engine = EngineOptions {
-            threads: options.engine.threads.or(scenario.engine.threads),
-            max_batch_tokens: scenario.engine.max_batch_tokens.or(options.engine.max_batch_tokens),
-            ..options.engine.clone()
+        let device = DeviceOptions {
+            threads: options.device.threads.or(scenario.engine.threads),
+            max_batch_tokens: scenario.engine.max_batch_tokens.or(options.device.max_batch_tokens),
+            ..options.device.clone()
         };
-        let in_process = InProcessOptions {
-            data_dir: options.data_dir.clone(),
-            model: options.model.clone().or_else(|| scenario.model.clone()),
-            engine,
-            guest: options.guest.clone(),
+        let default = options.model.clone().or_else(|| scenario.model.clone());
+        let (store, made) = (ModelStore::new(&options.data_dir), tempfile::tempdir()?);
+        let mut wanted = vec![TenantModel::default()];
+        for tenant in scenario.configurations()?.iter().flat_map(|configuration| &configuration.tenants) {
+            if !wanted.contains(&tenant.model) {
+                wanted.push(tenant.model.clone());
+            }
+        }
+        let stored = |(number, model): (usize, &TenantModel)| -> Result<StoredModel> {
+            let stored = store.open(model.name.as_deref().or(default.as_deref()))?;
+            match model.layers_times.get() {
+                1 => Ok(stored),
+                times => deepen(&stored, times, &made.path().join(number.to_string())),
+            }
         };
+        let stored: Vec<StoredModel> = wanted.iter().enumerate().map(stored).collect::<Result<_>>()?;
+        let in_process = InProcessOptions { device, models: stored, guest: options.guest.clone() };
+        let compiled_dir = options.data_dir.join("compiled");
         match &options.service {
-            None => Self::in_process(in_process, scenario.start),
-            Some(service) => Self::remote(in_process, service.clone()),
+            None => Self::in_process(in_process, compiled_dir, wanted, scenario.start, made),
+            Some(service) => Self::remote(in_process, compiled_dir, wanted, service.clone(), made),
         }
     }
 
-    fn in_process(options: InProcessOptions, start: Start) -> Result<Self> {
-        let began = std::time::Instant::now();
-        let model = Arc::new(options.load_model()?);
-        let loaded = began.elapsed();
-        let config = model.config().clone();
-        let tokenizer = NativeTokenizer::new(model.tokenizer(), config.max_position_embeddings)?;
+    fn in_process(
+        options: InProcessOptions,
+        compiled_dir: PathBuf,
+        wanted: Vec<TenantModel>,
+        start: Start,
+        made: tempfile::TempDir,
+    ) -> Result<Self> {
+        let began = Instant::now();
+        let loaded = options.load_models()?;
+        let load_time = began.elapsed();
+        let facts = |(of, model): (TenantModel, &Arc<LoadedModel>)| {
+            let tokenizer = NativeTokenizer::new(model.tokenizer(), model.max_tokens())?;
+            let costs = RowCosts::new(model.max_tokens(), |tokens| model.row_flops(tokens));
+            Ok(HostModel { of, name: model.name().to_owned(), tokenizer, costs })
+        };
+        let models = wanted.into_iter().zip(&loaded).map(facts).collect::<Result<_>>()?;
+        let model = loaded.first().context("no model was loaded")?;
         let engine = model.engine();
         let target = Target {
             driver: "in process".to_owned(),
@@ -90,18 +126,34 @@ impl Host {
             precision: engine.precision.to_owned(),
             threads: engine.threads,
         };
-        let shared = (start == Start::Shared).then_some((model, loaded));
-        Ok(Self { options, service: None, tokenizer, config, target, shared })
+        let shared = (start == Start::Shared).then_some((loaded, load_time));
+        Ok(Self { options, compiled_dir, service: None, models, target, shared, _made: made })
     }
 
-    fn remote(options: InProcessOptions, service: Service) -> Result<Self> {
-        let stored = ModelStore::new(&options.data_dir)
-            .open(options.model.as_deref())
-            .context("the model is needed here too, to count the tokens that are sent")?;
-        let weights = assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())?;
-        let path = stored.dir().join("tokenizer.json");
-        let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        let tokenizer = NativeTokenizer::new(&bytes, weights.config.max_position_embeddings)?;
+    fn remote(
+        options: InProcessOptions,
+        compiled_dir: PathBuf,
+        wanted: Vec<TenantModel>,
+        service: Service,
+        made: tempfile::TempDir,
+    ) -> Result<Self> {
+        ensure!(
+            wanted.iter().all(|model| model.layers_times.get() == 1),
+            "layers_times makes a model in this process: a service has models of its own"
+        );
+        let facts = |(of, stored): (TenantModel, &StoredModel)| {
+            let weights = assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())
+                .context("the model is needed here too, to count the tokens that are sent")?;
+            let architecture = weights.architecture;
+            let path = stored.dir().join("tokenizer.json");
+            let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+            let longest = architecture.max_tokens;
+            let tokenizer = NativeTokenizer::new(&bytes, longest)?;
+            let costs = RowCosts::new(longest, |tokens| assay_kernels::flops::row_flops(&architecture, tokens));
+            Ok(HostModel { of, name: stored.manifest.name.clone(), tokenizer, costs })
+        };
+        let models = wanted.into_iter().zip(&options.models).map(facts).collect::<Result<_>>()?;
+        let stored = options.models.first().context("there is no model")?;
         let unknown = || "unknown".to_owned();
         let target = Target {
             driver: service.url.clone(),
@@ -112,29 +164,31 @@ impl Host {
             precision: unknown(),
             threads: 0,
         };
-        Ok(Self { options, service: Some(service), tokenizer, config: weights.config, target, shared: None })
+        Ok(Self { options, compiled_dir, service: Some(service), models, target, shared: None, _made: made })
     }
 
-    /// A driver for tenants with these guests, and what starting it took where anything was started.
+    /// A driver for these tenants, and what starting it took where anything was started.
     ///
     /// # Errors
-    /// The model or a guest cannot be loaded.
-    pub async fn driver(&self, guests: &[Option<PathBuf>], start: Start) -> Result<(Arc<dyn Driver>, Option<Started>)> {
+    /// A model or a guest cannot be loaded.
+    pub async fn driver(&self, tenants: &[TenantPlan], start: Start) -> Result<(Arc<dyn Driver>, Option<Started>)> {
         if let Some(service) = &self.service {
             return Ok((Arc::new(HttpDriver::new(&service.url, service.keys.clone())?), None));
         }
+        let setup = |tenant: &TenantPlan| TenantSetup { guest: tenant.guest.clone(), model: self.place(&tenant.model) };
+        let tenants: Vec<TenantSetup> = tenants.iter().map(setup).collect();
         let shared = self.shared.clone().filter(|_| start == Start::Shared);
-        let (options, guests) = (self.options.clone(), guests.to_vec());
+        let (options, cache) = (self.options.clone(), self.compiled_dir.clone());
         // Compiling takes seconds, which the runtime's threads must not be kept from their tasks for.
         let started = tokio::task::spawn_blocking(move || match shared {
-            Some((model, model_load)) => {
-                let cache = options.data_dir.join("compiled");
-                let (driver, guest_load) = InProcessDriver::with_model(model, &options, &guests, &cache)?;
+            Some((models, model_load)) => {
+                let guest = options.guest.as_deref();
+                let (driver, guest_load) = InProcessDriver::with_models(&models, guest, &tenants, &cache)?;
                 anyhow::Ok((driver, Started { model_load, guest_load }))
             }
             None => {
                 let empty = tempfile::tempdir()?;
-                InProcessDriver::start(&options, &guests, empty.path())
+                InProcessDriver::start(&options, &tenants, empty.path())
             }
         });
         let (driver, started) = started.await??;
@@ -153,16 +207,22 @@ impl Host {
         self.target.engine == "cpu"
     }
 
-    /// Counts tokens.
+    /// What counts a model's tokens and work.
     #[must_use]
-    pub fn tokenizer(&self) -> &NativeTokenizer {
-        &self.tokenizer
+    pub fn facts(&self, model: &TenantModel) -> (&NativeTokenizer, &RowCosts) {
+        let HostModel { tokenizer, costs, .. } = &self.models[self.place(model)];
+        (tokenizer, costs)
     }
 
-    /// The model's shape.
+    /// A model's name.
     #[must_use]
-    pub fn config(&self) -> &BertConfig {
-        &self.config
+    pub fn model_name(&self, model: &TenantModel) -> String {
+        self.models[self.place(model)].name.clone()
+    }
+
+    /// Where a model is in the list; the scenario's own for one that no tenant was to have.
+    fn place(&self, model: &TenantModel) -> usize {
+        self.models.iter().position(|known| known.of == *model).unwrap_or(0)
     }
 
     /// The process that computes, as far as it can be known.

@@ -127,6 +127,7 @@ pub(crate) fn report(repeats: Vec<Repeat>) -> Report {
         tenants: vec![TenantReport {
             name: "default".to_owned(),
             guest: "standard".to_owned(),
+            model: "none".to_owned(),
             pace: "closed loop, 1 at a time".to_owned(),
             rate_per_s: None,
             load: measure::load(&pool(4, 8)),

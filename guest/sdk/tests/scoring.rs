@@ -50,8 +50,8 @@ fn invalid_input(error: Error) -> String {
 fn every_document_gets_the_score_of_its_own_row() {
     let model = model(1);
     let scores = scorer(&model).score("query", &["a a a", "a", "", "a a"], &OPTIONS).unwrap();
-    assert_eq!(scores.logits, [7.0, 5.0, 3.0, 6.0]);
-    assert_eq!((scores.usage.tokens, scores.usage.rows, scores.usage.truncated), (21, 4, 0));
+    assert_eq!(scores.logits, [7.0, 5.0, 4.0, 6.0]);
+    assert_eq!((scores.usage.tokens, scores.usage.rows, scores.usage.truncated), (22, 4, 0));
     assert_eq!(*model.calls.borrow(), [4]);
     let hits: Vec<u32> = rank(&scores.logits, Some(2)).iter().map(|hit| hit.index).collect();
     assert_eq!(hits, [0, 3]);

@@ -3,7 +3,7 @@
 mod common;
 
 use assay_guest::{Cut, Query};
-use common::{Kinds, Row, bert_json, encoder, our_row, reference, reference_row, text};
+use common::{Kinds, Row, bert_json, encoder, older_bert_json, our_row, reference, reference_row, sequence_json, text};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -37,6 +37,27 @@ fn odd_texts_pair_as_in_tokenizers() {
             for document in texts {
                 let expected = reference_row(reference, query, document).unwrap();
                 assert_eq!(row(&mut paired, document), expected, "{query:?} with {document:?}");
+            }
+        }
+    }
+}
+
+/// `tokenizers` itself is the reference; the number of tokens says that it made a pair.
+#[test]
+fn a_text_without_tokens_still_makes_a_pair() {
+    let without_tokens =
+        ["", " ", "\t\n \r\n", "\u{a0}\u{3000}", "\0", "\u{1}\u{7}\u{7f}", "\u{200b}\u{feff}", "\u{fffd}", "\u{301}"];
+    for json in [bert_json(true), older_bert_json(), sequence_json()] {
+        let (encoder, reference) = (encoder(&json), reference(&json));
+        for (query, document) in
+            without_tokens.iter().flat_map(|&empty| [("", empty), (empty, ""), (empty, "a"), ("a", empty)])
+        {
+            for cut in [Cut::Nothing, Cut::LongestFirst, Cut::DocumentOnly] {
+                let mut paired = encoder.query(query, 512, cut).unwrap();
+                let row = row(&mut paired, document);
+                assert_eq!(row, reference_row(&reference, query, document).unwrap(), "{query:?} with {document:?}");
+                let tokens = 3 + usize::from(query == "a") + usize::from(document == "a");
+                assert_eq!(row.ids.len(), tokens, "{query:?} with {document:?}");
             }
         }
     }

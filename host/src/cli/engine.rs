@@ -1,14 +1,15 @@
-//! The options that choose an engine, the same for every command that loads a model.
+//! The options that choose and open a device, the same for every command that loads a model.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
 
 use assay_kernels::gpu::AdapterSelection;
+use bytesize::ByteSize;
 
 use super::error::CliError;
-use crate::engine::{EngineChoice, EngineOptions, EnginePrecision, EngineSetupError};
+use crate::device::{DeviceError, DeviceOptions, EngineChoice, EnginePrecision};
 
-/// The options that choose an engine.
+/// The options that choose and open a device.
 #[derive(Debug, Clone, clap::Args)]
 pub struct EngineArgs {
     /// What computes the model
@@ -20,9 +21,12 @@ pub struct EngineArgs {
     /// Adapter of --engine gpu, by its number in `assay devices` or a part of its name [default: the best]
     #[arg(long, value_name = "ADAPTER")]
     adapter: Option<String>,
-    /// Threads that compute on the processor [default: one for each core]
+    /// Threads that compute on the processor, for all models together [default: one for each core]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// Most of the device's memory that models take, such as 2GiB [default: see `assay devices`]
+    #[arg(long, value_name = "SIZE")]
+    device_memory: Option<ByteSize>,
 }
 
 impl EngineArgs {
@@ -30,14 +34,15 @@ impl EngineArgs {
     ///
     /// # Errors
     /// They contradict each other.
-    pub fn options(&self, data_dir: &Path) -> Result<EngineOptions, CliError> {
-        let options = EngineOptions {
+    pub fn options(&self, data_dir: &Path) -> Result<DeviceOptions, CliError> {
+        let options = DeviceOptions {
             choice: self.engine,
             precision: self.precision,
             adapter: self.adapter.as_deref().map(adapter),
             threads: self.threads,
             max_batch_tokens: None,
-            tune_file: Some(EngineOptions::tune_file(data_dir)),
+            tune_file: Some(DeviceOptions::tune_file(data_dir)),
+            memory_bytes: self.device_memory.map(|size| size.as_u64()),
         };
         options.check()?;
         Ok(options)
@@ -49,15 +54,16 @@ pub(super) fn adapter(text: &str) -> AdapterSelection {
     text.parse().map_or_else(|_| AdapterSelection::Name(text.to_owned()), AdapterSelection::Index)
 }
 
-impl From<EngineSetupError> for CliError {
-    fn from(error: EngineSetupError) -> Self {
+impl From<DeviceError> for CliError {
+    fn from(error: DeviceError) -> Self {
         match error {
-            EngineSetupError::Precision { .. } | EngineSetupError::Adapter { .. } => Self::bad_input(error.to_string()),
-            EngineSetupError::NoGpu { .. }
-            | EngineSetupError::NoAdapter(_)
-            | EngineSetupError::Gpu(_)
-            | EngineSetupError::TuneFile { .. }
-            | EngineSetupError::Cpu(_) => Self::failed(error.to_string()),
+            DeviceError::Precision { .. } | DeviceError::Adapter { .. } => Self::bad_input(error.to_string()),
+            DeviceError::NoGpu { .. }
+            | DeviceError::NoAdapter(_)
+            | DeviceError::Gpu(_)
+            | DeviceError::TuneFile { .. }
+            | DeviceError::Cpu(_)
+            | DeviceError::Thread(_) => Self::failed(error.to_string()),
         }
     }
 }

@@ -9,6 +9,7 @@ mod devices;
 mod engine;
 mod error;
 mod formats;
+mod gc;
 mod model;
 mod rerank;
 mod serve;
@@ -52,10 +53,12 @@ enum Command {
     Tenant(tenant::Command),
     /// Answer tenants' requests over HTTP
     Serve(serve::Args),
+    /// Forget old versions, and remove the components, compiled code and models that none needs
+    Gc(gc::Args),
     /// Compile the component that standard input names; the host starts itself with this
     #[command(hide = true, name = crate::tenant::compile::SUBCOMMAND)]
     InternalCompile,
-    /// List what there is to compute on, and what would be taken
+    /// List what there is to compute on, what would be taken, and which models a running server has loaded
     Devices(devices::Args),
     /// Time the GPU engine's kernel variants and keep the fastest
     Tune(tune::Args),
@@ -79,7 +82,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), CliError> {
     if matches!(cli.command, Command::InternalCompile) {
         // Everything that this one needs, its input says.
-        return crate::tenant::compile::run_in_this_process().map_err(CliError::failed);
+        return crate::tenant::compile::run_in_this_process().map_err(|error| CliError::failed(error.to_string()));
     }
     let data_dir = match cli.data_dir {
         Some(dir) => dir,
@@ -93,8 +96,9 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Model(command) => model::run(command, &data_dir),
         Command::Tenant(command) => tenant::run(command, &data_dir),
         Command::Serve(args) => serve::run(&args, &data_dir),
+        Command::Gc(args) => gc::run(&args, &data_dir),
         Command::InternalCompile => Ok(()),
-        Command::Devices(args) => devices::run(&args),
+        Command::Devices(args) => devices::run(&args, &data_dir),
         Command::Tune(args) => tune::run(&args, &data_dir),
     }
 }

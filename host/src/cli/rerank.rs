@@ -23,9 +23,10 @@ use super::error::CliError;
 use super::formats::{
     self, CliTruncation, Document, FieldChoice, Fields, Format, Lookup, OpenFile, RequestRules, Scores,
 };
+use crate::device::{Device, LoadedModel};
 use crate::guest::{self, Guest, GuestRuntime, RuntimeOptions};
 use crate::limits::RequestLimits;
-use crate::model::{LoadedModel, ModelStore};
+use crate::model::ModelStore;
 use crate::rerank::{Request, Response};
 
 /// Requests of a file that are in work at once: while one is on the device, the next is tokenised.
@@ -156,7 +157,7 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
         Some(path) => Sink::file(path, args.resume)?,
         None => Sink::StandardOutput,
     };
-    let engine = args.engine.options(data_dir)?;
+    let device = Device::open(&args.engine.options(data_dir)?)?;
     let store = ModelStore::new(data_dir);
     let stored = store.open(args.model.as_deref())?;
     let done = if args.resume {
@@ -167,10 +168,10 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     // Reading the model and setting up what runs guests have nothing to do with each other.
     let (model, runtime) = std::thread::scope(|scope| {
         let runtime = scope.spawn(|| GuestRuntime::new(&data_dir.join("compiled"), &RuntimeOptions::default()));
-        let model = LoadedModel::load(&stored, &engine);
+        let model = device.load(&stored);
         (model, runtime.join())
     });
-    let (model, runtime) = (Arc::new(model?), runtime.map_err(|_| CliError::failed("setting up guests panicked"))??);
+    let (model, runtime) = (model?, runtime.map_err(|_| CliError::failed("setting up guests panicked"))??);
     let guest = load_guest(&runtime, args.guest.as_deref(), &model)?;
     let writer = writer(&args, format, &model);
     let session = Session { model, guest, limits, writer, args };
@@ -183,7 +184,7 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
 
 fn writer(args: &Args, format: OutputFormat, model: &LoadedModel) -> Writer {
     let engine = model.engine();
-    let engine = format!("{} {} · {} · {}", engine.name, engine.precision, engine.device, model.engine_reason());
+    let engine = format!("{} {} · {} · {}", engine.name, engine.precision, engine.device, model.device().reason());
     Writer { format, model: model.name().to_owned(), engine, tag: args.run_tag.clone() }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::engine::EngineArgs;
 use super::error::CliError;
+use super::gc;
 use super::tenant::open_platform;
 use crate::http;
 use crate::tenant::Platform;
@@ -28,10 +29,17 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-    let engine = args.engine.options(data_dir)?;
-    let platform = Arc::new(open_platform(data_dir, engine, runtime.handle())?);
+    let device = args.engine.options(data_dir)?;
+    let platform = Arc::new(open_platform(data_dir, device, runtime.handle())?);
+    // A server without its device cannot serve: that is known now, and not with the first tenant.
+    platform.device()?;
     for (tenant, error) in platform.activate_all()? {
-        eprintln!("tenant {tenant} is not being served: {error}");
+        eprintln!("tenant {tenant} is not being served: {}", CliError::from(error));
+    }
+    match platform.tidy() {
+        Ok(swept) if swept.dropped.is_empty() => {}
+        Ok(swept) => eprintln!("removed what no tenant needs: {}", gc::summary(&swept)),
+        Err(error) => eprintln!("what no tenant needs is not removed: {error}"),
     }
     let served = runtime.block_on(serve(args.port, data_dir, &platform));
     // What is still being compiled may be left undone: nothing of it is committed.

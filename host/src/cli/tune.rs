@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::engine::adapter;
 use super::error::CliError;
-use crate::engine::{EngineChoice, EngineOptions, EnginePrecision};
+use crate::device::{DeviceOptions, EngineChoice, EnginePrecision};
 use crate::model::{ModelError, ModelStore};
 
 #[derive(Debug, clap::Args)]
@@ -36,18 +36,18 @@ struct Table<'a> {
 }
 
 pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
-    let file = EngineOptions::tune_file(data_dir);
-    let options = EngineOptions {
+    let file = DeviceOptions::tune_file(data_dir);
+    let options = DeviceOptions {
         choice: EngineChoice::Gpu,
         precision: args.precision,
         adapter: args.adapter.as_deref().map(adapter),
         tune_file: Some(file.clone()),
-        ..EngineOptions::default()
+        ..DeviceOptions::default()
     };
     options.check()?;
     let stored = ModelStore::new(data_dir).open(args.model.as_deref())?;
-    let config = checkpoint::read_config(stored.dir()).map_err(ModelError::from)?;
-    let table = options.tune(&config)?;
+    let architecture = checkpoint::read_config(stored.dir()).map_err(ModelError::from)?;
+    let table = options.tune(&architecture)?;
     if args.json {
         let (device, model) = (table.device.as_str(), stored.manifest.name.as_str());
         let line = Table { device, model, precision: args.precision.to_string(), entries: &table.entries };

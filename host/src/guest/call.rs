@@ -10,10 +10,10 @@ use super::bindings::TenantPre;
 use super::convert;
 use super::inference::{Budget, Models, Purpose, Used};
 use super::instance::{Cost, Instance, Start, State, time_left};
+use crate::device::Account;
 use crate::limits::{RequestLimits, TokenRate};
 use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response, Timings};
-use crate::scheduler::Account;
 
 /// Prepared instances that are kept for a guest without a snapshot: enough that requests which come one after the other,
 /// or two at once, do not wait for `prepare`.

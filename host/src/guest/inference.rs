@@ -1,7 +1,7 @@
 //! The `inference` interface: what a guest may call.
 //!
 //! Everything that a guest hands over is checked here, once: rows become a [`PackedBatch`] or an error, names become
-//! models that the tenant may use or an error, and what the request may spend is charged before the scheduler sees it.
+//! models that the tenant may use or an error, and what the request may spend is charged before the device sees it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use wasmtime::component::{HasData, Resource, ResourceTable};
 
 use super::bindings::assay::rerank::inference::{Host, HostModel};
 use super::bindings::assay::rerank::types::{self, Error, Exceeded, TokenRows};
+use crate::device::{Account, LoadedModel, ScoreError};
 use crate::limits::{RequestLimits, TokenRate};
-use crate::model::{LoadedModel, ModelInfo, ModelTask};
-use crate::scheduler::{Account, ScoreError};
+use crate::model::{ModelInfo, ModelTask};
 
 /// When a guest whose batch met a fault of the device may try again: the engine is back for the next batch.
 const DEVICE_RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -143,7 +143,7 @@ impl Inference {
             return Err(Error::Internal("models are not run while a guest is prepared".to_owned()));
         };
         // What does not fit the model is the guest's mistake before it is anybody's expense.
-        rows.check(model.config()).map_err(|error| Error::InvalidInput(error.to_string()))?;
+        let rows = rows.check(model.shape()).map_err(|error| Error::InvalidInput(error.to_string()))?;
         let (row_count, tokens) = (rows.rows() as u64, rows.tokens() as u64);
         charge("max_request_rows", &mut self.used.rows, row_count, budget.max_rows)?;
         charge("max_request_tokens", &mut self.used.tokens, tokens, budget.max_tokens)?;
@@ -151,15 +151,15 @@ impl Inference {
             rate.spend(tokens, Instant::now())?;
         }
         let asked = Instant::now();
-        let scored = model.scheduler().score(rows, &budget.account, Some(budget.deadline)).await;
+        let scored = model.score(rows, &budget.account, Some(budget.deadline)).await;
         match scored {
             Ok(scored) => {
                 self.used.queue += asked.elapsed().saturating_sub(scored.inference);
                 self.used.inference += scored.inference;
                 Ok(scored.outputs)
             }
-            Err(ScoreError::Engine(message)) => {
-                self.used.device_fault = Some(message);
+            Err(ScoreError::Device(fault)) => {
+                self.used.device_fault = Some(fault.to_string());
                 Err(overloaded(DEVICE_RETRY_AFTER))
             }
             Err(error) => Err(error.into()),
@@ -184,13 +184,12 @@ pub(super) fn overloaded(retry_after: Duration) -> Error {
 impl From<ScoreError> for Error {
     fn from(error: ScoreError) -> Self {
         match error {
-            ScoreError::Rows(message) => Self::InvalidInput(message),
             ScoreError::TooLarge { requested, allowed } => {
                 Self::TooLarge(Exceeded { limit: "max_queued_tokens".to_owned(), requested, allowed })
             }
             ScoreError::Overloaded { retry_after } => overloaded(retry_after),
             ScoreError::DeadlineExceeded => Self::DeadlineExceeded,
-            ScoreError::Engine(message) => Self::Internal(message),
+            ScoreError::Device(fault) => Self::Internal(fault.to_string()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The WebAssembly engine, its epoch clock, and guests that are compiled and linked.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +17,12 @@ use super::call::{Call, CallCost, InstancePool, Program};
 use super::inference::{Inference, Models};
 use super::instance::{Start, State};
 use super::snapshot::{self, Snapshot};
+use crate::device::{Account, LoadedModel};
 use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, RequestLimits};
+use crate::model::ModelInfo;
 use crate::model::manifest::sha256_hex;
-use crate::model::{LoadedModel, ModelInfo};
 use crate::rerank::{Request, RerankError, Response};
-use crate::scheduler::Account;
+use crate::sweep::Sweep;
 
 /// How often a running guest is stopped for a moment: often enough that a busy guest delays its neighbours by no more
 /// than a batch takes, seldom enough that the checks cost nothing that can be measured.
@@ -143,20 +145,6 @@ pub enum GuestError {
         /// What it did.
         message: String,
     },
-    /// The compiler process failed, or was stopped at one of its own limits.
-    #[error("{name} was not compiled: {message}")]
-    NotCompiled {
-        /// The component's name.
-        name: String,
-        /// What became of the process.
-        message: String,
-    },
-    /// The compiler process says what is wrong with the component, in one of the other cases' words.
-    #[error("{message}")]
-    Refused {
-        /// What it says.
-        message: String,
-    },
     /// The WebAssembly engine cannot be set up on this machine.
     #[error("the WebAssembly engine cannot be set up: {0}")]
     Engine(String),
@@ -258,6 +246,12 @@ impl GuestRuntime {
             (self.cache.get(&self.engine, form), Start::Snapshotted)
         };
         found.map(|component| self.link(name, &component, start)).transpose()
+    }
+
+    /// Removes compiled code that is not in `held`, which has components' hashes and the revisions that they are prepared
+    /// with.
+    pub(crate) fn sweep_compiled(&self, held: &HashSet<(String, String)>, sweep: &mut Sweep) {
+        self.cache.sweep(&self.engine, held, sweep);
     }
 
     fn plain(&self, name: &str, wasm: &[u8], hash: &str) -> Result<Component, GuestError> {

@@ -44,7 +44,7 @@ pub const DEFAULT_MAX_CALL_BYTES: usize = 16 << 20;
 pub const DEFAULT_MAX_REQUEST_ROWS: u64 = 16_384;
 
 /// Most tokens that one request runs: four hundred of the longest rows, and what may wait of one tenant at once.
-pub const DEFAULT_MAX_REQUEST_TOKENS: u64 = crate::scheduler::DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
+pub const DEFAULT_MAX_REQUEST_TOKENS: u64 = crate::device::DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
 
 /// Most models that a guest holds open at once: it has no use for more than it may run, and every open one is an entry
 /// in the host's table.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use assay_kernels::{BertConfig, Task};
+use assay_kernels::{RowShape, Task};
 use serde::{Deserialize, Serialize};
 
 /// A model's description and tokenizer, as a guest sees them.
@@ -38,19 +38,19 @@ pub enum ModelTask {
 impl ModelInfo {
     /// The info of a model of this shape.
     #[must_use]
-    pub fn new(name: &str, revision: &str, config: &BertConfig, tokenizer: Arc<[u8]>) -> Self {
+    pub fn new(name: &str, revision: &str, task: Task, shape: &RowShape, tokenizer: Arc<[u8]>) -> Self {
         // The store refuses dimensions that do not fit 32 bits.
         let narrow = |dimension: usize| u32::try_from(dimension).unwrap_or(u32::MAX);
         Self {
             name: name.to_owned(),
             revision: revision.to_owned(),
-            task: match config.task {
+            task: match task {
                 Task::CrossEncoder => ModelTask::CrossEncoder,
                 Task::Embedding => ModelTask::Embedding,
             },
-            max_tokens: narrow(config.max_position_embeddings),
-            vocabulary_size: narrow(config.vocab_size),
-            outputs: narrow(config.outputs),
+            max_tokens: narrow(shape.max_tokens),
+            vocabulary_size: narrow(shape.vocab_size),
+            outputs: narrow(shape.outputs),
             tokenizer,
         }
     }

@@ -24,6 +24,15 @@ pub struct Manifest {
     pub files: BTreeMap<String, FileRecord>,
 }
 
+/// Exactly one revision of a model.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ModelRevision {
+    /// The model's name.
+    pub name: String,
+    /// Content hash of all its files, lower-case hexadecimal.
+    pub revision: String,
+}
+
 /// What a file must be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
@@ -51,13 +60,21 @@ pub enum Source {
         /// Its version.
         version: String,
     },
-    /// A directory that somebody named.
+    /// A directory.
     Directory {
         /// Its absolute path when it was added.
         path: String,
     },
     /// Part of this program.
     Embedded,
+}
+
+impl Manifest {
+    /// Which revision of which model it describes.
+    #[must_use]
+    pub fn model_revision(&self) -> ModelRevision {
+        ModelRevision { name: self.name.clone(), revision: self.revision.clone() }
+    }
 }
 
 impl fmt::Display for Source {

@@ -1,14 +1,16 @@
-//! Models: directories that are checked when they come in ([`store`]), fetched from a hub ([`hub`]) or put together
-//! from a Python package ([`builtin`]), and loaded onto a device ([`loaded`]).
+//! Models: directories that are [checked](check) when they come in, kept by revision ([`store`]), fetched from a hub
+//! ([`hub`]) or put together from a Python package ([`builtin`]). [`device`](crate::device) loads them.
 
 pub mod builtin;
+pub(crate) mod check;
+mod error;
 pub mod hub;
 mod info;
-pub mod loaded;
 pub mod manifest;
+mod name;
 pub mod store;
 
+pub use error::{Damage, ModelError, TokenizerFault};
 pub use info::{ModelInfo, ModelTask};
-pub use loaded::LoadedModel;
-pub use manifest::{Manifest, Source};
-pub use store::{ModelError, ModelStore};
+pub use manifest::{Manifest, ModelRevision, Source};
+pub use store::ModelStore;

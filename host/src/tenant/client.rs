@@ -17,7 +17,7 @@ type Stream = std::os::unix::net::UnixStream;
 #[cfg(not(unix))]
 type Stream = io::Empty;
 
-/// A connection to a server's admin socket, good for one request.
+/// A connection to a server's admin socket, for one request.
 #[derive(Debug)]
 pub struct AdminClient {
     stream: Stream,

@@ -1,7 +1,7 @@
 //! Bearer keys: made of 256 random bits, shown once, kept as their SHA-256 only.
 //!
 //! A key is looked up by its hash, so that the time a look-up takes says nothing about how much of a guess was right.
-//! Random bits need no slow hash: there is no dictionary of them.
+//! Random bits need no slow hash: no dictionary lists them.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ const ID_BYTES: usize = 6;
 /// Longest text that is looked up as a key.
 const MAX_KEY_BYTES: usize = 256;
 
-/// A new key. Its text is shown to whoever asked for it, and kept nowhere.
+/// A new key. Its text is shown once, and kept nowhere.
 #[derive(Clone)]
 pub struct NewKey {
     /// The key.
@@ -38,6 +38,11 @@ impl fmt::Debug for NewKey {
         f.debug_struct("NewKey").field("hash", &self.hash).finish_non_exhaustive()
     }
 }
+
+/// Why no key was made: the system gives no random bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random bytes: {0}")]
+pub struct NewKeyError(rand::rand_core::OsError);
 
 /// The SHA-256 of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +66,11 @@ impl NewKey {
     ///
     /// # Errors
     /// The system gives no random bytes.
-    pub fn generate() -> Result<Self, String> {
+    pub fn generate() -> Result<Self, NewKeyError> {
         let mut bytes = [0; SECRET_BYTES];
-        OsRng.try_fill_bytes(&mut bytes).map_err(|error| format!("the system gives no random bytes: {error}"))?;
+        OsRng.try_fill_bytes(&mut bytes).map_err(NewKeyError)?;
         let secret = format!("{PREFIX}{}", hex(&bytes));
-        let hash = KeyHash::of(&secret).ok_or("a new key is too long")?;
+        let hash = KeyHash(Sha256::digest(secret.as_bytes()).into());
         Ok(Self { secret, hash })
     }
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::{Account, DEFAULT_MAX_TENANT_QUEUED_TOKENS, DEFAULT_WEIGHT};
 use crate::limits as defaults;
 use crate::limits::RequestLimits;
-use crate::scheduler::{Account, DEFAULT_MAX_TENANT_QUEUED_TOKENS, DEFAULT_WEIGHT};
 
 /// Largest limits file: a hundred times what every key and a long list of models take.
 pub const MAX_LIMITS_BYTES: usize = 256 << 10;
@@ -114,7 +114,7 @@ pub enum LimitsError {
     },
     /// Not TOML, or not of these keys.
     #[error("{0}")]
-    Toml(String),
+    Toml(#[from] toml::de::Error),
     /// A number that a limit cannot have.
     #[error("{limit} is {value}, but must be between {least} and {most}")]
     Range {
@@ -138,7 +138,7 @@ impl TenantLimits {
         if text.len() > MAX_LIMITS_BYTES {
             return Err(LimitsError::TooLarge { bytes: text.len() as u64 });
         }
-        let limits: Self = toml::from_str(text).map_err(|error| LimitsError::Toml(error.to_string()))?;
+        let limits: Self = toml::from_str(text)?;
         for (limit, value, range) in limits.ranges() {
             if !range.contains(&value) {
                 let (least, most) = (*range.start(), *range.end());

@@ -6,10 +6,10 @@ use std::time::Instant;
 use super::concurrency::ConcurrencyLimit;
 use super::meter::{Meter, Usage};
 use super::{Deployment, TenantName};
+use crate::device::Account;
 use crate::guest::{Call, CallCost, Guest, Models};
 use crate::limits::{RequestLimits, TokenRate};
 use crate::rerank::{Request, RerankError, Response};
-use crate::scheduler::Account;
 
 /// One version of a tenant's, ready for requests. A request holds on to the version that it began on; the tenant's limit,
 /// meter and rate are the same for all its versions.
@@ -104,9 +104,15 @@ impl LiveTenant {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let (running, waiting) = self.concurrency.occupancy();
-        let models = std::iter::once(&self.models.default).chain(&self.models.others);
-        let queued: usize = models.map(|model| model.scheduler().waiting_tokens_of(self.name.as_str())).sum();
-        let burst_tokens_left = self.rate.available(Instant::now());
-        Usage { running, waiting, queued_tokens: queued as u64, burst_tokens_left, ..self.meter.usage() }
+        let device = self.models.default.device();
+        let device_time = device.meter().device_time_of(self.name.as_str());
+        Usage {
+            running,
+            waiting,
+            queued_tokens: device.waiting_tokens_of(self.name.as_str()) as u64,
+            burst_tokens_left: self.rate.available(Instant::now()),
+            device_time_ms: u64::try_from(device_time.as_millis()).unwrap_or(u64::MAX),
+            ..self.meter.usage()
+        }
     }
 }

@@ -16,6 +16,9 @@ pub struct Usage {
     pub failed: u64,
     /// Tokens sent to the device.
     pub tokens: u64,
+    /// Device time of its rows, of all models.
+    #[serde(default)]
+    pub device_time_ms: u64,
     /// Requests in work now.
     pub running: u64,
     /// Requests waiting for one of those now.

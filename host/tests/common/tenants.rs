@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assay::engine::EngineOptions;
+use assay::device::{Device, DeviceOptions, LoadedModel};
 use assay::model::store::StoredModel;
-use assay::model::{LoadedModel, ModelStore, Source};
+use assay::model::{ModelStore, Source};
 use assay::rerank::Request;
 use assay::tenant::admin::{AdminRequest, Command, Reply};
 use assay::tenant::compile::CompilerOptions;
 use assay::tenant::{Deployment, Platform, PlatformOptions, TenantLimits, TenantName};
-use assay_kernels::cpu::{CpuEngine, CpuOptions};
+use assay_kernels::cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
 use assay_kernels::{Engine, PackedBatch, Row, checkpoint};
 use tempfile::TempDir;
 
@@ -69,7 +69,8 @@ pub fn data_dir() -> TempDir {
 
 /// The default model of a data directory.
 pub fn model(data_dir: &Path) -> Arc<LoadedModel> {
-    Arc::new(LoadedModel::load(&ModelStore::new(data_dir).open(None).unwrap(), &EngineOptions::default()).unwrap())
+    let device = Device::open(&DeviceOptions::default()).unwrap();
+    device.load(&ModelStore::new(data_dir).open(None).unwrap()).unwrap()
 }
 
 /// Computes what the `seeded` guest must answer, on an engine that nobody else uses.
@@ -80,7 +81,8 @@ impl Oracle {
     pub fn new(data_dir: &Path) -> Self {
         let stored = ModelStore::new(data_dir).open(None).unwrap();
         let weights = checkpoint::load(stored.dir(), None).unwrap();
-        Self(CpuEngine::new(weights, CpuOptions::default()).unwrap())
+        let device = CpuDevice::new(CpuDeviceOptions::default()).unwrap();
+        Self(CpuEngine::load(&device, weights, CpuOptions::default()).unwrap())
     }
 
     pub fn scores(&mut self, seed: u32, documents: &[String]) -> Vec<f32> {
@@ -91,6 +93,7 @@ impl Oracle {
             rows.push(Row { ids: &ids, second_segment: 1 }).unwrap();
         }
         let mut scores = Vec::new();
+        let rows = rows.check(&self.0.shape()).unwrap();
         self.0.run(&rows, &mut scores).unwrap();
         scores
     }
@@ -101,7 +104,7 @@ pub fn platform(data_dir: &Path, tokio: &tokio::runtime::Handle) -> Platform {
     // Short, so that tests of what never ends do.
     let max_prepare_cpu = Duration::from_millis(500);
     let compiler = CompilerOptions { max_prepare_cpu, ..CompilerOptions::new(super::PROGRAM.into()) };
-    let options = PlatformOptions { engine: EngineOptions::default(), compiler, tokio: tokio.clone() };
+    let options = PlatformOptions { device: DeviceOptions::default(), compiler, tokio: tokio.clone() };
     Platform::open(data_dir, options).unwrap()
 }
 
@@ -116,9 +119,9 @@ pub fn admin(platform: &Platform, command: Command) -> Reply {
 
 /// Asks for a deployment.
 pub fn deploy(platform: &Platform, tenant: &str, wasm: &[u8], limits: Option<TenantLimits>) -> Reply {
-    let component = platform.put_component(wasm).unwrap();
+    let component = Some(platform.put_component(wasm).unwrap());
     let (tenant, limits) = (name(tenant), limits.map(Box::new));
-    admin(platform, Command::Deploy { tenant, component, limits, model: None })
+    admin(platform, Command::Deploy { tenant, component, limits, model: None, other_models: Vec::new() })
 }
 
 /// The deployment that serves after a request.
@@ -137,11 +140,13 @@ pub fn refusal(reply: Reply) -> String {
     }
 }
 
-/// The default model of the data directory that `cargo xtask demo` fills, or `ASSAY_DATA_DIR` names; says so where there
-/// is none.
+/// The default model of the data directory that `cargo xtask test` fills, or that `ASSAY_DATA_DIR` names. Skips the caller
+/// where there is none.
 pub fn demo_model() -> Option<StoredModel> {
-    let dir = std::env::var_os("ASSAY_DATA_DIR").map_or_else(|| super::root().join("target/assay-data"), Into::into);
-    ModelStore::new(&dir).open(None).inspect_err(|error| println!("skipped: {error}")).ok()
+    let dir = std::env::var_os("ASSAY_DATA_DIR").map_or_else(testdata::data_dir, Into::into);
+    let skip =
+        |error: &_| testdata::skip(testdata::Cause::NotSetUp, &format!("{error}; `cargo xtask test` fetches it"));
+    ModelStore::new(&dir).open(None).inspect_err(skip).ok()
 }
 
 /// A request with so many of the demo's passages, used in turn.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::tensors::Tensors;
-use super::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, CheckpointError, read};
+use super::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, CheckpointError, MAX_CONFIG_BYTES, read};
 
 /// What PEFT puts before the name of every tensor that it saves.
 const PEFT_PREFIX: &str = "base_model.model.";
@@ -47,7 +47,7 @@ impl<'a> Adapter<'a> {
     pub(super) fn new(dir: &Path, weights: &'a [u8]) -> Result<Self, CheckpointError> {
         let path = dir.join(ADAPTER_CONFIG_FILE);
         let unsupported = |message: String| CheckpointError::Adapter { path: path.clone(), message };
-        let config: AdapterConfig = serde_json::from_slice(&read(&path)?)
+        let config: AdapterConfig = serde_json::from_slice(&read(&path, MAX_CONFIG_BYTES)?)
             .map_err(|error| unsupported(format!("is not an adapter's configuration: {error}")))?;
         if config.peft_type != "LORA" {
             return Err(unsupported(format!("peft_type {} is not supported, only LORA", config.peft_type)));
@@ -77,10 +77,10 @@ impl<'a> Adapter<'a> {
         Ok(Self { path, tensors, rank: config.r, scale, used })
     }
 
-    /// Labels of the classifier that the adapter brings, if it does.
-    pub(super) fn labels(&self) -> Option<usize> {
+    /// Outputs of a linear layer that the adapter replaces whole; `None` where it leaves the model's own.
+    pub(super) fn outputs(&self, module: &str) -> Option<usize> {
         let used = self.used.borrow();
-        used.get(&peft_name("classifier.weight")).and_then(|(shape, _)| shape.first().copied())
+        used.get(&peft_name(&format!("{module}.weight"))).and_then(|(shape, _)| shape.first().copied())
     }
 
     pub(super) fn replaces(&self, name: &str) -> bool {

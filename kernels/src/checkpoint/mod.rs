@@ -1,15 +1,17 @@
 //! Reads a model from a Hugging Face directory: `config.json` and `model.safetensors`, and a LoRA adapter over them.
 //!
-//! Every tensor that the model needs is looked up by name and checked for shape, type and finiteness on the way in;
-//! a checkpoint that loads is one that can be computed. Stored f16 and bf16 are widened to f32.
+//! The model's [family](crate::families) says what its tensors are called. Each one that the model needs is looked up by
+//! name and checked for shape, type and finiteness on the way in: a checkpoint that loads can be computed. Other tensors
+//! are ignored, whatever they hold. Stored f16 and bf16 are widened to f32.
 
 mod lora;
 mod tensors;
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{BertConfig, ConfigError, Task};
-use crate::weights::{BertWeights, Embeddings, Head, Layer, LayerNorm, Linear};
+use crate::architecture::Architecture;
+use crate::families::{Config, ConfigError, Names, QueryKeyValue};
+use crate::weights::{LayerModule, Linear, Model, Module, NormWeights, Source, Weights};
 use lora::Adapter;
 use tensors::Tensors;
 
@@ -22,9 +24,12 @@ pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 /// The adapter's weights.
 pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
-/// Largest file that is read: a file is held in memory while its tensors are widened, and the largest BERT in use has
-/// 1.3 GB.
+/// Largest file of weights that is read: a file is held in memory while its tensors are widened, and the largest
+/// encoders in use have 2.3 GB.
 pub const MAX_FILE_BYTES: u64 = 8 << 30;
+
+/// Largest configuration that is read: thousands of labels by name fit.
+pub const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
 /// Why a directory cannot be read as a model.
 #[derive(Debug, thiserror::Error)]
@@ -37,13 +42,15 @@ pub enum CheckpointError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file is larger than [`MAX_FILE_BYTES`].
-    #[error("{} has {bytes} bytes, the most that is read is {MAX_FILE_BYTES}", path.display())]
+    /// A file is larger than [`MAX_FILE_BYTES`] or [`MAX_CONFIG_BYTES`].
+    #[error("{} has {bytes} bytes, the most that is read is {limit}", path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
         /// Its size.
         bytes: u64,
+        /// The largest size that is read.
+        limit: u64,
     },
     /// `config.json` does not describe a model that can be computed.
     #[error("{}: {source}", path.display())]
@@ -62,12 +69,14 @@ pub enum CheckpointError {
         message: String,
     },
     /// A tensor that the model needs is missing.
-    #[error("{}: tensor {name} is missing", path.display())]
+    #[error("{}: tensor {name} is missing; the file has {there}", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
         /// The tensor's name.
         name: String,
+        /// How many tensors the file has, and the names of some that are most like the missing one.
+        there: String,
     },
     /// A tensor has another shape than the model's configuration says.
     #[error("{}: tensor {name} has shape {found:?}, the configuration asks for {expected:?}", path.display())]
@@ -117,106 +126,119 @@ pub enum CheckpointError {
 ///
 /// # Errors
 /// A file is missing, damaged, of an unsupported architecture, or its tensors do not fit its configuration.
-pub fn load(dir: &Path, adapter: Option<&Path>) -> Result<BertWeights, CheckpointError> {
-    let mut config = read_config(dir)?;
-    let adapter_bytes = adapter.map(|adapter| read(&adapter.join(ADAPTER_WEIGHTS_FILE))).transpose()?;
+pub fn load(dir: &Path, adapter: Option<&Path>) -> Result<Model, CheckpointError> {
+    let (path, config) = parse_config(dir)?;
+    let names = &config.family.names;
+    let adapter_bytes = adapter.map(|adapter| read(&adapter.join(ADAPTER_WEIGHTS_FILE), MAX_FILE_BYTES)).transpose()?;
     let adapter = match (adapter, &adapter_bytes) {
         (Some(adapter), Some(bytes)) => Some(Adapter::new(adapter, bytes)?),
         _ => None,
     };
-    if let Some(labels) = adapter.as_ref().and_then(|adapter| adapter.labels()) {
-        config.task = Task::CrossEncoder;
-        config.outputs = labels;
-    }
+    let labels = adapter.as_ref().and_then(|adapter| adapter.outputs(names.classifier));
+    let architecture = config.architecture(labels).map_err(|source| CheckpointError::Config { path, source })?;
     let path = dir.join(WEIGHTS_FILE);
-    let bytes = read(&path)?;
-    let loader = Loader { base: Tensors::new(&path, &bytes)?, adapter, config: &config };
-    let weights = loader.weights()?;
+    let bytes = read(&path, MAX_FILE_BYTES)?;
+    let base = Tensors::new(&path, &bytes)?.of_encoder(names.prefix, &format!("{}.weight", names.word));
+    let mut loader = Loader { base, adapter, names, architecture: &architecture };
+    let weights = Weights::collect(&architecture, &mut loader)?;
     if let Some(adapter) = &loader.adapter {
         adapter.check_all_used()?;
     }
-    Ok(weights)
+    Ok(Model { architecture, weights })
 }
 
 /// Reads and checks `config.json` alone.
 ///
 /// # Errors
 /// The file is missing or does not describe a model that can be computed.
-pub fn read_config(dir: &Path) -> Result<BertConfig, CheckpointError> {
-    let path = dir.join(CONFIG_FILE);
-    let bytes = read(&path)?;
-    BertConfig::from_json(&bytes).map_err(|source| CheckpointError::Config { path, source })
+pub fn read_config(dir: &Path) -> Result<Architecture, CheckpointError> {
+    let (path, config) = parse_config(dir)?;
+    config.architecture(None).map_err(|source| CheckpointError::Config { path, source })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+fn parse_config(dir: &Path) -> Result<(PathBuf, Config), CheckpointError> {
+    let path = dir.join(CONFIG_FILE);
+    match Config::parse(&read(&path, MAX_CONFIG_BYTES)?) {
+        Ok(config) => Ok((path, config)),
+        Err(source) => Err(CheckpointError::Config { path, source }),
+    }
+}
+
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
     let io = |source| CheckpointError::Io { path: path.to_owned(), source };
     let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(CheckpointError::TooLarge { path: path.to_owned(), bytes });
+    if bytes > limit {
+        return Err(CheckpointError::TooLarge { path: path.to_owned(), bytes, limit });
     }
     std::fs::read(path).map_err(io)
 }
 
+/// Takes a model's modules from its file, and from the adapter where that has them.
 struct Loader<'a> {
     base: Tensors<'a>,
     adapter: Option<Adapter<'a>>,
-    config: &'a BertConfig,
+    names: &'a Names,
+    architecture: &'a Architecture,
+}
+
+impl Source for Loader<'_> {
+    type Error = CheckpointError;
+
+    fn table(&mut self, module: Module, rows: usize, width: usize) -> Result<Vec<f32>, CheckpointError> {
+        self.tensor(&format!("{}.weight", self.names.of(module)), &[rows, width])
+    }
+
+    fn linear(&mut self, module: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, CheckpointError> {
+        let name = self.names.of(module);
+        let Some((first, fused_outputs)) = self.place_in_fused(module) else {
+            return self.whole_linear(&name, outputs, inputs, bias);
+        };
+        let mut fused = self.whole_linear(&name, fused_outputs, inputs, bias)?;
+        let mine = first..first + outputs;
+        let cut = |bias: Vec<f32>| bias[mine.clone()].to_vec();
+        fused.bias = fused.bias.take().map(cut);
+        Ok(Linear { weight: fused.weight[mine.start * inputs..mine.end * inputs].to_vec(), ..fused })
+    }
+
+    fn norm(&mut self, module: Module, width: usize, bias: bool) -> Result<NormWeights, CheckpointError> {
+        let name = self.names.of(module);
+        // Checkpoints converted from TensorFlow keep its names.
+        let [weight_name, bias_name] =
+            if self.base.has(&format!("{name}.gamma")) { ["gamma", "beta"] } else { ["weight", "bias"] };
+        let weight = self.tensor(&format!("{name}.{weight_name}"), &[width])?;
+        let bias = match bias {
+            false => None,
+            true => Some(self.tensor(&format!("{name}.{bias_name}"), &[width])?),
+        };
+        Ok(NormWeights { weight, bias })
+    }
 }
 
 impl Loader<'_> {
-    fn weights(&self) -> Result<BertWeights, CheckpointError> {
-        let c = self.config;
-        let embeddings = Embeddings {
-            word: self.tensor("bert.embeddings.word_embeddings.weight", &[c.vocab_size, c.hidden_size])?,
-            position: self
-                .tensor("bert.embeddings.position_embeddings.weight", &[c.max_position_embeddings, c.hidden_size])?,
-            token_type: self
-                .tensor("bert.embeddings.token_type_embeddings.weight", &[c.type_vocab_size, c.hidden_size])?,
-            norm: self.layer_norm("bert.embeddings.LayerNorm")?,
+    /// The first output of a projection that is stored together with others, and the outputs of all of them.
+    fn place_in_fused(&self, module: Module) -> Option<(usize, usize)> {
+        let attention = &self.architecture.block.attention;
+        let (query, key_value) = (attention.query_width(), attention.key_value_width());
+        let QueryKeyValue::Fused(_) = self.names.query_key_value else { return None };
+        let first = match module {
+            Module::Layer(_, LayerModule::Query) => 0,
+            Module::Layer(_, LayerModule::Key) => query,
+            Module::Layer(_, LayerModule::Value) => query + key_value,
+            _ => return None,
         };
-        let layers = (0..c.num_hidden_layers).map(|index| self.layer(index)).collect::<Result<_, _>>()?;
-        let head = match c.task {
-            Task::Embedding => Head::MeanEmbedding,
-            Task::CrossEncoder => Head::CrossEncoder {
-                pooler: self.linear("bert.pooler.dense", c.hidden_size, c.hidden_size)?,
-                classifier: self.linear("classifier", c.outputs, c.hidden_size)?,
-            },
-        };
-        Ok(BertWeights { config: c.clone(), embeddings, layers, head })
+        Some((first, query + 2 * key_value))
     }
 
-    fn layer(&self, index: usize) -> Result<Layer, CheckpointError> {
-        let (hidden, intermediate) = (self.config.hidden_size, self.config.intermediate_size);
-        let prefix = format!("bert.encoder.layer.{index}");
-        Ok(Layer {
-            query: self.linear(&format!("{prefix}.attention.self.query"), hidden, hidden)?,
-            key: self.linear(&format!("{prefix}.attention.self.key"), hidden, hidden)?,
-            value: self.linear(&format!("{prefix}.attention.self.value"), hidden, hidden)?,
-            attention_output: self.linear(&format!("{prefix}.attention.output.dense"), hidden, hidden)?,
-            attention_norm: self.layer_norm(&format!("{prefix}.attention.output.LayerNorm"))?,
-            intermediate: self.linear(&format!("{prefix}.intermediate.dense"), intermediate, hidden)?,
-            output: self.linear(&format!("{prefix}.output.dense"), hidden, intermediate)?,
-            output_norm: self.layer_norm(&format!("{prefix}.output.LayerNorm"))?,
-        })
-    }
-
-    fn linear(&self, module: &str, outputs: usize, inputs: usize) -> Result<Linear, CheckpointError> {
-        let mut weight = self.tensor(&format!("{module}.weight"), &[outputs, inputs])?;
+    fn whole_linear(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, CheckpointError> {
+        let mut weight = self.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
         if let Some(adapter) = &self.adapter {
-            adapter.merge(module, &mut weight, outputs, inputs)?;
+            adapter.merge(name, &mut weight, outputs, inputs)?;
         }
-        Ok(Linear { weight, bias: self.tensor(&format!("{module}.bias"), &[outputs])? })
-    }
-
-    fn layer_norm(&self, module: &str) -> Result<LayerNorm, CheckpointError> {
-        let shape = [self.config.hidden_size];
-        // Checkpoints converted from TensorFlow keep its names.
-        let [weight, bias] =
-            if self.base.has(&format!("{module}.gamma")) { ["gamma", "beta"] } else { ["weight", "bias"] };
-        Ok(LayerNorm {
-            weight: self.tensor(&format!("{module}.{weight}"), &shape)?,
-            bias: self.tensor(&format!("{module}.{bias}"), &shape)?,
-        })
+        let bias = match bias {
+            false => None,
+            true => Some(self.tensor(&format!("{name}.bias"), &[outputs])?),
+        };
+        Ok(Linear { weight, bias, inputs })
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {

@@ -6,23 +6,30 @@ use candle_core::safetensors::{Load, SliceSafetensors};
 use candle_core::{DType, Device};
 
 use super::CheckpointError;
+use crate::families::shown;
 
-/// What a bare encoder's tensors lack in front: `BertModel` stores `encoder.…` where a classifier stores
-/// `bert.encoder.…`.
-const ENCODER_PREFIX: &str = "bert.";
+/// Names in a message that says what a file has.
+const SHOWN_NAMES: usize = 4;
 
 pub(super) struct Tensors<'a> {
     path: PathBuf,
     file: SliceSafetensors<'a>,
-    bare: bool,
+    /// What the file leaves out in front of the names that are asked for: an encoder stored by itself has `encoder.…`
+    /// where a classifier has, for example, `bert.encoder.…`.
+    left_out: &'static str,
 }
 
 impl<'a> Tensors<'a> {
     pub(super) fn new(path: &Path, bytes: &'a [u8]) -> Result<Self, CheckpointError> {
         let file = SliceSafetensors::new(bytes)
             .map_err(|error| CheckpointError::Format { path: path.to_owned(), message: error.to_string() })?;
-        let bare = file.get("embeddings.word_embeddings.weight").is_ok();
-        Ok(Self { path: path.to_owned(), file, bare })
+        Ok(Self { path: path.to_owned(), file, left_out: "" })
+    }
+
+    /// Takes names that begin with `prefix` as they come if the file has `tensor` without it.
+    pub(super) fn of_encoder(self, prefix: &'static str, tensor: &str) -> Self {
+        let left_out = if self.file.get(tensor).is_ok() { prefix } else { "" };
+        Self { left_out, ..self }
     }
 
     /// Every tensor's name and shape.
@@ -37,7 +44,8 @@ impl<'a> Tensors<'a> {
     pub(super) fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
         let (path, name) = (self.path.clone(), self.stored_name(name).to_owned());
         let Ok(view) = self.file.get(&name) else {
-            return Err(CheckpointError::Missing { path, name });
+            let there = self.names_like(&name);
+            return Err(CheckpointError::Missing { path, name, there });
         };
         if view.shape() != shape {
             let (found, expected) = (view.shape().to_vec(), shape.to_vec());
@@ -56,7 +64,21 @@ impl<'a> Tensors<'a> {
         }
     }
 
+    /// What the file has in place of a tensor that is missing: those whose names end most like its own.
+    fn names_like(&self, missing: &str) -> String {
+        let alike = |name: &str| missing.bytes().rev().zip(name.bytes().rev()).take_while(|(a, b)| a == b).count();
+        let mut names: Vec<(usize, String)> = self.names().map(|(name, _)| (alike(&name), name)).collect();
+        names.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        match names.len() {
+            0 => "no tensors".to_owned(),
+            count => {
+                let shown: Vec<String> = names.iter().take(SHOWN_NAMES).map(|(_, name)| shown(name)).collect();
+                format!("{count} tensors, such as {}", shown.join(", "))
+            }
+        }
+    }
+
     fn stored_name<'n>(&self, name: &'n str) -> &'n str {
-        if self.bare { name.strip_prefix(ENCODER_PREFIX).unwrap_or(name) } else { name }
+        name.strip_prefix(self.left_out).unwrap_or(name)
     }
 }

@@ -11,7 +11,7 @@
 #![allow(unsafe_code, reason = "pointer arithmetic in the innermost loop, where bounds checks would cost a third")]
 
 use super::matrix::{Matrix, MatrixMut};
-use super::simd::{Kernel, PANEL_VECTORS, Simd, math};
+use super::simd::{Kernel, MAX_TILE_ROWS, PANEL_VECTORS, Simd, math};
 
 /// What the sums begin with.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +98,7 @@ impl Kernel for Gemm<'_> {
                         }
                         Init::Accumulate => (Start::Accumulate, 0),
                     };
-                    let tile = Tile {
+                    let tile = FloatTile {
                         depth,
                         a: a.data.as_ptr().add(row * a.stride),
                         a_stride: a.stride,
@@ -124,9 +124,12 @@ enum Start {
     Accumulate,
 }
 
+// A tile has an arm for each number of rows.
+const _: () = assert!(MAX_TILE_ROWS == 12);
+
 /// A few rows by one panel.
 #[derive(Clone, Copy)]
-struct Tile {
+struct FloatTile {
     depth: usize,
     a: *const f32,
     a_stride: usize,
@@ -138,7 +141,7 @@ struct Tile {
     finish: Finish,
 }
 
-impl Tile {
+impl FloatTile {
     /// Computes the first `rows` rows, or [`Simd::TILE_ROWS`] if those are fewer.
     ///
     /// # Safety
@@ -146,6 +149,7 @@ impl Tile {
     /// for `depth · PANEL` (b).
     #[inline(always)]
     unsafe fn run<S: Simd>(self, s: S, rows: usize) {
+        const { assert!(S::TILE_ROWS <= MAX_TILE_ROWS) };
         // SAFETY: passed on; each arm computes no more rows than asked for. TILE_ROWS is a constant, so the arms above
         // it are not compiled.
         unsafe {
@@ -161,7 +165,7 @@ impl Tile {
                 9 => self.rows::<S, 9>(s),
                 10 => self.rows::<S, 10>(s),
                 11 => self.rows::<S, 11>(s),
-                _ => self.rows::<S, 12>(s),
+                _ => self.rows::<S, MAX_TILE_ROWS>(s),
             }
         }
     }
@@ -275,8 +279,7 @@ unsafe fn load_panel<S: Simd>(s: S, from: *const f32) -> [S::F32; PANEL_VECTORS]
 
 #[cfg(test)]
 mod tests {
-    use super::super::Precision;
-    use super::super::pack::{self, Left, PackedLinear, Product};
+    use super::super::pack::{Format, Left, PackedLinear, Product};
     use super::super::simd::Isa;
     use super::*;
     use crate::reference;
@@ -305,8 +308,8 @@ mod tests {
     }
 
     fn check(isa: Isa, rows: usize, inputs: usize, outputs: usize) {
-        let linear = Linear { weight: numbers(inputs * outputs, 1), bias: numbers(outputs, 2) };
-        let packed = PackedLinear::new(isa, Precision::F32, &pack::columns(&linear), &pack::all_inputs(inputs));
+        let linear = Linear { weight: numbers(inputs * outputs, 1), bias: Some(numbers(outputs, 2)), inputs };
+        let packed = PackedLinear::plain(isa, Format::F32, &linear);
         let x = numbers(rows * inputs, 3);
         let stride = packed.outputs();
         let residual = numbers(rows * stride, 4);

@@ -3,8 +3,10 @@
 //! Fusing LayerNorm into the product's epilogue would need a whole row's panels at once; a pass of its own costs 0.2 % of
 //! a layer.
 
+use super::pack::{Format, PackedLinear};
 use super::simd::{Isa, Kernel, Simd};
-use crate::weights::{Embeddings, LayerNorm};
+use crate::architecture::Embeddings;
+use crate::weights::{EmbeddingWeights, NormWeights};
 
 /// LayerNorm's weights, padded with zeros to whole panels: what it writes to padding is zero.
 #[derive(Debug)]
@@ -17,12 +19,14 @@ pub(super) struct PackedNorm {
 }
 
 impl PackedNorm {
-    pub(super) fn new(isa: Isa, mut norm: LayerNorm, eps: f64) -> Self {
-        let hidden = norm.weight.len();
+    pub(super) fn new(isa: Isa, norm: NormWeights, eps: f64) -> Self {
+        let NormWeights { mut weight, bias } = norm;
+        let hidden = weight.len();
         let stride = hidden.next_multiple_of(isa.panel());
-        norm.weight.resize(stride, 0.0);
-        norm.bias.resize(stride, 0.0);
-        Self { weight: norm.weight, bias: norm.bias, hidden, eps: eps as f32 }
+        weight.resize(stride, 0.0);
+        let mut bias = bias.unwrap_or_default();
+        bias.resize(stride, 0.0);
+        Self { weight, bias, hidden, eps: eps as f32 }
     }
 
     /// Numbers in a row, with padding.
@@ -105,23 +109,64 @@ fn normalise<S: Simd>(s: S, norm: &PackedNorm, from: &[f32], to: &mut [f32], mea
 #[derive(Debug)]
 pub(super) struct PackedEmbeddings {
     word: Vec<f32>,
-    position: Vec<f32>,
-    token_type: Vec<f32>,
-    norm: PackedNorm,
+    position: Table,
+    token_type: Table,
+    width: usize,
+    /// Width of an embedded token with padding.
+    stride: usize,
+    norm: Option<PackedNorm>,
+    /// `[hidden, width]`.
+    pub(super) projection: Option<PackedLinear>,
+}
+
+/// A table that is added to the words; where a model has none, one row of zeros for every token.
+#[derive(Debug)]
+struct Table {
+    values: Vec<f32>,
+    is_absent: bool,
+}
+
+impl Table {
+    fn new(values: Vec<f32>, width: usize) -> Self {
+        match values.is_empty() {
+            true => Self { values: vec![0.0; width], is_absent: true },
+            false => Self { values, is_absent: false },
+        }
+    }
+
+    fn row(&self, index: usize, width: usize) -> &[f32] {
+        let index = if self.is_absent { 0 } else { index };
+        &self.values[index * width..][..width]
+    }
 }
 
 impl PackedEmbeddings {
-    pub(super) fn new(isa: Isa, embeddings: Embeddings, eps: f64) -> Self {
-        let Embeddings { word, position, token_type, norm } = embeddings;
-        Self { word, position, token_type, norm: PackedNorm::new(isa, norm, eps) }
+    pub(super) fn new(isa: Isa, shape: &Embeddings, weights: EmbeddingWeights) -> Self {
+        let EmbeddingWeights { word, position, token_type, norm, projection } = weights;
+        Self {
+            word,
+            position: Table::new(position, shape.width),
+            token_type: Table::new(token_type, shape.width),
+            width: shape.width,
+            stride: shape.width.next_multiple_of(isa.panel()),
+            norm: shape.norm.zip(norm).map(|(norm, weights)| PackedNorm::new(isa, weights, norm.eps)),
+            projection: projection.map(|projection| PackedLinear::plain(isa, Format::F32, &projection)),
+        }
+    }
+
+    /// Width of an embedded token with padding: a hidden state's, unless there is a projection to that.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        let tables = [&self.word, &self.position, &self.token_type];
-        tables.iter().map(|table| size_of_val(table.as_slice()) as u64).sum::<u64>() + self.norm.bytes()
+        let tables = [&self.word, &self.position.values, &self.token_type.values];
+        tables.iter().map(|table| size_of_val(table.as_slice()) as u64).sum::<u64>()
+            + self.norm.as_ref().map_or(0, PackedNorm::bytes)
+            + self.projection.as_ref().map_or(0, PackedLinear::bytes)
     }
 
-    /// Writes the state of one token before the first layer, padded.
+    /// Writes one embedded token, padded, before the projection.
     pub(super) fn embed(&self, isa: Isa, token: EmbeddedToken, to: &mut [f32]) {
         isa.run(Embed { embeddings: self, token, to });
     }
@@ -147,18 +192,18 @@ impl Kernel for Embed<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { embeddings: tables, token, to } = self;
-        let hidden = tables.norm.hidden;
-        let word = &tables.word[token.id as usize * hidden..][..hidden];
-        let position = &tables.position[token.position * hidden..][..hidden];
-        let token_type = &tables.token_type[token.token_type * hidden..][..hidden];
+        let width = tables.width;
+        let word = &tables.word[token.id as usize * width..][..width];
+        let position = tables.position.row(token.position, width);
+        let token_type = tables.token_type.row(token.token_type, width);
         for (((to, word), position), token_type) in to.iter_mut().zip(word).zip(position).zip(token_type) {
             *to = word + position + token_type;
         }
-        to[hidden..].fill(0.0);
-        let (mean, scale) = moments(s, &to[..hidden], tables.norm.eps);
-        let (weight, bias) = (&tables.norm.weight, &tables.norm.bias);
+        to[width..].fill(0.0);
+        let Some(norm) = &tables.norm else { return };
+        let (mean, scale) = moments(s, &to[..width], norm.eps);
         let (mean, scale) = (s.splat(mean), s.splat(scale));
-        let weights = weight.chunks_exact(S::LANES).zip(bias.chunks_exact(S::LANES));
+        let weights = norm.weight.chunks_exact(S::LANES).zip(norm.bias.chunks_exact(S::LANES));
         for (to, (weight, bias)) in to.chunks_exact_mut(S::LANES).zip(weights) {
             let x = s.mul(s.sub(s.load(to), mean), scale);
             s.store(to, s.mul_add(x, s.load(weight), s.load(bias)));
@@ -175,9 +220,9 @@ mod tests {
     fn layer_norm_of_odd_sizes_agrees_with_float64() {
         for isa in Isa::available() {
             for hidden in [1, 7, 15, 16, 17, 48, 384, 385] {
-                let norm = LayerNorm {
+                let norm = NormWeights {
                     weight: (0..hidden).map(|i| 1.0 + (i as f32).sin() / 2.0).collect(),
-                    bias: (0..hidden).map(|i| (i as f32).cos()).collect(),
+                    bias: Some((0..hidden).map(|i| (i as f32).cos()).collect()),
                 };
                 let row: Vec<f32> = (0..hidden).map(|i| 3.0 + (i as f32 * 1.7).sin()).collect();
                 let mut expected: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();

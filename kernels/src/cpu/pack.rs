@@ -5,16 +5,36 @@
 
 use std::ops::Range;
 
-use super::Precision;
 use super::gemm::{Finish, Gemm, Init};
 use super::integer::{IntegerGemm, IntegerPanels, LeftBuffer, Quantised, Weight};
 use super::matrix::{Matrix, MatrixMut};
 use super::simd::Isa;
+use crate::engine::Precision;
 use crate::weights::Linear;
 
 /// Inputs to one block: the panel (24 KiB on AVX2) shares a first-level cache of 32 KiB with a strip of the left
 /// matrix. Divides into no smaller blocks the 384 of the model at hand.
 pub(super) const K_BLOCK: usize = 384;
+
+/// How a packed matrix stores its numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    F32,
+    Int8,
+    Int16,
+}
+
+impl Format {
+    /// The format of a precision, where the CPU engine has it.
+    pub(super) fn of(precision: Precision) -> Option<Self> {
+        match precision {
+            Precision::F32 => Some(Self::F32),
+            Precision::Int8 => Some(Self::Int8),
+            Precision::Int16 => Some(Self::Int16),
+            Precision::F16 => None,
+        }
+    }
+}
 
 /// One column of a packed matrix: an output of a linear layer, scaled; `None` is padding.
 pub(super) type Column<'a> = Option<(&'a Linear, usize, f32)>;
@@ -38,7 +58,7 @@ enum Panels {
 
 /// Every output of a layer.
 pub(super) fn columns(linear: &Linear) -> Vec<Column<'_>> {
-    (0..linear.bias.len()).map(|output| Some((linear, output, 1.0))).collect()
+    (0..linear.outputs()).map(|output| Some((linear, output, 1.0))).collect()
 }
 
 /// Inputs in their own order.
@@ -47,19 +67,24 @@ pub(super) fn all_inputs(count: usize) -> Vec<Option<usize>> {
 }
 
 impl PackedLinear {
+    /// All outputs and inputs in their own order.
+    pub(super) fn plain(isa: Isa, format: Format, linear: &Linear) -> Self {
+        Self::new(isa, format, &columns(linear), &all_inputs(linear.inputs))
+    }
+
     /// `columns` are padded to whole panels; `inputs` says which of a layer's inputs each row of the packed matrix is,
     /// `None` being padding.
-    pub(super) fn new(isa: Isa, precision: Precision, columns: &[Column<'_>], inputs: &[Option<usize>]) -> Self {
+    pub(super) fn new(isa: Isa, format: Format, columns: &[Column<'_>], inputs: &[Option<usize>]) -> Self {
         let panel = isa.panel();
         let outputs = columns.len().next_multiple_of(panel);
-        let panels = match precision {
-            Precision::F32 => Panels::F32(f32_panels(columns, inputs, outputs, panel)),
-            Precision::Int8 => Panels::Int8(integer_panels(columns, inputs, outputs, panel)),
-            Precision::Int16 => Panels::Int16(integer_panels(columns, inputs, outputs, panel)),
+        let panels = match format {
+            Format::F32 => Panels::F32(f32_panels(columns, inputs, outputs, panel)),
+            Format::Int8 => Panels::Int8(integer_panels(columns, inputs, outputs, panel)),
+            Format::Int16 => Panels::Int16(integer_panels(columns, inputs, outputs, panel)),
         };
         let bias = (0..outputs)
             .map(|output| match columns.get(output) {
-                Some(&Some((linear, output, scale))) => linear.bias[output] * scale,
+                Some(&Some((linear, output, scale))) => linear.bias_of(output) * scale,
                 _ => 0.0,
             })
             .collect();
@@ -210,10 +235,7 @@ pub(super) struct Product<'a> {
 
 fn weight(columns: &[Column<'_>], output: usize, input: Option<usize>) -> f32 {
     match (columns.get(output), input) {
-        (Some(&Some((linear, output, scale))), Some(input)) => {
-            let inputs = linear.weight.len() / linear.bias.len();
-            linear.weight[output * inputs + input] * scale
-        }
+        (Some(&Some((linear, output, scale))), Some(input)) => linear.weight[output * linear.inputs + input] * scale,
         _ => 0.0,
     }
 }

@@ -1,17 +1,25 @@
-//! What the tests of this crate share: where models and golden files are, and small models made up on the spot.
+//! What the tests of this crate share: golden files, and small models made up on the spot.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+use std::convert::Infallible;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use assay_kernels::weights::{Embeddings, Head, Layer, LayerNorm, Linear};
-use assay_kernels::{BertConfig, BertWeights, PackedBatch, Row, Task};
+use assay_kernels::weights::{Linear, Module, NormWeights, Source};
+use assay_kernels::{
+    Architecture, CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, Engine, Model, PackedBatch, Precision, Row, Task,
+    Weights, families,
+};
 use serde::Deserialize;
 
 /// One pair of a golden file, with the logits of a float64 PyTorch run.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Case {
     pub(crate) ids: Vec<u32>,
+    /// Empty where the model has no token types.
+    #[serde(default)]
     pub(crate) type_ids: Vec<u32>,
     pub(crate) logits: Vec<f64>,
 }
@@ -47,39 +55,19 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
     })
 }
 
-pub(crate) fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// `shared/golden/NAME`, beside the checkout; says so and returns `None` where it is absent.
-pub(crate) fn golden_path(name: &str) -> Option<PathBuf> {
-    let path = workspace().join("../shared/golden").join(name);
-    present(path, "golden files are not beside this checkout")
-}
-
 pub(crate) fn golden(path: &Path) -> Golden {
     serde_json::from_slice(&std::fs::read(path).expect("the golden file is readable")).expect("the golden file is JSON")
 }
 
-/// The MiniLM-L6 backbone's directory: `ASSAY_MINILM_DIR`, or `target/models/minilm`; says so and returns `None` where
-/// it is absent.
-pub(crate) fn minilm_dir() -> Option<PathBuf> {
-    let dir =
-        std::env::var_os("ASSAY_MINILM_DIR").map_or_else(|| workspace().join("target/models/minilm"), PathBuf::from);
-    present(dir, "set ASSAY_MINILM_DIR to a directory with the MiniLM-L6 backbone")
+/// Goldens of the default model: the repository's own, and one more where the reference material is beside the checkout.
+pub(crate) fn default_goldens() -> Vec<Golden> {
+    let more = testdata::beside_checkout("golden/default-model.json");
+    [testdata::golden("passages.json")].into_iter().chain(more).map(|path| golden(&path)).collect()
 }
 
-/// The adapter that makes the backbone the default cross-encoder.
+/// The adapter that makes the default model's encoder a cross-encoder.
 pub(crate) fn default_adapter() -> PathBuf {
-    workspace().join("models/default")
-}
-
-fn present(path: PathBuf, remedy: &str) -> Option<PathBuf> {
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {} is absent ({remedy})", path.display());
-    None
+    testdata::root().join("models/default")
 }
 
 /// Packs every case into one batch.
@@ -132,58 +120,68 @@ pub(crate) struct Shape {
     pub(crate) task: Task,
 }
 
-/// A model of random weights, with 100 words and rows of up to 600 tokens.
-pub(crate) fn random_weights(shape: Shape, seed: u64) -> BertWeights {
-    let mut random = Random::new(seed);
+/// The architecture of a made-up model with 100 words, two token types and rows of up to 600 tokens.
+pub(crate) fn architecture(shape: Shape) -> Architecture {
     let Shape { heads, head_dim, intermediate, layers, outputs, task } = shape;
-    let hidden = heads * head_dim;
-    let outputs = if task == Task::Embedding { hidden } else { outputs };
-    let config = BertConfig {
-        vocab_size: 100,
-        hidden_size: hidden,
-        num_hidden_layers: layers,
-        num_attention_heads: heads,
-        intermediate_size: intermediate,
-        max_position_embeddings: 600,
-        type_vocab_size: 2,
-        layer_norm_eps: 1e-12,
-        task,
-        outputs,
-    };
-    let linear = |random: &mut Random, outputs: usize, inputs: usize| Linear {
-        weight: random.values(outputs * inputs, (3.0 / inputs as f32).sqrt()),
-        bias: random.values(outputs, 0.2),
-    };
-    let norm = |random: &mut Random| LayerNorm {
-        weight: random.values(hidden, 0.3).iter().map(|value| 1.0 + value).collect(),
-        bias: random.values(hidden, 0.2),
-    };
-    let embeddings = Embeddings {
-        word: random.values(config.vocab_size * hidden, 1.0),
-        position: random.values(config.max_position_embeddings * hidden, 0.5),
-        token_type: random.values(config.type_vocab_size * hidden, 0.5),
-        norm: norm(&mut random),
-    };
-    let layers = (0..layers)
-        .map(|_| Layer {
-            query: linear(&mut random, hidden, hidden),
-            key: linear(&mut random, hidden, hidden),
-            value: linear(&mut random, hidden, hidden),
-            attention_output: linear(&mut random, hidden, hidden),
-            attention_norm: norm(&mut random),
-            intermediate: linear(&mut random, intermediate, hidden),
-            output: linear(&mut random, hidden, intermediate),
-            output_norm: norm(&mut random),
-        })
-        .collect();
-    let head = match task {
-        Task::Embedding => Head::MeanEmbedding,
-        Task::CrossEncoder => Head::CrossEncoder {
-            pooler: linear(&mut random, hidden, hidden),
-            classifier: linear(&mut random, outputs, hidden),
-        },
-    };
-    BertWeights { config, embeddings, layers, head }
+    let mut config = serde_json::json!({
+        "model_type": "bert", "architectures": ["BertModel"], "vocab_size": 100, "hidden_size": heads * head_dim,
+        "num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": intermediate,
+        "max_position_embeddings": 600, "type_vocab_size": 2, "layer_norm_eps": 1e-12,
+    });
+    if task == Task::CrossEncoder {
+        config["architectures"] = serde_json::json!(["BertForSequenceClassification"]);
+        config["num_labels"] = serde_json::json!(outputs);
+    }
+    families::read_config(config.to_string().as_bytes()).expect("the configuration is one that is supported")
+}
+
+/// A made-up model of the architecture that most tests use.
+pub(crate) fn random_weights(shape: Shape, seed: u64) -> Model {
+    random_model(architecture(shape), seed)
+}
+
+/// A model of random weights.
+pub(crate) fn random_model(architecture: Architecture, seed: u64) -> Model {
+    let Ok(weights) = Weights::collect(&architecture, &mut Random::new(seed));
+    Model { architecture, weights }
+}
+
+impl Source for Random {
+    type Error = Infallible;
+
+    fn table(&mut self, module: Module, rows: usize, width: usize) -> Result<Vec<f32>, Infallible> {
+        Ok(self.values(rows * width, if module == Module::Word { 1.0 } else { 0.5 }))
+    }
+
+    fn linear(&mut self, _: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Infallible> {
+        let weight = self.values(outputs * inputs, (3.0 / inputs as f32).sqrt());
+        Ok(Linear { weight, bias: bias.then(|| self.values(outputs, 0.2)), inputs })
+    }
+
+    fn norm(&mut self, _: Module, width: usize, bias: bool) -> Result<NormWeights, Infallible> {
+        let weight = self.values(width, 0.3).iter().map(|value| 1.0 + value).collect();
+        Ok(NormWeights { weight, bias: bias.then(|| self.values(width, 0.2)) })
+    }
+}
+
+/// This processor with so many compute threads; all that the process may use for 0.
+pub(crate) fn processor(threads: usize) -> Arc<CpuDevice> {
+    let options = CpuDeviceOptions { threads: NonZeroUsize::new(threads), ..CpuDeviceOptions::default() };
+    CpuDevice::new(options).expect("threads can be started")
+}
+
+/// An engine with a processor of its own.
+pub(crate) fn cpu_engine(model: Model, threads: usize, precision: Precision) -> CpuEngine {
+    let options = CpuOptions { precision, ..CpuOptions::default() };
+    CpuEngine::load(&processor(threads), model, options).expect("the engine computes such models")
+}
+
+/// Checks the rows and computes them.
+pub(crate) fn run(engine: &mut dyn Engine, rows: &PackedBatch) -> Vec<f32> {
+    let mut outputs = Vec::new();
+    let batch = rows.clone().check(&engine.shape()).expect("the rows fit the model");
+    engine.run(&batch, &mut outputs).expect("the engine computes");
+    outputs
 }
 
 /// Rows of the given lengths with random ids.

@@ -169,6 +169,7 @@ fn load(configuration: &ConfigurationReport) -> Table {
         "Padded waste (%)",
         "Native tokenization (ms)",
         "Guest",
+        "Model",
     ]);
     for tenant in &configuration.tenants {
         let load = &tenant.load;
@@ -187,6 +188,7 @@ fn load(configuration: &ConfigurationReport) -> Table {
             format!("{:.1}", load.padded_waste_percent.avg),
             format!("{:.2}", load.native_tokenize_ms.avg),
             tenant.guest.clone(),
+            tenant.model.clone(),
         ]);
     }
     table
@@ -204,6 +206,8 @@ fn tenants(repeat: &Repeat) -> Table {
         "Max",
         "Queue Avg (ms)",
         "Pairs/s",
+        "Device time (s)",
+        "Share (%)",
         "Errors",
     ]);
     for tenant in &repeat.by_tenant {
@@ -211,7 +215,10 @@ fn tenants(repeat: &Repeat) -> Table {
         let figures = [latency.avg, latency.p50, latency.p95, latency.p99, latency.max, tenant.queue_ms.avg];
         let mut cells = vec![tenant.name.clone(), tenant.requests.to_string(), tenant.pairs.to_string()];
         cells.extend(figures.map(|value| format!("{value:.1}")));
-        cells.extend([format!("{:.1}", tenant.throughput), tenant.errors.values().sum::<u64>().to_string()]);
+        let of_device = [tenant.device_time_s, tenant.device_share_percent].map(|value| dash_or(value.map(number)));
+        cells.push(format!("{:.1}", tenant.throughput));
+        cells.extend(of_device);
+        cells.push(tenant.errors.values().sum::<u64>().to_string());
         table.row(cells);
     }
     table

@@ -68,7 +68,7 @@ impl BertEncoder {
         Some(Self { normalizer: *normalizer, vocabulary, added_tokens, added_within_words, classes, scratch })
     }
 
-    /// As [`encode_by_stages`](super::text::encode_by_stages); `None`, and what `ids` then holds has no meaning, where an added token stands in the text: this way knows nothing of those.
+    /// As [`TextEncoder::encode`](super::text::TextEncoder::encode); `None`, and what `ids` then holds has no meaning, where an added token stands in the text: this way knows nothing of those.
     pub(super) fn encode(&self, text: &str, stop: usize, ids: &mut Vec<u32>) -> Option<Extent> {
         if self.added_within_words.iter().any(|token| text.contains(token.as_str())) {
             return None;

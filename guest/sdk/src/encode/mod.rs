@@ -9,7 +9,7 @@
 //! | `truncate` | how many tokens of each side stay |
 //! | `rows` | rows packed end to end |
 //!
-//! An empty document makes no pair: the row is the query alone, as in `transformers`, whose `tokenizer(query, "")` takes an empty second text for none, and as in this project's golden files.
+//! Every row is a pair, even if a text is empty or all of it is dropped: `[CLS] query [SEP] [SEP]`, as `tokenizers` and sentence-transformers' `CrossEncoder` have it. (`tokenizer(query, "")` of `transformers` leaves an empty second text out. A list of texts, which is what rerankers pass, does not.)
 //!
 //! A `tokenizer.json` may carry settings for truncation and padding. They are dropped when it is loaded: the request and the model say how long a row may be, and nothing is ever padded.
 
@@ -29,7 +29,7 @@ pub use rows::Rows;
 pub use truncate::Cut;
 
 use template::Template;
-use text::TextEncoder;
+use text::{Extent, TextEncoder};
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, Error)]
@@ -80,7 +80,6 @@ pub enum PairError {
 pub struct PairEncoder {
     text: TextEncoder,
     pair: Template,
-    query_alone: Template,
 }
 
 impl PairEncoder {
@@ -96,8 +95,7 @@ impl PairEncoder {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| LoadError::Unreadable(error.to_string()))?;
         let pair = Template::of_pair(&tokenizer)?;
-        let query_alone = Template::of_query(&tokenizer)?;
-        Ok(Self { text: TextEncoder::new(tokenizer), pair, query_alone })
+        Ok(Self { text: TextEncoder::new(tokenizer), pair })
     }
 
     /// How many special tokens a pair has.
@@ -114,13 +112,13 @@ impl PairEncoder {
     ///
     /// [`PairError::NoRoom`] if the special tokens alone are longer than `max_tokens`, [`PairError::Tokenizer`] if the tokenizer fails.
     pub fn query(&self, text: &str, max_tokens: usize, cut: Cut) -> Result<Query<'_>, PairError> {
-        let special_tokens = self.pair.special_tokens().max(self.query_alone.special_tokens());
+        let special_tokens = self.special_tokens();
         if max_tokens < special_tokens {
             return Err(PairError::NoRoom { max_tokens, special_tokens });
         }
         let mut ids = Vec::new();
-        let extent = self.text.encode(text, cut.query_stop(max_tokens), &mut ids)?;
-        Ok(Query { encoder: self, max_tokens, cut, ids, extent, document_ids: Vec::new() })
+        self.text.encode(text, None, &mut ids)?;
+        Ok(Query { encoder: self, max_tokens, cut, ids, document_ids: Vec::new() })
     }
 }
 
@@ -136,8 +134,8 @@ pub struct Query<'encoder> {
     encoder: &'encoder PairEncoder,
     max_tokens: usize,
     cut: Cut,
+    /// Of the whole query: how many there are decides what is cut.
     ids: Vec<u32>,
-    extent: text::Extent,
     /// Reused for every document, so that a row costs no allocation of its own.
     document_ids: Vec<u32>,
 }
@@ -149,22 +147,12 @@ impl Query<'_> {
     ///
     /// [`PairError`] if the pair does not fit and may not be cut, or the tokenizer fails.
     pub fn push_pair(&mut self, document: &str, rows: &mut Rows) -> Result<bool, PairError> {
-        self.document_ids.clear();
-        let extent =
-            self.encoder.text.encode(document, self.cut.document_stop(self.max_tokens), &mut self.document_ids)?;
-        let template = match document.is_empty() {
-            true => &self.encoder.query_alone,
-            false => &self.encoder.pair,
-        };
-        let kept =
-            self.cut.keep(self.ids.len(), self.document_ids.len(), self.max_tokens, template.special_tokens())?;
-        let query = &self.ids[..kept.query];
-        let document = &self.document_ids[..kept.document];
-        template.push(query, document, rows);
-        let whole = self.extent == text::Extent::Whole
-            && extent == text::Extent::Whole
-            && query.len() == self.ids.len()
-            && document.len() == self.document_ids.len();
+        let Self { encoder: PairEncoder { text, pair }, max_tokens, cut, ref ids, ref mut document_ids } = *self;
+        document_ids.clear();
+        let extent = text.encode(document, cut.document_stop(ids.len(), max_tokens), document_ids)?;
+        let kept = cut.keep(ids.len(), document_ids.len(), max_tokens, pair.special_tokens())?;
+        pair.push(&ids[..kept.query], &document_ids[..kept.document], rows);
+        let whole = extent == Extent::Whole && kept.query == ids.len() && kept.document == document_ids.len();
         Ok(!whole)
     }
 }

@@ -1,4 +1,4 @@
-//! What a tokenizer puts around a pair, or around a query alone.
+//! What a tokenizer puts around a pair.
 //!
 //! `tokenizer.json` says it in one of five kinds of post-processor, some of them nested. Instead of understanding each, this module shows the post-processor marked tokens when the tokenizer is loaded and reads the template off the answer, special tokens and token types included. Whatever `tokenizers` would do with a pair is therefore done here too.
 
@@ -11,7 +11,7 @@ use super::rows::Rows;
 const QUERY_MARK: u32 = u32::MAX;
 const DOCUMENT_MARK: u32 = u32::MAX - 1;
 
-/// Special tokens, query and, in a pair, document, in the order of a row; token type 0 comes first, and type 1 follows.
+/// Special tokens, query and document in the order of a row; token type 0 comes first, and type 1 follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template {
     pieces: Vec<Piece>,
@@ -30,21 +30,11 @@ enum Piece {
 impl Template {
     /// What goes around a query and a document.
     pub(super) fn of_pair(tokenizer: &Tokenizer) -> Result<Self, LoadError> {
-        Self::of(tokenizer, Some(mark(DOCUMENT_MARK, 1)))
-    }
-
-    /// What goes around a query that has no document.
-    pub(super) fn of_query(tokenizer: &Tokenizer) -> Result<Self, LoadError> {
-        Self::of(tokenizer, None)
-    }
-
-    fn of(tokenizer: &Tokenizer, document: Option<Encoding>) -> Result<Self, LoadError> {
-        let is_pair = document.is_some();
         let row = tokenizer
-            .post_process(mark(QUERY_MARK, 0), document, true)
+            .post_process(mark(QUERY_MARK, 0), Some(mark(DOCUMENT_MARK, 1)), true)
             .map_err(|error| LoadError::Unreadable(error.to_string()))?;
-        let template = Self::read(row.get_ids(), row.get_type_ids(), usize::from(is_pair))?;
-        let announced = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(is_pair));
+        let template = Self::read(row.get_ids(), row.get_type_ids())?;
+        let announced = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
         if template.special_tokens != announced {
             // `tokenizers` would cut such rows to another length than the one asked for.
             return Err(LoadError::Template("it announces another number of special tokens than it adds"));
@@ -52,8 +42,8 @@ impl Template {
         Ok(template)
     }
 
-    /// Reads a row of marks in which the query stands once, and the document `documents` times.
-    fn read(ids: &[u32], type_ids: &[u32], documents: usize) -> Result<Self, LoadError> {
+    /// Reads a row in which each mark stands once.
+    fn read(ids: &[u32], type_ids: &[u32]) -> Result<Self, LoadError> {
         let pieces: Vec<Piece> = ids
             .iter()
             .map(|&id| match id {
@@ -63,14 +53,14 @@ impl Template {
             })
             .collect();
         let count = |wanted| pieces.iter().filter(|&&piece| piece == wanted).count();
-        if count(Piece::Query) != 1 || count(Piece::Document) != documents {
+        if count(Piece::Query) != 1 || count(Piece::Document) != 1 {
             return Err(LoadError::Template("query and document do not each appear once"));
         }
         let first_segment_pieces = type_ids.iter().take_while(|&&type_id| type_id == 0).count();
         if type_ids[first_segment_pieces..].iter().any(|&type_id| type_id != 1) {
             return Err(LoadError::Template("token types are not zeros followed by ones"));
         }
-        Ok(Self { special_tokens: pieces.len() - 1 - documents, pieces, first_segment_pieces })
+        Ok(Self { special_tokens: pieces.len() - 2, pieces, first_segment_pieces })
     }
 
     /// How many tokens the template adds to every row.
@@ -105,7 +95,7 @@ mod tests {
     use super::*;
 
     fn read(ids: &[u32], type_ids: &[u32]) -> Result<Template, String> {
-        Template::read(ids, type_ids, 1).map_err(|error| error.to_string())
+        Template::read(ids, type_ids).map_err(|error| error.to_string())
     }
 
     fn row(template: &Template, query: &[u32], document: &[u32]) -> (Vec<u32>, Vec<u32>) {
@@ -129,13 +119,6 @@ mod tests {
         let roberta = [0, QUERY_MARK, 2, 2, DOCUMENT_MARK, 2];
         let template = read(&roberta, &[0; 6]).unwrap();
         assert_eq!(row(&template, &[7], &[8, 9]), (vec![0, 7, 2, 2, 8, 9, 2], vec![7]));
-    }
-
-    #[test]
-    fn a_query_alone_has_no_second_segment() {
-        let template = Template::read(&[1, QUERY_MARK, 2], &[0; 3], 0).unwrap();
-        assert_eq!(template.special_tokens(), 2);
-        assert_eq!(row(&template, &[7, 8], &[]), (vec![1, 7, 8, 2], vec![4]));
     }
 
     #[test]

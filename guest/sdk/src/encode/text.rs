@@ -28,7 +28,7 @@ impl TextEncoder {
         Self { tokenizer, bert }
     }
 
-    /// Appends the ids of `text`, without special tokens around them, to the empty `ids`; stops once a word has brought them to `stop` or more.
+    /// Appends the ids of `text`, without special tokens around them, to the empty `ids`; stops before a word once there are `stop` or more.
     pub(super) fn encode(&self, text: &str, stop: Option<usize>, ids: &mut Vec<u32>) -> Result<Extent, PairError> {
         let stop = stop.unwrap_or(usize::MAX);
         if let Some(extent) = self.bert.as_ref().and_then(|bert| bert.encode(text, stop, ids)) {
@@ -46,31 +46,20 @@ impl fmt::Debug for TextEncoder {
 }
 
 /// The crate's own stages: split off added tokens, normalise, split into words, look the words up.
-///
-/// The loop is `PreTokenizedString::tokenize_with_limit`, to the letter: an added token counts towards `stop` but does not itself stop.
-pub(super) fn encode_by_stages(
-    tokenizer: &Tokenizer,
-    text: &str,
-    stop: usize,
-    ids: &mut Vec<u32>,
-) -> Result<Extent, PairError> {
+fn encode_by_stages(tokenizer: &Tokenizer, text: &str, stop: usize, ids: &mut Vec<u32>) -> Result<Extent, PairError> {
     let failed = |error: tokenizers::Error| PairError::Tokenizer(error.to_string());
     let mut words: PreTokenizedString =
         tokenizer.get_added_vocabulary().extract_and_normalize(tokenizer.get_normalizer(), text);
     if let Some(pre_tokenizer) = tokenizer.get_pre_tokenizer() {
         pre_tokenizer.pre_tokenize(&mut words).map_err(failed)?;
     }
-    let splits = words.get_splits(OffsetReferential::Normalized, OffsetType::None);
-    let last = splits.len();
-    for (index, (word, _, tokens)) in splits.into_iter().enumerate() {
-        if let Some(tokens) = tokens {
-            ids.extend(tokens.iter().map(|token| token.id));
-            continue;
-        }
-        let tokens = tokenizer.get_model().tokenize(word).map_err(failed)?;
-        ids.extend(tokens.iter().map(|token| token.id));
-        if ids.len() >= stop && index + 1 < last {
+    for (word, _, added) in words.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+        if ids.len() >= stop {
             return Ok(Extent::Stopped);
+        }
+        match added {
+            Some(tokens) => ids.extend(tokens.iter().map(|token| token.id)),
+            None => ids.extend(tokenizer.get_model().tokenize(word).map_err(failed)?.iter().map(|token| token.id)),
         }
     }
     Ok(Extent::Whole)

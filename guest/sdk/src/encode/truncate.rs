@@ -1,6 +1,6 @@
 //! How many tokens of a pair stay, as Hugging Face's `tokenizers` counts them.
 //!
-//! Source: `truncate_encodings` in `tokenizers` 0.23, <https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/utils/truncation.rs>, always from the right and without stride. The limits that the crate puts on tokenising itself are part of its result: of two texts that both overrun, the one that is longer *where tokenising stopped* gives up the odd token. Hence the `*_stop` functions.
+//! Source: `truncate_encodings` in `tokenizers` 0.23, <https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/utils/truncation.rs>, always from the right and without stride. Of two texts that both overrun, the longer one keeps the odd token. It is the longer of the whole texts, as in every release but 0.23.1 and 0.23.2: those compare the texts where tokenising stopped, which made the odd token depend on how the last word was split, and 0.23.3 took that back.
 
 use super::PairError;
 
@@ -23,19 +23,13 @@ pub(super) struct Kept {
 }
 
 impl Cut {
-    /// Tokenising a query may stop once there are this many tokens.
-    pub(super) fn query_stop(self, max_tokens: usize) -> Option<usize> {
+    /// Tokenising a document may stop once there are this many tokens: more of them change nothing that [`keep`](Self::keep) decides.
+    pub(super) fn document_stop(self, query: usize, max_tokens: usize) -> Option<usize> {
         match self {
-            Self::LongestFirst => Some(max_tokens),
-            // Its whole length must be known, to be reported or to be refused.
-            Self::Nothing | Self::DocumentOnly => None,
-        }
-    }
-
-    /// Tokenising a document may stop once there are this many tokens.
-    pub(super) fn document_stop(self, max_tokens: usize) -> Option<usize> {
-        match self {
-            Self::LongestFirst | Self::DocumentOnly => Some(max_tokens),
+            // As long as the query, it counts as the longer one.
+            Self::LongestFirst => Some(query.max(max_tokens)),
+            Self::DocumentOnly => Some(max_tokens),
+            // The error says how long it is.
             Self::Nothing => None,
         }
     }
@@ -62,7 +56,7 @@ impl Cut {
     }
 }
 
-/// The shorter side keeps all it has up to half of the room; the longer one takes the rest, and the odd token.
+/// The shorter side keeps all it has up to half of the room; the longer one takes the rest, and the odd token. Of two as long as each other the document counts as the longer.
 fn longest_first(query: usize, document: usize, room: usize) -> Kept {
     let (shorter, swapped) = if query > document { (document, true) } else { (query, false) };
     let shorter = shorter.min(room / 2);

@@ -5,7 +5,7 @@
 use assay_guest::{PairEncoder, PairError, Query, Rows};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tokenizers::Tokenizer;
+use tokenizers::{Encoding, Tokenizer};
 
 /// A row as `tokenizers` describes it.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +16,11 @@ pub(crate) struct Row {
 
 /// BERT's tokenizer over a small vocabulary: every ASCII letter and digit as a piece, and some longer ones. Its own truncation and padding settings are absurd, to prove that nobody obeys them.
 pub(crate) fn bert_json(lowercase: bool) -> Vec<u8> {
+    bert_json_with(lowercase, &template())
+}
+
+/// The same with another post-processor.
+fn bert_json_with(lowercase: bool, post_processor: &Value) -> Vec<u8> {
     let mut entries: Vec<String> = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].map(String::from).to_vec();
     for character in ('a'..='z').chain('A'..='Y').chain('0'..='8') {
         entries.push(character.to_string());
@@ -35,7 +40,7 @@ pub(crate) fn bert_json(lowercase: bool) -> Vec<u8> {
         "added_tokens": added,
         "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": lowercase},
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": template(),
+        "post_processor": post_processor,
         "decoder": null,
         "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": vocabulary},
     });
@@ -47,6 +52,17 @@ pub(crate) fn roberta_json() -> Vec<u8> {
     whole_words_json(
         &json!({"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1], "trim_offsets": true, "add_prefix_space": true}),
     )
+}
+
+/// BERT's tokenizer as older files have it, with a post-processor made for BERT alone.
+pub(crate) fn older_bert_json() -> Vec<u8> {
+    bert_json_with(true, &json!({"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}))
+}
+
+/// Two post-processors, one after the other.
+pub(crate) fn sequence_json() -> Vec<u8> {
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
+    bert_json_with(true, &json!({"type": "Sequence", "processors": [byte_level, template()]}))
 }
 
 /// No post-processor at all: the document follows the query.
@@ -96,10 +112,11 @@ pub(crate) fn encoder(json: &[u8]) -> PairEncoder {
 pub(crate) struct Kinds(Vec<(PairEncoder, Tokenizer)>);
 
 impl Kinds {
-    pub(crate) const COUNT: usize = 4;
+    pub(crate) const COUNT: usize = 6;
 
     pub(crate) fn new() -> Self {
-        let jsons: [Vec<u8>; Self::COUNT] = [bert_json(true), bert_json(false), roberta_json(), bare_json()];
+        let jsons: [Vec<u8>; Self::COUNT] =
+            [bert_json(true), bert_json(false), older_bert_json(), sequence_json(), roberta_json(), bare_json()];
         Self(jsons.iter().map(|json| (encoder(json), reference(json))).collect())
     }
 
@@ -109,14 +126,15 @@ impl Kinds {
     }
 }
 
-/// What `tokenizers` makes of a pair; an empty document makes none.
+/// What `tokenizers` makes of a pair.
 pub(crate) fn reference_row(tokenizer: &Tokenizer, query: &str, document: &str) -> Result<Row, String> {
-    let pair = match document {
-        "" => tokenizer.encode(query, true),
-        _ => tokenizer.encode((query, document), true),
-    }
-    .map_err(|error| error.to_string())?;
-    Ok(Row { ids: pair.get_ids().to_vec(), type_ids: pair.get_type_ids().to_vec() })
+    let pair = tokenizer.encode((query, document), true).map_err(|error| error.to_string())?;
+    Ok(reference_of(&pair))
+}
+
+/// A pair of `tokenizers` as a row.
+pub(crate) fn reference_of(pair: &Encoding) -> Row {
+    Row { ids: pair.get_ids().to_vec(), type_ids: pair.get_type_ids().to_vec() }
 }
 
 /// What we make of it, and whether it was cut. Pushed behind another row, so that rows are seen to keep apart.

@@ -1,0 +1,178 @@
+//! The thread that owns a device's engines: submits what the queue packs, hands out what engines compute.
+//!
+//! It builds the next batch while the device computes one, as deep as the engines take, and never waits while there is
+//! work. Batches in flight may be of different engines; they are finished in the order in which they were submitted. A
+//! fault of an engine costs the requests of the batch that met it, and nothing else.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use assay_kernels::{BatchReport, Engine, Ticket};
+
+use super::fair_queueing::ModelId;
+use super::queue::BatchPlan;
+use super::scheduler::{DeviceFault, ScoreError, Shared};
+
+/// A model that comes or goes.
+#[derive(Debug)]
+pub(super) enum Change {
+    Add {
+        model: ModelId,
+        engine: Box<dyn Engine>,
+    },
+    Remove {
+        model: ModelId,
+        /// Told when the engine is dropped.
+        dropped: mpsc::Sender<()>,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Dispatch {
+    shared: Arc<Shared>,
+    engines: HashMap<ModelId, Box<dyn Engine>>,
+    /// Oldest first.
+    in_flight: VecDeque<InFlight>,
+    /// When the device was last known to begin on a batch.
+    busy_since: Instant,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    ticket: Ticket,
+    plan: BatchPlan,
+}
+
+enum Next {
+    Change(Change),
+    Submit(BatchPlan),
+    Finish(InFlight),
+    Stop,
+}
+
+impl Dispatch {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, engines: HashMap::new(), in_flight: VecDeque::new(), busy_since: Instant::now() }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            match self.next() {
+                Next::Change(change) => self.change(change),
+                Next::Submit(plan) => self.submit(plan),
+                Next::Finish(oldest) => self.finish(oldest),
+                Next::Stop => return,
+            }
+        }
+    }
+
+    /// The next thing to do: changes first, as batches of new models follow them; then submit while there is room and
+    /// work, else finish what is in flight, else wait.
+    fn next(&mut self) -> Next {
+        let mut state = self.shared.lock();
+        loop {
+            if !state.changes.is_empty() {
+                return Next::Change(state.changes.remove(0));
+            }
+            if self.in_flight.len() < self.max_in_flight()
+                && !state.closing
+                && let Some(plan) = state.queue.next_batch(Instant::now())
+            {
+                return Next::Submit(plan);
+            }
+            if let Some(oldest) = self.in_flight.pop_front() {
+                return Next::Finish(oldest);
+            }
+            if state.closing {
+                state.queue.fail_all(&ScoreError::Device(DeviceFault::ShutDown));
+                return Next::Stop;
+            }
+            state = self.shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Batches that may be in flight together, of whatever engines: no more than any of them takes alone.
+    fn max_in_flight(&self) -> usize {
+        self.engines.values().map(|engine| engine.max_in_flight()).min().unwrap_or(0).max(1)
+    }
+
+    fn change(&mut self, change: Change) {
+        match change {
+            Change::Add { model, engine } => {
+                self.engines.insert(model, engine);
+            }
+            Change::Remove { model, dropped } => {
+                while self.in_flight.iter().any(|batch| batch.plan.model == model)
+                    && let Some(oldest) = self.in_flight.pop_front()
+                {
+                    self.finish(oldest);
+                }
+                if let Some(engine) = self.engines.remove(&model) {
+                    // An engine that panics when it is dropped is gone all the same.
+                    let _ = catch_unwind(AssertUnwindSafe(|| drop(engine)));
+                }
+                self.shared.meter.forget(model);
+                // Whoever waited may have given up.
+                let _ = dropped.send(());
+            }
+        }
+    }
+
+    fn submit(&mut self, plan: BatchPlan) {
+        let now = Instant::now();
+        if self.in_flight.is_empty() {
+            self.busy_since = now;
+        }
+        self.shared.meter.submitted(now);
+        let Some(engine) = self.engines.get_mut(&plan.model) else { return self.fail(&plan, DeviceFault::Unloaded) };
+        // A bug in an engine must cost the batch that met it, not every request after it.
+        match catch_unwind(AssertUnwindSafe(|| engine.submit(&plan.batch))) {
+            Ok(Ok(ticket)) => self.in_flight.push_back(InFlight { ticket, plan }),
+            Ok(Err(error)) => self.fail(&plan, DeviceFault::Engine(Arc::new(error))),
+            Err(_) => self.fail(&plan, DeviceFault::Panicked),
+        }
+    }
+
+    fn finish(&mut self, InFlight { ticket, plan }: InFlight) {
+        let mut outputs = Vec::new();
+        let finished = self.outputs(&plan, ticket, &mut outputs);
+        let now = Instant::now();
+        match finished {
+            Ok(report) => {
+                let took = report.device_time.unwrap_or(now - self.busy_since);
+                self.complete(&plan, &report, &outputs, took, now);
+            }
+            Err(fault) => self.fail(&plan, fault),
+        }
+        self.busy_since = now;
+    }
+
+    fn outputs(
+        &mut self,
+        plan: &BatchPlan,
+        ticket: Ticket,
+        outputs: &mut Vec<f32>,
+    ) -> Result<BatchReport, DeviceFault> {
+        let engine = self.engines.get_mut(&plan.model).ok_or(DeviceFault::Unloaded)?;
+        let finished = catch_unwind(AssertUnwindSafe(|| engine.finish(ticket, outputs)));
+        let report = finished.map_err(|_| DeviceFault::Panicked)?;
+        let report = report.map_err(|error| DeviceFault::Engine(Arc::new(error)))?;
+        if outputs.len() == plan.batch.rows() * engine.shape().outputs {
+            Ok(report)
+        } else {
+            Err(DeviceFault::LostOutputs)
+        }
+    }
+
+    fn complete(&self, plan: &BatchPlan, report: &BatchReport, outputs: &[f32], took: Duration, now: Instant) {
+        self.shared.meter.finished(plan, report, took);
+        self.shared.lock().queue.complete(plan, outputs, took, now);
+    }
+
+    fn fail(&self, plan: &BatchPlan, fault: DeviceFault) {
+        self.shared.meter.failed(plan);
+        self.shared.lock().queue.fail(plan, &ScoreError::Device(fault));
+    }
+}

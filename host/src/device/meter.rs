@@ -1,0 +1,172 @@
+//! What a device has done so far, in all, for each model and for each tenant: counters that anybody may read and only the
+//! dispatch thread writes.
+//!
+//! The bench and the metrics read them. They take no part in any decision.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use assay_kernels::BatchReport;
+
+use super::fair_queueing::ModelId;
+use super::queue::BatchPlan;
+
+/// Totals since the device was opened or the model was loaded. The difference of two readings tells what happened
+/// between them.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct MeterReading {
+    /// Batches computed.
+    pub batches: u64,
+    /// Batches that an engine failed.
+    pub failed_batches: u64,
+    /// Rows computed.
+    pub rows: u64,
+    /// Tokens computed: all useful.
+    pub tokens: u64,
+    /// Useful floating-point operations, by formula.
+    pub useful_flops: u64,
+    /// Time that batches took: by the device's clock where it has one, else by the host's.
+    pub device_time: Duration,
+}
+
+/// Counts batches as they are submitted and finished.
+#[derive(Debug, Default)]
+pub struct Meter {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    total: MeterReading,
+    models: HashMap<ModelId, MeterReading>,
+    tenants: HashMap<Arc<str>, Duration>,
+    busy: Duration,
+    in_flight: usize,
+    busy_since: Option<Instant>,
+}
+
+impl Meter {
+    /// The device's totals up to now.
+    #[must_use]
+    pub fn read(&self) -> MeterReading {
+        self.lock().total
+    }
+
+    /// Time with at least one batch on the device, the batch in flight included.
+    #[must_use]
+    pub fn busy(&self) -> Duration {
+        let state = self.lock();
+        state.busy + state.busy_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// One model's totals up to now.
+    #[must_use]
+    pub fn model(&self, model: ModelId) -> MeterReading {
+        self.lock().models.get(&model).copied().unwrap_or_default()
+    }
+
+    /// Device time of a tenant's rows up to now, over all models: of each batch, the rows' part by their work.
+    #[must_use]
+    pub fn device_time_of(&self, tenant: &str) -> Duration {
+        self.lock().tenants.get(tenant).copied().unwrap_or_default()
+    }
+
+    /// A batch is about to be submitted.
+    pub(super) fn submitted(&self, now: Instant) {
+        let mut state = self.lock();
+        state.in_flight += 1;
+        state.busy_since.get_or_insert(now);
+    }
+
+    /// A batch has left the device, which took so long for it.
+    pub(super) fn finished(&self, plan: &BatchPlan, report: &BatchReport, took: Duration) {
+        let mut state = self.lock();
+        state.left();
+        let State { total, models, tenants, .. } = &mut *state;
+        for reading in [total, models.entry(plan.model).or_default()] {
+            reading.batches += 1;
+            reading.rows += report.rows as u64;
+            reading.tokens += report.tokens as u64;
+            reading.useful_flops += report.useful_flops;
+            reading.device_time += took;
+        }
+        for (tenant, share) in plan.shares() {
+            let part = took.mul_f64(share);
+            match tenants.get_mut(tenant) {
+                Some(time) => *time += part,
+                None => drop(tenants.insert(Arc::clone(tenant), part)),
+            }
+        }
+    }
+
+    /// A batch was failed.
+    pub(super) fn failed(&self, plan: &BatchPlan) {
+        let mut state = self.lock();
+        state.left();
+        state.total.failed_batches += 1;
+        state.models.entry(plan.model).or_default().failed_batches += 1;
+    }
+
+    /// A model is no longer loaded.
+    pub(super) fn forget(&self, model: ModelId) {
+        self.lock().models.remove(&model);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Counters stay whole whatever panics elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn left(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if self.in_flight == 0
+            && let Some(since) = self.busy_since.take()
+        {
+            self.busy += since.elapsed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::plan_of;
+    use super::*;
+
+    #[test]
+    fn batches_that_overlap_keep_the_device_busy_once() {
+        let meter = Meter::default();
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        meter.submitted(long_ago);
+        meter.submitted(Instant::now());
+        let busy = meter.busy().as_secs_f64();
+        assert!((10.0..11.0).contains(&busy), "a batch in flight counts: {busy}");
+        let plan = plan_of(ModelId(1), &[("a", 10)]);
+        meter.finished(&plan, &BatchReport::default(), Duration::from_millis(5));
+        meter.failed(&plan);
+        let busy = meter.busy();
+        assert!((10.0..11.0).contains(&busy.as_secs_f64()), "overlap is not counted twice: {busy:?}");
+        assert_eq!(meter.busy(), busy, "an idle device gains no busy time");
+    }
+
+    #[test]
+    fn a_batchs_time_is_divided_by_work_and_counted_for_its_model_and_the_device() {
+        let meter = Meter::default();
+        let report = BatchReport { rows: 2, tokens: 7, useful_flops: 9, ..Default::default() };
+        meter.finished(&plan_of(ModelId(1), &[("a", 30), ("b", 10)]), &report, Duration::from_millis(100));
+        meter.finished(&plan_of(ModelId(2), &[("a", 10)]), &report, Duration::from_millis(40));
+        meter.failed(&plan_of(ModelId(2), &[("b", 10)]));
+        assert_eq!(meter.device_time_of("a"), Duration::from_millis(75 + 40));
+        assert_eq!(meter.device_time_of("b"), Duration::from_millis(25));
+        assert_eq!(meter.device_time_of("nobody"), Duration::ZERO);
+        let MeterReading { batches, failed_batches, rows, tokens, useful_flops, device_time } = meter.read();
+        assert_eq!((batches, failed_batches, rows, tokens, useful_flops), (2, 1, 4, 14, 18));
+        assert_eq!(device_time, Duration::from_millis(140));
+        assert_eq!((meter.model(ModelId(2)).batches, meter.model(ModelId(2)).failed_batches), (1, 1));
+        meter.forget(ModelId(2));
+        assert_eq!(meter.model(ModelId(2)), MeterReading::default());
+        assert_eq!(meter.read().batches, 2, "what a model did stays the device's");
+    }
+}

@@ -1,0 +1,226 @@
+//! The models on a device: loaded when they are first needed, shared by all that need them, and unloaded when nobody
+//! holds them and another needs the room.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use assay_kernels::{CheckedBatch, DeviceMemory, Engine, EngineInfo, Model, RowShape};
+
+use super::Device;
+use super::budget::NoRoom;
+use super::choose::DeviceError;
+use super::fair_queueing::ModelId;
+use super::meter::MeterReading;
+use super::queue::row_flops;
+use super::scheduler::{Account, ScoreError, Scored};
+use crate::model::check::read_tokenizer;
+use crate::model::store::{StoredModel, TOKENIZER_FILE};
+use crate::model::{Manifest, ModelError, ModelInfo, ModelRevision};
+
+/// Why a model was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its files are damaged, or nothing computes it.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device cannot compute it.
+    #[error("{model} cannot be loaded: {source}")]
+    Device {
+        /// The model's name.
+        model: String,
+        /// Why.
+        source: DeviceError,
+    },
+    /// The device's memory does not suffice.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+}
+
+/// A hold on a model that is on a device. The model stays there for as long as anybody holds it.
+#[derive(Debug)]
+pub struct LoadedModel {
+    device: Arc<Device>,
+    model: Arc<ResidentModel>,
+}
+
+/// A model on a device.
+#[derive(Debug)]
+pub(super) struct ResidentModel {
+    key: ModelRevision,
+    pub(super) id: ModelId,
+    manifest: Manifest,
+    shape: RowShape,
+    row_flops: Arc<[u64]>,
+    engine: EngineInfo,
+    info: Arc<ModelInfo>,
+    memory: DeviceMemory,
+}
+
+impl LoadedModel {
+    /// The model's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.model.manifest.name
+    }
+
+    /// What the store knows of it.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.model.manifest
+    }
+
+    /// What its rows are like.
+    #[must_use]
+    pub fn shape(&self) -> &RowShape {
+        &self.model.shape
+    }
+
+    /// Its longest row in tokens.
+    #[must_use]
+    pub fn max_tokens(&self) -> usize {
+        self.model.shape.max_tokens
+    }
+
+    /// Useful floating-point operations of a row of so many tokens; 0 beyond the longest.
+    #[must_use]
+    pub fn row_flops(&self, tokens: usize) -> u64 {
+        self.model.row_flops.get(tokens).copied().unwrap_or(0)
+    }
+
+    /// What computes it.
+    #[must_use]
+    pub fn engine(&self) -> &EngineInfo {
+        &self.model.engine
+    }
+
+    /// The bytes of its `tokenizer.json`.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Arc<[u8]> {
+        &self.model.info.tokenizer
+    }
+
+    /// What guests may learn of it.
+    #[must_use]
+    pub fn info(&self) -> &Arc<ModelInfo> {
+        &self.model.info
+    }
+
+    /// What it takes of the device's memory.
+    #[must_use]
+    pub fn memory(&self) -> DeviceMemory {
+        self.model.memory
+    }
+
+    /// What the device has done with it so far.
+    #[must_use]
+    pub fn meter(&self) -> MeterReading {
+        self.device.scheduler.meter().model(self.model.id)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Computes the rows; they may share batches with other requests' and other tenants' rows. Rows that have not
+    /// started by the deadline never do. Dropping the future takes the rows that have not started out of the queue at
+    /// once.
+    ///
+    /// # Errors
+    /// The queue is full (the request is refused whole), the deadline passed, the rows were checked for another model,
+    /// or the device failed.
+    pub async fn score(
+        &self,
+        rows: CheckedBatch,
+        account: &Account,
+        deadline: Option<Instant>,
+    ) -> Result<Scored, ScoreError> {
+        self.device.scheduler.score(self.model.id, rows, account, deadline).await
+    }
+}
+
+impl ResidentModel {
+    /// Numbers as stored and multiplied.
+    pub(super) fn precision(&self) -> &'static str {
+        self.engine.precision
+    }
+}
+
+impl Drop for LoadedModel {
+    fn drop(&mut self) {
+        self.device.holdings().release(&self.model.key);
+    }
+}
+
+impl Device {
+    /// A hold on the model, which is loaded now if it is not on the device yet; models that nobody holds make room for
+    /// it. Blocks while weights are read.
+    ///
+    /// # Errors
+    /// The model's files are damaged, the device cannot compute it, or it does not fit beside those that are held.
+    pub fn load(self: &Arc<Self>, stored: &StoredModel) -> Result<Arc<LoadedModel>, LoadError> {
+        let Manifest { name, revision, .. } = &stored.manifest;
+        let key = stored.manifest.model_revision();
+        if let Some(model) = self.hold(&key) {
+            return Ok(model);
+        }
+        // One at a time, so that two do not count on the same room.
+        let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = self.hold(&key) {
+            return Ok(model);
+        }
+        // Before anything is read by what the files say, afterwards by what the engine has taken.
+        self.make_room(name, &self.hardware.memory_needed(stored))?;
+        let tokenizer: Arc<[u8]> = read_tokenizer(&stored.dir().join(TOKENIZER_FILE))?.into();
+        let model = read(stored)?;
+        let task = model.architecture.task();
+        let engine = self.make_engine(name, model)?;
+        let row_flops = row_flops(&*engine);
+        let (shape, info, memory) = (engine.shape(), engine.info().clone(), engine.memory());
+        self.make_room(name, &memory)?;
+        let model = Arc::new(ResidentModel {
+            id: self.scheduler.add_with(engine, Arc::clone(&row_flops)),
+            row_flops,
+            manifest: stored.manifest.clone(),
+            info: Arc::new(ModelInfo::new(name, revision, task, &shape, tokenizer)),
+            shape,
+            engine: info,
+            memory,
+            key: key.clone(),
+        });
+        self.holdings().insert(key, Arc::clone(&model), memory);
+        Ok(Arc::new(LoadedModel { device: Arc::clone(self), model }))
+    }
+
+    /// An engine of a model with nothing in front of it, outside of the memory budget: for measuring.
+    ///
+    /// # Errors
+    /// The model's files are damaged, or the device cannot compute it.
+    pub fn engine(&self, stored: &StoredModel) -> Result<Box<dyn Engine>, LoadError> {
+        self.make_engine(&stored.manifest.name, read(stored)?)
+    }
+
+    fn make_engine(&self, name: &str, model: Model) -> Result<Box<dyn Engine>, LoadError> {
+        self.hardware.engine(model).map_err(|source| LoadError::Device { model: name.to_owned(), source })
+    }
+
+    fn hold(self: &Arc<Self>, key: &ModelRevision) -> Option<Arc<LoadedModel>> {
+        let model = self.holdings().hold(key)?;
+        Some(Arc::new(LoadedModel { device: Arc::clone(self), model }))
+    }
+
+    /// Unloads models that nobody holds until one more fits.
+    fn make_room(&self, name: &str, needs: &DeviceMemory) -> Result<(), NoRoom> {
+        let leaving = self.holdings().make_room(name, needs, &self.budget)?;
+        for model in leaving {
+            self.scheduler.remove(model.id);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a model's weights, with its adapter merged into them.
+fn read(stored: &StoredModel) -> Result<Model, ModelError> {
+    Ok(assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())?)
+}

@@ -1,0 +1,431 @@
+//! The queue's pure part: who is admitted, which rows make the next batch, what they are charged, and who gets which
+//! numbers. No threads and no clock of its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use assay_kernels::{CheckedBatch, Engine, EngineError, RowShape};
+use tokio::sync::oneshot;
+
+use super::fair_queueing::{FairQueueing, Lead, ModelId, RequestId, Spent};
+use super::scheduler::{Account, DeviceFault, ScoreError, Scored};
+use super::speed::Speed;
+
+/// Most device time of a batch, by estimate: what a short request of one model waits behind a batch of another, costlier
+/// one. Four times as long as a full batch of MiniLM-L6 takes on two processor cores. A single row may take longer.
+const MAX_BATCH_S: f64 = 0.25;
+
+/// Where a request's answer goes.
+pub(super) type Reply = oneshot::Sender<Result<Scored, ScoreError>>;
+
+/// What the queue knows of a model.
+#[derive(Debug, Clone)]
+pub(super) struct ModelCosts {
+    /// What its rows are like.
+    pub(super) shape: RowShape,
+    /// Most tokens in one batch.
+    pub(super) max_batch_tokens: usize,
+    /// Floating-point operations of a row, by its length in tokens; one entry more than its longest row has tokens.
+    pub(super) row_flops: Arc<[u64]>,
+}
+
+/// A model whose rows may wait.
+#[derive(Debug)]
+struct QueuedModel {
+    costs: ModelCosts,
+    speed: Speed,
+}
+
+/// One request's rows, from admission to its answer.
+#[derive(Debug)]
+pub(super) struct Job {
+    tenant: Arc<str>,
+    model: ModelId,
+    rows: CheckedBatch,
+    /// The first row that has not been put into a batch.
+    next_row: usize,
+    outputs: Vec<f32>,
+    reply: Reply,
+    /// After this its rows are not worth computing.
+    deadline: Option<Instant>,
+    /// When the oldest of its batches in flight was made; a request's batches may overlap on the device.
+    on_device_since: Option<Instant>,
+    batches_in_flight: usize,
+    inference: Duration,
+}
+
+/// A request that asks to be admitted.
+#[derive(Debug)]
+pub(super) struct Arrival<'a> {
+    pub(super) account: &'a Account,
+    pub(super) model: ModelId,
+    pub(super) rows: CheckedBatch,
+    pub(super) deadline: Option<Instant>,
+    pub(super) reply: Reply,
+    pub(super) now: Instant,
+}
+
+/// Rows of one model that go to the device together, and whose they are.
+#[derive(Debug)]
+pub(super) struct BatchPlan {
+    /// The model.
+    pub(super) model: ModelId,
+    /// The rows.
+    pub(super) batch: CheckedBatch,
+    /// Whose rows they are, in the order of the batch.
+    parts: Vec<Part>,
+    /// What the rows were charged.
+    charged_s: f64,
+    flops: u64,
+}
+
+/// Neighbouring rows of one request in a batch.
+#[derive(Debug)]
+struct Part {
+    request: RequestId,
+    tenant: Arc<str>,
+    rows: usize,
+    flops: u64,
+}
+
+/// Requests that wait or are on the device.
+#[derive(Debug)]
+pub(super) struct Queue {
+    models: HashMap<ModelId, QueuedModel>,
+    /// Of all models together: the first estimate for a new one.
+    speed: Speed,
+    next_model: u64,
+    jobs: HashMap<RequestId, Job>,
+    turns: FairQueueing,
+    next_request: RequestId,
+    waiting_tokens: usize,
+    /// By tenant; no entry where nothing waits.
+    waiting_tokens_of: HashMap<Arc<str>, usize>,
+    max_waiting_tokens: usize,
+}
+
+/// Floating-point operations of an engine's rows, by their length in tokens.
+pub(super) fn row_flops(engine: &dyn Engine) -> Arc<[u64]> {
+    (0..=engine.shape().max_tokens).map(|tokens| engine.row_flops(tokens)).collect()
+}
+
+impl Job {
+    fn waiting_tokens(&self) -> usize {
+        self.rows.tokens() - self.rows.offsets()[self.next_row] as usize
+    }
+}
+
+impl ModelCosts {
+    /// Floating-point operations of a row of so many tokens.
+    pub(super) fn flops(&self, tokens: usize) -> u64 {
+        // Rows are no longer than the model takes, so that there is an entry.
+        self.row_flops.get(tokens).or(self.row_flops.last()).copied().unwrap_or(0)
+    }
+
+    /// Device time of a batch that is as large as one gets.
+    fn full_batch_s(&self, speed: &Speed) -> f64 {
+        let longest = self.row_flops.len().saturating_sub(1).max(1);
+        let flops_per_token = self.flops(longest) as f64 / longest as f64;
+        speed.seconds(flops_per_token * self.max_batch_tokens as f64).min(MAX_BATCH_S)
+    }
+}
+
+impl BatchPlan {
+    fn new(model: ModelId, shape: &RowShape) -> Self {
+        Self { model, batch: CheckedBatch::with_capacity(shape, 0, 0), parts: Vec::new(), charged_s: 0.0, flops: 0 }
+    }
+
+    /// Notes whose row was put into the batch.
+    fn add(&mut self, request: RequestId, tenant: Arc<str>, flops: u64, row_s: f64) {
+        self.charged_s += row_s;
+        self.flops += flops;
+        match self.parts.last_mut() {
+            Some(last) if last.request == request => {
+                last.rows += 1;
+                last.flops += flops;
+            }
+            _ => self.parts.push(Part { request, tenant, rows: 1, flops }),
+        }
+    }
+
+    /// Every request that has rows in the batch, once.
+    fn requests(&self) -> Vec<RequestId> {
+        let mut requests: Vec<RequestId> = self.parts.iter().map(|part| part.request).collect();
+        requests.sort_unstable();
+        requests.dedup();
+        requests
+    }
+
+    /// Each tenant's part of the batch's work, between 0 and 1; a tenant may come several times.
+    pub(super) fn shares(&self) -> impl Iterator<Item = (&Arc<str>, f64)> {
+        let all = self.flops.max(1) as f64;
+        self.parts.iter().map(move |part| (&part.tenant, part.flops as f64 / all))
+    }
+}
+
+impl Queue {
+    pub(super) fn new(max_waiting_tokens: usize) -> Self {
+        Self {
+            models: HashMap::new(),
+            speed: Speed::default(),
+            next_model: 0,
+            jobs: HashMap::new(),
+            turns: FairQueueing::default(),
+            next_request: 0,
+            waiting_tokens: 0,
+            waiting_tokens_of: HashMap::new(),
+            max_waiting_tokens,
+        }
+    }
+
+    /// Takes requests for a further model.
+    pub(super) fn add_model(&mut self, costs: ModelCosts) -> ModelId {
+        let id = ModelId(self.next_model);
+        self.next_model += 1;
+        self.models.insert(id, QueuedModel { costs, speed: self.speed.estimate() });
+        id
+    }
+
+    /// Takes no further requests for a model, and fails those that are here.
+    pub(super) fn remove_model(&mut self, model: ModelId) {
+        self.models.remove(&model);
+        let of_model = self.jobs.iter().filter(|(_, job)| job.model == model).map(|(&id, _)| id);
+        for id in of_model.collect::<Vec<_>>() {
+            self.fail_job(id, &ScoreError::Device(DeviceFault::Unloaded));
+        }
+    }
+
+    /// Takes a request whole, or refuses it whole. The rows must not be empty.
+    pub(super) fn admit(&mut self, arrival: Arrival<'_>) -> Result<RequestId, ScoreError> {
+        let Arrival { account, model, rows, deadline, reply, now } = arrival;
+        let Some(queued) = self.models.get(&model) else { return Err(ScoreError::Device(DeviceFault::Unloaded)) };
+        if *rows.shape() != queued.costs.shape {
+            let (found, expected) = (*rows.shape(), queued.costs.shape);
+            return Err(DeviceFault::Engine(Arc::new(EngineError::OtherShape { found, expected })).into());
+        }
+        let tokens = rows.tokens();
+        let allowed = self.max_waiting_tokens.min(account.max_queued_tokens);
+        if tokens > allowed {
+            return Err(ScoreError::TooLarge { requested: tokens as u64, allowed: allowed as u64 });
+        }
+        let seconds = queued.speed.seconds(rows.iter().map(|row| queued.costs.flops(row.ids.len()) as f64).sum());
+        if self.excess(account, tokens) > 0 {
+            // Requests whose callers are late or gone must not keep others out.
+            self.drop_dead(now);
+        }
+        let excess = self.excess(account, tokens);
+        if excess > 0 {
+            // As if what is in the way were rows like these.
+            let wait_s = excess as f64 * seconds / tokens as f64 / self.turns.share(&account.tenant, account.weight);
+            return Err(ScoreError::Overloaded { retry_after: Duration::from_secs_f64(wait_s.clamp(0.001, 60.0)) });
+        }
+        let (id, tenant) = (self.next_request, Arc::clone(&account.tenant));
+        self.next_request += 1;
+        self.waiting_tokens += tokens;
+        *self.waiting_tokens_of.entry(Arc::clone(&tenant)).or_default() += tokens;
+        self.turns.enter(&tenant, account.weight, model, id);
+        let job = Job {
+            tenant,
+            model,
+            rows,
+            next_row: 0,
+            outputs: Vec::new(),
+            reply,
+            deadline,
+            on_device_since: None,
+            batches_in_flight: 0,
+            inference: Duration::ZERO,
+        };
+        self.jobs.insert(id, job);
+        Ok(id)
+    }
+
+    /// Tokens that wait.
+    pub(super) fn waiting_tokens(&self) -> usize {
+        self.waiting_tokens
+    }
+
+    /// Tokens of a tenant's rows that wait.
+    pub(super) fn waiting_tokens_of(&self, tenant: &str) -> usize {
+        self.waiting_tokens_of.get(tenant).copied().unwrap_or(0)
+    }
+
+    /// Fills a batch of one model up to its token budget, tenant by tenant; `None` where nothing waits.
+    pub(super) fn next_batch(&mut self, now: Instant) -> Option<BatchPlan> {
+        while let Some(lead) = self.turns.lead() {
+            let plan = self.pack(lead, now)?;
+            if plan.batch.rows() > 0 {
+                self.note_on_device(&plan, now);
+                return Some(plan);
+            }
+            // All requests for the model were dead: they are gone now.
+        }
+        None
+    }
+
+    fn pack(&mut self, lead: Lead, now: Instant) -> Option<BatchPlan> {
+        let QueuedModel { costs, speed } = self.models.get(&lead.model)?;
+        let (costs, speed) = (costs.clone(), *speed);
+        let mut plan = BatchPlan::new(lead.model, &costs.shape);
+        let mut filling = self.turns.fill(lead, costs.full_batch_s(&speed));
+        while let Some(id) = self.turns.next(&mut filling) {
+            let job = self.jobs.get_mut(&id)?;
+            if job.reply.is_closed() {
+                self.cancel(id);
+                continue;
+            }
+            if job.deadline.is_some_and(|deadline| deadline <= now) {
+                self.fail_job(id, &ScoreError::DeadlineExceeded);
+                continue;
+            }
+            let tokens = job.rows.row(job.next_row).ids.len();
+            let flops = costs.flops(tokens);
+            let row_s = speed.seconds(flops as f64);
+            let fits = plan.batch.tokens() + tokens <= costs.max_batch_tokens && plan.charged_s + row_s <= MAX_BATCH_S;
+            // A row that is more than a batch by itself would never fit: it goes alone.
+            if !(fits || plan.batch.rows() == 0)
+                || plan.batch.append(&job.rows, job.next_row..job.next_row + 1).is_err()
+            {
+                break;
+            }
+            job.next_row += 1;
+            let spent = if job.next_row < job.rows.rows() { Spent::More } else { Spent::Last };
+            let tenant = Arc::clone(&job.tenant);
+            self.turns.charge(&mut filling, tokens, row_s, spent);
+            self.stop_waiting(&tenant, tokens);
+            plan.add(id, tenant, flops, row_s);
+        }
+        Some(plan)
+    }
+
+    fn note_on_device(&mut self, plan: &BatchPlan, now: Instant) {
+        for id in plan.requests() {
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.batches_in_flight += 1;
+                job.on_device_since.get_or_insert(now);
+            }
+        }
+    }
+
+    /// Hands a batch's numbers to its requests, answers those that are complete, and charges their tenants what the
+    /// batch took instead of what it was expected to take.
+    pub(super) fn complete(&mut self, plan: &BatchPlan, outputs: &[f32], took: Duration, now: Instant) {
+        self.settle(plan, took);
+        let per_row = outputs.len() / plan.batch.rows().max(1);
+        let mut rest = outputs;
+        for part in &plan.parts {
+            let (mine, others) = rest.split_at(part.rows * per_row);
+            rest = others;
+            // A request that failed or whose caller has gone is no longer here.
+            let Some(job) = self.jobs.get_mut(&part.request) else { continue };
+            job.outputs.extend_from_slice(mine);
+        }
+        for id in plan.requests() {
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            job.batches_in_flight -= 1;
+            if let Some(since) = job.on_device_since.take() {
+                job.inference += now - since;
+            }
+            if job.batches_in_flight > 0 {
+                job.on_device_since = Some(now);
+            } else if job.next_row == job.rows.rows() {
+                self.answer(id);
+            }
+        }
+    }
+
+    fn settle(&mut self, plan: &BatchPlan, took: Duration) {
+        let Some(queued) = self.models.get_mut(&plan.model) else { return };
+        let took_s = queued.speed.plausible(plan.flops as f64, took.as_secs_f64());
+        queued.speed.learn(plan.flops as f64, took.as_secs_f64());
+        self.speed.learn(plan.flops as f64, took.as_secs_f64());
+        for (tenant, share) in plan.shares() {
+            self.turns.correct(tenant, share * (took_s - plan.charged_s));
+        }
+    }
+
+    /// Fails every request that has rows in the batch.
+    pub(super) fn fail(&mut self, plan: &BatchPlan, error: &ScoreError) {
+        for part in &plan.parts {
+            self.fail_job(part.request, error);
+        }
+    }
+
+    pub(super) fn fail_all(&mut self, error: &ScoreError) {
+        let ids: Vec<RequestId> = self.jobs.keys().copied().collect();
+        for id in ids {
+            self.fail_job(id, error);
+        }
+    }
+
+    /// Forgets a request whose caller has gone. What is on the device of it is computed, and dropped then.
+    pub(super) fn cancel(&mut self, id: RequestId) {
+        drop(self.remove(id));
+    }
+
+    /// How many tokens too many would wait if `tokens` were admitted.
+    fn excess(&self, account: &Account, tokens: usize) -> usize {
+        let all = (self.waiting_tokens + tokens).saturating_sub(self.max_waiting_tokens);
+        let own = self.waiting_tokens_of(&account.tenant) + tokens;
+        all.max(own.saturating_sub(account.max_queued_tokens))
+    }
+
+    fn drop_dead(&mut self, now: Instant) {
+        let late = |job: &Job| job.deadline.is_some_and(|deadline| deadline <= now);
+        let dead = self.jobs.iter().filter(|(_, job)| job.reply.is_closed() || late(job));
+        let dead: Vec<RequestId> = dead.map(|(&id, _)| id).collect();
+        for id in dead {
+            self.fail_job(id, &ScoreError::DeadlineExceeded);
+        }
+    }
+
+    fn fail_job(&mut self, id: RequestId, error: &ScoreError) {
+        if let Some(job) = self.remove(id) {
+            // The caller may have gone; there is nobody left to tell then.
+            let _ = job.reply.send(Err(error.clone()));
+        }
+    }
+
+    fn answer(&mut self, id: RequestId) {
+        if let Some(job) = self.remove(id) {
+            // The caller may have gone; there is nobody left to tell then.
+            let _ = job.reply.send(Ok(Scored { outputs: job.outputs, inference: job.inference }));
+        }
+    }
+
+    fn remove(&mut self, id: RequestId) -> Option<Job> {
+        let job = self.jobs.remove(&id)?;
+        let waiting = job.waiting_tokens();
+        if waiting > 0 {
+            self.turns.leave(&job.tenant, job.model, id);
+            self.stop_waiting(&job.tenant, waiting);
+        }
+        Some(job)
+    }
+
+    fn stop_waiting(&mut self, tenant: &Arc<str>, tokens: usize) {
+        self.waiting_tokens -= tokens;
+        if let Some(waiting) = self.waiting_tokens_of.get_mut(tenant) {
+            *waiting -= tokens;
+            if *waiting == 0 {
+                self.waiting_tokens_of.remove(tenant);
+            }
+        }
+    }
+}
+
+/// A plan of rows that cost so many floating-point operations, each of the tenant that is named.
+#[cfg(test)]
+pub(super) fn plan_of(model: ModelId, parts: &[(&str, u64)]) -> BatchPlan {
+    let shape = RowShape { vocab_size: 1, max_tokens: 1, token_types: assay_kernels::TokenTypes::None, outputs: 1 };
+    let mut plan = BatchPlan::new(model, &shape);
+    for (request, &(tenant, flops)) in parts.iter().enumerate() {
+        plan.add(request as RequestId, tenant.into(), flops, 0.0);
+    }
+    plan
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

@@ -1,0 +1,471 @@
+//! An encoder as a value: what engines, the reference, FLOP counts and reports read, and what no type of theirs spells.
+//!
+//! A [family](crate::families) makes one from a `config.json`; [`Weights`](crate::Weights) hold exactly the tensors that
+//! it asks for. What a value can say, the [reference](crate::reference) computes. An engine says which parts it lacks
+//! ([`Unsupported`]) before any weights are read.
+//!
+//! Notation below: x is the state of one token, `[hidden_size]`; a row has n tokens.
+
+use crate::engine::RowShape;
+use crate::families::ConfigError;
+
+/// Dimensions above this are refused: no encoder in use comes near, and a hostile `config.json` must not make the host
+/// reserve memory for a model that cannot exist.
+const MAX_DIMENSION: usize = 1 << 20;
+
+/// Layers above this are refused: a layer is a value of its own, so their number is memory before any weight is read.
+pub(crate) const MAX_LAYERS: usize = 1 << 10;
+
+/// An encoder, from token ids to a row's numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Architecture {
+    /// The family that described it, for people to read; nothing is decided by it.
+    pub family: &'static str,
+    /// Rows of the word embedding table: token ids are below it.
+    pub vocab_size: usize,
+    /// Width of a hidden state.
+    pub hidden_size: usize,
+    /// Longest row in tokens.
+    pub max_tokens: usize,
+    /// From ids to the state before the first layer.
+    pub embeddings: Embeddings,
+    /// What all layers have in common.
+    pub block: Block,
+    /// What layers differ in, first to last.
+    pub layers: Vec<Layer>,
+    /// Applied to the last layer's states.
+    pub final_norm: Option<Norm>,
+    /// Which states the head reads.
+    pub pooling: Pooling,
+    /// From the pooled state to a row's numbers.
+    pub head: Head,
+}
+
+/// `x = projection(norm(word + position + token type))`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    /// Width of the tables and of the norm. Where it is not `hidden_size`, a linear layer with bias projects to that.
+    pub width: usize,
+    /// The position table.
+    pub positions: Positions,
+    /// The token type table.
+    pub token_types: TokenTypes,
+    /// Applied to the sum of the tables.
+    pub norm: Option<Norm>,
+}
+
+/// How a token's place in its row is told apart from another by the embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Positions {
+    /// Not at all: layers may rotate queries and keys instead.
+    None,
+    /// By a row of a table.
+    Learned {
+        /// Rows of the table.
+        rows: usize,
+        /// The row of a row's first token.
+        first: usize,
+        /// Tokens of this id have the table's row of the same number and are not counted: the token after one has the
+        /// position that the padding would have had.
+        padding_id: Option<u32>,
+    },
+}
+
+impl Positions {
+    /// The position table's row of each token of a row; 0 where there is no table.
+    pub fn indices(self, ids: &[u32]) -> impl Iterator<Item = usize> + '_ {
+        let (mut next, padding_id) = match self {
+            Self::None => (None, None),
+            Self::Learned { first, padding_id, .. } => (Some(first), padding_id),
+        };
+        ids.iter().map(move |&id| match &mut next {
+            None => 0,
+            Some(_) if padding_id == Some(id) => id as usize,
+            Some(next) => {
+                *next += 1;
+                *next - 1
+            }
+        })
+    }
+}
+
+/// The token type table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenTypes {
+    /// None: a row's second segment means nothing.
+    None,
+    /// One row, which every token has: a row's second segment means nothing.
+    One,
+    /// Two rows: the second is of the tokens from a row's second segment on.
+    Two,
+}
+
+impl TokenTypes {
+    /// Rows of the table.
+    #[must_use]
+    pub fn rows(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+
+    /// The table's row of the token at `place` in a row whose second segment begins at `second_segment`.
+    #[must_use]
+    pub fn index(self, place: usize, second_segment: usize) -> usize {
+        usize::from(self == Self::Two && place >= second_segment)
+    }
+}
+
+/// A normalisation over the numbers of one state.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Norm {
+    /// The formula.
+    pub kind: NormKind,
+    /// Added to the variance, or to the mean of squares.
+    pub eps: f64,
+    /// Whether a bias is added after the weight is multiplied.
+    pub bias: bool,
+}
+
+/// The formula of a [`Norm`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// `(x − mean) / √(variance + eps) · weight + bias` (Ba et al. 2016, <https://arxiv.org/abs/1607.06450>).
+    Layer,
+    /// `x / √(mean of squares + eps) · weight + bias` (Zhang and Sennrich 2019, <https://arxiv.org/abs/1910.07467>).
+    Rms,
+}
+
+/// What all layers have in common.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// Both norms of a layer.
+    pub norm: Norm,
+    /// Where they are.
+    pub norm_placement: NormPlacement,
+    /// Attention's widths.
+    pub attention: Attention,
+    /// The feed-forward part.
+    pub mlp: Mlp,
+}
+
+/// Where the norms of a layer are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormPlacement {
+    /// `x = norm(x + attention(x))`, `x = norm(x + mlp(x))`.
+    After,
+    /// `x = x + attention(norm(x))`, `x = x + mlp(norm(x))`.
+    Before,
+}
+
+/// `output(softmax(q · kᵀ / √head_dim) · v)` for each head over the tokens of one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`. Query head h reads the keys and values of head `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Whether the query, key and value projections have biases.
+    pub query_key_value_bias: bool,
+    /// Whether the output projection has a bias.
+    pub output_bias: bool,
+}
+
+impl Attention {
+    /// As many key and value heads as query heads, and biases everywhere.
+    #[must_use]
+    pub fn of_heads(heads: usize, head_dim: usize) -> Self {
+        Self { heads, kv_heads: heads, head_dim, query_key_value_bias: true, output_bias: true }
+    }
+
+    /// Width of all query heads side by side.
+    #[must_use]
+    pub fn query_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of all key heads side by side, and of all value heads.
+    #[must_use]
+    pub fn key_value_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
+/// The feed-forward part of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mlp {
+    /// Width between its two linear layers.
+    pub intermediate_size: usize,
+    /// Applied between them.
+    pub activation: Activation,
+    /// Whether a gate is multiplied in.
+    pub kind: MlpKind,
+    /// Whether the first linear layer has a bias.
+    pub intermediate_bias: bool,
+    /// Whether the second has.
+    pub output_bias: bool,
+}
+
+impl Mlp {
+    /// Outputs of the first linear layer.
+    #[must_use]
+    pub fn intermediate_outputs(&self) -> usize {
+        match self.kind {
+            MlpKind::Plain => self.intermediate_size,
+            MlpKind::Gated => 2 * self.intermediate_size,
+        }
+    }
+}
+
+/// Whether an [`Mlp`] has a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlpKind {
+    /// `output(activation(intermediate(x)))`.
+    Plain,
+    /// `output(activation(a) · b)`, where a is the first half of `intermediate(x)` and b the second (Shazeer 2020,
+    /// <https://arxiv.org/abs/2002.05202>). A family whose checkpoints store them the other way round exchanges them.
+    Gated,
+}
+
+/// A function of one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · (1 + erf(x / √2)) / 2` (Hendrycks and Gimpel 2016, <https://arxiv.org/abs/1606.08415>).
+    Gelu,
+    /// Its approximation, `x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))) / 2`.
+    GeluTanh,
+    /// `x / (1 + e⁻ˣ)`.
+    Silu,
+    /// `max(x, 0)`.
+    Relu,
+    /// `tanh(x)`.
+    Tanh,
+}
+
+impl Activation {
+    /// Its name in messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gelu => "gelu",
+            Self::GeluTanh => "gelu by tanh",
+            Self::Silu => "silu",
+            Self::Relu => "relu",
+            Self::Tanh => "tanh",
+        }
+    }
+}
+
+/// What one layer has for itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Layer {
+    /// Which tokens a token attends to.
+    pub mask: Mask,
+    /// How queries and keys are rotated by their position.
+    pub rotary: Option<Rotary>,
+    /// Whether the norm of attention is there. Where norms come before, a first layer may do without: its input has just
+    /// been normalised.
+    pub attention_norm: bool,
+}
+
+/// Which tokens of its row a token attends to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    /// All.
+    All,
+    /// Those at most `radius` before or after it.
+    Window {
+        /// In tokens; the token itself is at 0.
+        radius: usize,
+    },
+    /// Itself and those before it.
+    Causal,
+}
+
+impl Mask {
+    /// The tokens that the token at `place` in a row of `tokens` attends to.
+    #[must_use]
+    pub fn keys(self, place: usize, tokens: usize) -> std::ops::Range<usize> {
+        match self {
+            Self::All => 0..tokens,
+            Self::Window { radius } => {
+                place.saturating_sub(radius)..place.saturating_add(radius).saturating_add(1).min(tokens)
+            }
+            Self::Causal => 0..place + 1,
+        }
+    }
+}
+
+/// Rotary positions (Su et al. 2021, <https://arxiv.org/abs/2104.09864>): the numbers i and i + head_dim/2 of each head's
+/// query and key turn together by `position · theta^(−2i / head_dim)`; positions count from 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rotary {
+    /// The base of the frequencies.
+    pub theta: f64,
+}
+
+impl Rotary {
+    /// The angle of the pair `pair` of a head at `position`. Rounded to f32 at each step, as where models are trained:
+    /// over thousands of positions the exact angle would differ from theirs by 1e-4.
+    #[must_use]
+    pub fn angle(self, position: usize, pair: usize, head_dim: usize) -> f32 {
+        let exponent = (2 * pair) as f32 / head_dim as f32;
+        let frequency = 1.0 / (self.theta.powf(f64::from(exponent)) as f32);
+        position as f32 * frequency
+    }
+}
+
+/// Which of a row's states the head reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first token's.
+    First,
+    /// The mean over all tokens.
+    Mean,
+    /// The last token's.
+    Last,
+}
+
+/// What turns the pooled state into a row's numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Head {
+    /// The pooled state scaled to unit length: `hidden_size` numbers.
+    Embedding,
+    /// `classifier(dense(x))`: one logit for each label.
+    Classifier {
+        /// Before the classifier.
+        dense: Option<Dense>,
+        /// Outputs of the classifier.
+        labels: usize,
+        /// Whether the classifier has a bias.
+        bias: bool,
+    },
+}
+
+/// `norm(activation(linear(x)))`, `[hidden_size]` to the same.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dense {
+    /// Whether the linear layer has a bias.
+    pub bias: bool,
+    /// Applied to the linear layer's outputs.
+    pub activation: Option<Activation>,
+    /// Applied after the activation.
+    pub norm: Option<Norm>,
+}
+
+/// What a model computes for a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// One logit for each label.
+    CrossEncoder,
+    /// A vector of unit length.
+    Embedding,
+}
+
+/// A part that an engine does not compute.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the {engine} engine has no {part}: it has {supported}")]
+pub struct Unsupported {
+    /// The engine's name: `cpu` or `gpu`.
+    pub engine: &'static str,
+    /// The part that the model has and the engine lacks.
+    pub part: String,
+    /// What the engine has in its place.
+    pub supported: &'static str,
+}
+
+impl Architecture {
+    /// What the model computes.
+    #[must_use]
+    pub fn task(&self) -> Task {
+        match self.head {
+            Head::Embedding => Task::Embedding,
+            Head::Classifier { .. } => Task::CrossEncoder,
+        }
+    }
+
+    /// Numbers per row.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        match self.head {
+            Head::Embedding => self.hidden_size,
+            Head::Classifier { labels, .. } => labels,
+        }
+    }
+
+    /// What rows must be like.
+    #[must_use]
+    pub fn row_shape(&self) -> RowShape {
+        RowShape {
+            vocab_size: self.vocab_size,
+            max_tokens: self.max_tokens,
+            token_types: self.embeddings.token_types,
+            outputs: self.outputs(),
+        }
+    }
+
+    /// Whether a linear layer projects the embeddings to `hidden_size`.
+    #[must_use]
+    pub fn has_projection(&self) -> bool {
+        self.embeddings.width != self.hidden_size
+    }
+
+    /// Checks what no family may say, whatever its `config.json` holds.
+    ///
+    /// # Errors
+    /// Names the part and what would be accepted.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let Attention { heads, kv_heads, head_dim, .. } = self.block.attention;
+        let dimensions = [
+            ("vocabulary size", self.vocab_size),
+            ("hidden size", self.hidden_size),
+            ("embedding size", self.embeddings.width),
+            ("number of attention heads", heads),
+            ("width of an attention head", head_dim),
+            ("width of all attention heads", heads.saturating_mul(head_dim)),
+            ("intermediate size", self.block.mlp.intermediate_size),
+            ("longest row", self.max_tokens),
+            ("number of labels", self.outputs()),
+        ];
+        for (field, value) in dimensions {
+            if value == 0 || value > MAX_DIMENSION {
+                return Err(unsupported(field, value, "1 to 1048576"));
+            }
+        }
+        if self.layers.is_empty() || self.layers.len() > MAX_LAYERS {
+            return Err(unsupported("number of layers", self.layers.len(), "1 to 1024"));
+        }
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(unsupported("number of key and value heads", kv_heads, "a divisor of the attention heads"));
+        }
+        if let Positions::Learned { rows, first, padding_id } = self.embeddings.positions {
+            let padding_is_outside = padding_id.is_some_and(|id| id as usize >= rows);
+            if rows > MAX_DIMENSION || first.saturating_add(self.max_tokens) > rows || padding_is_outside {
+                return Err(unsupported("number of positions", rows, "at least the longest row's, at most 1048576"));
+            }
+        }
+        let head_norm = match self.head {
+            Head::Classifier { dense: Some(Dense { norm, .. }), .. } => norm,
+            _ => None,
+        };
+        for norm in [Some(self.block.norm), self.embeddings.norm, self.final_norm, head_norm].into_iter().flatten() {
+            if !(norm.eps > 0.0 && norm.eps < 1.0) {
+                return Err(unsupported("eps of a norm", norm.eps, "between 0 and 1"));
+            }
+        }
+        for rotary in self.layers.iter().filter_map(|layer| layer.rotary) {
+            if !head_dim.is_multiple_of(2) || !rotary.theta.is_finite() || rotary.theta <= 1.0 {
+                return Err(unsupported("rotary theta", rotary.theta, "above 1, with heads of an even width"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unsupported(field: &'static str, value: impl std::fmt::Display, supported: &'static str) -> ConfigError {
+    ConfigError::Unsupported { field, value: value.to_string(), supported }
+}

@@ -1,0 +1,191 @@
+//! What one thread computes with: buffers that grow to what models and rows need.
+//!
+//! They are sized so that a group of [`GROUP_TOKENS`] tokens keeps its state, its sums and a block of its intermediate
+//! layer in the second-level cache from the first layer to the last; only weights stream by. No kernel reads what it has
+//! not written in the same batch, so models of different widths share the buffers.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::attention::Scratch;
+use super::device::Arena;
+use super::integer::LeftBuffer;
+use super::pack::{Format, K_BLOCK};
+use super::packed_model::PackedModel;
+use super::simd::Isa;
+use super::stages::Clock;
+
+/// Tokens to a group. State, sums and one block of the intermediate layer are 4.5 KiB a token in MiniLM, a little more
+/// than a second-level cache of 512 KiB in all, of which one product touches two thirds; fewer tokens would read each
+/// panel of weights more often. Measured: 96 is 6 % slower, 192 no faster (docs/kernels-cpu.md).
+pub(super) const GROUP_TOKENS: usize = 144;
+
+/// Rows of pooled tokens that are collected before the rest of the last layer and the head are computed for them.
+pub(super) const TAIL_ROWS: usize = 96;
+
+/// Longest row for which a model reserves memory when it loads. Longer ones have it grow when they come.
+const RESERVED_ROW_TOKENS: usize = 512;
+
+/// Sizes of a worker's buffers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Needs {
+    /// Tokens of one thread.
+    tokens: usize,
+    /// Width of a hidden state.
+    hidden: usize,
+    /// Width of all query heads.
+    heads: usize,
+    /// Width of what members of a team exchange about a token.
+    exchange: usize,
+    /// Width of one head.
+    head: usize,
+    /// Width of an embedded token, where that is projected.
+    embedded: usize,
+    /// Outputs of the classifier.
+    labels: usize,
+    /// Whether activations are quantised.
+    quantised: bool,
+    isa: Isa,
+}
+
+impl Needs {
+    /// For a model, with rows as long as most are.
+    pub(super) fn of(isa: Isa, format: Format, model: &PackedModel) -> Self {
+        let widths = model.widths;
+        Self {
+            tokens: GROUP_TOKENS + model.architecture.max_tokens.min(RESERVED_ROW_TOKENS),
+            hidden: widths.hidden,
+            heads: widths.heads,
+            exchange: (3 * widths.heads).max(widths.hidden),
+            head: widths.head,
+            embedded: model.embeddings.projection.as_ref().map_or(0, |_| model.embeddings.stride()),
+            labels: model.head.as_ref().map_or(0, |head| head.classifier.outputs()),
+            quantised: format != Format::F32,
+            isa,
+        }
+    }
+
+    /// The same for at least so many tokens of one thread. Rounded up, so that a slowly growing length does not have
+    /// the buffers grow at every row.
+    pub(super) fn for_tokens(self, tokens: usize) -> Self {
+        Self { tokens: self.tokens.max(tokens.next_multiple_of(GROUP_TOKENS)), ..self }
+    }
+}
+
+/// What one thread owns: its activations.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) index: usize,
+    /// Layers and exchanges so far; tells which of the two exchange buffers is next.
+    pub(super) turn: usize,
+    pub(super) clock: Clock,
+    /// The state of this thread's tokens, `[tokens, hidden]`.
+    pub(super) states: Vec<f32>,
+    /// Embedded tokens before their projection, `[GROUP_TOKENS, width]`.
+    pub(super) embedded: Vec<f32>,
+    /// Attention's result, `[tokens, heads]`.
+    pub(super) context: Vec<f32>,
+    pub(super) tail: Tail,
+    pub(super) block: BlockBuffers,
+    pub(super) attention: Scratch,
+    /// What the buffers above have, in bytes, with this thread's part of the exchange.
+    bytes: u64,
+}
+
+/// Buffers for the part of a layer that treats each token by itself, for up to [`GROUP_TOKENS`] tokens.
+#[derive(Debug, Default)]
+pub(super) struct BlockBuffers {
+    /// What LayerNorm reads, `[tokens, hidden]`.
+    pub(super) sums: Vec<f32>,
+    /// One block of the intermediate layer, `[tokens, K_BLOCK]`.
+    pub(super) intermediate: Vec<f32>,
+    /// The left matrix of a product, quantised.
+    pub(super) left: LeftBuffer,
+    /// The same for a block of the intermediate layer.
+    pub(super) left_block: LeftBuffer,
+}
+
+/// First tokens on their way through the last layer. They are gathered over groups, since a product over the one or
+/// two rows of a group would be bound by reading the weights.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    /// Rows of the batch.
+    pub(super) rows: Vec<u32>,
+    /// `[rows, hidden]`.
+    pub(super) states: Vec<f32>,
+    /// `[rows, heads]`.
+    pub(super) queries: Vec<f32>,
+    /// `[rows, heads]`.
+    pub(super) context: Vec<f32>,
+}
+
+impl Worker {
+    /// One without buffers.
+    pub(super) fn new(index: usize) -> Self {
+        Self {
+            index,
+            turn: 0,
+            clock: Clock::default(),
+            states: Vec::new(),
+            embedded: Vec::new(),
+            context: Vec::new(),
+            tail: Tail::default(),
+            block: BlockBuffers::default(),
+            attention: Scratch::default(),
+            bytes: 0,
+        }
+    }
+
+    /// Grows the buffers that are smaller than needed.
+    pub(super) fn fit(&mut self, needs: &Needs, arena: &Arena) {
+        let Needs { tokens, hidden, heads, exchange, head, embedded, labels, quantised, isa } = *needs;
+        let tail_rows = TAIL_ROWS + tokens;
+        let BlockBuffers { sums, intermediate, left, left_block } = &mut self.block;
+        let Tail { rows, states, queries, context } = &mut self.tail;
+        rows.reserve(tail_rows.saturating_sub(rows.len()));
+        for (buffer, len) in [
+            (&mut self.states, tokens * hidden),
+            (&mut self.embedded, GROUP_TOKENS * embedded),
+            (&mut self.context, tokens * heads),
+            (states, tail_rows * hidden),
+            (queries, tail_rows * heads),
+            (context, tail_rows * heads),
+            (sums, GROUP_TOKENS * hidden),
+            (intermediate, GROUP_TOKENS * K_BLOCK.max(labels)),
+        ] {
+            grow(buffer, len);
+        }
+        if quantised {
+            left.fit(tokens, hidden.max(heads));
+            left_block.fit(GROUP_TOKENS, K_BLOCK);
+        }
+        self.attention.fit(tokens, head, isa);
+        let mut exchange_len = 0;
+        for buffer in &arena.exchange[self.index] {
+            let mut buffer = buffer.write().unwrap_or_else(PoisonError::into_inner);
+            grow(&mut buffer, tokens.next_multiple_of(isa.tile_rows()) * exchange);
+            exchange_len += buffer.len();
+        }
+        let before = self.bytes;
+        self.bytes = self.buffer_bytes() + (exchange_len * size_of::<f32>()) as u64;
+        arena.bytes.fetch_add(self.bytes - before, Ordering::Relaxed);
+    }
+
+    fn buffer_bytes(&self) -> u64 {
+        let Tail { rows: _, states, queries, context } = &self.tail;
+        let BlockBuffers { sums, intermediate, left, left_block } = &self.block;
+        let buffers = [&self.states, &self.embedded, &self.context, states, queries, context, sums, intermediate];
+        buffers.map(|buffer| size_of_val(buffer.as_slice()) as u64).iter().sum::<u64>()
+            + left.bytes()
+            + left_block.bytes()
+            + self.attention.bytes()
+    }
+}
+
+/// Makes a buffer at least `len` long. What it holds is lost, so that growing never takes the memory of both.
+pub(super) fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        *buffer = Vec::new();
+        *buffer = vec![T::default(); len];
+    }
+}

@@ -1,0 +1,294 @@
+//! Families of encoders: how a `config.json` and a checkpoint's tensor names become an [`Architecture`] and its weights.
+//!
+//! A family is one file: what its configuration means, and what its tensors are called. [`FAMILIES`] lists them all, and
+//! a configuration is matched against that list by `model_type` and class, never by what its numbers look like: a class
+//! that is not listed may compute something else with the same tensors. Nothing outside this folder names a family.
+
+mod bert;
+mod config;
+mod distilbert;
+mod electra;
+mod modernbert;
+mod names;
+mod roberta;
+
+use crate::architecture::Architecture;
+use config::labels;
+pub(crate) use names::{Names, QueryKeyValue};
+
+/// Every family that is read.
+const FAMILIES: &[Family] = &[bert::FAMILY, roberta::FAMILY, distilbert::FAMILY, electra::FAMILY, modernbert::FAMILY];
+
+/// What the class of a classifier ends with, after its [`Kind::class`].
+const CLASSIFIER: &str = "ForSequenceClassification";
+
+/// The same for the bare encoder.
+const ENCODER: &str = "Model";
+
+/// Longest part of a file's own text in a message.
+const MAX_SHOWN_CHARS: usize = 100;
+
+/// A family of encoders.
+#[derive(Debug)]
+pub(crate) struct Family {
+    /// What its models call themselves.
+    pub(crate) kinds: &'static [Kind],
+    /// The value that a configuration describes: a classifier with so many labels, or the bare encoder.
+    pub(crate) architecture: fn(&serde_json::Value, Option<usize>) -> Result<Architecture, ConfigError>,
+    /// What its tensors are called.
+    pub(crate) names: Names,
+}
+
+/// A name under which a family's models are published.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    /// `model_type` in `config.json`.
+    pub(crate) model_type: &'static str,
+    /// What its classes in `architectures` begin with.
+    pub(crate) class: &'static str,
+}
+
+/// Why a `config.json` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not the JSON that it should be.
+    #[error("config.json cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// An architecture that no family describes.
+    #[error("unsupported architecture {architecture}: supported are {}", supported())]
+    Architecture {
+        /// As the file names it.
+        architecture: String,
+    },
+    /// A variant that would be computed wrongly.
+    #[error("config.json: {field} is {value}, supported is {supported}")]
+    Unsupported {
+        /// The field's name.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What would be accepted.
+        supported: &'static str,
+    },
+}
+
+/// A `config.json` whose family is known.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) family: &'static Family,
+    value: serde_json::Value,
+    /// Labels of the classifier; `None` for a bare encoder.
+    labels: Option<usize>,
+}
+
+/// Reads a `config.json`. A bare encoder is an embedding model until an adapter gives it a head.
+///
+/// # Errors
+/// The JSON is broken, no family describes the model, or a field has a value that would be computed wrongly.
+pub fn read_config(bytes: &[u8]) -> Result<Architecture, ConfigError> {
+    Config::parse(bytes)?.architecture(None)
+}
+
+impl Config {
+    /// Finds the family.
+    ///
+    /// # Errors
+    /// The JSON is broken, or no family describes the model.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
+        let value: serde_json::Value = serde_json::from_slice(bytes)?;
+        let class = class(&value)?;
+        let model_type = value["model_type"].as_str();
+        // The class is named first: it says more than the type.
+        let named = || shown(class.or(model_type).unwrap_or("(none named)"));
+        let kinds = || FAMILIES.iter().flat_map(|family| family.kinds.iter().map(move |kind| (family, kind)));
+        let found = kinds().find_map(|(family, kind)| {
+            let ending = class.map_or(Some(""), |class| class.strip_prefix(kind.class))?;
+            let of_type = model_type.map_or(class.is_some(), |model_type| model_type == kind.model_type);
+            let ending = match ending {
+                "" => Some(None),
+                CLASSIFIER => Some(Some(true)),
+                ENCODER => Some(Some(false)),
+                _ => None,
+            }?;
+            (of_type && (class.is_none() == ending.is_none())).then_some((family, ending))
+        });
+        let Some((family, is_classifier)) = found else {
+            return Err(ConfigError::Architecture { architecture: named() });
+        };
+        check_own_code(&value)?;
+        let explicit = labels(&value);
+        let labels = match is_classifier {
+            Some(true) => Some(explicit.unwrap_or(config::DEFAULT_LABELS)),
+            Some(false) => None,
+            None => explicit,
+        };
+        Ok(Self { family, value, labels })
+    }
+
+    /// The value that the configuration describes; with `adapter_labels`, that of the classifier which an adapter makes
+    /// of it.
+    ///
+    /// # Errors
+    /// A field is missing or has a value that would be computed wrongly.
+    pub(crate) fn architecture(&self, adapter_labels: Option<usize>) -> Result<Architecture, ConfigError> {
+        let architecture = (self.family.architecture)(&self.value, adapter_labels.or(self.labels))?;
+        architecture.check()?;
+        Ok(architecture)
+    }
+}
+
+/// The one class in `architectures`; `None` where the field is missing, null or empty.
+fn class(value: &serde_json::Value) -> Result<Option<&str>, ConfigError> {
+    let unsupported = |value: String| {
+        Err(ConfigError::Unsupported { field: "architectures", value: shown(&value), supported: "a list of one class" })
+    };
+    match &value["architectures"] {
+        serde_json::Value::Null => Ok(None),
+        serde_json::Value::Array(classes) => match classes.as_slice() {
+            [] => Ok(None),
+            [serde_json::Value::String(class)] => Ok(Some(class)),
+            _ => unsupported(value["architectures"].to_string()),
+        },
+        other => unsupported(other.to_string()),
+    }
+}
+
+/// Refuses a model that comes with code of its own: it computes what that code says, whatever its type is called.
+fn check_own_code(value: &serde_json::Value) -> Result<(), ConfigError> {
+    let has_code = match &value["auto_map"] {
+        serde_json::Value::Null => false,
+        serde_json::Value::Object(map) => !map.is_empty(),
+        _ => true,
+    };
+    if !has_code {
+        return Ok(());
+    }
+    Err(ConfigError::Unsupported {
+        field: "auto_map",
+        value: shown(&value["auto_map"].to_string()),
+        supported: "none: a model that brings its own code may compute something else",
+    })
+}
+
+/// Every class that is read, for messages.
+fn supported() -> String {
+    let kinds = FAMILIES.iter().flat_map(|family| family.kinds);
+    let classes: Vec<String> =
+        kinds.map(|Kind { class, .. }| format!("{class}{CLASSIFIER} and {class}{ENCODER}")).collect();
+    classes.join(", ")
+}
+
+/// A part of a file's text that fits a message.
+pub(crate) fn shown(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN_CHARS) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architecture::Task;
+
+    /// A small model's configuration with some fields replaced; null removes one.
+    fn with(changes: &serde_json::Value) -> Result<Architecture, ConfigError> {
+        let mut json = serde_json::json!({
+            "architectures": ["BertForSequenceClassification"], "model_type": "bert", "vocab_size": 100,
+            "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 100,
+            "max_position_embeddings": 64,
+        });
+        for (field, value) in changes.as_object().unwrap() {
+            json[field] = value.clone();
+        }
+        read_config(json.to_string().as_bytes())
+    }
+
+    #[test]
+    fn labels_are_counted() {
+        let one = serde_json::json!({ "id2label": { "0": "LABEL_0" } });
+        assert_eq!(with(&one).unwrap().outputs(), 1);
+        assert_eq!(with(&serde_json::json!({ "num_labels": 5 })).unwrap().outputs(), 5);
+        assert_eq!(with(&serde_json::json!({})).unwrap().outputs(), 2);
+    }
+
+    #[test]
+    fn a_bare_encoder_is_an_embedding_model() {
+        let architecture = with(&serde_json::json!({ "architectures": ["BertModel"] })).unwrap();
+        assert_eq!((architecture.task(), architecture.outputs()), (Task::Embedding, 48));
+    }
+
+    #[test]
+    fn a_model_type_that_is_supported_needs_no_class() {
+        for none in [serde_json::json!(null), serde_json::json!([])] {
+            let bare = with(&serde_json::json!({ "architectures": none })).unwrap();
+            assert_eq!(bare.task(), Task::Embedding);
+            let labels = with(&serde_json::json!({ "architectures": none, "num_labels": 1 })).unwrap();
+            assert_eq!((labels.task(), labels.outputs()), (Task::CrossEncoder, 1));
+        }
+        let unknown = with(&serde_json::json!({ "architectures": null, "model_type": "new" })).unwrap_err();
+        assert!(unknown.to_string().starts_with("unsupported architecture new: supported are Bert"), "{unknown}");
+        assert!(read_config(b"{}").unwrap_err().to_string().contains("(none named)"));
+    }
+
+    #[test]
+    fn other_architectures_are_refused_by_name() {
+        for name in ["GPT2LMHeadModel", "BertForMaskedLM", "NewForSequenceClassification", "Model", ""] {
+            // Their files lack fields of the families': the name must come first.
+            let json = serde_json::json!({ "architectures": [name], "dim": 32 }).to_string();
+            let error = read_config(json.as_bytes()).unwrap_err();
+            assert!(matches!(&error, ConfigError::Architecture { architecture } if architecture == name), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_type_or_class_hides_is_refused() {
+        let cases = [
+            (serde_json::json!({ "model_type": "other" }), "unsupported architecture BertForSequenceClassification"),
+            (serde_json::json!({ "architectures": ["BertModel", "BertModel"] }), "supported is a list of one class"),
+            (serde_json::json!({ "architectures": "BertModel" }), "supported is a list of one class"),
+            (serde_json::json!({ "architectures": [1] }), "supported is a list of one class"),
+            (serde_json::json!({ "auto_map": { "AutoModel": "owner/name--modeling.Other" } }), "auto_map is"),
+        ];
+        for (changes, expected) in cases {
+            let message = with(&changes).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+        assert!(with(&serde_json::json!({ "auto_map": {} })).is_ok());
+    }
+
+    #[test]
+    fn a_message_shows_a_part_of_a_hostile_file() {
+        let name = "é".repeat(10_000);
+        let message = with(&serde_json::json!({ "architectures": [name] })).unwrap_err().to_string();
+        assert!(message.len() < 2_000, "{} bytes", message.len());
+    }
+
+    #[test]
+    fn sizes_that_no_model_has_are_refused() {
+        let cases = [
+            (serde_json::json!({ "num_attention_heads": 5 }), "a multiple of num_attention_heads"),
+            (serde_json::json!({ "num_attention_heads": 0 }), "a multiple of num_attention_heads"),
+            (serde_json::json!({ "hidden_size": 3_000_000 }), "hidden size is 3000000"),
+            (serde_json::json!({ "vocab_size": 0 }), "vocabulary size is 0"),
+            (serde_json::json!({ "num_hidden_layers": 0 }), "num_hidden_layers is 0"),
+            (serde_json::json!({ "num_hidden_layers": 1_000_000_000_000u64 }), "num_hidden_layers is 1000000000000"),
+            (serde_json::json!({ "max_position_embeddings": 0 }), "longest row is 0"),
+            (serde_json::json!({ "type_vocab_size": 3 }), "type_vocab_size is 3"),
+            (serde_json::json!({ "layer_norm_eps": 0.0 }), "eps of a norm is 0"),
+            (serde_json::json!({ "vocab_size": -1 }), "cannot be read"),
+            (serde_json::json!({ "id2label": {} }), "number of labels is 0"),
+        ];
+        for (changes, expected) in cases {
+            let message = with(&changes).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_refused() {
+        for bytes in [&b""[..], b"[1", b"null", b"[]", b"\xff\xfe"] {
+            assert!(read_config(bytes).is_err(), "{bytes:?}");
+        }
+    }
+}

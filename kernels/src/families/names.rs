@@ -1,0 +1,71 @@
+//! What the tensors of a family are called.
+
+use crate::weights::{LayerModule, Module};
+
+/// Modules by name. Those of a layer follow [`layer`](Self::layer) and the layer's number; an empty name is of a module
+/// that no model of the family has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Names {
+    /// What the names of the encoder's modules begin with. A bare encoder is stored without it.
+    pub(crate) prefix: &'static str,
+    pub(crate) word: &'static str,
+    pub(crate) position: &'static str,
+    pub(crate) token_type: &'static str,
+    pub(crate) embedding_norm: &'static str,
+    pub(crate) projection: &'static str,
+    /// What comes before a layer's number.
+    pub(crate) layer: &'static str,
+    pub(crate) query_key_value: QueryKeyValue,
+    pub(crate) attention_output: &'static str,
+    pub(crate) attention_norm: &'static str,
+    pub(crate) intermediate: &'static str,
+    pub(crate) output: &'static str,
+    pub(crate) output_norm: &'static str,
+    pub(crate) final_norm: &'static str,
+    /// The head's modules, which have no prefix unless it is written out here.
+    pub(crate) dense: &'static str,
+    pub(crate) dense_norm: &'static str,
+    pub(crate) classifier: &'static str,
+}
+
+/// How the projections of queries, keys and values are stored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum QueryKeyValue {
+    /// Each by itself.
+    Separate([&'static str; 3]),
+    /// One below the other in one module.
+    Fused(&'static str),
+}
+
+impl Names {
+    /// The name of a module, without `.weight` or `.bias`.
+    pub(crate) fn of(&self, module: Module) -> String {
+        let encoder = |name: &str| format!("{}{name}", self.prefix);
+        match module {
+            Module::Word => encoder(self.word),
+            Module::Position => encoder(self.position),
+            Module::TokenType => encoder(self.token_type),
+            Module::EmbeddingNorm => encoder(self.embedding_norm),
+            Module::Projection => encoder(self.projection),
+            Module::Layer(index, module) => encoder(&format!("{}{index}.{}", self.layer, self.of_layer(module))),
+            Module::FinalNorm => encoder(self.final_norm),
+            Module::Dense => self.dense.to_owned(),
+            Module::DenseNorm => self.dense_norm.to_owned(),
+            Module::Classifier => self.classifier.to_owned(),
+        }
+    }
+
+    fn of_layer(&self, module: LayerModule) -> &'static str {
+        match (module, self.query_key_value) {
+            (LayerModule::Query, QueryKeyValue::Separate([query, ..])) => query,
+            (LayerModule::Key, QueryKeyValue::Separate([_, key, _])) => key,
+            (LayerModule::Value, QueryKeyValue::Separate([.., value])) => value,
+            (LayerModule::Query | LayerModule::Key | LayerModule::Value, QueryKeyValue::Fused(name)) => name,
+            (LayerModule::AttentionOutput, _) => self.attention_output,
+            (LayerModule::AttentionNorm, _) => self.attention_norm,
+            (LayerModule::Intermediate, _) => self.intermediate,
+            (LayerModule::Output, _) => self.output,
+            (LayerModule::OutputNorm, _) => self.output_norm,
+        }
+    }
+}
