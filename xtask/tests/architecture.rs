@@ -4,8 +4,6 @@
 //! module uses only in its tests is left out.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
-#![allow(clippy::unwrap_used, reason = "a source that cannot be read fails the test")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

@@ -43,8 +43,11 @@ pub const DEFAULT_MAX_CALL_BYTES: usize = 16 << 20;
 /// Most rows that one request runs: each document cut into several passages, and no more.
 pub const DEFAULT_MAX_REQUEST_ROWS: u64 = 16_384;
 
+/// Most tokens of one tenant that wait for the device: half a minute of work on two processor cores, thousands of pairs.
+pub const DEFAULT_MAX_TENANT_QUEUED_TOKENS: usize = 1 << 18;
+
 /// Most tokens that one request runs: four hundred of the longest rows, and what may wait of one tenant at once.
-pub const DEFAULT_MAX_REQUEST_TOKENS: u64 = crate::device::DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
+pub const DEFAULT_MAX_REQUEST_TOKENS: u64 = DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
 
 /// Most models that a guest holds open at once: it has no use for more than it may run, and every open one is an entry
 /// in the host's table.
