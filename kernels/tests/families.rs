@@ -6,7 +6,7 @@
 mod common;
 
 use assay_kernels::{CpuEngine, Precision, Task, TokenTypes, checkpoint, families, reference};
-use common::{cpu_engine, golden, golden_path, pack, random_model, random_rows, run, worst};
+use common::{cpu_engine, golden, pack, random_model, random_rows, run, worst};
 
 /// The reference differs from PyTorch's float64 by the order of sums only.
 const REFERENCE_TOLERANCE: f64 = 1e-9;
@@ -18,19 +18,18 @@ const ROTARY_TOLERANCE: f64 = 1e-6;
 const ENGINE_TOLERANCES: [(Precision, f64); 3] =
     [(Precision::F32, 1e-4), (Precision::Int8, 0.1), (Precision::Int16, 0.01)];
 
-/// Tiny models of families that the CPU engine computes.
-const MODELS: [&str; 6] =
-    ["tiny-bert-3labels", "tiny-bert-hd32", "tiny-bert-hd64", "tiny-xlm-roberta", "tiny-distilbert", "tiny-electra"];
+/// Families that the CPU engine computes, by what the names of their tiny models begin with.
+const FAMILIES: [&str; 6] = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"];
 
 #[test]
 fn every_family_agrees_with_pytorch_in_the_reference_and_in_each_precision() {
-    for name in MODELS {
-        let Some(dir) = golden_path(name) else { return };
+    for dir in FAMILIES.into_iter().flat_map(testdata::models) {
+        let name = dir.file_name().unwrap().to_string_lossy();
         let golden = golden(&dir.join("golden.json"));
         let model = checkpoint::load(&dir, None).unwrap();
         let rows = pack(&golden.cases);
         let expected: Vec<f64> = golden.cases.iter().flat_map(|case| case.logits.clone()).collect();
-        check_reference(name, &reference::forward(&model, &rows), &expected, REFERENCE_TOLERANCE);
+        check_reference(&name, &reference::forward(&model, &rows), &expected, REFERENCE_TOLERANCE);
         for (precision, tolerance) in ENGINE_TOLERANCES {
             let outputs = run(&mut cpu_engine(model.clone(), 2, precision), &rows);
             let (error, at) = worst(&outputs, &expected);
@@ -42,13 +41,15 @@ fn every_family_agrees_with_pytorch_in_the_reference_and_in_each_precision() {
 
 #[test]
 fn modernbert_agrees_with_pytorch_in_the_reference_and_is_refused_by_the_engine_by_part() {
-    let Some(dir) = golden_path("tiny-modernbert") else { return };
-    let golden = golden(&dir.join("golden.json"));
-    let model = checkpoint::load(&dir, None).unwrap();
-    let expected: Vec<f64> = golden.cases.iter().flat_map(|case| case.logits.clone()).collect();
-    check_reference("modernbert", &reference::forward(&model, &pack(&golden.cases)), &expected, ROTARY_TOLERANCE);
-    let error = CpuEngine::supports(&model.architecture).unwrap_err();
-    assert!(error.to_string().starts_with("the cpu engine has no "), "{error}");
+    for name in ["modernbert-cls", "modernbert-mean"] {
+        let dir = testdata::model(name);
+        let golden = golden(&dir.join("golden.json"));
+        let model = checkpoint::load(&dir, None).unwrap();
+        let expected: Vec<f64> = golden.cases.iter().flat_map(|case| case.logits.clone()).collect();
+        check_reference(name, &reference::forward(&model, &pack(&golden.cases)), &expected, ROTARY_TOLERANCE);
+        let error = CpuEngine::supports(&model.architecture).unwrap_err();
+        assert!(error.to_string().starts_with("the cpu engine has no "), "{error}");
+    }
 }
 
 fn check_reference(name: &str, actual: &[f64], expected: &[f64], tolerance: f64) {

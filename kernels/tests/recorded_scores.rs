@@ -18,6 +18,7 @@ use assay_kernels::{
 };
 use common::{Shape, default_adapter, golden, pack, random_rows, random_weights};
 use serde::{Deserialize, Serialize};
+use testdata::Cause;
 
 /// Lengths at which tiles and vectors begin and end, and the longest rows of the models in use.
 const LENGTHS: [usize; 7] = [1, 2, 17, 64, 100, 511, 512];
@@ -99,8 +100,10 @@ fn check(devices: &[Arc<CpuDevice>], name: &str, model: &Model, rows: &PackedBat
             (Some(device), Some(recorded)) => {
                 assert_eq!(&compute(device, model, rows), recorded, "{name}, {}", set.name());
             }
-            (Some(_), None) => println!("skipped: {name} is not recorded for {}", set.name()),
-            (None, Some(_)) => println!("skipped: this processor does not have {}", set.name()),
+            (Some(_), None) => {
+                testdata::skip(Cause::NotSetUp, &format!("{name} is not recorded for {}", set.name()));
+            }
+            (None, Some(_)) => testdata::skip(Cause::NoInstructions, &format!("scores for {}", set.name())),
             (None, None) => {}
         }
     }

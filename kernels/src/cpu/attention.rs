@@ -9,10 +9,10 @@
 //!
 //! A query's numbers depend on the row's keys and values in their order, and on nothing else.
 
+use super::buffer::grow;
 use super::gemm::{Finish, Gemm, Init};
 use super::matrix::{Matrix, MatrixMut};
 use super::simd::{Isa, Kernel, MAX_TILE_ROWS, Simd, math};
-use super::worker::grow;
 
 /// Keys that are packed and scored together: every row of the models that take up to 512 tokens is one block.
 pub(super) const KEY_BLOCK: usize = 512;

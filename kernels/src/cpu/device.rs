@@ -4,13 +4,12 @@
 //! the models and rows so far have needed: they grow when a model is loaded or a longer row comes, and never shrink.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::InstructionSet;
 use super::pool::{Pool, Work};
-use super::simd::Isa;
-use super::worker::{Needs, Worker};
+use super::simd::{InstructionSet, Isa};
+use super::worker::{Arena, Needs, Worker};
 use crate::engine::EngineError;
 
 /// How a [`CpuDevice`] is made.
@@ -84,22 +83,6 @@ impl CpuDevice {
     /// Grows every thread's buffers to what a model needs.
     pub(super) fn reserve(&self, needs: Needs) -> bool {
         self.run(Arc::new(Reserve { needs, arena: Arc::clone(&self.arena) }))
-    }
-}
-
-/// What threads see of each other's buffers.
-#[derive(Debug)]
-pub(super) struct Arena {
-    /// Queries, keys and values of each thread's tokens; written by the thread, then read by its team. Two, so that a
-    /// fast member can begin the next layer while a slow one still reads this one.
-    pub(super) exchange: Vec<[RwLock<Vec<f32>>; 2]>,
-    /// All threads' buffers, the exchange included.
-    pub(super) bytes: AtomicU64,
-}
-
-impl Arena {
-    fn new(threads: usize) -> Self {
-        Self { exchange: (0..threads).map(|_| Default::default()).collect(), bytes: AtomicU64::new(0) }
     }
 }
 

@@ -7,19 +7,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::attention::{Attend, KeyBlock, PackKeysValues, Scratch};
-use super::device::Arena;
-use super::gemm::Finish;
+use super::gemm::{Finish, K_BLOCK};
 use super::grouping::{Grouping, Sharing};
 use super::integer::LeftBuffer;
 use super::matrix::{Matrix, MatrixMut};
 use super::norm::EmbeddedToken;
-use super::pack::{K_BLOCK, Left, Product};
+use super::pack::{Left, Product};
 use super::packed_model::{PackedLayer, PackedModel};
 use super::pool::Work;
 use super::simd::Isa;
 use super::stages::{Clock, Stage, Stages};
 use super::sync::Barrier;
-use super::worker::{BlockBuffers, GROUP_TOKENS, Needs, TAIL_ROWS, Worker};
+use super::worker::{Arena, BlockBuffers, GROUP_TOKENS, Needs, TAIL_ROWS, Worker};
 use crate::batch::PackedBatch;
 
 /// What all threads see of a batch of one model.

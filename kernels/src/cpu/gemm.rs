@@ -1,7 +1,7 @@
 //! Matrix product in f32: a register tile of [`Simd::TILE_ROWS`] rows by one panel, over panels packed at load.
 //!
 //! The loops follow Goto and van de Geijn (<https://doi.org/10.1145/1356052.1356053>) turned to a tall left matrix that
-//! is already in cache: a panel of the right matrix, `[k, PANEL]` and at most [`K_BLOCK`](super::pack::K_BLOCK) deep,
+//! is already in cache: a panel of the right matrix, `[k, PANEL]` and at most [`K_BLOCK`] deep,
 //! stays in the first-level cache while every strip of the left one passes by it; the next panel is asked for ahead.
 //! The left matrix is read in place: its elements are broadcast one at a time, which needs no packing.
 //!
@@ -12,6 +12,10 @@
 
 use super::matrix::{Matrix, MatrixMut};
 use super::simd::{Kernel, MAX_TILE_ROWS, PANEL_VECTORS, Simd, math};
+
+/// Inputs to one block: the panel (24 KiB on AVX2) shares a first-level cache of 32 KiB with a strip of the left
+/// matrix. Divides into no smaller blocks the 384 of the model at hand.
+pub(super) const K_BLOCK: usize = 384;
 
 /// What the sums begin with.
 #[derive(Debug, Clone, Copy)]

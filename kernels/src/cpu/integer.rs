@@ -13,11 +13,10 @@
 
 use std::ops::Range;
 
-use super::gemm::{Finish, Init};
+use super::buffer::grow;
+use super::gemm::{Finish, Init, K_BLOCK};
 use super::matrix::{Matrix, MatrixMut};
-use super::pack::K_BLOCK;
 use super::simd::{Isa, Kernel, MAX_PANEL, MAX_TILE_ROWS, PANEL_VECTORS, Simd, math};
-use super::worker::grow;
 
 /// A quantised weight as it is stored.
 pub(super) trait Weight: Copy + std::fmt::Debug + Send + Sync + 'static {

@@ -10,6 +10,7 @@
 //! any number of threads. Between instruction sets they differ by rounding.
 
 mod attention;
+mod buffer;
 mod device;
 mod forward;
 mod gemm;
@@ -31,9 +32,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::architecture::{Architecture, Unsupported};
+use crate::architecture::{Architecture, RowShape, Unsupported};
 use crate::batch::{CheckedBatch, PackedBatch};
-use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, RowShape, Ticket};
+use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, Ticket};
 use crate::flops::{batch_flops, row_flops};
 use crate::weights::Model;
 pub use device::{CpuDevice, CpuDeviceOptions};

@@ -5,16 +5,12 @@
 
 use std::ops::Range;
 
-use super::gemm::{Finish, Gemm, Init};
+use super::gemm::{Finish, Gemm, Init, K_BLOCK};
 use super::integer::{IntegerGemm, IntegerPanels, LeftBuffer, Quantised, Weight};
 use super::matrix::{Matrix, MatrixMut};
 use super::simd::Isa;
 use crate::engine::Precision;
 use crate::weights::Linear;
-
-/// Inputs to one block: the panel (24 KiB on AVX2) shares a first-level cache of 32 KiB with a strip of the left
-/// matrix. Divides into no smaller blocks the 384 of the model at hand.
-pub(super) const K_BLOCK: usize = 384;
 
 /// How a packed matrix stores its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

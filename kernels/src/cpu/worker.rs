@@ -4,13 +4,14 @@
 //! layer in the second-level cache from the first layer to the last; only weights stream by. No kernel reads what it has
 //! not written in the same batch, so models of different widths share the buffers.
 
-use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use super::attention::Scratch;
-use super::device::Arena;
+use super::buffer::grow;
+use super::gemm::K_BLOCK;
 use super::integer::LeftBuffer;
-use super::pack::{Format, K_BLOCK};
+use super::pack::Format;
 use super::packed_model::PackedModel;
 use super::simd::Isa;
 use super::stages::Clock;
@@ -25,6 +26,22 @@ pub(super) const TAIL_ROWS: usize = 96;
 
 /// Longest row for which a model reserves memory when it loads. Longer ones have it grow when they come.
 const RESERVED_ROW_TOKENS: usize = 512;
+
+/// What threads see of each other's buffers.
+#[derive(Debug)]
+pub(super) struct Arena {
+    /// Queries, keys and values of each thread's tokens; written by the thread, then read by its team. Two, so that a
+    /// fast member can begin the next layer while a slow one still reads this one.
+    pub(super) exchange: Vec<[RwLock<Vec<f32>>; 2]>,
+    /// All threads' buffers, the exchange included.
+    pub(super) bytes: AtomicU64,
+}
+
+impl Arena {
+    pub(super) fn new(threads: usize) -> Self {
+        Self { exchange: (0..threads).map(|_| Default::default()).collect(), bytes: AtomicU64::new(0) }
+    }
+}
 
 /// Sizes of a worker's buffers.
 #[derive(Debug, Clone, Copy)]
@@ -179,13 +196,5 @@ impl Worker {
             + left.bytes()
             + left_block.bytes()
             + self.attention.bytes()
-    }
-}
-
-/// Makes a buffer at least `len` long. What it holds is lost, so that growing never takes the memory of both.
-pub(super) fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
-    if buffer.len() < len {
-        *buffer = Vec::new();
-        *buffer = vec![T::default(); len];
     }
 }

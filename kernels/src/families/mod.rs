@@ -5,6 +5,7 @@
 //! that is not listed may compute something else with the same tensors. Nothing outside this folder names a family.
 
 mod bert;
+mod check;
 mod config;
 mod distilbert;
 mod electra;
@@ -132,7 +133,7 @@ impl Config {
     /// A field is missing or has a value that would be computed wrongly.
     pub(crate) fn architecture(&self, adapter_labels: Option<usize>) -> Result<Architecture, ConfigError> {
         let architecture = (self.family.architecture)(&self.value, adapter_labels.or(self.labels))?;
-        architecture.check()?;
+        check::check(&architecture)?;
         Ok(architecture)
     }
 }

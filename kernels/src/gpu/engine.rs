@@ -24,9 +24,9 @@ use super::slots::{self, SLOTS, Slot};
 use super::timing;
 use super::tune::{Subject, TuneCache};
 use super::uploaded::{self, Uploaded};
-use crate::architecture::{Architecture, Unsupported};
+use crate::architecture::{Architecture, RowShape, Unsupported};
 use crate::batch::{CheckedBatch, PackedBatch};
-use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, RowShape, Ticket};
+use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, Ticket};
 use crate::flops::{batch_flops, row_flops};
 use crate::weights::Model;
 
