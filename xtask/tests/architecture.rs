@@ -14,11 +14,11 @@ const HOST_MODULES: &[(&str, &[&str])] = &[
     ("http", &["json", "limits", "rerank", "tenant"]),
     ("tenant", &["device", "durable", "guest", "limits", "model", "rerank", "sweep"]),
     ("guest", &["device", "durable", "limits", "model", "rerank", "sweep"]),
-    ("device", &["durable", "model"]),
+    ("device", &["durable", "limits", "model"]),
     ("model", &["durable", "sweep"]),
     ("sweep", &["durable"]),
     ("json", &["rerank"]),
-    ("limits", &["device", "rerank"]),
+    ("limits", &["rerank"]),
     ("durable", &[]),
     ("rerank", &[]),
     // Checks for fuzzing: it looks at everything from outside.

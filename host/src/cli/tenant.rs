@@ -310,7 +310,7 @@ fn describe(description: &Description) -> String {
         let mine = |loaded: &ModelStatus| {
             models.iter().any(|opened| (&opened.model.name, &opened.model.revision) == (&loaded.name, &loaded.revision))
         };
-        text += &format!("\ndevice\n{}", loaded_models(device, mine));
+        text += &format!("\ndevice\n{}", loaded_models(device, &mine));
     }
     text += "\nhistory\n";
     let rows: Vec<Vec<String>> = history
