@@ -91,13 +91,13 @@ fn text(devices: &Devices) -> String {
     text += &format!("--engine auto takes {}: {}\n", auto.engine, auto.reason);
     text += &format!("--device-memory is {} unless it is given\n", auto.memory_budget);
     if let Some(server) = server {
-        text += &format!("\nthe server's device\n{}", loaded_models(server, |_| true));
+        text += &format!("\nthe server's device\n{}", loaded_models(server, &|_| true));
     }
     text
 }
 
 /// A server's device, and those of the models on it that are asked for.
-pub(super) fn loaded_models(status: &DeviceStatus, shown: impl Fn(&ModelStatus) -> bool) -> String {
+pub(super) fn loaded_models(status: &DeviceStatus, shown: &dyn Fn(&ModelStatus) -> bool) -> String {
     let size = |bytes: u64| ByteSize(bytes).to_string();
     let rows: Vec<Vec<String>> = status
         .models
@@ -117,8 +117,9 @@ pub(super) fn loaded_models(status: &DeviceStatus, shown: impl Fn(&ModelStatus) 
         })
         .collect();
     let header = ["model", "precision", "weights", "activations", "buffers", "held by", "tokens", "device time"];
+    let processor = status.processor.as_ref().map_or_else(String::new, |processor| loaded_models(processor, shown));
     format!(
-        "{} {}, {}\n{}all models take {}; the budget is {}\n",
+        "{} {}, {}\n{}all models take {}; the budget is {}\n{processor}",
         status.engine,
         status.device,
         status.reason,

@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 
 use super::error::CliError;
 use super::{table, tenant};
-use crate::model::store::{Added, Change, StoredModel};
-use crate::model::{ModelStore, Source, builtin, hub};
+use crate::model::store::StoredModel;
+use crate::model::{Added, Change, ModelStore, Source, builtin, hub};
 use crate::tenant::admin::HeldModel;
 
 #[derive(Debug, Subcommand)]
@@ -116,7 +116,7 @@ fn add(args: &Add, store: &ModelStore) -> Result<(), CliError> {
 
 fn list(args: &List, store: &ModelStore, data_dir: &Path) -> Result<(), CliError> {
     let default = store.default_name()?;
-    // Without them the list is still worth having.
+    // The list is useful without them.
     let held = tenant::held_models(data_dir)
         .inspect_err(|error| eprintln!("which tenants open which models cannot be told: {error}"))
         .unwrap_or_default();

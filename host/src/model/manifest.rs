@@ -1,4 +1,4 @@
-//! What the store knows of a model: where it came from, and the hash of every file.
+//! What the store records of a model: its origin and the hash of every file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ pub struct Manifest {
     pub revision: String,
     /// Where it came from.
     pub source: Source,
-    /// The adapter's place of origin, where there is one.
+    /// Where the adapter came from, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<Source>,
     /// Every file by its path below the revision's directory.

@@ -1,6 +1,7 @@
-//! Models: directories that are [checked](check) when they come in, kept by revision ([`store`]), fetched from a hub
+//! Models: directories that are [checked](check) and [added](add), kept by revision ([`store`]), fetched from a hub
 //! ([`hub`]) or put together from a Python package ([`builtin`]). [`device`](crate::device) loads them.
 
+mod add;
 pub mod builtin;
 pub(crate) mod check;
 mod error;
@@ -10,6 +11,7 @@ pub mod manifest;
 mod name;
 pub mod store;
 
+pub use add::{Added, Change};
 pub use error::{Damage, ModelError, TokenizerFault};
 pub use info::{ModelInfo, ModelTask};
 pub use manifest::{Manifest, ModelRevision, Source};

@@ -18,22 +18,21 @@
 //! right one over it, so that no file is missing at any time. Processes that add at once copy side by side and take the
 //! lock for the renaming.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use assay_kernels::checkpoint;
 
 use super::check::check_model;
 use super::error::{Damage, ModelError};
-use super::manifest::{FileRecord, Manifest, Source, revision};
+use super::manifest::{FileRecord, Manifest, revision};
 use super::name::{self, DEFAULT_FILE};
 use crate::durable::{self, DirLock, Durability};
 use crate::sweep::{DroppedKind, GRACE, Sweep};
 
 /// The tokenizer's file in a model directory.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-const ADAPTER_DIR: &str = "adapter";
-const MANIFEST_FILE: &str = "manifest.json";
+pub(super) const ADAPTER_DIR: &str = "adapter";
+pub(super) const MANIFEST_FILE: &str = "manifest.json";
 const CURRENT_FILE: &str = "current";
 pub(super) const MODEL_FILES: [&str; 3] = [checkpoint::CONFIG_FILE, TOKENIZER_FILE, checkpoint::WEIGHTS_FILE];
 pub(super) const ADAPTER_FILES: [&str; 2] = [checkpoint::ADAPTER_CONFIG_FILE, checkpoint::ADAPTER_WEIGHTS_FILE];
@@ -47,35 +46,15 @@ pub const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 /// Models on disk.
 #[derive(Debug, Clone)]
 pub struct ModelStore {
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 /// One revision of a model in the store.
 #[derive(Debug, Clone)]
 pub struct StoredModel {
-    /// What the store knows of it.
+    /// Its origin and its files.
     pub manifest: Manifest,
     dir: PathBuf,
-}
-
-/// What came of adding a model.
-#[derive(Debug, Clone)]
-pub struct Added {
-    /// The revision, which is its model's current one now.
-    pub model: StoredModel,
-    /// What the store had of it.
-    pub change: Change,
-}
-
-/// What adding a model changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// The revision was copied in.
-    Copied,
-    /// The revision was there and whole.
-    Kept,
-    /// The revision was there, and damaged files of it were replaced.
-    Repaired,
 }
 
 /// A revision in a list of all.
@@ -87,65 +66,11 @@ pub struct Listed {
     pub is_current: bool,
 }
 
-/// The files of a model to be added.
-struct Files<'a> {
-    /// What each must be, by its path below the revision's directory.
-    records: BTreeMap<String, FileRecord>,
-    dir: &'a Path,
-    adapter: Option<&'a Path>,
-}
-
 impl ModelStore {
     /// The store below `data_dir`; made on the first write.
     #[must_use]
     pub fn new(data_dir: &Path) -> Self {
         Self { root: data_dir.join("models") }
-    }
-
-    /// Checks the model in `dir`, with the LoRA adapter in `adapter` over it, and copies both into the store, unless
-    /// they are there already. The revision becomes its model's current one, and the first model that is added becomes
-    /// the default.
-    ///
-    /// # Errors
-    /// The directory is not a model, any tensor is missing, misshapen or not finite, the tokenizer is not the model's,
-    /// or the name is too close to that of another model. Nothing is changed then.
-    pub fn add(
-        &self,
-        name: &str,
-        dir: &Path,
-        source: Source,
-        adapter: Option<(&Path, Source)>,
-    ) -> Result<Added, ModelError> {
-        let model_dir = self.model_dir(name)?;
-        self.default_name()?;
-        let (adapter_dir, adapter) = adapter.unzip();
-        check_model(dir, adapter_dir)?;
-        let files = Files::record(dir, adapter_dir)?;
-        let revision = revision(&files.records);
-        let manifest = Manifest { name: name.to_owned(), revision, source, adapter, files: files.records.clone() };
-        let place = model_dir.join(directory_of(&manifest.revision));
-
-        std::fs::create_dir_all(&self.root).map_err(ModelError::io(&self.root))?;
-        let staged = if place.exists() { None } else { Some(self.stage(&manifest, &files)?) };
-        let _lock = self.lock()?;
-        self.refuse_taken(name)?;
-        std::fs::create_dir_all(&model_dir).map_err(ModelError::io(&model_dir))?;
-        let change = match staged {
-            Some(staged) if !place.exists() => {
-                std::fs::rename(staged.path(), &place).map_err(ModelError::io(&place))?;
-                // It is in its place: there is nothing left to clean up.
-                let _ = staged.keep();
-                durable::sync_dir(&model_dir).map_err(ModelError::io(&model_dir))?;
-                Change::Copied
-            }
-            _ => repair(&place, &manifest, &files)?,
-        };
-        let model = StoredModel::read(&place, name)?;
-        self.point_at(&model)?;
-        if read_pointer(&self.root.join(DEFAULT_FILE))?.is_none() {
-            self.write_default(name)?;
-        }
-        Ok(Added { model, change })
     }
 
     /// Makes `name` the model that is used where none is named.
@@ -209,17 +134,9 @@ impl ModelStore {
     /// # Errors
     /// There is no such model, or a manifest is damaged.
     pub fn revisions(&self, name: &str) -> Result<Vec<StoredModel>, ModelError> {
-        let mut models: Vec<StoredModel> = Vec::new();
-        for dir in revision_dirs(&self.model_dir(name)?)? {
-            match StoredModel::read(&dir, name) {
-                Ok(model) => models.push(model),
-                // Earlier versions of this program let two names share a directory.
-                Err(ModelError::Unknown { .. }) => {}
-                // A sweep may have removed it since.
-                Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let mut models = read_all(&self.model_dir(name)?)?;
+        // Earlier programs let two names share a directory.
+        models.retain(|model| model.manifest.name == name);
         if models.is_empty() {
             return Err(ModelError::Unknown { name: name.to_owned() });
         }
@@ -234,9 +151,9 @@ impl ModelStore {
         let mut listed = Vec::new();
         for dir in directories(&self.root)? {
             let Some(current) = read_pointer(&dir.join(CURRENT_FILE))? else { continue };
-            for revision in revision_dirs(&dir)? {
-                let is_current = revision.file_name().is_some_and(|directory| directory == current.as_str());
-                listed.push(Listed { model: StoredModel::read_any_name(&revision)?, is_current });
+            for model in read_all(&dir)? {
+                let is_current = directory_of(&model.manifest.revision) == current;
+                listed.push(Listed { model, is_current });
             }
         }
         let key = |listed: &Listed| (listed.model.manifest.name.clone(), !listed.is_current);
@@ -276,15 +193,6 @@ impl ModelStore {
         Ok(())
     }
 
-    /// Makes the revision current that `is_it` recognises, where the store has it whole: it need not be fetched again.
-    pub(super) fn keep(&self, name: &str, is_it: impl Fn(&Manifest) -> bool) -> Result<Option<Added>, ModelError> {
-        let kept = self.revisions(name).unwrap_or_default().into_iter().find(|model| is_it(&model.manifest));
-        let Some(model) = kept.filter(|model| model.verify().is_ok()) else { return Ok(None) };
-        let _lock = self.lock()?;
-        self.point_at(&model)?;
-        Ok(Some(Added { model, change: Change::Kept }))
-    }
-
     fn current(&self, name: &str) -> Result<StoredModel, ModelError> {
         let model_dir = self.model_dir(name)?;
         match read_pointer(&model_dir.join(CURRENT_FILE))? {
@@ -294,7 +202,7 @@ impl ModelStore {
     }
 
     /// Where a model's revisions lie. Must not be called by who holds the lock.
-    fn model_dir(&self, name: &str) -> Result<PathBuf, ModelError> {
+    pub(super) fn model_dir(&self, name: &str) -> Result<PathBuf, ModelError> {
         let directory = name::directory(name)?;
         let dir = self.root.join(&directory);
         // Earlier versions of this program gave no name another directory, and could then not read the default's name.
@@ -309,49 +217,23 @@ impl ModelStore {
         Ok(dir)
     }
 
-    fn lock(&self) -> Result<DirLock, ModelError> {
+    pub(super) fn lock(&self) -> Result<DirLock, ModelError> {
         DirLock::acquire(&self.root).map_err(ModelError::io(&self.root))
     }
 
-    /// Copies files into a directory of their own, which goes with the value.
-    fn stage(&self, manifest: &Manifest, files: &Files<'_>) -> Result<tempfile::TempDir, ModelError> {
-        let staged = tempfile::Builder::new().prefix(".adding-").tempdir_in(&self.root);
-        let staged = staged.map_err(ModelError::io(&self.root))?;
-        for file in files.records.keys() {
-            files.copy(file, staged.path())?;
-        }
-        write_manifest(staged.path(), manifest)?;
-        Ok(staged)
-    }
-
-    /// Refuses a name whose directory some file systems take for that of another model.
-    fn refuse_taken(&self, name: &str) -> Result<(), ModelError> {
-        let folded = name::fold(&name::directory(name)?);
-        for dir in directories(&self.root)? {
-            if name::fold(&dir.file_name().unwrap_or_default().to_string_lossy()) != folded {
-                continue;
-            }
-            let models = revision_dirs(&dir)?.into_iter().filter_map(|dir| StoredModel::read_any_name(&dir).ok());
-            if let Some(other) = models.map(|model| model.manifest.name).find(|other| other != name) {
-                return Err(ModelError::NameTaken { name: name.to_owned(), taken_by: other });
-            }
-        }
-        Ok(())
-    }
-
-    fn point_at(&self, model: &StoredModel) -> Result<(), ModelError> {
+    pub(super) fn point_at(&self, model: &StoredModel) -> Result<(), ModelError> {
         let path = self.root.join(name::directory(&model.manifest.name)?).join(CURRENT_FILE);
         write_pointer(&path, directory_of(&model.manifest.revision))
     }
 
-    fn write_default(&self, name: &str) -> Result<(), ModelError> {
+    pub(super) fn write_default(&self, name: &str) -> Result<(), ModelError> {
         write_pointer(&self.root.join(DEFAULT_FILE), name)
     }
 }
 
 impl StoredModel {
     /// Reads a manifest. A model of another name is not there: its directory is another's on this file system.
-    fn read(dir: &Path, name: &str) -> Result<Self, ModelError> {
+    pub(super) fn read(dir: &Path, name: &str) -> Result<Self, ModelError> {
         let model = Self::read_any_name(dir)?;
         if model.manifest.name != name {
             return Err(ModelError::Unknown { name: name.to_owned() });
@@ -359,7 +241,7 @@ impl StoredModel {
         Ok(model)
     }
 
-    fn read_any_name(dir: &Path) -> Result<Self, ModelError> {
+    pub(super) fn read_any_name(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(MANIFEST_FILE);
         let bytes = std::fs::read(&path).map_err(ModelError::io(&path))?;
         match serde_json::from_slice(&bytes) {
@@ -403,73 +285,13 @@ impl StoredModel {
     }
 }
 
-impl<'a> Files<'a> {
-    /// Reads every file through and records it.
-    fn record(dir: &'a Path, adapter: Option<&'a Path>) -> Result<Self, ModelError> {
-        let mut files = Self { records: BTreeMap::new(), dir, adapter };
-        let adapter_files = ADAPTER_FILES.iter().filter(|_| adapter.is_some());
-        let names = MODEL_FILES.iter().map(|&file| file.to_owned());
-        for file in names.chain(adapter_files.map(|file| format!("{ADAPTER_DIR}/{file}"))) {
-            let path = files.source(&file);
-            let record = FileRecord::of(&path).map_err(ModelError::io(&path))?;
-            files.records.insert(file, record);
-        }
-        Ok(files)
-    }
-
-    /// Where a file is copied from.
-    fn source(&self, file: &str) -> PathBuf {
-        match (file.strip_prefix(ADAPTER_DIR).and_then(|file| file.strip_prefix('/')), self.adapter) {
-            (Some(file), Some(adapter)) => adapter.join(file),
-            _ => self.dir.join(file),
-        }
-    }
-
-    /// Copies a file to its place below `dir`, and checks that the copy is what was recorded.
-    fn copy(&self, file: &str, dir: &Path) -> Result<(), ModelError> {
-        let (from, to) = (self.source(file), dir.join(file));
-        if let Some(parent) = to.parent() {
-            std::fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
-        }
-        let mut contents = std::fs::File::open(&from).map_err(ModelError::io(&from))?;
-        durable::replace_from(&to, &mut contents, Durability::Machine).map_err(ModelError::io(&to))?;
-        let copied = FileRecord::of(&to).map_err(ModelError::io(&to))?;
-        match self.records.get(file) {
-            Some(record) if *record != copied => Err(ModelError::Changing { path: from }),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Replaces what is damaged of a revision, file by file, so that no file is missing at any time. The manifest goes last:
-/// without it there is no revision.
-fn repair(place: &Path, manifest: &Manifest, files: &Files<'_>) -> Result<Change, ModelError> {
-    let kept = StoredModel::read_any_name(place).ok().map(|model| model.manifest);
-    if let Some(kept) = kept.as_ref().filter(|kept| kept.revision != manifest.revision) {
-        let (name, revision) = (manifest.name.clone(), manifest.revision.clone());
-        return Err(ModelError::RevisionClash { name, revision, kept: kept.revision.clone() });
-    }
-    let mut change = Change::Kept;
-    for (file, record) in &files.records {
-        if !FileRecord::of(&place.join(file)).is_ok_and(|found| found == *record) {
-            files.copy(file, place)?;
-            change = Change::Repaired;
-        }
-    }
-    if !kept.is_some_and(|kept| kept.name == manifest.name && kept.files == manifest.files) {
-        write_manifest(place, manifest)?;
-        change = Change::Repaired;
-    }
-    Ok(change)
-}
-
 /// The name of a revision's directory.
-fn directory_of(revision: &str) -> &str {
+pub(super) fn directory_of(revision: &str) -> &str {
     revision.get(..DIRECTORY_DIGITS).unwrap_or(revision)
 }
 
 /// Directories in `dir` that are not hidden, in order; none where `dir` is not there.
-fn directories(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
+pub(super) fn directories(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(ModelError::io(dir))?,
@@ -487,7 +309,7 @@ fn directories(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
 }
 
 /// The directories of a model's revisions.
-fn revision_dirs(model_dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
+pub(super) fn revision_dirs(model_dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let mut dirs = directories(model_dir)?;
     dirs.retain(|dir| {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
@@ -496,11 +318,18 @@ fn revision_dirs(model_dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
     Ok(dirs)
 }
 
-fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), ModelError> {
-    let path = dir.join(MANIFEST_FILE);
-    // Strings and numbers only: there is nothing that JSON could not hold.
-    let text = serde_json::to_vec_pretty(manifest).unwrap_or_default();
-    durable::replace(&path, &text, Durability::Machine).map_err(ModelError::io(&path))
+/// Reads the revisions in a model's directory, by their hash.
+fn read_all(model_dir: &Path) -> Result<Vec<StoredModel>, ModelError> {
+    let mut models = Vec::new();
+    for dir in revision_dirs(model_dir)? {
+        match StoredModel::read_any_name(&dir) {
+            Ok(model) => models.push(model),
+            // A sweep has removed it since.
+            Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(models)
 }
 
 fn write_pointer(path: &Path, text: &str) -> Result<(), ModelError> {
@@ -510,7 +339,7 @@ fn write_pointer(path: &Path, text: &str) -> Result<(), ModelError> {
     durable::replace(path, text.as_bytes(), Durability::Machine).map_err(ModelError::io(path))
 }
 
-fn read_pointer(path: &Path) -> Result<Option<String>, ModelError> {
+pub(super) fn read_pointer(path: &Path) -> Result<Option<String>, ModelError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {

@@ -32,7 +32,7 @@ pub enum Command {
     },
     /// Every tenant.
     List,
-    /// All that is known of a tenant.
+    /// A tenant with its versions, models, use and history.
     Show {
         /// The tenant.
         tenant: TenantName,
@@ -91,11 +91,11 @@ pub enum Command {
 pub struct AdminRequest {
     /// What to do.
     pub command: Command,
-    /// The name of the user, for the history.
+    /// The user's name, for the history.
     pub by: String,
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
@@ -103,13 +103,13 @@ pub enum Reply {
     Serving(Box<Deployment>),
     /// Every tenant with its current version.
     Tenants(Vec<(TenantRecord, Deployment)>),
-    /// All that is known of a tenant.
+    /// A tenant.
     Tenant(Box<Description>),
-    /// A new key, to be shown once.
+    /// A new key, to show once.
     Key {
         /// The key.
         secret: String,
-        /// What is kept of it.
+        /// What is stored of it.
         record: KeyRecord,
     },
     /// A tenant's keys.
@@ -122,11 +122,11 @@ pub enum Reply {
     Device(Box<DeviceStatus>),
     /// It is done.
     Done,
-    /// It is not done; nothing has changed.
+    /// The command failed and changed nothing.
     Refused(AdminError),
 }
 
-/// All that is known of a tenant.
+/// A tenant with its versions, models, use and history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// The tenant.
@@ -137,7 +137,7 @@ pub struct Description {
     pub history: Vec<Event>,
     /// The models that its versions open.
     pub models: Vec<OpenedModel>,
-    /// What it uses; absent where no server runs.
+    /// What it uses; absent if no server runs.
     pub usage: Option<Usage>,
     /// What the server computes on, and all models that are loaded there; absent where no server runs.
     #[serde(default)]
@@ -243,7 +243,7 @@ pub enum Cause {
     NoModelFetched,
     /// Another process has the registry open.
     InUse,
-    /// Any other: the message has to do.
+    /// Any other.
     #[default]
     Other,
 }

@@ -1,7 +1,7 @@
-//! Components on disk, by their SHA-256: written whole, synced, then named.
+//! Components on disk, each named by its SHA-256. A blob is written and synced before it gets its name.
 //!
-//! A command puts a component here first and names it afterwards, perhaps in another process. So a sweep leaves blobs
-//! alone that were put within [`GRACE`], and both take the directory's lock for the moment in which they look and act.
+//! A command stores a component first and names it later, perhaps in another process. So a sweep skips blobs younger than
+//! [`GRACE`], and `put` and the sweep both lock the directory.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub(super) struct Blobs {
     dir: PathBuf,
 }
 
-/// Why a blob cannot be given out.
+/// Why a blob cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BlobError {
     /// The file cannot be read.
@@ -40,18 +40,18 @@ pub(super) enum BlobError {
 }
 
 impl Blobs {
-    /// The folder, which is made if it is not there.
+    /// Opens the folder, or makes it.
     pub(super) fn open(dir: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// Keeps bytes, and gives their hash. Once this returns, they survive a crash of the machine.
+    /// Stores bytes and returns their hash. Once this returns, they survive a crash of the machine.
     pub(super) fn put(&self, bytes: &[u8]) -> std::io::Result<String> {
         let hash = sha256_hex(bytes);
         let path = self.path(&hash);
         let _lock = DirLock::acquire(&self.dir)?;
-        // Compares what is here already: a crash of the machine may have lost part of it.
+        // Compares the whole file: a crash of the machine may have lost part of it.
         if std::fs::read(&path).is_ok_and(|kept| kept == bytes) {
             std::fs::OpenOptions::new().append(true).open(&path)?.set_modified(SystemTime::now())?;
             return Ok(hash);
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_damaged_blob_is_not_given_out_and_can_be_put_again() {
+    fn a_damaged_blob_is_refused_and_can_be_stored_again() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(dir.path()).unwrap();
         let hash = blobs.put(b"component").unwrap();

@@ -1,4 +1,4 @@
-//! Giving requests to a server that runs on a data directory.
+//! Sends requests to the server that runs on a data directory.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -13,7 +13,7 @@ pub(super) const SOCKET_FILE: &str = "admin.sock";
 #[cfg(unix)]
 type Stream = std::os::unix::net::UnixStream;
 
-/// There is no admin socket, and so nothing to talk over.
+/// This platform has no admin socket.
 #[cfg(not(unix))]
 type Stream = io::Empty;
 
@@ -25,10 +25,10 @@ pub struct AdminClient {
 }
 
 impl AdminClient {
-    /// Connects to the server that runs on a data directory; `None` where none does.
+    /// Connects to the server that runs on a data directory; `None` if there is none.
     ///
     /// # Errors
-    /// One runs, but will not talk to this user.
+    /// A server runs, but refuses this user.
     pub fn connect(data_dir: &Path) -> Result<Option<Self>, AdminError> {
         let failed = |error: io::Error| AdminError::host(format!("{}: {error}", data_dir.display()));
         let Some(stream) = connect(data_dir).map_err(failed)? else { return Ok(None) };
@@ -36,7 +36,7 @@ impl AdminClient {
         Ok(Some(Self { stream, blobs }))
     }
 
-    /// Puts a component where the server finds it by its hash.
+    /// Stores a component where the server finds it by its hash.
     ///
     /// # Errors
     /// The data directory cannot be written.
@@ -44,10 +44,10 @@ impl AdminClient {
         self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be kept: {error}")))
     }
 
-    /// Gives the request and waits for the reply.
+    /// Sends the request and waits for the reply.
     ///
     /// # Errors
-    /// The server went away; whether the request was carried out is not known then.
+    /// The server went away. It may have carried the request out or not.
     pub fn execute(mut self, request: &AdminRequest) -> Result<Reply, AdminError> {
         let gone = |error: io::Error| AdminError::host(format!("the server went away: {error}"));
         let mut text = serde_json::to_vec(request).map_err(|error| AdminError::host(error.to_string()))?;

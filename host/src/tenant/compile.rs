@@ -1,4 +1,4 @@
-//! Making a component ready in a process of its own.
+//! Compiles a component in a separate process.
 //!
 //! Compiling is slow and large for some inputs, and the compiler works on what a tenant wrote. So the host starts itself
 //! once more, with bounds on memory, processor time and files that the system enforces. It takes from that process only
@@ -17,10 +17,10 @@ use super::admin::AdminError;
 use crate::guest::{DEFAULT_MAX_PREPARE_CPU, GuestError, GuestRuntime, RuntimeOptions, read_component};
 use crate::model::ModelInfo;
 
-/// Hidden subcommand that the process is started with.
+/// Hidden subcommand that starts the compiler process.
 pub const SUBCOMMAND: &str = "internal-compile";
 
-/// Most writable memory of the process: the largest component that is accepted takes half of this.
+/// Most writable memory of the process: twice what the largest accepted component takes.
 pub const DEFAULT_MAX_COMPILE_BYTES: u64 = 3 << 30;
 
 /// Most processor time of the process: the standard guest takes ten seconds on two cores.
@@ -29,13 +29,13 @@ pub const DEFAULT_MAX_COMPILE_CPU: Duration = Duration::from_secs(240);
 /// Most wall-clock time of the process.
 pub const DEFAULT_MAX_COMPILE_WALL: Duration = Duration::from_secs(300);
 
-/// Largest file that the process writes: compiled code is some ten times its component.
+/// Largest file that the process writes: compiled code is about ten times its component.
 const MAX_COMPILED_BYTES: u64 = 1 << 30;
 
-/// Most of what the process says that is read.
+/// Most bytes that the host reads from the process.
 const MAX_REPORT_BYTES: u64 = 64 << 10;
 
-/// What the process is to do; followed on its standard input by the tokenizer's bytes.
+/// The job of the process. The tokenizer's bytes follow it on standard input.
 #[derive(Debug, Serialize, Deserialize)]
 struct Job {
     name: String,
@@ -47,7 +47,7 @@ struct Job {
     max_prepare_cpu: Duration,
 }
 
-/// What the process says.
+/// What the process reports.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Report {
@@ -58,13 +58,13 @@ enum Report {
 /// Why a component was not compiled.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CompileError {
-    /// The process says what is wrong with the component.
+    /// The process reports what is wrong with the component.
     #[error("{message}")]
     Refused {
-        /// Its words, which name the component.
+        /// Its report, which names the component.
         message: String,
     },
-    /// The process could not be started, or not be talked to.
+    /// The process could not be started or watched.
     #[error("{}: {source}", program.display())]
     Process {
         /// The program.
@@ -87,7 +87,7 @@ pub(super) enum CompileError {
         /// The most time that it may take.
         limit: Duration,
     },
-    /// The process said that it worked, and left nothing in the cache.
+    /// The process reported success and left nothing in the cache.
     #[error("nothing was left in {}", dir.display())]
     NothingLeft {
         /// The cache.
@@ -95,7 +95,7 @@ pub(super) enum CompileError {
     },
 }
 
-/// Why this process, started to compile, did not.
+/// Why the compiler process did not compile.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     /// Its standard input cannot be read.
@@ -113,7 +113,7 @@ pub enum JobError {
 }
 
 impl CompileError {
-    /// The failure as a command's, about a component of this name.
+    /// The failure of a command about a component of this name.
     pub(super) fn of(self, name: &str) -> AdminError {
         match self {
             Self::Refused { message } => AdminError::command(message),
@@ -125,7 +125,7 @@ impl CompileError {
 /// How components are compiled.
 #[derive(Debug, Clone)]
 pub struct CompilerOptions {
-    /// The program that knows the hidden subcommand: this one.
+    /// The program that has the hidden subcommand: this one.
     pub program: PathBuf,
     /// Most writable memory.
     pub max_memory_bytes: u64,
@@ -138,7 +138,7 @@ pub struct CompilerOptions {
 }
 
 impl CompilerOptions {
-    /// The defaults, with the given program.
+    /// The default limits, with the given program.
     #[must_use]
     pub fn new(program: PathBuf) -> Self {
         let (max_cpu, max_wall) = (DEFAULT_MAX_COMPILE_CPU, DEFAULT_MAX_COMPILE_WALL);
@@ -146,8 +146,8 @@ impl CompilerOptions {
         Self { program, max_memory_bytes, max_cpu, max_wall, max_prepare_cpu }
     }
 
-    /// Validates, compiles, prepares and snapshots a component, so that it is found in the cache. Dropping the future
-    /// ends the process.
+    /// Validates, compiles, prepares and snapshots a component, and leaves the code in the cache. Dropping the future
+    /// kills the process.
     pub(super) async fn compile(
         &self,
         name: &str,
@@ -178,7 +178,7 @@ impl CompilerOptions {
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let hand_over = async {
             if let Some(mut stdin) = stdin {
-                // A process that has died already says so by its status.
+                // If the process has died, its exit status says so.
                 let _ = stdin.write_all(&job).await;
                 let _ = stdin.write_all(&info.tokenizer).await;
             }
@@ -186,7 +186,7 @@ impl CompilerOptions {
         let listen = async {
             let mut report = Vec::new();
             if let Some(stdout) = stdout {
-                // Likewise.
+                // As above.
                 let _ = stdout.take(MAX_REPORT_BYTES).read_to_end(&mut report).await;
             }
             report
@@ -203,10 +203,10 @@ impl CompilerOptions {
     }
 }
 
-/// What the process does: bounds itself, reads its job, compiles, and says how that went.
+/// The compiler process: limits itself, reads its job, compiles, and reports.
 ///
 /// # Errors
-/// The job cannot be read, or the bounds cannot be set.
+/// The job cannot be read, or the limits cannot be set.
 pub fn run_in_this_process() -> Result<(), JobError> {
     let mut input = Vec::new();
     std::io::stdin().read_to_end(&mut input).map_err(JobError::Input)?;
@@ -231,8 +231,8 @@ fn compile(job: Job) -> Result<(), GuestError> {
     Ok(())
 }
 
-/// Has the system enforce what this process may use. Reserved address space is not counted, memory that could be written
-/// is; macOS does not enforce the latter.
+/// Has the system limit this process. Writable memory counts, reserved address space does not. macOS does not enforce the
+/// limit on memory.
 #[cfg(unix)]
 fn bound(max_memory_bytes: u64, max_cpu_s: u64) -> std::io::Result<()> {
     use rlimit::{Resource, setrlimit};
@@ -247,7 +247,7 @@ fn bound(max_memory_bytes: u64, max_cpu_s: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Elsewhere only the wall-clock limit, the process's own, holds.
+/// On other systems only the wall-clock limit holds.
 #[cfg(not(unix))]
 fn bound(_max_memory_bytes: u64, _max_cpu_s: u64) -> std::io::Result<()> {
     Ok(())

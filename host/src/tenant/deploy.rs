@@ -1,9 +1,9 @@
-//! How a version comes to serve.
+//! Deployments, changes of limits and rollbacks: how a version comes to serve.
 //!
-//! A version is made ready in full, tried, committed, and only then put in place of the one before it: whatever fails on
-//! the way leaves that one serving. It records the exact revision of every model that it opens and opens these and no
-//! others, when it is deployed, after a restart and after a rollback. A model that is added under the same name changes
-//! no version; a deployment that names the model adopts it.
+//! A version is made ready, tried, committed, and only then replaces the one before it. If a step fails, that one goes on
+//! serving. A version records the exact revision of every model that it opens, and opens only these: when it is deployed,
+//! after a restart and after a rollback. Adding a model under the same name changes no version; a deployment that names
+//! the model adopts the new revision.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::rerank::{Request, RerankError, Response};
 /// Most wall-clock time of the request that a deployment is tried with.
 const MAX_SMOKE_WALL: Duration = Duration::from_secs(30);
 
-/// What a deployment changes; what is absent stays as it is.
+/// What a deployment changes. Absent parts stay as they are.
 #[derive(Debug)]
 pub(super) struct Change {
     /// SHA-256 of the component.
@@ -103,8 +103,8 @@ impl Platform {
         Ok(Reply::Serving(Box::new(live.deployment().clone())))
     }
 
-    /// Records the revisions that versions of an earlier version of this program open and did not record. A model that
-    /// the store does not have is left for when the version is made ready.
+    /// Completes the records that an earlier program made without the revisions of other models. A record that names a
+    /// model the store lacks is completed when its version is made ready.
     pub(super) fn record_revisions(&self) -> Result<(), AdminError> {
         for (tenant, deployment) in self.registry.all_deployments()? {
             match self.complete(&tenant, deployment) {
@@ -116,7 +116,7 @@ impl Platform {
         Ok(())
     }
 
-    /// Records what a version opens and did not record: the store's current revisions, this once.
+    /// Adds the store's current revisions of the models that a record names without one.
     fn complete(&self, tenant: &TenantName, mut deployment: Deployment) -> Result<Deployment, AdminError> {
         let unrecorded: Vec<String> = deployment.unrecorded().into_iter().map(str::to_owned).collect();
         if unrecorded.is_empty() {
@@ -165,7 +165,7 @@ impl Platform {
         Ok(self.models.open(model)?.manifest.model_revision())
     }
 
-    /// Loads everything that a version needs. Nothing is visible yet.
+    /// Loads everything that a version needs. Requests do not see it yet.
     pub(super) fn ready(&self, tenant: &TenantName, deployment: Deployment) -> Result<Parts, AdminError> {
         let deployment = self.complete(tenant, deployment)?;
         let default = self.load(&deployment.default_model())?;
@@ -179,7 +179,7 @@ impl Platform {
         Ok(self.device()?.load(&self.models.open_revision(&model.name, &model.revision)?)?)
     }
 
-    /// Finds a compiled guest, or has it compiled in a process of its own.
+    /// Finds a compiled guest, or has it compiled in a separate process.
     fn guest(&self, tenant: &TenantName, component: &str, info: &ModelInfo) -> Result<Guest, AdminError> {
         let name = format!("{tenant}'s component");
         if let Some(guest) = self.runtime.find_prepared(&name, component, &info.revision)? {
@@ -193,7 +193,7 @@ impl Platform {
         found.ok_or_else(|| failed(CompileError::NothingLeft { dir: self.compiled_dir.clone() }))
     }
 
-    /// Sends a version a request of its own, under its own limits, and outside of its tenant's quotas.
+    /// Tries a version with a request of the host's own, under the version's limits and outside the tenant's quotas.
     fn smoke(&self, parts: &Parts) -> Result<Response, RerankError> {
         let mut limits = parts.deployment.limits.request();
         limits.max_wall = limits.max_wall.min(MAX_SMOKE_WALL);
@@ -202,10 +202,9 @@ impl Platform {
             documents: vec!["A reranker puts documents in order.".to_owned(), "Rain is wet.".to_owned()],
             ..Request::default()
         };
-        let (limits, models) = (&limits, &parts.models);
+        let request = limits.admit(request)?;
         let account = parts.deployment.limits.account(parts.name.as_str());
-        let arrived = Instant::now();
-        let call = Call { request, arrived, limits, models, account: &account, rate: None };
+        let call = Call { request, arrived: Instant::now(), models: &parts.models, account: &account, rate: None };
         self.tokio.block_on(parts.guest.call(call)).0
     }
 

@@ -1,10 +1,9 @@
-//! What no tenant needs any more: which versions are forgotten, and which components, compiled code and model revisions
-//! go with them.
+//! Removes what no tenant needs: old versions, and the components, compiled code and model revisions that no version
+//! names.
 //!
-//! Runs as a change, so never beside a deployment. Versions are forgotten first, in one transaction: no record ever
-//! names what is gone, however the process ends. What a version that serves needs stays, and so does what requests in
-//! work are on, what a `current` or default pointer names, and what nothing names yet for an hour, since it may be part
-//! of a command that is on its way.
+//! Runs as a change, so never during a deployment. Forgets versions first, in one transaction, so that no record ever
+//! names a file that is gone, even if the process is killed. Keeps what a remaining version or a running request uses,
+//! what a `current` or default pointer names, and anything younger than an hour, which a command may be about to name.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -20,10 +19,10 @@ use crate::sweep::{DroppedKind, Mode, Sweep, Swept};
 /// changes of limits, which are versions too.
 pub const DEFAULT_KEEP_VERSIONS: u64 = 10;
 
-/// Most time of the sweeps that nobody asked for. What they leave, the next one finds.
+/// Most time of a sweep at start and after a removal. The next one finds what it leaves.
 const MAX_TIDY_TIME: Duration = Duration::from_secs(1);
 
-/// How long an unfinished download is kept, so that pulling the model again resumes it.
+/// How long an unfinished download stays, so that pulling the model again resumes it.
 const DOWNLOADS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 impl Platform {

@@ -53,16 +53,16 @@ pub struct Platform {
     live: RwLock<Live>,
     /// Held while a change is made.
     changing: Mutex<()>,
-    // Last: its clock outlives every guest.
+    // Last, so that its clock outlives every guest.
     pub(super) runtime: GuestRuntime,
 }
 
-/// What requests need, and nothing that takes long to look up.
+/// What requests look up.
 #[derive(Debug, Default)]
 struct Live {
     tenants: HashMap<TenantName, Arc<LiveTenant>>,
     keys: HashMap<[u8; 32], TenantName>,
-    /// Versions that were replaced or removed, of which requests may still be in work.
+    /// Versions that were replaced or removed and may still have running requests.
     replaced: Vec<Weak<LiveTenant>>,
 }
 
@@ -113,7 +113,7 @@ impl Platform {
         Ok(self.device.get_or_init(|| opened))
     }
 
-    /// Puts every tenant's current version in place. Blocks while guests are compiled that no cache holds.
+    /// Puts every tenant's current version in place. Blocks while guests that are not in the cache are compiled.
     ///
     /// # Errors
     /// The registry failed. Tenants that cannot be put in place are returned with the reason.
@@ -138,14 +138,14 @@ impl Platform {
         self.live.read().unwrap_or_else(PoisonError::into_inner).tenants.get(name).cloned()
     }
 
-    /// The tenant that a bearer key opens; `None` where there is no such key.
+    /// The tenant that a bearer key opens; `None` if there is no such key.
     #[must_use]
     pub fn tenant_of_key(&self, secret: &str) -> Option<TenantName> {
         let hash = KeyHash::of(secret)?;
         self.live.read().unwrap_or_else(PoisonError::into_inner).keys.get(&hash.0).cloned()
     }
 
-    /// Keeps a component, to be named by its hash in a command within the hour.
+    /// Stores a component. A command must name its hash within an hour, or a sweep may remove it.
     ///
     /// # Errors
     /// The data directory cannot be written.
@@ -153,8 +153,7 @@ impl Platform {
         self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be kept: {error}")))
     }
 
-    /// Carries out a request. Blocks, for seconds where something is compiled; must not be called from a task of the
-    /// asynchronous runtime.
+    /// Carries out a request. Blocks, for seconds if something is compiled; must not be called from an asynchronous task.
     #[must_use]
     pub fn execute(&self, request: AdminRequest) -> Reply {
         // What changes nothing and is asked for while models are loaded does not wait for that.
@@ -174,12 +173,8 @@ impl Platform {
             Command::Show { tenant } => self.show(&tenant),
             Command::Remove { tenant } => {
                 self.registry.remove(&tenant, &by)?;
-                let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-                let removed = live.tenants.remove(&tenant);
-                live.replaced.extend(removed.as_ref().map(Arc::downgrade));
-                live.keys.retain(|_, owner| *owner != tenant);
-                drop(live);
-                // The tenant is removed, whatever becomes of its files: the next sweep finds them again.
+                self.retire(&tenant);
+                // The tenant is removed even if its files are not: the next sweep finds them.
                 let _ = self.tidy_up();
                 Ok(Reply::Done)
             }
@@ -217,32 +212,31 @@ impl Platform {
     fn show(&self, name: &TenantName) -> Result<Reply, AdminError> {
         let (tenant, versions) = (self.registry.tenant(name)?, self.registry.deployments(name)?);
         let history = self.registry.history(name)?;
-        let models = self.opened_models(&versions)?;
+        let models = self.opened_models(&versions);
         let usage = self.tenant(name).map(|live| live.usage());
         let device = self.device.get().map(|device| device.status());
         Ok(Reply::Tenant(Box::new(Description { tenant, versions, history, models, usage, device })))
     }
 
     /// The models that versions open, in the order in which they are met.
-    fn opened_models(&self, versions: &[Deployment]) -> Result<Vec<OpenedModel>, AdminError> {
+    fn opened_models(&self, versions: &[Deployment]) -> Vec<OpenedModel> {
         let mut opened: Vec<OpenedModel> = Vec::new();
         for (version, model) in versions.iter().flat_map(|it| it.models().into_iter().map(|model| (it.version, model)))
         {
             match opened.iter_mut().find(|opened| opened.model == model) {
                 Some(known) => known.versions.push(version),
                 None => {
-                    let stored = match self.models.open_revision(&model.name, &model.revision) {
-                        Err(_) => Stored::Missing,
-                        Ok(_) => match self.models.open(Some(&model.name))?.manifest.revision {
-                            revision if revision != model.revision => Stored::Newer { revision },
-                            _ => Stored::Newest,
-                        },
+                    let newest = self.models.open(Some(&model.name)).map(|newest| newest.manifest.revision);
+                    let stored = match (self.models.open_revision(&model.name, &model.revision), newest) {
+                        (Err(_), _) => Stored::Missing,
+                        (Ok(_), Ok(revision)) if revision != model.revision => Stored::Newer { revision },
+                        (Ok(_), _) => Stored::Newest,
                     };
                     opened.push(OpenedModel { model, versions: vec![version], stored });
                 }
             }
         }
-        Ok(opened)
+        opened
     }
 
     /// The tenant's record and its current version.
@@ -267,7 +261,15 @@ impl Platform {
         tenant
     }
 
-    /// Every version that serves, or that requests in work are still on.
+    /// Takes a tenant and its keys out of service. Its requests that run end on the version that they began on.
+    fn retire(&self, tenant: &TenantName) {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        let retired = live.tenants.remove(tenant);
+        live.replaced.extend(retired.as_ref().map(Arc::downgrade));
+        live.keys.retain(|_, owner| owner != tenant);
+    }
+
+    /// Every version that serves or still has running requests.
     pub(super) fn in_use(&self) -> Vec<Arc<LiveTenant>> {
         let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
         live.tenants.values().cloned().chain(live.replaced.iter().filter_map(Weak::upgrade)).collect()
@@ -279,8 +281,7 @@ impl Platform {
     }
 }
 
-/// Which version opens which revision of which model, in a data directory that no process has open. Nothing is made
-/// where there are no tenants.
+/// Which version opens which revision of which model, in a data directory that no process has open. Makes no files.
 ///
 /// # Errors
 /// A process has it open, or the registry cannot be read.

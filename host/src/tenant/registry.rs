@@ -1,10 +1,10 @@
-//! Who the tenants are, what they have deployed and when, and their keys: one transactional store (redb).
+//! Tenants, their versions, history and keys, in one transactional store (redb).
 //!
-//! A change is one transaction, durable when it returns: a process that is killed at any instant leaves the state before
-//! it or after it. Blobs are written and synced before the transaction that names them, so a deployment that is
-//! committed is whole. Versions are numbered from 1 by tenant name, and a number is never used again, not even after the
-//! tenant was removed. A version never changes; only what an earlier version of this program left unrecorded is added
-//! once. One process at a time has the store open.
+//! A change is one transaction, durable when the call returns: a process that is killed at any instant leaves the state
+//! before the change or after it. Blobs are synced before the transaction that names them, so a committed deployment is
+//! whole. Versions are numbered from 1 for each tenant name, and a number is never used again, even after the tenant was
+//! removed. A version never changes, except that records of earlier programs are completed once. One process at a time
+//! has the store open.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -26,12 +26,12 @@ const TENANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tenants"
 const DEPLOYMENTS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("deployments");
 /// Tenant and number of the event to [`Event`].
 const HISTORY: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("history");
-/// Tenant to the next version and the next number of an event; outlives the tenant.
+/// Tenant to its next version and next event number. Outlives the tenant.
 const COUNTERS: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("counters");
 /// Hash of a key to [`KeyRecord`].
 const KEYS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("keys");
 
-/// Why the registry did not do something.
+/// Why the registry refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// Another process has it open.
@@ -93,7 +93,7 @@ impl Registry {
             other => failed(other.into()),
         })?;
         let registry = Self { db, path };
-        // Readers find every table from the first start on.
+        // Makes the tables, so that readers find them.
         registry.write(|transaction| {
             transaction.open_table(TENANTS)?;
             transaction.open_table(DEPLOYMENTS)?;
@@ -119,7 +119,7 @@ impl Registry {
     /// A tenant.
     ///
     /// # Errors
-    /// There is none of this name, or the store failed.
+    /// There is no tenant of this name, or the store failed.
     pub fn tenant(&self, name: &TenantName) -> Result<TenantRecord, RegistryError> {
         let found = self.read(|transaction| {
             let table = transaction.open_table(TENANTS)?;
@@ -169,7 +169,7 @@ impl Registry {
         })
     }
 
-    /// What was done to a tenant, oldest first; also to one that was removed.
+    /// What was done to a tenant, oldest first. Includes removed tenants.
     ///
     /// # Errors
     /// The store failed.
@@ -181,7 +181,7 @@ impl Registry {
         })
     }
 
-    /// Makes a deployment the tenant's current version, and the tenant if there is none. Its number is given here.
+    /// Numbers a deployment and makes it the tenant's current version. Makes the tenant if there is none.
     ///
     /// # Errors
     /// The store failed; nothing has changed then.
@@ -208,7 +208,7 @@ impl Registry {
         })
     }
 
-    /// Adds to a version what an earlier version of this program left unrecorded.
+    /// Completes the record of a version that an earlier program made.
     ///
     /// # Errors
     /// There is no such version, or the store failed; nothing has changed then.
@@ -224,7 +224,7 @@ impl Registry {
         })
     }
 
-    /// Forgets versions; their events stay. A current version is never forgotten.
+    /// Forgets versions, except current ones. Their events stay.
     ///
     /// # Errors
     /// The store failed; nothing has changed then.
@@ -241,7 +241,7 @@ impl Registry {
         })
     }
 
-    /// The version that a rollback goes to: the one asked for, or the last before the current one.
+    /// The version that a rollback goes to: `to`, or the last before the current one.
     ///
     /// # Errors
     /// There is no such version, or the store failed.
@@ -294,7 +294,7 @@ impl Registry {
         })
     }
 
-    /// Keeps a key.
+    /// Stores a key.
     ///
     /// # Errors
     /// The tenant does not exist, or the store failed.
@@ -360,7 +360,7 @@ impl Registry {
         done.map_err(|error| self.failed(error))
     }
 
-    /// Runs one transaction: committed where `work` succeeds, undone where it fails or refuses.
+    /// Runs one transaction: commits it if `work` succeeds, and undoes it otherwise.
     fn write<T>(
         &self,
         work: impl FnOnce(&redb::WriteTransaction) -> Result<Result<T, RegistryError>, redb::Error>,
@@ -401,7 +401,7 @@ fn record(transaction: &redb::WriteTransaction, name: &TenantName, event: &Event
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    // Our own types, of strings and numbers: there is nothing that JSON could not hold.
+    // Our own types of strings and numbers, which JSON can always hold.
     serde_json::to_vec(value).unwrap_or_default()
 }
 

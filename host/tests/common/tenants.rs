@@ -57,14 +57,27 @@ pub fn tiny_model(seed: u32) -> Model {
 /// A data directory with the models `tiny/one`, the default, and `tiny/two`.
 pub fn data_dir() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let store = ModelStore::new(dir.path());
     for (name, seed) in [("tiny/one", 1), ("tiny/two", 2)] {
-        let made = tempfile::tempdir().unwrap();
-        tiny_model(seed).write(made.path());
-        let source = Source::Directory { path: "made for a test".to_owned() };
-        store.add(name, made.path(), source, None).unwrap();
+        add_model(dir.path(), name, &tiny_model(seed));
     }
     dir
+}
+
+/// Adds a model to a data directory and gives its revision.
+pub fn add_model(data_dir: &Path, name: &str, model: &Model) -> String {
+    let made = tempfile::tempdir().unwrap();
+    model.write(made.path());
+    let source = Source::Directory { path: "made for a test".to_owned() };
+    ModelStore::new(data_dir).add(name, made.path(), source, None).unwrap().model.manifest.revision
+}
+
+/// Makes everything in a directory as old as if it had been written two hours ago.
+pub fn age(path: &Path) {
+    if path.is_dir() {
+        std::fs::read_dir(path).unwrap().for_each(|entry| age(&entry.unwrap().path()));
+    }
+    let two_hours_ago = std::time::SystemTime::now() - Duration::from_secs(7_200);
+    std::fs::File::open(path).unwrap().set_modified(two_hours_ago).unwrap();
 }
 
 /// The default model of a data directory.

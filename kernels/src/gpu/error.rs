@@ -18,7 +18,7 @@ pub enum GpuError {
         /// The adapter.
         adapter: String,
         /// The driver's answer.
-        source: wgpu::RequestDeviceError,
+        source: Arc<wgpu::RequestDeviceError>,
     },
     /// The model has a part that the kernels do not compute.
     #[error(transparent)]

@@ -73,7 +73,10 @@ impl OpenDevice {
             trace: wgpu::Trace::Off,
         });
         let opened = pollster::block_on(request);
-        let (device, queue) = opened.map_err(|source| GpuError::Open { adapter: description.to_string(), source })?;
+        let (device, queue) = opened.map_err(|source| {
+            let (adapter, source) = (description.to_string(), Arc::new(source));
+            GpuError::Open { adapter, source }
+        })?;
         let fault = Fault::default();
         let on_error = fault.clone();
         device.on_uncaptured_error(Arc::new(move |error| on_error.set(error.into())));
