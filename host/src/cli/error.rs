@@ -7,6 +7,7 @@ use crate::model::ModelError;
 use crate::rerank::RerankError;
 use crate::tenant::RegistryError;
 use crate::tenant::admin::{AdminError, Cause, Fault};
+use crate::tenant::client::ClientError;
 
 /// The process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +105,12 @@ impl From<ModelError> for CliError {
             | ModelError::NoDefault { .. }
             | ModelError::Engine { .. } => Self::failed(message),
         }
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        Self::failed(error.to_string())
     }
 }
 
