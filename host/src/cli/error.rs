@@ -8,6 +8,7 @@ use crate::model::ModelError;
 use crate::rerank::RerankError;
 use crate::tenant::RegistryError;
 use crate::tenant::admin::{AdminError, Cause, Fault};
+use crate::tenant::client::ClientError;
 
 /// The process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +137,12 @@ impl From<LoadError> for CliError {
             LoadError::Model(error) => error.into(),
             LoadError::Device { .. } | LoadError::NoRoom(_) => Self::failed(error.to_string()),
         }
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        Self::failed(error.to_string())
     }
 }
 

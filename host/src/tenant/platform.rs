@@ -150,7 +150,7 @@ impl Platform {
     /// # Errors
     /// The data directory cannot be written.
     pub fn put_component(&self, wasm: &[u8]) -> Result<String, AdminError> {
-        self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be kept: {error}")))
+        self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be stored: {error}")))
     }
 
     /// Carries out a request. Blocks, for seconds if something is compiled; must not be called from an asynchronous task.
