@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, TenantSetup};
 use crate::load::{LoadSource, NativeTokenizer, Prepared, RowCosts};
 use crate::progress::Progress;
-use crate::report::measure::ms;
+use crate::run::measure::ms;
 use crate::run::TargetOptions;
 use crate::stats::{self, Interval, Summary};
 

@@ -10,6 +10,7 @@ mod engine;
 mod error;
 mod formats;
 mod gc;
+mod loaded;
 mod model;
 mod rerank;
 mod serve;
