@@ -1,7 +1,7 @@
 //! Runs a scenario, from its first configuration to the report.
 //!
 //! For each configuration: get a driver, warm up, measure the start of an instance alone, then run the timed repeats
-//! with a sampler beside them. [`crate::report::measure`] computes the figures.
+//! with a sampler beside them. [`measure`] computes the figures.
 
 pub mod pace;
 pub mod sample;
@@ -21,7 +21,6 @@ use crate::driver::Driver;
 use crate::load::{LoadSource, Pool};
 use crate::machine::measure_ceiling;
 use crate::progress::Progress;
-use crate::report::measure::{self, RawRepeat, ms};
 use crate::report::schema::{
     Ceiling, ConfigurationReport, Machine, Repeat, Report, SCHEMA, SCHEMA_VERSION, StartReport, TenantReport, Warmup,
 };

@@ -180,10 +180,9 @@ async fn serve(
     let address = listener.local_addr().map_err(socket)?;
     let (order, stops) = watch::channel(Order::Serve);
     tokio::spawn(stop_at_signals(order));
-    // Whoever started the server waits for this line, and may be gone.
-    let mut out = std::io::stdout().lock();
+    // The program that started the server waits for this line. If nothing reads it, the server serves all the same.
+    let mut out = std::io::stdout();
     let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
-    drop(out);
     tokio::select! {
         () = http::serve(listener, Arc::clone(platform), options, stops) => Ok(()),
         () = orders => Ok(()),

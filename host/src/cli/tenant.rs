@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use tokio::runtime::Handle;
 
-use super::devices::loaded_models;
 use super::error::CliError;
+use super::loaded::loaded_models;
 use super::table;
 use crate::device::{DeviceOptions, DeviceStatus, ModelStatus};
 use crate::guest::read_component;
@@ -310,7 +310,7 @@ fn describe(description: &Description) -> String {
         let mine = |loaded: &ModelStatus| {
             models.iter().any(|opened| (&opened.model.name, &opened.model.revision) == (&loaded.name, &loaded.revision))
         };
-        text += &format!("\ndevice\n{}", loaded_models(device, mine));
+        text += &format!("\ndevice\n{}", loaded_models(device, &mine));
     }
     text += "\nhistory\n";
     let rows: Vec<Vec<String>> = history

@@ -171,7 +171,7 @@ fn decode_here(
     tenant: &LiveTenant,
 ) -> Result<Decoded, (Option<&'static dyn Dialect>, HttpError)> {
     let known = choice.known();
-    let body = crate::json::text(bytes).map_err(|error| (known, error.into()))?;
+    let body = crate::json::decode(bytes).map_err(|error| (known, error.into()))?;
     let fields = Fields::of(&body).map_err(|error| (known, error))?;
     let dialect = choice.dialect(&fields);
     let model = tenant.model();

@@ -45,6 +45,10 @@ pub const DEFAULT_MAX_REQUEST_ROWS: u64 = 16_384;
 /// Most tokens of one request: a row of 512 tokens for each of the most documents, and a few to spare.
 pub const DEFAULT_MAX_REQUEST_TOKENS: u64 = 1 << 19;
 
+/// Most tokens of one tenant that wait for the device: all the requests that a tenant may run by default, each of the
+/// largest size. So a tenant that has the device to itself waits and is not refused. A token takes four bytes.
+pub const DEFAULT_MAX_TENANT_QUEUED_TOKENS: usize = 16 * DEFAULT_MAX_REQUEST_TOKENS as usize;
+
 /// Most models that a guest has open at once: more than a tenant may use. Each takes an entry in a table of the host.
 pub const DEFAULT_MAX_OPEN_MODELS: usize = 64;
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::admin::{AdminError, Cause, Reply};
 use super::compile::CompileError;
 use super::live::{LiveTenant, Parts};
+use super::platform::Change;
 use super::records::Deployment;
 use super::registry::now_ms;
 use super::{Action, Platform, RegistryError, TenantLimits, TenantName};
@@ -24,18 +25,6 @@ const MAX_SMOKE_WALL: Duration = Duration::from_secs(30);
 
 /// The name under which a component serves that is no tenant's.
 const STAND_ALONE: &str = "stand-alone";
-
-/// What a deployment changes. Absent parts stay as they are.
-#[derive(Debug)]
-pub(super) struct Change {
-    /// SHA-256 of the component.
-    pub(super) component: Option<String>,
-    pub(super) limits: Option<TenantLimits>,
-    /// `NAME[@REVISION]` of the default model.
-    pub(super) model: Option<String>,
-    /// `NAME[@REVISION]` of other models that the limits name.
-    pub(super) other_models: Vec<String>,
-}
 
 impl Platform {
     pub(super) fn deploy(&self, tenant: &TenantName, change: Change, by: String) -> Result<Reply, AdminError> {
