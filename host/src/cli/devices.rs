@@ -97,6 +97,7 @@ fn text(devices: &Devices) -> String {
     text
 }
 
+
 fn row(adapter: &AdapterDescription) -> Vec<String> {
     let kernels = match (&adapter.unusable, adapter.cooperative.is_empty()) {
         (Some(_), _) => "none",
