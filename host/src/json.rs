@@ -1,8 +1,8 @@
 //! Requests as JSON: what request files and HTTP bodies have in common.
 //!
-//! JSON from outside is walked, never built: [`fields`] and [`elements`] hand out the text of each value where it stands,
-//! so that the caller decides what to keep before anything is allocated. A value that nobody asks for costs no memory,
-//! however deep or wide it is.
+//! JSON from outside is walked and never built. [`fields`] and [`elements`] give the text of each value in place, so
+//! the caller decides what to keep before anything is allocated. A value that is not kept costs no memory, however deep
+//! or wide it is.
 
 pub mod text;
 

@@ -148,7 +148,8 @@ impl Args {
     }
 }
 
-/// The name of the model to serve, which is brought in if it is not here yet: the one in a directory, or the default one.
+/// The name of the model to serve, which is brought in if it is not here yet: the one in a directory, or the default
+/// one.
 fn stored_model(asked: Option<&str>, data_dir: &Path) -> Result<Option<String>, CliError> {
     let store = ModelStore::new(data_dir);
     let Some(asked) = asked else {

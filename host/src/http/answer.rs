@@ -1,5 +1,5 @@
-//! An answer on its way out: its bytes in pieces, what it holds on to until the last of them has left, and how long that
-//! may take.
+//! Answers: their bodies, headers and status. A body is sent in pieces, within a time, and holds its tenant's permit
+//! while much of it is left.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,10 +21,10 @@ const PIECE_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Answer {
     bytes: Bytes,
-    /// After this the caller reads too slowly; none until the answer leaves.
+    /// When the last byte must have left. Set when the answer begins to leave.
     deadline: Option<Instant>,
-    /// The tenant's permit, while more than a piece is left: what slow callers keep in memory is bounded by how many
-    /// requests their tenant may have in work.
+    /// The tenant's permit, while more than one piece is left. It bounds the memory that slow callers take: by the
+    /// number of requests that their tenant may run.
     admission: Option<Admission>,
     /// Marks the connection as busy.
     in_request: Option<InRequest>,

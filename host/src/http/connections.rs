@@ -1,4 +1,4 @@
-//! How many connections are open, from where, and how long each may do nothing.
+//! Bounds connections: how many are open, in all and from one address, and how long each may wait.
 //!
 //! A connection is *waiting* until a request's head has arrived and again after its answer, and *busy* in between. Only
 //! waiting connections are ever closed to make room, those first that wait longest: a caller who opens connections and

@@ -1,7 +1,7 @@
-//! The fields of a body, each taken once by the dialect that knows it; what nobody takes is refused by name.
+//! The fields of a body. A dialect takes the fields that it knows; what is left is refused by name.
 //!
-//! Values stay where they stand in the body until a field is taken, so that a field's cost is paid only by what asks for
-//! it. `null` is the same as an absent field, because client libraries write their unset options so.
+//! A field is decoded when it is taken, and costs nothing before. `null` means absent, because client libraries send it
+//! for options that are not set.
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -1,4 +1,5 @@
-//! Accepting connections, serving each, and ending them: in order when the server is asked to stop, at once when it must.
+//! Accepts connections, serves them and ends them. When the server is asked to stop, it answers the requests in work
+//! first.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,8 +25,8 @@ const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Most bytes that are buffered of a request's body, and of an answer.
 const MAX_BUFFER_BYTES: usize = 64 << 10;
 
-/// Most bytes of a connection that are read, and thrown away, after its last answer. A caller who is still sending reads
-/// no answer before it is done; closing at once would take the answer from it.
+/// Most bytes that are read and thrown away after a connection's last answer. Many callers read no answer before they
+/// have sent everything; closing at once would lose the answer.
 const MAX_DISCARDED_BYTES: usize = 64 << 20;
 
 /// Pause after the system gave no connection although one is there.

@@ -1,8 +1,8 @@
 //! The HTTP service: rankings and scores in the dialects of the servers that people come from, over one port.
 //!
 //! The only module that knows HTTP. [`listener`] accepts and ends connections, [`connections`] bounds them, [`service`]
-//! takes a request from its head to its answer, [`routes`] is the table of what exists, and [`dialect`] has one file for
-//! each way of asking. The key picks the tenant; everything else is the tenant's.
+//! takes a request from its head to its answer, [`routes`] is the table of what exists, and [`dialect`] has one file
+//! for each way of asking. The key picks the tenant; everything else is the tenant's.
 
 mod answer;
 mod body;

@@ -1,7 +1,8 @@
-//! A request's path: the tenant from the head, its permit, the body within its bounds, its answer in the caller's dialect.
+//! A request's path: the tenant from the head, its permit, the body within its bounds, its answer in the caller's
+//! dialect.
 //!
-//! Nothing of a body is read before its sender is known and may have another request in work. A caller who goes away drops
-//! the future, which takes the request's rows out of the queue.
+//! Nothing of a body is read before its sender is known and may have another request in work. A caller who goes away
+//! drops the future, which takes the request's rows out of the queue.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ use super::routes::{self, Endpoint};
 use crate::rerank::Timings;
 use crate::tenant::{Admission, LiveTenant, Platform};
 
-/// Bodies beyond this are decoded on a thread that may block: what can be decoded in a tenth of a millisecond costs less
-/// than handing it over.
+/// Bodies beyond this are decoded on a thread that may block: what can be decoded in a tenth of a millisecond costs
+/// less than handing it over.
 const MAX_INLINE_BYTES: usize = 64 << 10;
 
 /// Room in a body for what is not text: names of fields, commas, quotes.
@@ -209,8 +210,8 @@ async fn ask(
     Ok(response)
 }
 
-/// Where the request's time went, in the headers that text-embeddings-inference introduced: tokens, and milliseconds. The
-/// guest's time is called tokenization there.
+/// Where the request's time went, in the headers that text-embeddings-inference introduced: tokens, and milliseconds.
+/// The guest's time is called tokenization there.
 fn measures(responses: &[crate::rerank::Response], headers: &mut HeaderMap) {
     let sum =
         |part: fn(&Timings) -> Duration| responses.iter().map(|response| part(&response.timings)).sum::<Duration>();

@@ -1,9 +1,9 @@
 //! Deployments, changes of limits and rollbacks: how a version comes to serve.
 //!
-//! A version is made ready, tried, committed, and only then replaces the one before it. If a step fails, that one goes on
-//! serving. A version records the exact revision of every model that it opens, and opens only these: when it is deployed,
-//! after a restart and after a rollback. Adding a model under the same name changes no version; a deployment that names
-//! the model adopts the new revision.
+//! A version is made ready, tried, committed, and only then replaces the one before it. If a step fails, that one goes
+//! on serving. A version records the exact revision of every model that it opens, and opens only these: when it is
+//! deployed, after a restart and after a rollback. Adding a model under the same name changes no version; a deployment
+//! that names the model adopts the new revision.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

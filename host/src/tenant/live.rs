@@ -84,8 +84,8 @@ impl LiveTenant {
         self.models.default.info()
     }
 
-    /// Waits until the tenant may have another request in work. Nothing of the request need be known yet, so that a caller
-    /// who waits takes no memory. The request's wall-clock time begins here.
+    /// Waits until the tenant may have another request in work. Nothing of the request need be known yet, so that a
+    /// caller who waits takes no memory. The request's wall-clock time begins here.
     ///
     /// # Errors
     /// As many requests wait already as may, or the time ran out.

@@ -1,4 +1,4 @@
-//! infinity's rerank (<https://github.com/michaelfeil/infinity>): a document is given back as the plain string that it is.
+//! infinity's rerank (<https://github.com/michaelfeil/infinity>): documents come back as plain strings.
 
 use hyper::StatusCode;
 use serde::Serialize;
@@ -51,7 +51,7 @@ impl Dialect for Infinity {
     fn status(&self, error: &HttpError) -> StatusCode {
         match error {
             HttpError::Model { .. } => StatusCode::BAD_REQUEST,
-            // Its framework has one status for whatever is not the body that it wants.
+            // FastAPI has one status for everything that is wrong with a body.
             HttpError::Json(_) | HttpError::Text(_) => StatusCode::UNPROCESSABLE_ENTITY,
             _ => error.status(),
         }

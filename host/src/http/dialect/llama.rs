@@ -1,5 +1,5 @@
-//! llama-server's rerank (<https://github.com/ggml-org/llama.cpp/tree/master/tools/server>): Jina's shape with logits for
-//! scores. It serves one model and does not look at the name that is asked for.
+//! llama-server's rerank (<https://github.com/ggml-org/llama.cpp/tree/master/tools/server>): Jina's shape with logits
+//! for scores. It serves one model and does not look at the name that is asked for.
 
 use hyper::StatusCode;
 use serde::Serialize;

@@ -1,8 +1,8 @@
 //! How clients ask and are answered: one file for each dialect, behind one trait.
 //!
-//! A dialect is found from the path and the body's fields ([`Choice`]); it decodes the body ([`Dialect::parse`]), writes
-//! the answer ([`Dialect::reply`]) and words the errors ([`Dialect::error`]). What all of them share is in [`ranking`] and
-//! [`pairs`]. Knows requests and JSON; never connections, keys or tenants.
+//! A dialect is found from the path and the body's fields ([`Choice`]); it decodes the body ([`Dialect::parse`]),
+//! writes the answer ([`Dialect::reply`]) and words the errors ([`Dialect::error`]). What all of them share is in
+//! [`ranking`] and [`pairs`]. Knows requests and JSON; never connections, keys or tenants.
 
 mod cohere_v1;
 mod cohere_v2;

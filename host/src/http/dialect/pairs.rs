@@ -1,7 +1,7 @@
 //! Pairs that are scored and not ranked: text-embeddings-inference's `/predict` and vLLM's `/score`.
 //!
-//! The contract ranks documents for one query, so pairs become one request for each different query, and every score goes
-//! back to where its pair stood.
+//! The contract ranks documents for one query, so pairs become one request for each different query, and every score
+//! goes back to where its pair stood.
 
 use std::collections::HashMap;
 

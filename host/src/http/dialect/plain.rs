@@ -1,5 +1,5 @@
-//! Errors where the dialect is not known, because nothing of the body is read: one body in which clients of every dialect
-//! find their message.
+//! Errors where the dialect is not known, because nothing of the body is read: one body in which clients of every
+//! dialect find their message.
 
 use serde_json::json;
 

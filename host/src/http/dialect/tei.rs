@@ -1,5 +1,5 @@
-//! text-embeddings-inference's rerank and predict (<https://huggingface.github.io/text-embeddings-inference/>): an array of
-//! scores by itself, with the rest in headers.
+//! text-embeddings-inference's rerank and predict (<https://huggingface.github.io/text-embeddings-inference/>): an
+//! array of scores by itself, with the rest in headers.
 
 use hyper::StatusCode;
 use serde::Serialize;
@@ -83,7 +83,7 @@ impl Dialect for TeiPredict {
 fn status(error: &HttpError) -> StatusCode {
     match (error, error.status()) {
         (HttpError::NoDocuments { .. }, _) => StatusCode::BAD_REQUEST,
-        // A dependency failed: so it calls what happens behind the router.
+        // "Failed dependency" is its status for everything behind the router.
         (_, StatusCode::BAD_GATEWAY | StatusCode::INTERNAL_SERVER_ERROR) => StatusCode::FAILED_DEPENDENCY,
         (_, status) => status,
     }
