@@ -97,7 +97,6 @@ fn text(devices: &Devices) -> String {
     text
 }
 
-
 fn row(adapter: &AdapterDescription) -> Vec<String> {
     let kernels = match (&adapter.unusable, adapter.cooperative.is_empty()) {
         (Some(_), _) => "none",
