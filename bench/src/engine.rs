@@ -9,15 +9,17 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use assay::device::{Decision, DeviceOptions, EngineChoice, EnginePrecision};
-use assay_kernels::gpu::ops::peak::Peak;
 use assay_kernels::gpu::{
-    AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache,
+    self, AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache,
 };
-use assay_kernels::{CheckedBatch, CpuEngine, CpuOptions, Engine, Model, PackedBatch, RowShape, checkpoint};
+use assay_kernels::{
+    CheckedBatch, CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, Engine, Model, PackedBatch, RowShape, checkpoint,
+};
 use candle_core::{Device, Tensor};
 use clap::Args as ClapArgs;
 use serde::Serialize;
@@ -141,7 +143,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// The engine that is measured, with the ceiling of its device.
 enum Subject {
     Cpu(Box<CpuEngine>, Product),
-    Gpu(Box<GpuEngine>, Box<Registers>),
+    Gpu(Box<GpuEngine>, Registers),
 }
 
 /// The ceiling of the processor: candle-core's matrix product.
@@ -152,8 +154,7 @@ struct Product {
 
 /// The ceiling of a GPU: multiply-adds on registers.
 struct Registers {
-    device: GpuDevice,
-    peak: Peak,
+    device: Arc<GpuDevice>,
     trips: u32,
 }
 
@@ -163,22 +164,23 @@ impl Subject {
         match (adapter, options.precision.gpu(), options.precision.cpu()) {
             (Some(adapter), Some(precision), _) => {
                 let software = adapter.kind == AdapterKind::Software;
-                let adapter = AdapterSelection::Index(adapter.index);
-                let device = GpuDevice::open(&adapter)?;
+                let device = GpuDevice::open(&AdapterSelection::Index(adapter.index))?;
                 let trips = if software { SOFTWARE_PEAK_TRIPS } else { PEAK_TRIPS };
-                let registers = Box::new(Registers { peak: Peak::new(&device)?, device, trips });
                 // Timed at each load: what is measured is the engine at its best. A software adapter takes too long.
                 let tune = if software { TuneCache::Defaults } else { TuneCache::Memory };
-                let options = GpuOptions { adapter, precision, tune, ..GpuOptions::default() };
-                Ok(Self::Gpu(Box::new(GpuEngine::new(weights, options)?), registers))
+                let options = GpuOptions { precision, tune, ..GpuOptions::default() };
+                let engine = Box::new(GpuEngine::load(&device, weights, &options)?);
+                Ok(Self::Gpu(engine, Registers { device, trips }))
             }
             (_, _, Some(precision)) => {
                 let product = Product {
                     a: Tensor::rand(-1f32, 1f32, (m, k), &Device::Cpu)?,
                     b: Tensor::rand(-1f32, 1f32, (k, n), &Device::Cpu)?,
                 };
-                let options = CpuOptions { threads: options.threads, precision, ..CpuOptions::default() };
-                Ok(Self::Cpu(Box::new(CpuEngine::new(weights, options)?), product))
+                let threads = options.threads;
+                let device = CpuDevice::new(CpuDeviceOptions { threads, ..CpuDeviceOptions::default() })?;
+                let options = CpuOptions { precision, ..CpuOptions::default() };
+                Ok(Self::Cpu(Box::new(CpuEngine::load(&device, weights, options)?), product))
             }
             (_, _, None) => bail!("no engine here computes in {}", options.precision),
         }
@@ -207,7 +209,7 @@ impl Subject {
                 a.matmul(b)?;
                 Ok((2 * m * k * n) as f64 / started.elapsed().as_secs_f64() / 1e9)
             }
-            Self::Gpu(_, ceiling) => Ok(ceiling.peak.measure(&ceiling.device, PEAK_WORKGROUPS, ceiling.trips)? / 1e9),
+            Self::Gpu(_, ceiling) => Ok(gpu::ceiling(&ceiling.device, PEAK_WORKGROUPS, ceiling.trips)? / 1e9),
         }
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use assay_kernels::cpu::PRECISIONS;
-use assay_kernels::{CheckedBatch, CpuEngine, CpuOptions, Engine, Precision, checkpoint};
+use assay_kernels::{CheckedBatch, CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, Engine, Precision, checkpoint};
 use clap::Args as ClapArgs;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -321,8 +321,9 @@ impl Ours {
     fn load(args: &Args, files: &ModelFiles, precision: Precision, pairs: &[(String, String)]) -> anyhow::Result<Self> {
         let started = std::time::Instant::now();
         let weights = checkpoint::load(&files.dir, files.adapter.as_deref())?;
-        let options = CpuOptions { threads: Some(args.threads), precision, ..CpuOptions::default() };
-        let engine = CpuEngine::new(weights, options)?;
+        let options = CpuDeviceOptions { threads: Some(args.threads), ..CpuDeviceOptions::default() };
+        let device = CpuDevice::new(options)?;
+        let engine = CpuEngine::load(&device, weights, CpuOptions { precision, ..CpuOptions::default() })?;
         let load_s = started.elapsed().as_secs_f64();
         let shape = engine.shape();
         let rows = pairs::tokenise(&files.dir, shape.max_tokens, pairs)?.check(&shape)?;

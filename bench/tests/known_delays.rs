@@ -5,10 +5,11 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assay_bench::driver::Driver;
+use assay_bench::driver::{Driver, Gauge, Reply};
+use assay_bench::report::measure::{self, RawRepeat};
 use assay_bench::report::schema::Ceiling;
-use assay_bench::run::pace::{Schedule, TenantRun, drive};
-use assay_bench::run::sample::{ProcessProbe, SAMPLE_INTERVAL, sample};
+use assay_bench::run::pace::{Drive, Record, Schedule, TenantRun, drive};
+use assay_bench::run::sample::{ProcessProbe, SAMPLE_INTERVAL, Sample, sample};
 use assay_bench::scenario::Arrivals;
 use common::{FakeDriver, pool, run};
 use tokio::time::{Instant, sleep};
@@ -150,4 +151,31 @@ async fn samples_are_taken_every_tenth_of_a_second_and_at_the_end() {
     assert_eq!(samples.len(), 12, "eleven ticks from 0 to 1 s, and the end");
     assert_near((samples[10].at - samples[0].at).as_secs_f64(), 10.0 * SAMPLE_INTERVAL.as_secs_f64(), "ten intervals");
     assert!(samples.iter().all(|sample| sample.rss_bytes > 1_000_000), "this process has memory");
+}
+
+#[test]
+fn device_time_counts_while_every_tenant_is_sending() {
+    let s = Duration::from_secs;
+    let record = |tenant, sent| Record {
+        tenant,
+        sequence: 0,
+        intended: s(sent),
+        sent: s(sent),
+        done: s(sent + 1),
+        outcome: Ok(Reply::default()),
+    };
+    // The second tenant sends its last request after five seconds: what the first gets later is no contest.
+    let drive = Drive { records: vec![record(0, 1), record(1, 5), record(0, 8)], elapsed: s(10) };
+    let at = |at, times: [u64; 2]| Sample {
+        at: s(at),
+        gauge: Gauge { device_time_by_tenant: times.map(s).to_vec(), ..Gauge::default() },
+        ..Sample::default()
+    };
+    let samples = [at(0, [10, 20]), at(4, [13, 21]), at(6, [14, 22]), at(9, [20, 22])];
+    let tenants = ["first", "second"].map(|name| (name.to_owned(), pool(4, 1)));
+    let raw =
+        RawRepeat { drive: &drive, samples: &samples, tenants: &tenants, cores: 2, instance_start: Duration::ZERO };
+    let by_tenant = measure::repeat(&raw).by_tenant;
+    let shares = by_tenant.iter().map(|tenant| (tenant.device_time_s.unwrap(), tenant.device_share_percent.unwrap()));
+    assert_eq!(shares.collect::<Vec<_>>(), [(3.0, 75.0), (1.0, 25.0)]);
 }

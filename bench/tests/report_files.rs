@@ -38,12 +38,13 @@ const PAIRS: usize = 3;
 /// The data directory of the tests; a skip says why.
 fn data_dir() -> Option<PathBuf> {
     let given = std::env::var_os("ASSAY_DATA_DIR").map(PathBuf::from);
-    let dir = given.clone().unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/assay-data"));
+    let dir = given.clone().unwrap_or_else(testdata::data_dir);
     if dir.join("models/default").is_file() {
         return Some(dir);
     }
     assert!(given.is_none(), "ASSAY_DATA_DIR holds no default model: `assay model pull` brings it in");
-    eprintln!("skipped: {} holds no default model; `cargo xtask test` brings it in", dir.display());
+    let reason = format!("{} holds no default model; `cargo xtask test` fetches it", dir.display());
+    testdata::skip(testdata::Cause::NotSetUp, &reason);
     None
 }
 

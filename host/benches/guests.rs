@@ -48,7 +48,7 @@ fn main() {
     std::fs::write(made.join("tokenizer.json"), &tokenizer).expect("the tokenizer is writable");
     let models = ModelStore::new(dir.path());
     let source = Source::Directory { path: "made for a bench".to_owned() };
-    let stored = models.add("tiny", &made, source, None).expect("the made model is a model");
+    let stored = models.add("tiny", &made, source, None).expect("the made model is a model").model;
     let device = Device::open(&DeviceOptions::default()).expect("the device opens");
     let model = device.load(&stored).expect("the model loads");
 

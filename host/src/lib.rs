@@ -14,10 +14,12 @@
 //! - [`http`]: requests over HTTP. The only module that knows it.
 //! - [`json`]: requests as JSON, as files and HTTP have them.
 //! - [`oracle`]: what must hold for any bytes from outside, for fuzzing.
+//! - [`sweep`]: what a clean-up of the data directory removed.
 //! - [`cli`]: the command line.
 
 pub mod cli;
 pub mod device;
+mod durable;
 pub mod guest;
 pub mod http;
 pub mod json;
@@ -25,4 +27,5 @@ pub mod limits;
 pub mod model;
 pub mod oracle;
 pub mod rerank;
+pub mod sweep;
 pub mod tenant;

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use assay::device::DeviceOptions;
+use assay::model::ModelStore;
 use assay::rerank::RerankError;
 use assay::tenant::admin::{Command as AdminCommand, Reply};
 use assay::tenant::compile::CompilerOptions;
@@ -46,7 +47,7 @@ fn versions_are_numbered_switched_rolled_back_and_remembered() {
     assert_eq!(serving(rollback(Some(1))).version, 1);
     assert!(refusal(rollback(None)).contains("no version before"));
     assert!(refusal(rollback(Some(9))).contains("acme has no version 9"));
-    // A version keeps its number whatever the current one is.
+    // The next version's number does not depend on the current one.
     assert_eq!(serving(deploy(&platform, "acme", &seeded(14), None)).version, 4);
 
     drop(platform);
@@ -89,11 +90,16 @@ fn what_fails_leaves_the_old_version_serving_and_says_why() {
         assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         assert_eq!(answering_seed(&platform, "acme", &runtime, &mut oracle), 21);
     }
-    let missing = AdminCommand::Deploy { tenant: name("acme"), component: "0".repeat(64), limits: None, model: None };
+    let deploy_what = |component: String, model: Option<&str>| AdminCommand::Deploy {
+        tenant: name("acme"),
+        component: Some(component),
+        limits: None,
+        model: model.map(str::to_owned),
+        other_models: Vec::new(),
+    };
+    let missing = deploy_what("0".repeat(64), None);
     assert!(refusal(admin(&platform, missing)).contains("there is no component"));
-    let model = Some("no/such".to_owned());
-    let component = platform.put_component(&seeded(22)).unwrap();
-    let unknown = AdminCommand::Deploy { tenant: name("acme"), component, limits: None, model };
+    let unknown = deploy_what(platform.put_component(&seeded(22)).unwrap(), Some("no/such"));
     assert!(refusal(admin(&platform, unknown)).contains("there is no model no/such"));
     let Reply::Tenant(acme) = admin(&platform, AdminCommand::Show { tenant: name("acme") }) else {
         panic!("not shown")
@@ -158,7 +164,8 @@ fn a_guest_opens_the_models_that_its_limits_name() {
     assert_eq!(opened("tiny/two"), RerankError::AccessDenied("tiny/two".to_owned()));
     let limits = TenantLimits { models: vec!["tiny/two".to_owned()], ..TenantLimits::default() };
     serving(admin(&platform, AdminCommand::SetLimits { tenant: name("acme"), limits: Box::new(limits) }));
-    assert_eq!(opened("tiny/two"), RerankError::Internal("opened tiny/two".to_owned()));
+    let revision = ModelStore::new(dir.path()).open(Some("tiny/two")).unwrap().manifest.revision;
+    assert_eq!(opened("tiny/two"), RerankError::Internal(format!("opened tiny/two at {revision}")));
 }
 
 #[test]
@@ -230,7 +237,7 @@ fn kill_9_at_any_instant_neither_loses_nor_halves_a_deployment() {
         let failed = platform.activate_all().unwrap();
         assert!(failed.is_empty(), "{failed:?}");
         let serving = answering_seed(&platform, "acme", &runtime, &mut oracle);
-        assert!(attempted.contains(&serving), "nobody deployed {serving}");
+        assert!(attempted.contains(&serving), "{serving} was never deployed");
         assert!(serving >= last_done, "{last_done} was committed, {serving} serves");
         let Reply::Tenant(acme) = admin(&platform, AdminCommand::Show { tenant: name("acme") }) else {
             panic!("not shown")

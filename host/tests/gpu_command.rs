@@ -38,7 +38,7 @@ fn adapter(data_dir: &Path) -> Option<Value> {
     let devices = finish(with_driver(data_dir).args(["devices", "--json"])).succeeds().lines().remove(0);
     let adapter = devices["adapters"].get(0).cloned();
     if adapter.is_none() {
-        eprintln!("skipped: no adapter ({})", devices["auto"]["reason"]);
+        testdata::skip(testdata::Cause::NoAdapter, &format!("no adapter ({})", devices["auto"]["reason"]));
     }
     adapter
 }
@@ -170,8 +170,7 @@ fn the_gpu_engine_scores_our_passages_as_the_cpu_engine_does() {
     if adapter(&data).is_none() {
         return;
     }
-    let golden: Value =
-        serde_json::from_slice(&std::fs::read(common::root().join("testdata/golden/passages.json")).unwrap()).unwrap();
+    let golden: Value = serde_json::from_slice(&std::fs::read(testdata::golden("passages.json")).unwrap()).unwrap();
     // Requests of one document each: a score stands by itself.
     let requests: String = golden["cases"]
         .as_array()

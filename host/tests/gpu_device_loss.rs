@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use assay::device::{Account, DEFAULT_MAX_QUEUED_TOKENS, ModelId, Scheduler, ScoreError};
-use assay_kernels::gpu::{AdapterSelection, GpuEngine, GpuOptions};
+use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions};
 use assay_kernels::{
     BatchReport, CheckedBatch, DeviceMemory, Engine, EngineError, EngineInfo, PackedBatch, Row, RowShape, Ticket,
     checkpoint,
@@ -75,11 +75,12 @@ async fn a_lost_device_costs_the_request_that_met_it_and_no_other() {
     model.config["num_attention_heads"] = json!(1);
     model.write(dir.path());
     let weights = checkpoint::load(dir.path(), None).unwrap();
-    let options = GpuOptions { adapter: AdapterSelection::Any, max_batch_tokens: 256, ..GpuOptions::default() };
-    let engine = match GpuEngine::new(weights, options) {
-        Ok(engine) => engine,
-        Err(error) => return eprintln!("skipped: {error}"),
+    let device = match GpuDevice::open(&AdapterSelection::Any) {
+        Ok(device) => device,
+        Err(error) => return testdata::skip(testdata::Cause::NoAdapter, &error.to_string()),
     };
+    let options = GpuOptions { max_batch_tokens: 256, ..GpuOptions::default() };
+    let engine = GpuEngine::load(&device, weights, &options).unwrap();
     let lose = Arc::new(AtomicBool::new(false));
     let shape = engine.shape();
     let engine = Box::new(Losing { engine, lose: Arc::clone(&lose) });

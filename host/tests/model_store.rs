@@ -1,12 +1,17 @@
-//! What `assay model` takes in, refuses, lists and finds damaged.
+//! What `assay model` takes in, keeps, repairs, refuses, lists and finds damaged.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
+use assay::model::{Change, ModelError, ModelStore, Source};
 use candle_core::{DType, Device, Tensor};
-use common::tiny::Model;
+use common::tiny::{MAX_TOKENS, Model, Shape};
 use common::{Bench, finish};
 use serde_json::{Value, json};
 
@@ -83,7 +88,7 @@ fn what_is_not_a_model_is_refused_and_leaves_nothing_behind() {
     .fails(2, &["classifier.bias is stored as I64"]);
     assert_eq!(list(&bench).len(), 1);
     let left = std::fs::read_dir(bench.path("data/models")).unwrap().count();
-    assert_eq!(left, 2, "the model and the default, and nothing half-done");
+    assert_eq!(left, 3, "the model, the default and the lock, and nothing half-done");
 }
 
 #[test]
@@ -191,4 +196,226 @@ fn an_adapter_is_merged_and_one_for_another_model_is_refused() {
     add("other").fails(2, &["fits nothing in the model"]);
     write_adapter(&adapter, &json!({ "r": 2 }), &low_rank);
     add("rank").fails(2, &["lora_A.weight has shape [1, 8], the configuration asks for [2, 8]"]);
+}
+
+/// A model like the tiny one, with other weights.
+fn tiny(seed: u32) -> Model {
+    Model::new(Shape { vocab_size: 12, max_tokens: MAX_TOKENS }, seed)
+}
+
+/// Adds a model to a store in this process.
+fn add(store: &ModelStore, name: &str, model: &Model) -> Result<(String, Change), ModelError> {
+    let made = tempfile::tempdir().unwrap();
+    model.write(made.path());
+    let source = Source::Directory { path: "made for a test".to_owned() };
+    store.add(name, made.path(), source, None).map(|added| (added.model.manifest.revision, added.change))
+}
+
+/// Every file below a directory, with when it was written.
+fn written(dir: &Path) -> BTreeMap<PathBuf, SystemTime> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(written(&path));
+        } else {
+            found.insert(path.clone(), path.metadata().unwrap().modified().unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_model_that_is_here_already_is_kept_and_another_revision_is_put_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ModelStore::new(dir.path());
+    let (first, change) = add(&store, "tiny", &tiny(1)).unwrap();
+    assert_eq!(change, Change::Copied);
+    let before = written(dir.path());
+    assert_eq!(add(&store, "tiny", &tiny(1)).unwrap(), (first.clone(), Change::Kept));
+    assert_eq!(written(dir.path()), before, "a file was written again");
+
+    let (second, change) = add(&store, "tiny", &tiny(2)).unwrap();
+    assert_eq!(change, Change::Copied);
+    let opened = |name: &str| store.open(Some(name)).map(|model| model.manifest.revision);
+    assert_eq!(opened("tiny").unwrap(), second);
+    assert_eq!(opened(&format!("tiny@{first}")).unwrap(), first);
+    assert_eq!(opened(&format!("tiny@{first:.6}")).unwrap(), first);
+    assert!(matches!(opened("tiny@ffff0000"), Err(ModelError::UnknownRevision { .. })));
+    assert_eq!(store.open_revision("tiny", &first).unwrap().manifest.revision, first);
+    let other = format!("{first:.16}{}", "0".repeat(48));
+    assert!(matches!(store.open_revision("tiny", &other), Err(ModelError::UnknownRevision { .. })));
+    assert!(matches!(store.open_revision("other", &first), Err(ModelError::UnknownRevision { .. })));
+    // The first becomes current again, and still nothing of it is written.
+    assert_eq!(add(&store, "tiny", &tiny(1)).unwrap(), (first.clone(), Change::Kept));
+    assert_eq!(opened("tiny").unwrap(), first);
+    let listed: Vec<(String, bool)> =
+        store.list().unwrap().into_iter().map(|it| (it.model.manifest.revision, it.is_current)).collect();
+    assert_eq!(listed, [(first, true), (second, false)]);
+}
+
+#[test]
+fn digits_that_begin_several_revisions_are_refused_with_the_revisions() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ModelStore::new(dir.path());
+    let (revision, _) = add(&store, "tiny", &tiny(1)).unwrap();
+    let dir = store.open(None).unwrap().dir().to_owned();
+    // Another revision that begins alike: nobody can wait for a real one.
+    let other = format!("{revision:.8}{}", "0".repeat(56));
+    let copy = dir.with_file_name(&other[..16]);
+    std::fs::create_dir(&copy).unwrap();
+    let manifest = std::fs::read_to_string(dir.join("manifest.json")).unwrap();
+    std::fs::write(copy.join("manifest.json"), manifest.replace(&revision, &other)).unwrap();
+    let error = store.open(Some(&format!("tiny@{revision:.8}"))).unwrap_err();
+    assert!(matches!(&error, ModelError::AmbiguousRevision { revisions, .. } if revisions.len() == 2), "{error}");
+    assert_eq!(store.open(Some(&format!("tiny@{revision:.16}"))).unwrap().manifest.revision, revision);
+}
+
+#[test]
+fn a_damaged_revision_is_repaired_and_none_of_its_files_is_missing_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ModelStore::new(dir.path());
+    let (revision, _) = add(&store, "tiny", &tiny(1)).unwrap();
+    let place = store.open(None).unwrap().dir().to_owned();
+    let files = ["manifest.json", "config.json", "tokenizer.json", "model.safetensors"].map(|file| place.join(file));
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut looks = 0;
+            while !is_done.load(Ordering::SeqCst) {
+                assert!(files.iter().all(|file| file.exists()), "a file is missing");
+                looks += 1;
+            }
+            looks
+        });
+        for _ in 0..5 {
+            for file in &files {
+                change_byte(file, 5);
+                assert_eq!(add(&store, "tiny", &tiny(1)).unwrap(), (revision.clone(), Change::Repaired), "{file:?}");
+                store.open(None).unwrap().verify().unwrap();
+            }
+        }
+        is_done.store(true, Ordering::SeqCst);
+        assert!(looks.join().unwrap() > 0);
+    });
+    // A file that is gone altogether comes back too.
+    std::fs::remove_file(&files[3]).unwrap();
+    assert_eq!(add(&store, "tiny", &tiny(1)).unwrap().1, Change::Repaired);
+    store.open(None).unwrap().verify().unwrap();
+}
+
+#[test]
+fn processes_that_add_at_once_all_succeed_and_leave_whole_models() {
+    let bench = Bench::new();
+    for seed in 1..=2 {
+        tiny(seed).write(&bench.path(&format!("made-{seed}")));
+    }
+    let add = |seed: u32, name: &str| {
+        let mut command = bench.assay();
+        command.args(["model", "add", "--name", name]).arg(bench.path(&format!("made-{seed}")));
+        command.stderr(Stdio::null()).spawn().unwrap()
+    };
+    let children: Vec<_> =
+        (0..12).map(|child| add(1 + child % 2, if child % 3 == 0 { "another" } else { "same" })).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let lines = list(&bench);
+    assert_eq!(lines.len(), 5, "two models of two revisions each, and the first: {lines:?}");
+    finish(bench.assay().args(["model", "verify"])).succeeds();
+    let left = std::fs::read_dir(bench.path("data/models")).unwrap().count();
+    assert_eq!(left, 5, "three models, the default and the lock");
+}
+
+#[test]
+fn kill_9_at_any_instant_of_adding_leaves_the_old_revision_or_the_new_one() {
+    let rounds: u32 = std::env::var("ASSAY_KILL_ROUNDS").map_or(16, |rounds| rounds.parse().unwrap());
+    let bench = Bench::new();
+    let store = ModelStore::new(&bench.path("data"));
+    let add = |seed: u32| {
+        tiny(seed).write(&bench.path("made"));
+        let mut command = bench.assay();
+        command.args(["model", "add", "--name", "tiny"]).arg(bench.path("made")).stderr(Stdio::null());
+        command
+    };
+    let whole = {
+        let started = Instant::now();
+        assert!(add(100).status().unwrap().success());
+        started.elapsed()
+    };
+    let mut killed = 0;
+    for round in 0..rounds {
+        let before = store.open(None).unwrap().manifest.revision;
+        let mut child = add(101 + round).spawn().unwrap();
+        // Not a wait for something to happen: the instant of the kill is what is being varied.
+        std::thread::sleep(whole * 6 / 5 * round / rounds);
+        // It may be done.
+        let _ = child.kill();
+        let is_done = child.wait().unwrap().success();
+        killed += u32::from(!is_done);
+        store.list().unwrap().iter().for_each(|listed| listed.model.verify().unwrap());
+        let is_new = store.open(None).unwrap().manifest.revision != before;
+        assert!(is_new || !is_done, "what was added is not there");
+        assert!(add(101 + round).status().unwrap().success(), "a killed command is in the way of the next");
+        assert_ne!(store.open(None).unwrap().manifest.revision, before);
+    }
+    println!("{rounds} commands of {} ms: {killed} were killed", Duration::as_millis(&whole));
+}
+
+#[test]
+fn no_two_names_share_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ModelStore::new(dir.path());
+    add(&store, "a-/b", &tiny(1)).unwrap();
+    add(&store, "Tiny", &tiny(1)).unwrap();
+    for (name, taken) in [("a/-b", "a-/b"), ("A-/B", "a-/b"), ("tiny", "Tiny"), ("Tiny.", "Tiny")] {
+        let error = add(&store, name, &tiny(2)).unwrap_err();
+        assert!(matches!(&error, ModelError::NameTaken { taken_by, .. } if taken_by == taken), "{name}: {error}");
+        assert!(matches!(store.open(Some(name)), Err(ModelError::Unknown { .. })), "{name}");
+    }
+    assert_eq!(store.list().unwrap().len(), 2);
+    assert_eq!(add(&store, "Tiny", &tiny(2)).unwrap().1, Change::Copied);
+}
+
+#[test]
+fn a_model_called_default_is_one_like_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ModelStore::new(dir.path());
+    let (revision, _) = add(&store, "default", &tiny(1)).unwrap();
+    assert_eq!(store.default_name().unwrap().as_deref(), Some("default"));
+    assert_eq!(store.open(None).unwrap().manifest.revision, revision);
+    add(&store, "other", &tiny(2)).unwrap();
+    store.set_default("other").unwrap();
+    assert_eq!(store.open(Some("default")).unwrap().manifest.revision, revision);
+    assert_eq!(store.list().unwrap().len(), 2);
+}
+
+#[test]
+fn stores_of_earlier_programs_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let models = dir.path().join("models");
+    let store = ModelStore::new(dir.path());
+    // An earlier program put a model of this name where the default's name belongs, and failed from then on.
+    let (revision, _) = add(&store, "default", &tiny(1)).unwrap();
+    std::fs::remove_file(models.join("default")).unwrap();
+    std::fs::rename(models.join("default~"), models.join("default")).unwrap();
+    assert!(matches!(store.open(None), Err(ModelError::Empty)));
+    assert_eq!(store.open(Some("default")).unwrap().manifest.revision, revision);
+    store.set_default("default").unwrap();
+    assert_eq!(store.open(None).unwrap().manifest.revision, revision);
+
+    // It also let two names share a directory, so that the second answered for the first.
+    let (first, _) = add(&store, "a-/b", &tiny(1)).unwrap();
+    let (second, _) = add(&store, "c", &tiny(2)).unwrap();
+    let (from, to) = (models.join("c"), models.join("a---b"));
+    let manifest = std::fs::read_to_string(from.join(format!("{second:.16}/manifest.json"))).unwrap();
+    std::fs::write(from.join(format!("{second:.16}/manifest.json")), manifest.replace("\"c\"", "\"a/-b\"")).unwrap();
+    std::fs::rename(from.join(format!("{second:.16}")), to.join(format!("{second:.16}"))).unwrap();
+    std::fs::rename(from.join("current"), to.join("current")).unwrap();
+    std::fs::remove_dir(from).unwrap();
+    let opened = |name: &str| store.open(Some(name)).map(|model| model.manifest.revision);
+    assert_eq!(opened("a/-b").unwrap(), second);
+    assert!(matches!(opened("a-/b"), Err(ModelError::Unknown { .. })), "the second model answers for the first");
+    assert_eq!(opened(&format!("a-/b@{first}")).unwrap(), first);
+    assert_eq!(store.list().unwrap().len(), 3);
 }

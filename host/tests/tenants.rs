@@ -1,4 +1,4 @@
-//! A server from outside: HTTP with keys, orders over the admin socket, and an orderly end.
+//! A server from outside: HTTP with keys, commands over the admin socket, and an orderly end.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use common::Finished;
-use common::tenants::{self, Oracle, seeded};
+use common::tenants::{self, Oracle, age, seeded, tiny_model};
 use serde_json::Value;
 
 /// A server on a port of its own, ended with the test.
@@ -113,6 +113,19 @@ fn tenants_are_deployed_changed_and_removed_while_the_server_runs() {
     assert_eq!(shown["tenant"]["current"], 1);
     let table = said(tenant(data_dir, &["show", "early"]));
     assert!(table.contains("max_guest_cpu_ms") && table.contains("rollback") && table.contains("tester"), "{table}");
+    for part in ["tiny/one@", "held by", "the budget is", "ms of device time"] {
+        assert!(table.contains(part), "no {part:?} in {table}");
+    }
+
+    let devices: Value =
+        serde_json::from_str(&said(common::finish(&mut assay(data_dir, &["devices", "--json"])))).unwrap();
+    let loaded = &devices["server"]["models"][0];
+    assert_eq!((loaded["name"].as_str(), loaded["holders"].as_u64()), (Some("tiny/one"), Some(2)), "{devices}");
+    assert!(loaded["weights_bytes"].as_u64() > Some(0) && loaded["tokens"].as_u64() > Some(0), "{loaded}");
+    let budget = devices["server"]["memory_budget_bytes"].as_u64();
+    assert!(budget.is_some() && budget == devices["auto"]["memory_budget_bytes"].as_u64(), "{devices}");
+    let text = said(common::finish(&mut assay(data_dir, &["devices"])));
+    assert!(text.contains("the server's device") && text.contains("tiny/one@"), "{text}");
 
     let id = said(tenant(data_dir, &["key", "list", "early"]));
     let id = id.lines().last().unwrap().split_whitespace().next().unwrap().to_owned();
@@ -124,6 +137,81 @@ fn tenants_are_deployed_changed_and_removed_while_the_server_runs() {
     assert!(server.stop(), "the server did not end well");
     // Without a server the same commands work on the store.
     assert!(said(tenant(data_dir, &["list"])).contains("early"));
+    assert!(!said(common::finish(&mut assay(data_dir, &["devices"]))).contains("the server's device"));
+}
+
+#[test]
+fn a_model_serves_when_it_is_deployed_and_not_when_it_is_added() {
+    let dir = tenants::data_dir();
+    let data_dir = dir.path();
+    let expected = |data_dir: &Path| Oracle::new(data_dir).scores(81, &["some".to_owned(), "documents".to_owned()]);
+    let old = expected(data_dir);
+    deploy(data_dir, "acme", 81);
+    let key = said(tenant(data_dir, &["key", "create", "acme"]));
+    let answer = |server: &Server| scores(&server.post(Some(&key), BODY).1);
+    let server = Server::start(data_dir);
+    assert_eq!(answer(&server), old);
+    tiny_model(7).write(&data_dir.join("made"));
+    let made = data_dir.join("made");
+    let add = ["model", "add", "--name", "tiny/one", made.to_str().unwrap()];
+    common::finish(&mut assay(data_dir, &add)).succeeds();
+    let new = expected(data_dir);
+    assert_ne!(new, old);
+    assert_eq!(answer(&server), old);
+    assert!(server.stop());
+    let server = Server::start(data_dir);
+    assert_eq!(answer(&server), old, "a restart adopts what was added");
+
+    let table = said(tenant(data_dir, &["show", "acme"]));
+    assert!(table.contains("newer here: "), "{table}");
+    let lines = common::finish(&mut assay(data_dir, &["model", "list", "--json"])).succeeds().lines();
+    let of_one: Vec<_> = lines.iter().filter(|line| line["manifest"]["name"] == "tiny/one").collect();
+    let acme = serde_json::json!([{ "tenant": "acme", "version": 1, "current": true }]);
+    assert_eq!((&of_one[0]["current"], &of_one[0]["held_by"]), (&Value::from(true), &serde_json::json!([])));
+    assert_eq!((&of_one[1]["current"], &of_one[1]["held_by"]), (&Value::from(false), &acme));
+
+    said(tenant(data_dir, &["deploy", "acme", "--model", "tiny/one"]));
+    assert_eq!(answer(&server), new);
+    said(tenant(data_dir, &["rollback", "acme"]));
+    assert_eq!(answer(&server), old);
+    let old_revision = of_one[1]["manifest"]["revision"].as_str().unwrap();
+    said(tenant(data_dir, &["deploy", "acme", "--model", &format!("tiny/one@{old_revision:.8}")]));
+    assert_eq!(answer(&server), old);
+    let refused = tenant(data_dir, &["deploy", "acme"]);
+    refused.fails(2, &["required arguments were not provided"]);
+    assert!(server.stop());
+    // Without a server the list is read from the files.
+    let table = common::finish(&mut assay(data_dir, &["model", "list"])).succeeds().stdout;
+    assert!(table.contains("acme 1, acme 3*"), "{table}");
+}
+
+#[test]
+fn a_server_removes_what_no_tenant_needs_when_it_starts_and_when_it_is_asked_to() {
+    let dir = tenants::data_dir();
+    let data_dir = dir.path();
+    for seed in 91..=93 {
+        deploy(data_dir, "acme", seed);
+    }
+    deploy(data_dir, "gone", 94);
+    said(tenant(data_dir, &["remove", "gone"]));
+    age(&data_dir.join("tenants/blobs"));
+    let blobs = || std::fs::read_dir(data_dir.join("tenants/blobs")).unwrap().count() - 1;
+    assert_eq!(blobs(), 4, "removed within the hour");
+    let server = Server::start(data_dir);
+    assert_eq!(blobs(), 3, "the start removes what nothing names, and forgets no version");
+
+    let gc = |arguments: &[&str]| common::finish(assay(data_dir, &["gc"]).args(arguments));
+    let listed = gc(&["--keep", "1", "--dry-run"]).succeeds();
+    assert!(listed.stderr.contains("would remove") && listed.stdout.contains("acme version 1"), "{}", listed.stdout);
+    assert_eq!(blobs(), 3);
+    let removed = gc(&["--keep", "1"]).succeeds();
+    assert_eq!((removed.stdout, blobs()), (listed.stdout, 2));
+    assert!(removed.stderr.contains("removed ") && removed.stderr.contains(" kB"), "{}", removed.stderr);
+    said(tenant(data_dir, &["rollback", "acme"]));
+    tenant(data_dir, &["rollback", "acme"]).fails(2, &["no version before"]);
+    assert!(server.stop());
+    let nothing: Value = serde_json::from_str(&said(gc(&["--keep", "1", "--json"]))).unwrap();
+    assert_eq!(nothing["dropped"], serde_json::json!([]));
 }
 
 #[test]
@@ -155,7 +243,8 @@ fn commands_say_what_is_wrong_with_their_input() {
         (code, stderr)
     };
     let (code, message) = failed(&["show", "nobody"]);
-    assert!(code == Some(2) && message.contains("there is no tenant nobody"), "{code:?}: {message}");
+    let expected = "there is no tenant nobody: `assay tenant list` shows what there is";
+    assert!(code == Some(2) && message.contains(expected), "{code:?}: {message}");
     let (code, message) = failed(&["show", "No Body"]);
     assert!(code == Some(2) && message.contains("is not a tenant's name"), "{code:?}: {message}");
     let limits = dir.path().join("limits.toml");

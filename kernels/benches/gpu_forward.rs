@@ -11,12 +11,9 @@
 
 use std::time::Instant;
 
-use assay_kernels::gpu::layout::Layout;
-use assay_kernels::gpu::ops::Target;
-use assay_kernels::gpu::ops::peak::Peak;
-use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, Precision, TuneCache, tune};
+use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache, ceiling, tune};
 use assay_kernels::weights::{Linear, Module, NormWeights, Source};
-use assay_kernels::{Architecture, Engine, Model, PackedBatch, Row, Weights, families};
+use assay_kernels::{Architecture, Engine, Model, PackedBatch, Precision, Row, Weights, families};
 
 const CONFIG: &[u8] =
     br#"{"model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 30522,
@@ -42,22 +39,19 @@ fn main() {
         Err(error) => return println!("skipped: {error}"),
     };
     let architecture = families::read_config(CONFIG).unwrap();
-    let layout = Layout::new(&architecture, precision).unwrap();
-    let ceiling = Peak::new(&gpu).unwrap().measure(&gpu, 64, 4096).unwrap();
+    let ceiling = ceiling(&gpu, 64, 4096).unwrap();
     println!("{}, {} storage; ceiling {:.1} GFLOP/s", gpu.description(), precision.name(), ceiling / 1e9);
     if has("--tune") {
-        println!("{}", tune(&gpu, Target::of(&gpu), &layout, tokens).unwrap());
+        println!("{}", tune(&gpu, &architecture, precision, tokens).unwrap());
     }
-    drop(gpu);
 
     let options = GpuOptions {
-        adapter: AdapterSelection::Any,
         precision,
         max_batch_tokens: tokens,
         tune: if has("--tune") { TuneCache::Memory } else { TuneCache::Defaults },
         ..GpuOptions::default()
     };
-    let mut engine = GpuEngine::new(random_model(architecture), options).unwrap();
+    let mut engine = GpuEngine::load(&gpu, random_model(architecture), &options).unwrap();
     let mut batch = PackedBatch::default();
     for (row, &length) in lengths.iter().enumerate() {
         let ids: Vec<u32> = (0..length).map(|i| ((row * 7919 + i * 104_729) % 30_522) as u32).collect();

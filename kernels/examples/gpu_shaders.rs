@@ -1,7 +1,16 @@
-//! What `cargo xtask gpu-report` asks of this crate: every GPU shader as a file, and a compiler's statistics of one.
+//! What `cargo xtask gpu-report` asks of this crate: every GPU shader as a file, the forward pass that runs them, and a
+//! compiler's statistics of one shader.
 //!
-//! `gpu_shaders list DIR` writes the variants that GPUs run for the widths of MiniLM-L6 into a folder, and prints a line
-//! for each: name, file, override constants, separated by tabs.
+//! `gpu_shaders list DIR` writes the shaders that GPUs run for a model of MiniLM-L6's shape into a folder, and prints lines
+//! of fields separated by tabs:
+//!
+//! ```text
+//! batch     rows   tokens of each
+//! pipeline  name   file   override constants
+//! step      pass   part   pipeline   threads   FLOPs     one dispatch of a forward pass over that batch
+//! ```
+//!
+//! A pass is one choice of kernel variants; every variant is in one of them.
 //!
 //! `gpu_shaders compile FILE [NAME=VALUE]…` has the Vulkan driver at hand compile one and prints that driver's statistics:
 //! registers, spills, threads in flight, instructions. It creates a pipeline and runs nothing, so a stand-in device will
@@ -12,17 +21,26 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use ash::vk;
-use assay_kernels::gpu::Precision;
-use assay_kernels::gpu::layout::Layout;
-use assay_kernels::gpu::shader::variants;
+use assay_kernels::architecture::{Head, Pooling};
+use assay_kernels::gpu::KernelFamily;
+use assay_kernels::gpu::choices::Choices;
+use assay_kernels::gpu::layout::{Layout, Storage};
+use assay_kernels::gpu::op::{Extent, PipelineSpec};
+use assay_kernels::gpu::pass::{Extents, ForwardPass, pipelines};
+use assay_kernels::{Architecture, families};
 use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 
-/// LayerNorm's epsilon and the number of labels of the variants that are listed: neither changes what a compiler does.
-const EPS: f64 = 1e-12;
-const OUTPUTS: usize = 1;
+/// The shape of MiniLM-L6.
+const CONFIG: &[u8] =
+    br#"{"model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 30522,
+    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
+    "max_position_embeddings": 512, "num_labels": 1}"#;
+/// The batch of the forward pass: rows of this many tokens each.
+const ROWS: u32 = 80;
+const ROW_TOKENS: u32 = 100;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -37,21 +55,59 @@ fn main() -> Result<()> {
 }
 
 fn list(dir: &Path) -> Result<()> {
-    for precision in [Precision::F32, Precision::F16] {
-        let layout =
-            Layout { hidden: 384, hidden_padded: 384, intermediate_padded: 1536, heads: 12, head_dim: 32, precision };
-        for variant in variants(&layout, EPS, OUTPUTS) {
-            // Cooperative matrices are in neither compiler; kernels for software adapters never reach these GPUs.
-            if variant.for_gpus && !variant.cooperative {
-                let file = dir.join(variant.name.replace([' ', '/'], "_")).with_extension("wgsl");
-                std::fs::write(&file, &variant.source).with_context(|| format!("write {}", file.display()))?;
-                let constants: Vec<String> =
-                    variant.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
-                println!("{}\t{}\t{}", variant.name, file.display(), constants.join(" "));
+    println!("batch\t{ROWS}\t{ROW_TOKENS}");
+    let classifier = families::read_config(CONFIG)?;
+    let embedder = Architecture { head: Head::Embedding, pooling: Pooling::Mean, ..classifier.clone() };
+    for storage in [Storage::F32, Storage::F16] {
+        let mut listed = BTreeMap::new();
+        for architecture in [&classifier, &embedder] {
+            for spec in pipelines(architecture, &Layout::new(architecture, storage)?) {
+                // Cooperative matrices are in neither compiler; kernels for software adapters never reach these GPUs.
+                if spec.shader.family != Some(KernelFamily::Software) && !spec.shader.cooperative {
+                    listed.insert(spec.name(), spec);
+                }
             }
+        }
+        for (name, spec) in listed {
+            let file = dir.join(name.replace([' ', '/'], "_")).with_extension("wgsl");
+            std::fs::write(&file, spec.source()).with_context(|| format!("write {}", file.display()))?;
+            let constants = spec.overrides().iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
+            println!("pipeline\t{name}\t{}\t{}", file.display(), constants.join(" "));
+        }
+        list_passes(&classifier, storage)?;
+    }
+    Ok(())
+}
+
+fn list_passes(architecture: &Architecture, storage: Storage) -> Result<()> {
+    let layout = Layout::new(architecture, storage)?;
+    let choices = Choices::all(&layout).into_iter().filter(|choices| choices.family == KernelFamily::Gpu);
+    for (index, choices) in choices.enumerate() {
+        let tokens = ROWS * ROW_TOKENS;
+        let query_tiles = ROWS * ROW_TOKENS.div_ceil(choices.attention_queries);
+        let extents = Extents {
+            tokens: Extent { rows: tokens, query_tiles, query_keys: u64::from(tokens * ROW_TOKENS) },
+            rows: Extent { rows: ROWS, query_tiles: ROWS, query_keys: u64::from(tokens) },
+        };
+        for step in ForwardPass::new(architecture, &layout, &choices).steps {
+            let spec = step.op.pipeline();
+            if spec.shader.cooperative {
+                continue;
+            }
+            let work = step.work(&extents);
+            let threads = u64::from(workgroup_threads(&spec)?) * work.workgroups.map(u64::from).iter().product::<u64>();
+            println!("step\t{} {index}\t{}\t{}\t{threads}\t{}", storage.name(), step.part, spec.name(), work.flops);
         }
     }
     Ok(())
+}
+
+/// Threads of one workgroup.
+fn workgroup_threads(spec: &PipelineSpec) -> Result<u32> {
+    let constants = spec.overrides().into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Vec<_>>();
+    let (module, _) = resolved(&spec.source(), &constants)?;
+    ensure!(module.entry_points.len() == 1, "{} has other than one entry point", spec.name());
+    Ok(module.entry_points[0].workgroup_size.iter().product())
 }
 
 /// Compiles the compute entry point `main` of the WGSL file and prints a `name: value` line per statistic.
@@ -75,15 +131,21 @@ struct Shader {
     immediate_bytes: u32,
 }
 
+/// The module with its constants in place.
+fn resolved(source: &str, constants: &[(String, f64)]) -> Result<(naga::Module, naga::valid::ModuleInfo)> {
+    let module = naga::front::wgsl::parse_str(source).map_err(|e| anyhow!(e.emit_to_string(source)))?;
+    let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all())
+        .validate(&module)
+        .map_err(|e| anyhow!(e.emit_to_string(source)))?;
+    let constants = constants.iter().cloned().collect();
+    let entry = Some((naga::ShaderStage::Compute, "main"));
+    let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &constants)?;
+    Ok((module.into_owned(), info.into_owned()))
+}
+
 impl Shader {
     fn new(source: &str, constants: &[(String, f64)]) -> Result<Self> {
-        let module = naga::front::wgsl::parse_str(source).map_err(|e| anyhow!(e.emit_to_string(source)))?;
-        let info = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all())
-            .validate(&module)
-            .map_err(|e| anyhow!(e.emit_to_string(source)))?;
-        let constants = constants.iter().cloned().collect();
-        let entry = Some((naga::ShaderStage::Compute, "main"));
-        let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &constants)?;
+        let (module, info) = resolved(source, constants)?;
         // As the engine asks wgpu to compile: no run-time checks, no zeroed workgroup memory.
         let policy = BoundsCheckPolicy::Unchecked;
         let options = spv::Options {

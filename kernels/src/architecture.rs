@@ -6,16 +6,6 @@
 //!
 //! Notation below: x is the state of one token, `[hidden_size]`; a row has n tokens.
 
-use crate::engine::RowShape;
-use crate::families::ConfigError;
-
-/// Dimensions above this are refused: no encoder in use comes near, and a hostile `config.json` must not make the host
-/// reserve memory for a model that cannot exist.
-const MAX_DIMENSION: usize = 1 << 20;
-
-/// Layers above this are refused: a layer is a value of its own, so their number is memory before any weight is read.
-pub(crate) const MAX_LAYERS: usize = 1 << 10;
-
 /// An encoder, from token ids to a row's numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
@@ -308,6 +298,17 @@ pub struct Rotary {
     pub theta: f64,
 }
 
+impl Rotary {
+    /// The angle of the pair `pair` of a head at `position`. Rounded to f32 at each step, as where models are trained:
+    /// over thousands of positions the exact angle would differ from theirs by 1e-4.
+    #[must_use]
+    pub fn angle(self, position: usize, pair: usize, head_dim: usize) -> f32 {
+        let exponent = (2 * pair) as f32 / head_dim as f32;
+        let frequency = 1.0 / (self.theta.powf(f64::from(exponent)) as f32);
+        position as f32 * frequency
+    }
+}
+
 /// Which of a row's states the head reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
@@ -344,6 +345,19 @@ pub struct Dense {
     pub activation: Option<Activation>,
     /// Applied after the activation.
     pub norm: Option<Norm>,
+}
+
+/// What a model takes and gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowShape {
+    /// Token ids are below it.
+    pub vocab_size: usize,
+    /// Longest row in tokens.
+    pub max_tokens: usize,
+    /// Whether a row's second segment means anything.
+    pub token_types: TokenTypes,
+    /// Numbers per row.
+    pub outputs: usize,
 }
 
 /// What a model computes for a row.
@@ -402,59 +416,4 @@ impl Architecture {
     pub fn has_projection(&self) -> bool {
         self.embeddings.width != self.hidden_size
     }
-
-    /// Checks what no family may say, whatever its `config.json` holds.
-    ///
-    /// # Errors
-    /// Names the part and what would be accepted.
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let Attention { heads, kv_heads, head_dim, .. } = self.block.attention;
-        let dimensions = [
-            ("vocabulary size", self.vocab_size),
-            ("hidden size", self.hidden_size),
-            ("embedding size", self.embeddings.width),
-            ("number of attention heads", heads),
-            ("width of an attention head", head_dim),
-            ("width of all attention heads", heads.saturating_mul(head_dim)),
-            ("intermediate size", self.block.mlp.intermediate_size),
-            ("longest row", self.max_tokens),
-            ("number of labels", self.outputs()),
-        ];
-        for (field, value) in dimensions {
-            if value == 0 || value > MAX_DIMENSION {
-                return Err(unsupported(field, value, "1 to 1048576"));
-            }
-        }
-        if self.layers.is_empty() || self.layers.len() > MAX_LAYERS {
-            return Err(unsupported("number of layers", self.layers.len(), "1 to 1024"));
-        }
-        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-            return Err(unsupported("number of key and value heads", kv_heads, "a divisor of the attention heads"));
-        }
-        if let Positions::Learned { rows, first, padding_id } = self.embeddings.positions {
-            let padding_is_outside = padding_id.is_some_and(|id| id as usize >= rows);
-            if rows > MAX_DIMENSION || first.saturating_add(self.max_tokens) > rows || padding_is_outside {
-                return Err(unsupported("number of positions", rows, "at least the longest row's, at most 1048576"));
-            }
-        }
-        let head_norm = match self.head {
-            Head::Classifier { dense: Some(Dense { norm, .. }), .. } => norm,
-            _ => None,
-        };
-        for norm in [Some(self.block.norm), self.embeddings.norm, self.final_norm, head_norm].into_iter().flatten() {
-            if !(norm.eps > 0.0 && norm.eps < 1.0) {
-                return Err(unsupported("eps of a norm", norm.eps, "between 0 and 1"));
-            }
-        }
-        for rotary in self.layers.iter().filter_map(|layer| layer.rotary) {
-            if !head_dim.is_multiple_of(2) || !rotary.theta.is_finite() || rotary.theta <= 1.0 {
-                return Err(unsupported("rotary theta", rotary.theta, "above 1, with heads of an even width"));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn unsupported(field: &'static str, value: impl std::fmt::Display, supported: &'static str) -> ConfigError {
-    ConfigError::Unsupported { field, value: value.to_string(), supported }
 }

@@ -6,7 +6,7 @@
 
 use std::ops::{Deref, Range};
 
-use crate::engine::RowShape;
+use crate::architecture::RowShape;
 
 /// Tokenised pairs packed end to end, as compressed sparse rows. No padding, and no empty rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::architecture::{TokenTypes, Unsupported};
+use crate::architecture::{RowShape, Unsupported};
 use crate::batch::CheckedBatch;
 
 /// What computes packed batches of one model on one device.
@@ -54,19 +54,6 @@ pub trait Engine: Send + std::fmt::Debug {
         let ticket = self.submit(batch)?;
         self.finish(ticket, outputs)
     }
-}
-
-/// What a model takes and gives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowShape {
-    /// Token ids are below it.
-    pub vocab_size: usize,
-    /// Longest row in tokens.
-    pub max_tokens: usize,
-    /// Whether a row's second segment means anything.
-    pub token_types: TokenTypes,
-    /// Numbers per row.
-    pub outputs: usize,
 }
 
 /// Numbers as stored and multiplied. No engine has all of them.

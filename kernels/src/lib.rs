@@ -22,9 +22,9 @@ pub mod gpu;
 pub mod reference;
 pub mod weights;
 
-pub use architecture::{Activation, Architecture, Task, TokenTypes, Unsupported};
+pub use architecture::{Activation, Architecture, RowShape, Task, TokenTypes, Unsupported};
 pub use batch::{BatchError, CheckedBatch, PackedBatch, Row};
-pub use cpu::{CpuEngine, CpuOptions, InstructionSet};
-pub use engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, RowShape, Ticket};
+pub use cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, InstructionSet};
+pub use engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, Ticket};
 pub use families::ConfigError;
 pub use weights::{Model, Weights};

@@ -212,7 +212,7 @@ pub fn rotate(x: &mut [f64], heads: usize, head_dim: usize, rotary: Rotary) {
     for (place, token) in x.chunks_exact_mut(heads * head_dim).enumerate() {
         for head in token.chunks_exact_mut(head_dim) {
             for i in 0..half {
-                let angle = place as f64 * rotary.theta.powf(-2.0 * i as f64 / head_dim as f64);
+                let angle = f64::from(rotary.angle(place, i, head_dim));
                 let (a, b) = (head[i], head[i + half]);
                 head[i] = a * angle.cos() - b * angle.sin();
                 head[i + half] = b * angle.cos() + a * angle.sin();

@@ -298,7 +298,7 @@ fn adapters_that_would_be_merged_wrongly_are_refused() {
 
 #[test]
 fn the_default_adapter_turns_a_bare_encoder_into_a_cross_encoder() {
-    let Some(dir) = common::minilm_dir() else { return };
+    let Some(dir) = testdata::default_model() else { return };
     let bare = checkpoint::load(&dir, None).unwrap();
     let bare = bare.architecture;
     assert_eq!((bare.task(), bare.outputs()), (Task::Embedding, bare.hidden_size));

@@ -4,17 +4,18 @@
 
 mod common;
 
+use assay_kernels::cpu::PRECISIONS;
 use assay_kernels::{
     BatchError, CheckedBatch, CpuEngine, CpuOptions, Engine, EngineError, PackedBatch, Precision, Row, Task, Ticket,
     flops::batch_flops,
 };
-use common::{Shape, architecture, random_rows, random_weights};
+use common::{Shape, architecture, processor, random_rows, random_weights};
 
 const SHAPE: Shape = Shape { heads: 2, head_dim: 8, intermediate: 20, layers: 2, outputs: 1, task: Task::CrossEncoder };
 
 fn engine() -> CpuEngine {
     let options = CpuOptions { max_batch_tokens: 1_000, ..CpuOptions::default() };
-    CpuEngine::new(random_weights(SHAPE, 1), options).unwrap()
+    CpuEngine::load(&processor(2), random_weights(SHAPE, 1), options).unwrap()
 }
 
 fn rows(lengths: &[usize]) -> CheckedBatch {
@@ -53,7 +54,7 @@ fn the_token_budget_is_at_least_the_longest_row_and_is_kept() {
     let error = engine.submit(&rows(&[500, 501])).unwrap_err();
     assert!(matches!(error, EngineError::TooManyTokens { tokens: 1_001, max_batch_tokens: 1_000 }), "{error}");
     let options = CpuOptions { max_batch_tokens: 1, ..CpuOptions::default() };
-    assert_eq!(CpuEngine::new(random_weights(SHAPE, 1), options).unwrap().max_batch_tokens(), 600);
+    assert_eq!(CpuEngine::load(&processor(2), random_weights(SHAPE, 1), options).unwrap().max_batch_tokens(), 600);
 }
 
 #[test]
@@ -80,7 +81,7 @@ fn rows_that_were_checked_for_another_model_are_refused_and_the_next_batch_is_co
 #[test]
 fn a_precision_that_the_engine_lacks_is_refused_with_those_that_it_has() {
     let options = CpuOptions { precision: Precision::F16, ..CpuOptions::default() };
-    let error = CpuEngine::new(random_weights(SHAPE, 1), options).unwrap_err();
+    let error = CpuEngine::load(&processor(2), random_weights(SHAPE, 1), options).unwrap_err();
     assert_eq!(error.to_string(), "the cpu engine does not compute in f16: it has f32, int8, int16");
 }
 
@@ -97,4 +98,17 @@ fn one_batch_is_in_flight_and_tickets_are_checked() {
     assert_eq!(outputs.len(), 1);
     let spent = engine.finish(Ticket(1), &mut outputs);
     assert!(matches!(spent, Err(EngineError::WrongTicket { ticket: 1 })));
+}
+
+#[test]
+fn what_a_model_will_take_is_known_before_its_weights_are_read() {
+    let embeddings = Shape { heads: 3, head_dim: 20, intermediate: 450, task: Task::Embedding, ..SHAPE };
+    for shape in [SHAPE, embeddings, Shape { heads: 2, head_dim: 32, intermediate: 801, outputs: 3, ..SHAPE }] {
+        for &precision in PRECISIONS {
+            let (device, options) = (processor(2), CpuOptions { precision, ..CpuOptions::default() });
+            let needed = CpuEngine::memory_needed(&device, &architecture(shape), &options).unwrap();
+            let engine = CpuEngine::load(&device, random_weights(shape, 1), options).unwrap();
+            assert_eq!(needed, engine.memory(), "{shape:?} in {}", precision.name());
+        }
+    }
 }

@@ -6,9 +6,9 @@ mod common;
 
 use assay_kernels::architecture::{Dense, Head, Pooling};
 use assay_kernels::weights::{HeadWeights, Linear};
-use assay_kernels::{Activation, CpuEngine, CpuOptions, Engine, Model, checkpoint, reference};
+use assay_kernels::{Activation, Engine, Model, Precision, checkpoint, reference};
 use candle_core::Device;
-use common::{Golden, default_adapter, golden, golden_path, minilm_dir, pack, run, worst};
+use common::{Golden, cpu_engine, default_adapter, default_goldens, golden, pack, run, worst};
 
 /// Absolute, on every label.
 const TOLERANCE: f64 = 1e-4;
@@ -28,7 +28,7 @@ fn check_reference(weights: &Model, golden: &Golden, cases: usize) {
 
 fn check_engine(weights: Model, golden: &Golden) {
     let labels = weights.architecture.outputs();
-    let mut engine = CpuEngine::new(weights, CpuOptions::default()).unwrap();
+    let mut engine = cpu_engine(weights, 0, Precision::F32);
     let outputs = run(&mut engine, &pack(&golden.cases));
     let expected: Vec<f64> = golden.cases.iter().flat_map(|case| case.logits.clone()).collect();
     let (error, at) = worst(&outputs, &expected);
@@ -38,8 +38,8 @@ fn check_engine(weights: Model, golden: &Golden) {
 
 #[test]
 fn tiny_models_of_every_head_width_agree_with_pytorch() {
-    for name in ["tiny-bert-3labels", "tiny-bert-hd32", "tiny-bert-hd64"] {
-        let Some(dir) = golden_path(name) else { return };
+    for dir in testdata::models("bert") {
+        println!("{}", dir.display());
         let golden = golden(&dir.join("golden.json"));
         let weights = checkpoint::load(&dir, None).unwrap();
         check_reference(&weights, &golden, golden.cases.len());
@@ -49,18 +49,19 @@ fn tiny_models_of_every_head_width_agree_with_pytorch() {
 
 #[test]
 fn the_default_model_agrees_with_pytorch() {
-    let (Some(path), Some(dir)) = (golden_path("default-model.json"), minilm_dir()) else { return };
-    let golden = golden(&path);
+    let Some(dir) = testdata::default_model() else { return };
     let weights = checkpoint::load(&dir, Some(&default_adapter())).unwrap();
-    // The reference takes a second a row: the first few have every special length.
-    check_reference(&weights, &golden, 3);
-    check_engine(weights, &golden);
+    for golden in default_goldens() {
+        // The reference takes a second a row.
+        check_reference(&weights, &golden, 3);
+        check_engine(weights.clone(), &golden);
+    }
 }
 
 #[test]
 fn the_backbone_with_another_head_agrees_with_pytorch() {
-    let (Some(path), Some(dir)) = (golden_path("minilm-seeded-head.json"), minilm_dir()) else { return };
-    let golden = golden(&path);
+    let Some(dir) = testdata::default_model() else { return };
+    let golden = golden(&testdata::golden("other-head.json"));
     let mut weights = checkpoint::load(&dir, None).unwrap();
     let tensors = candle_core::safetensors::load(dir.join(checkpoint::WEIGHTS_FILE), &Device::Cpu).unwrap();
     let tensor = |name: &str| tensors[name].flatten_all().unwrap().to_vec1().unwrap();

@@ -4,9 +4,9 @@
 
 mod gpu_support;
 
-use assay_kernels::gpu::{AdapterKind, AdapterSelection, GpuEngine, GpuError, GpuOptions, Precision, TuneCache, auto};
-use assay_kernels::{BatchError, CheckedBatch, Engine, EngineError, Model, PackedBatch};
-use gpu_support::{Random, engine, skip, tiny};
+use assay_kernels::gpu::{AdapterKind, GpuEngine, GpuError, GpuOptions, TuneCache, auto};
+use assay_kernels::{BatchError, CheckedBatch, Engine, EngineError, Model, PackedBatch, Precision};
+use gpu_support::{Random, engine, shared_device, tiny};
 
 /// Batches in the steady-state test that runs by default, and in the long one.
 const STEADY_BATCHES: usize = 300;
@@ -124,12 +124,10 @@ fn running_out_of_memory_costs_one_batch() {
 
 #[test]
 fn a_budget_that_no_buffer_holds_is_refused_by_name() {
-    let Some((weights, _)) = tiny("tiny-bert-hd32") else { return };
-    let options =
-        GpuOptions { adapter: AdapterSelection::Any, max_batch_tokens: usize::MAX / 1024, ..GpuOptions::default() };
-    match GpuEngine::new(weights, options) {
-        Err(GpuError::NoAdapter { .. }) => {}
-        Err(GpuError::TooLarge { .. } | GpuError::Shape { .. }) => {}
+    let (Some((model, _)), Some(device)) = (tiny("bert-hd32"), shared_device()) else { return };
+    let options = GpuOptions { max_batch_tokens: usize::MAX / 1024, ..GpuOptions::default() };
+    match GpuEngine::load(&device, model, &options) {
+        Err(GpuError::BatchTooLong { tokens, limit }) => assert!(tokens > limit),
         other => panic!("{other:?}"),
     }
 }
@@ -144,24 +142,17 @@ fn automatic_choice_never_takes_a_software_adapter() {
 
 #[test]
 fn tuning_is_remembered_and_changes_no_numbers() {
-    let Some((weights, golden)) = tiny("tiny-bert-hd32") else { return };
+    let (Some((model, golden)), Some(device)) = (tiny("bert-hd32"), shared_device()) else { return };
     let path = std::env::temp_dir().join(format!("assay-tune-{}.json", std::process::id()));
     let _ = std::fs::remove_file(&path);
-    let options = GpuOptions {
-        adapter: AdapterSelection::Any,
-        max_batch_tokens: 1024,
-        tune: TuneCache::File(path.clone()),
-        ..GpuOptions::default()
-    };
-    let Ok(mut tuned) = GpuEngine::new(weights.clone(), options.clone()) else {
-        return skip::<()>("no adapter").unwrap_or_default();
-    };
+    let options = GpuOptions { max_batch_tokens: 1024, tune: TuneCache::File(path.clone()), ..GpuOptions::default() };
+    let mut tuned = GpuEngine::load(&device, model.clone(), &options).unwrap();
     let remembered = std::fs::read(&path).unwrap();
-    let again = GpuEngine::new(weights.clone(), options).unwrap();
+    let again = GpuEngine::load(&device, model.clone(), &options).unwrap();
     assert_eq!(tuned.choices(), again.choices());
     assert_eq!(std::fs::read(&path).unwrap(), remembered);
     std::fs::remove_file(&path).unwrap();
-    let mut plain = engine(weights, Precision::F32, 1024).unwrap();
+    let mut plain = engine(model, Precision::F32, 1024).unwrap();
     let batch = one_row(&golden.batch, 2);
     assert_eq!(run(&mut tuned, &batch), run(&mut plain, &batch));
 }
@@ -218,7 +209,7 @@ fn steady(batches: usize) {
 }
 
 fn tiny_engine(precision: Precision) -> Option<(GpuEngine, PackedBatch)> {
-    let (weights, golden): (Model, _) = tiny("tiny-bert-hd32")?;
+    let (weights, golden): (Model, _) = tiny("bert-hd32")?;
     Some((engine(weights, precision, 1024)?, golden.batch))
 }
 

@@ -2,95 +2,145 @@
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use assay_kernels::gpu::Precision;
-use assay_kernels::gpu::layout::{Layout, TILE};
-use assay_kernels::gpu::shader::{Variant, variants};
+mod common;
+
+use std::collections::BTreeSet;
+
+use assay_kernels::architecture::{Activation, Head, Pooling};
+use assay_kernels::gpu::KernelFamily;
+use assay_kernels::gpu::layout::{Layout, Storage};
+use assay_kernels::gpu::op::{Access, PipelineSpec};
+use assay_kernels::gpu::pass::pipelines;
+use assay_kernels::gpu::shader;
+use assay_kernels::{Architecture, Task};
+use common::{Shape, architecture};
 use naga::back::{PipelineConstants, hlsl, msl, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 /// The oldest Metal Shading Language that the kernels are held to: macOS 12.
 const METAL: (u8, u8) = (2, 4);
-/// Model shapes: hidden size, heads, head width, feed-forward width.
-const SHAPES: [(usize, usize, usize, usize); 6] = [
-    (384, 12, 32, 1536),
-    (48, 3, 16, 100),
-    (128, 2, 64, 256),
-    (768, 12, 64, 3072),
-    (192, 2, 96, 768),
-    (256, 2, 128, 512),
+/// Model shapes: heads, head width, feed-forward width, and the width of embeddings if it is another one.
+const SHAPES: [(usize, usize, usize, Option<usize>); 6] = [
+    (12, 32, 1536, None),
+    (3, 16, 100, Some(20)),
+    (2, 64, 256, None),
+    (12, 64, 3072, Some(128)),
+    (2, 96, 768, None),
+    (2, 128, 512, None),
 ];
+const ACTIVATIONS: [Activation; 5] =
+    [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu, Activation::Tanh];
 
 #[test]
-fn every_variant_is_valid_for_every_backend() {
+fn every_pipeline_is_valid_for_every_backend() {
     let mut checked = 0;
-    for variant in all_variants() {
-        let (module, info) = resolved(&variant);
+    for spec in all_pipelines() {
+        let (module, info) = resolved(&spec);
         for policy in [BoundsCheckPolicy::Unchecked, BoundsCheckPolicy::Restrict] {
-            write_spirv(&variant, &module, &info, policy);
-            write_metal(&variant, &module, &info, policy);
+            write_spirv(&spec, &module, &info, policy);
+            write_metal(&spec, &module, &info, policy);
         }
-        // naga 30 writes no cooperative matrices in HLSL, and DX12 adapters report none: the variant is never made there.
-        if !variant.cooperative {
-            write_hlsl(&variant, &module, &info);
+        // naga 30 writes no cooperative matrices in HLSL, and DX12 adapters report none: the kernel is never made there.
+        if !spec.shader.cooperative {
+            write_hlsl(&spec, &module, &info);
         }
         checked += 1;
     }
-    eprintln!("{checked} variants");
+    eprintln!("{checked} pipelines");
     assert!(checked > 150);
 }
 
 #[test]
-fn no_variant_asks_for_a_feature_that_it_does_not_state() {
-    for variant in all_variants() {
-        let module = naga::front::wgsl::parse_str(&variant.source).unwrap();
+fn every_row_of_the_table_is_part_of_some_models_pipelines() {
+    let made: BTreeSet<&str> = all_pipelines().iter().map(|spec| spec.shader.name).collect();
+    let rows: BTreeSet<&str> = shader::TABLE.iter().map(|row| row.name).collect();
+    assert_eq!(made, rows);
+    assert_eq!(rows.len(), shader::TABLE.len(), "two rows have one name");
+}
+
+#[test]
+fn rows_and_ops_say_what_their_shaders_declare() {
+    for spec in all_pipelines() {
+        let module = parsed(&spec);
+        let name = spec.name();
+        let overrides: BTreeSet<&str> =
+            module.overrides.iter().filter_map(|(_, declared)| declared.name.as_deref()).collect();
+        assert_eq!(overrides, spec.shader.overrides.iter().copied().collect(), "{name}: overrides");
+        let (mut immediates, mut bound) = (Vec::new(), Vec::new());
+        for (_, variable) in module.global_variables.iter() {
+            if let Some(binding) = &variable.binding {
+                let naga::AddressSpace::Storage { access } = variable.space else { panic!("{name}: not storage") };
+                let access = if access.contains(naga::StorageAccess::STORE) { Access::Write } else { Access::Read };
+                bound.push((binding.binding as usize, variable.name.as_deref().unwrap(), access));
+            }
+            if variable.space == naga::AddressSpace::Immediate
+                && let naga::TypeInner::Struct { members, .. } = &module.types[variable.ty].inner
+            {
+                immediates = members.iter().filter_map(|member| member.name.as_deref()).collect();
+            }
+        }
+        assert_eq!(immediates, spec.shader.immediates, "{name}: immediates");
+        for (index, declared, access) in bound {
+            let binding = spec.bindings.get(index).unwrap_or_else(|| panic!("{name}: no binding {index}"));
+            assert_eq!((binding.name, binding.access), (declared, access), "{name}: binding {index}");
+        }
+    }
+}
+
+#[test]
+fn no_shader_asks_for_a_feature_that_its_row_does_not_name() {
+    for spec in all_pipelines() {
         let mut allowed = Capabilities::IMMEDIATES | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-        if variant.cooperative {
+        if spec.shader.cooperative {
             allowed |= Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
         }
         Validator::new(ValidationFlags::all(), allowed)
-            .validate(&module)
-            .unwrap_or_else(|error| panic!("{}: {}", variant.name, error.emit_to_string(&variant.source)));
+            .validate(&parsed(&spec))
+            .unwrap_or_else(|error| panic!("{}: {}", spec.name(), error.emit_to_string(&spec.source())));
     }
 }
 
 #[test]
 fn kernels_for_software_adapters_have_no_barriers_and_no_workgroup_memory() {
-    for variant in all_variants().iter().filter(|variant| !variant.for_gpus) {
-        assert!(!variant.source.contains("workgroupBarrier()"), "{}", variant.name);
-        assert!(!variant.source.contains("var<workgroup>"), "{}", variant.name);
+    for spec in all_pipelines().iter().filter(|spec| spec.shader.family == Some(KernelFamily::Software)) {
+        assert!(!spec.source().contains("workgroupBarrier()"), "{}", spec.name());
+        assert!(!spec.source().contains("var<workgroup>"), "{}", spec.name());
     }
 }
 
-fn all_variants() -> Vec<Variant> {
+/// Every pipeline of models of several shapes, as classifiers and as embedders.
+fn all_pipelines() -> Vec<PipelineSpec> {
     let mut all = Vec::new();
-    for precision in [Precision::F32, Precision::F16] {
-        for (hidden, heads, head_dim, intermediate) in SHAPES {
-            let layout = Layout {
-                hidden,
-                hidden_padded: hidden.next_multiple_of(TILE),
-                intermediate_padded: intermediate.next_multiple_of(TILE),
-                heads,
-                head_dim,
-                precision,
-            };
-            all.extend(variants(&layout, 1e-12, 3));
+    for storage in [Storage::F32, Storage::F16] {
+        for ((heads, head_dim, intermediate, width), activation) in SHAPES.into_iter().zip(ACTIVATIONS.iter().cycle()) {
+            let shape = Shape { heads, head_dim, intermediate, layers: 2, outputs: 3, task: Task::CrossEncoder };
+            let mut classifier = architecture(shape);
+            classifier.block.mlp.activation = *activation;
+            classifier.embeddings.width = width.unwrap_or(classifier.embeddings.width);
+            let embedder = Architecture { head: Head::Embedding, pooling: Pooling::Mean, ..classifier.clone() };
+            for architecture in [classifier, embedder] {
+                all.extend(pipelines(&architecture, &Layout::new(&architecture, storage).unwrap()));
+            }
         }
     }
     all
 }
 
-fn resolved(variant: &Variant) -> (naga::Module, naga::valid::ModuleInfo) {
-    let module = naga::front::wgsl::parse_str(&variant.source)
-        .unwrap_or_else(|error| panic!("{}: {}", variant.name, error.emit_to_string(&variant.source)));
+fn parsed(spec: &PipelineSpec) -> naga::Module {
+    let source = spec.source();
+    naga::front::wgsl::parse_str(&source).unwrap_or_else(|e| panic!("{}: {}", spec.name(), e.emit_to_string(&source)))
+}
+
+fn resolved(spec: &PipelineSpec) -> (naga::Module, naga::valid::ModuleInfo) {
+    let module = parsed(spec);
     let info = Validator::new(ValidationFlags::all(), Capabilities::all())
         .validate(&module)
-        .unwrap_or_else(|error| panic!("{}: {}", variant.name, error.emit_to_string(&variant.source)));
-    let constants: PipelineConstants =
-        variant.constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
+        .unwrap_or_else(|error| panic!("{}: {}", spec.name(), error.emit_to_string(&spec.source())));
+    let constants: PipelineConstants = spec.overrides().iter().map(|&(name, value)| (name.to_owned(), value)).collect();
     let entry = Some((naga::ShaderStage::Compute, "main"));
     let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
-        .unwrap_or_else(|error| panic!("{}: {error}", variant.name));
+        .unwrap_or_else(|error| panic!("{}: {error}", spec.name()));
     (module.into_owned(), info.into_owned())
 }
 
@@ -98,7 +148,7 @@ fn policies(policy: BoundsCheckPolicy) -> BoundsCheckPolicies {
     BoundsCheckPolicies { index: policy, buffer: policy, image_load: policy, binding_array: policy }
 }
 
-fn write_spirv(variant: &Variant, module: &naga::Module, info: &naga::valid::ModuleInfo, policy: BoundsCheckPolicy) {
+fn write_spirv(spec: &PipelineSpec, module: &naga::Module, info: &naga::valid::ModuleInfo, policy: BoundsCheckPolicy) {
     let options = spv::Options {
         lang_version: (1, 3),
         bounds_check_policies: policies(policy),
@@ -106,10 +156,10 @@ fn write_spirv(variant: &Variant, module: &naga::Module, info: &naga::valid::Mod
         ..spv::Options::default()
     };
     let entry = spv::PipelineOptions { shader_stage: naga::ShaderStage::Compute, entry_point: "main".to_owned() };
-    spv::write_vec(module, info, &options, Some(&entry)).unwrap_or_else(|e| panic!("{}: SPIR-V: {e}", variant.name));
+    spv::write_vec(module, info, &options, Some(&entry)).unwrap_or_else(|e| panic!("{}: SPIR-V: {e}", spec.name()));
 }
 
-fn write_metal(variant: &Variant, module: &naga::Module, info: &naga::valid::ModuleInfo, policy: BoundsCheckPolicy) {
+fn write_metal(spec: &PipelineSpec, module: &naga::Module, info: &naga::valid::ModuleInfo, policy: BoundsCheckPolicy) {
     let options = msl::Options {
         lang_version: METAL,
         bounds_check_policies: policies(policy),
@@ -121,10 +171,10 @@ fn write_metal(variant: &Variant, module: &naga::Module, info: &naga::valid::Mod
         entry_point: Some((naga::ShaderStage::Compute, "main".to_owned())),
         ..msl::PipelineOptions::default()
     };
-    msl::write_string(module, info, &options, &entry).unwrap_or_else(|e| panic!("{}: MSL: {e}", variant.name));
+    msl::write_string(module, info, &options, &entry).unwrap_or_else(|e| panic!("{}: MSL: {e}", spec.name()));
 }
 
-fn write_hlsl(variant: &Variant, module: &naga::Module, info: &naga::valid::ModuleInfo) {
+fn write_hlsl(spec: &PipelineSpec, module: &naga::Module, info: &naga::valid::ModuleInfo) {
     let options = hlsl::Options {
         shader_model: hlsl::ShaderModel::V6_0,
         immediates_target: Some(hlsl::BindTarget { space: 1, ..hlsl::BindTarget::default() }),
@@ -133,5 +183,5 @@ fn write_hlsl(variant: &Variant, module: &naga::Module, info: &naga::valid::Modu
     let entry = hlsl::PipelineOptions { entry_point: Some((naga::ShaderStage::Compute, "main".to_owned())) };
     let mut text = String::new();
     let mut writer = hlsl::Writer::new(&mut text, &options, &entry);
-    writer.write(module, info, None).unwrap_or_else(|e| panic!("{}: HLSL: {e}", variant.name));
+    writer.write(module, info, None).unwrap_or_else(|e| panic!("{}: HLSL: {e}", spec.name()));
 }

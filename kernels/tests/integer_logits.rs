@@ -4,28 +4,31 @@
 
 mod common;
 
-use assay_kernels::{CpuEngine, CpuOptions, Precision, Task, checkpoint, reference};
-use common::{Shape, default_adapter, golden, golden_path, minilm_dir, pack, random_rows, random_weights, run, worst};
+use assay_kernels::{Precision, Task, checkpoint, reference};
+use common::{Shape, cpu_engine, default_adapter, default_goldens, pack, random_rows, random_weights, run, worst};
 
-/// Largest difference from float64 on the default model, whose logits here span 14, and least Kendall tau.
-const CASES: [(Precision, f64, f64); 2] = [(Precision::Int8, 0.15, 0.985), (Precision::Int16, 0.02, 0.995)];
+/// Largest difference from float64 on the default model, whose logits here span 14, and least Kendall tau: on our own
+/// passages, and on the goldens beside the checkout.
+const CASES: [(Precision, [(f64, f64); 2]); 2] =
+    [(Precision::Int8, [(0.15, 0.975), (0.15, 0.985)]), (Precision::Int16, [(0.03, 0.99), (0.02, 0.995)])];
 
 #[test]
 fn the_default_model_in_integers_is_near_pytorch_and_ranks_the_same() {
-    let (Some(path), Some(dir)) = (golden_path("default-model.json"), minilm_dir()) else { return };
-    let golden = golden(&path);
-    let expected: Vec<f64> = golden.cases.iter().map(|case| case.logits[0]).collect();
-    for (precision, tolerance, least_tau) in CASES {
-        let weights = checkpoint::load(&dir, Some(&default_adapter())).unwrap();
-        let options = CpuOptions { precision, ..CpuOptions::default() };
-        let outputs = run(&mut CpuEngine::new(weights, options).unwrap(), &pack(&golden.cases));
-        let (error, at) = worst(&outputs, &expected);
-        let square = outputs.iter().zip(&expected).map(|(&a, e)| (f64::from(a) - e).powi(2)).sum::<f64>();
-        let root_mean_square = (square / expected.len() as f64).sqrt();
-        let tau = kendall_tau(&outputs, &expected);
-        println!("{precision:?}: largest error {error:.2e}, root mean square {root_mean_square:.2e}, tau {tau:.4}");
-        assert!(error <= tolerance, "{precision:?}, case {at}: {} for {}", outputs[at], expected[at]);
-        assert!(tau >= least_tau, "{precision:?}: Kendall tau {tau}");
+    let Some(dir) = testdata::default_model() else { return };
+    let weights = checkpoint::load(&dir, Some(&default_adapter())).unwrap();
+    for (precision, bounds) in CASES {
+        let mut engine = cpu_engine(weights.clone(), 0, precision);
+        for (golden, (tolerance, least_tau)) in default_goldens().iter().zip(bounds) {
+            let expected: Vec<f64> = golden.cases.iter().map(|case| case.logits[0]).collect();
+            let outputs = run(&mut engine, &pack(&golden.cases));
+            let (error, at) = worst(&outputs, &expected);
+            let square = outputs.iter().zip(&expected).map(|(&a, e)| (f64::from(a) - e).powi(2)).sum::<f64>();
+            let root_mean_square = (square / expected.len() as f64).sqrt();
+            let tau = kendall_tau(&outputs, &expected);
+            println!("{precision:?}: largest error {error:.2e}, root mean square {root_mean_square:.2e}, tau {tau:.4}");
+            assert!(error <= tolerance, "{precision:?}, case {at}: {} for {}", outputs[at], expected[at]);
+            assert!(tau >= least_tau, "{precision:?}: Kendall tau {tau}");
+        }
     }
 }
 
@@ -49,8 +52,7 @@ fn models_of_odd_sizes_in_integers_are_near_the_reference() {
         let rows = random_rows(&[1, 7, 40], 3);
         let expected = reference::forward(&weights, &rows);
         for (precision, tolerance) in [(Precision::Int8, 0.1), (Precision::Int16, 0.01)] {
-            let options = CpuOptions { precision, ..CpuOptions::default() };
-            let outputs = run(&mut CpuEngine::new(weights.clone(), options).unwrap(), &rows);
+            let outputs = run(&mut cpu_engine(weights.clone(), 0, precision), &rows);
             let (error, at) = worst(&outputs, &expected);
             assert!(error <= tolerance, "{shape:?} {precision:?}, output {at}: {} for {}", outputs[at], expected[at]);
         }

@@ -4,19 +4,16 @@
 
 mod common;
 
-use std::num::NonZeroUsize;
-
 use assay_kernels::cpu::PRECISIONS;
-use assay_kernels::{CpuEngine, CpuOptions, Model, PackedBatch, Precision, Task, reference};
-use common::{Shape, random_rows, random_weights, run, worst};
+use assay_kernels::{CpuEngine, Model, PackedBatch, Precision, Task, reference};
+use common::{Shape, cpu_engine, random_rows, random_weights, run, worst};
 use proptest::prelude::*;
 
 const SHAPE: Shape =
     Shape { heads: 3, head_dim: 20, intermediate: 100, layers: 2, outputs: 3, task: Task::CrossEncoder };
 
 fn engine(weights: &Model, threads: usize, precision: Precision) -> CpuEngine {
-    let options = CpuOptions { threads: NonZeroUsize::new(threads), precision, ..CpuOptions::default() };
-    CpuEngine::new(weights.clone(), options).unwrap()
+    cpu_engine(weights.clone(), threads, precision)
 }
 
 /// A made-up row's numbers, every row computed alone.

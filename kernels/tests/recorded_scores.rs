@@ -11,10 +11,14 @@ mod common;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use assay_kernels::{CpuEngine, CpuOptions, InstructionSet, Model, PackedBatch, Task, checkpoint};
-use common::{Shape, default_adapter, golden, minilm_dir, pack, random_rows, random_weights, workspace};
+use assay_kernels::{
+    CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, InstructionSet, Model, PackedBatch, Task, checkpoint,
+};
+use common::{Shape, default_adapter, golden, pack, random_rows, random_weights};
 use serde::{Deserialize, Serialize};
+use testdata::Cause;
 
 /// Lengths at which tiles and vectors begin and end, and the longest rows of the models in use.
 const LENGTHS: [usize; 7] = [1, 2, 17, 64, 100, 511, 512];
@@ -61,68 +65,80 @@ impl Recording {
 }
 
 fn file() -> PathBuf {
-    workspace().join("testdata/scores/cpu.json")
+    testdata::root().join("testdata/scores/cpu.json")
 }
 
 fn recordings() -> Recordings {
     serde_json::from_slice(&std::fs::read(file()).unwrap()).unwrap()
 }
 
-fn compute(weights: Model, rows: &PackedBatch, set: InstructionSet) -> Recording {
-    let options = CpuOptions { threads: NonZeroUsize::new(2), ..CpuOptions::default() };
-    let mut engine = CpuEngine::with_instruction_set(weights, options, set).unwrap();
+/// A device of two threads for each instruction set that this processor has.
+fn devices() -> Vec<Arc<CpuDevice>> {
+    let available = InstructionSet::ALL.into_iter().filter(|set| set.is_available());
+    let options = |set| CpuDeviceOptions { threads: NonZeroUsize::new(2), instruction_set: Some(set) };
+    available.map(|set| CpuDevice::new(options(set)).unwrap()).collect()
+}
+
+fn compute(device: &Arc<CpuDevice>, model: &Model, rows: &PackedBatch) -> Recording {
+    let mut engine = CpuEngine::load(device, model.clone(), CpuOptions::default()).unwrap();
     Recording::of(&common::run(&mut engine, rows))
 }
 
 /// The default model and its rows, where it is on this machine.
 fn default_model() -> Option<(Model, PackedBatch)> {
-    let weights = checkpoint::load(&minilm_dir()?, Some(&default_adapter())).unwrap();
-    Some((weights, pack(&golden(&workspace().join("testdata/golden/passages.json")).cases)))
+    let weights = checkpoint::load(&testdata::default_model()?, Some(&default_adapter())).unwrap();
+    Some((weights, pack(&golden(&testdata::golden("passages.json")).cases)))
 }
 
 /// Compares on every instruction set that has a recording; one that this processor lacks is skipped by name.
-fn check(model: &str, weights: &Model, rows: &PackedBatch) {
+fn check(devices: &[Arc<CpuDevice>], name: &str, model: &Model, rows: &PackedBatch) {
     let recordings = recordings();
-    let recorded = recordings.get(model).unwrap_or_else(|| panic!("{model} is not recorded"));
+    let recorded = recordings.get(name).unwrap_or_else(|| panic!("{name} is not recorded"));
     for set in InstructionSet::ALL {
-        match recorded.get(set.name()) {
-            None if set.is_available() => println!("skipped: {model} is not recorded for {}", set.name()),
-            None => {}
-            Some(_) if !set.is_available() => println!("skipped: this processor does not have {}", set.name()),
-            Some(recorded) => assert_eq!(&compute(weights.clone(), rows, set), recorded, "{model}, {}", set.name()),
+        let device = devices.iter().find(|device| device.instruction_set() == set);
+        match (device, recorded.get(set.name())) {
+            (Some(device), Some(recorded)) => {
+                assert_eq!(&compute(device, model, rows), recorded, "{name}, {}", set.name());
+            }
+            (Some(_), None) => {
+                testdata::skip(Cause::NotSetUp, &format!("{name} is not recorded for {}", set.name()));
+            }
+            (None, Some(_)) => testdata::skip(Cause::NoInstructions, &format!("scores for {}", set.name())),
+            (None, None) => {}
         }
     }
 }
 
 #[test]
-fn made_up_models_have_their_recorded_bits() {
-    for (seed, (model, shape)) in (1..).zip(MODELS) {
-        check(model, &random_weights(shape, seed), &random_rows(&LENGTHS, seed));
+fn made_up_models_have_their_recorded_bits_one_after_the_other_on_one_device() {
+    let devices = devices();
+    for (seed, (name, shape)) in (1..).zip(MODELS) {
+        check(&devices, name, &random_weights(shape, seed), &random_rows(&LENGTHS, seed));
     }
 }
 
 #[test]
 fn the_default_model_has_its_recorded_bits() {
-    let Some((weights, rows)) = default_model() else { return };
-    check(DEFAULT_MODEL, &weights, &rows);
+    let Some((model, rows)) = default_model() else { return };
+    check(&devices(), DEFAULT_MODEL, &model, &rows);
 }
 
 #[test]
 #[ignore = "overwrites the recorded scores: only for a change of bits that is meant"]
 fn record() {
     let mut recordings = if file().exists() { recordings() } else { Recordings::new() };
-    let available = || InstructionSet::ALL.into_iter().filter(|set| set.is_available());
-    let mut put = |model: &str, weights: &Model, rows: &PackedBatch| {
-        let recorded = recordings.entry(model.to_owned()).or_default();
-        for set in available() {
-            recorded.insert(set.name().to_owned(), compute(weights.clone(), rows, set));
+    let devices = devices();
+    let mut put = |name: &str, model: &Model, rows: &PackedBatch| {
+        let recorded = recordings.entry(name.to_owned()).or_default();
+        for device in &devices {
+            recorded.insert(device.instruction_set().name().to_owned(), compute(device, model, rows));
         }
     };
-    for (seed, (model, shape)) in (1..).zip(MODELS) {
-        put(model, &random_weights(shape, seed), &random_rows(&LENGTHS, seed));
+    for (seed, (name, shape)) in (1..).zip(MODELS) {
+        put(name, &random_weights(shape, seed), &random_rows(&LENGTHS, seed));
     }
-    if let Some((weights, rows)) = default_model() {
-        put(DEFAULT_MODEL, &weights, &rows);
+    if let Some((model, rows)) = default_model() {
+        put(DEFAULT_MODEL, &model, &rows);
     }
     std::fs::create_dir_all(file().parent().unwrap()).unwrap();
     std::fs::write(file(), serde_json::to_string_pretty(&recordings).unwrap() + "\n").unwrap();

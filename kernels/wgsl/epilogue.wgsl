@@ -1,18 +1,48 @@
-// What a GEMM does to a sum before it is stored. Prefixed to every GEMM kernel.
+// What a GEMM does to a sum before it is stored, and where it goes. Prefixed to every GEMM kernel but
+// `gemm_tile_norm.wgsl`, which stores normalised rows.
 //
 //   BIAS      y = sum + bias             (the bias is what the sum starts from)
 //   GELU      y = gelu(sum + bias)       gelu(x) = x · (1 + erf(x / √2)) / 2, the exact one
 //   RESIDUAL  y = sum + bias + residual
 //   TANH      y = tanh(sum + bias)
+//   RELU      y = max(sum + bias, 0)
+//   GELU_TANH y = gelu(sum + bias) by its approximation x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))) / 2
+//   SILU      y = x / (1 + e⁻ˣ) of x = sum + bias
 //
+// Bindings: 2 bias, 3 residual (read only where EPILOGUE is RESIDUAL; laid out as y), 4 y.
 // Constants: EPILOGUE, fixed when the pipeline is made, so that the choice costs nothing where it runs.
 // Rust caller: `gpu::ops::gemm`.
+
+struct Sizes {
+    /// First column to compute, in units of four: a slice of w, bias and y.
+    column4: u32,
+    /// Row stride of y and residual, in units of four.
+    y_stride4: u32,
+}
+
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> residual: array<Packed4>;
+@group(0) @binding(4) var<storage, read_write> y: array<Packed4>;
+var<immediate> sizes: Sizes;
 
 const EPILOGUE_GELU: u32 = 1u;
 const EPILOGUE_RESIDUAL: u32 = 2u;
 const EPILOGUE_TANH: u32 = 3u;
+const EPILOGUE_RELU: u32 = 4u;
+const EPILOGUE_GELU_TANH: u32 = 5u;
+const EPILOGUE_SILU: u32 = 6u;
 /// 0 is bias alone.
 override EPILOGUE: u32 = 0u;
+
+/// Stores four columns of a row, whose sums hold the bias.
+fn store(row: u32, column4: u32, sum: vec4<f32>) {
+    let index = row * sizes.y_stride4 + column4;
+    var added = vec4(0.0);
+    if EPILOGUE == EPILOGUE_RESIDUAL {
+        added = unpack4(residual[index]);
+    }
+    y[index] = pack4(epilogue(sum, added));
+}
 
 fn epilogue(sum: vec4<f32>, residual: vec4<f32>) -> vec4<f32> {
     if EPILOGUE == EPILOGUE_GELU {
@@ -23,6 +53,15 @@ fn epilogue(sum: vec4<f32>, residual: vec4<f32>) -> vec4<f32> {
     }
     if EPILOGUE == EPILOGUE_TANH {
         return tanh_clamped(sum);
+    }
+    if EPILOGUE == EPILOGUE_RELU {
+        return max(sum, vec4(0.0));
+    }
+    if EPILOGUE == EPILOGUE_GELU_TANH {
+        return gelu_tanh(sum);
+    }
+    if EPILOGUE == EPILOGUE_SILU {
+        return silu(sum);
     }
     return sum;
 }
@@ -42,6 +81,17 @@ fn gelu(x: vec4<f32>) -> vec4<f32> {
     q = q * t + 0.45913371443748474;
     q = q * t + 1.1511152982711792;
     return max(x, vec4(0.0)) - 0.5 * abs(x) * exp2(-t * q);
+}
+
+/// The approximation by tanh: √(2/π) and 0.044715 · √(2/π) as constants.
+fn gelu_tanh(x: vec4<f32>) -> vec4<f32> {
+    let inner = x * (0.7978845608028654 + 0.035677408136300125 * x * x);
+    return 0.5 * x * (1.0 + tanh_clamped(inner));
+}
+
+/// By exp2. Below −80 the result is 0 to the last bit; the clamp keeps exp2 finite.
+fn silu(x: vec4<f32>) -> vec4<f32> {
+    return x / (1.0 + exp2(-1.4426950408889634 * max(x, vec4(-80.0))));
 }
 
 /// tanh by exp2: Metal's own is NaN beyond about ±45, and ±15 is 1 to the last bit already.

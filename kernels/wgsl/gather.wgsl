@@ -1,6 +1,6 @@
 // First tokens: y[i] = x[first token of row i]. The head reads no others, so the last layer computes no others.
 //
-//   rows  [rows]                first token of each row of the batch, and its length: `Row`
+//   rows  [rows]                which tokens of the batch each row is: `query_tile.wgsl`
 //   x     [tokens, STRIDE4 · 4]
 //   y     [rows, STRIDE4 · 4]
 //
@@ -13,15 +13,7 @@ struct Sizes {
     rows: u32,
 }
 
-struct Row {
-    index: u32,
-    /// Always 1: the same entry is a query tile of the last layer's attention.
-    queries: u32,
-    start: u32,
-    tokens: u32,
-}
-
-@group(0) @binding(0) var<storage, read> rows: array<Row>;
+@group(0) @binding(0) var<storage, read> rows: array<QueryTile>;
 @group(0) @binding(1) var<storage, read> x: array<Packed4>;
 @group(0) @binding(2) var<storage, read_write> y: array<Packed4>;
 var<immediate> sizes: Sizes;
@@ -33,6 +25,6 @@ override THREADS: u32 = 64u;
 fn main(@builtin(global_invocation_id) invocation: vec3<u32>) {
     let row = invocation.x / STRIDE4;
     if row < sizes.rows {
-        y[invocation.x] = x[rows[row].start * STRIDE4 + invocation.x % STRIDE4];
+        y[invocation.x] = x[rows[row].key_start * STRIDE4 + invocation.x % STRIDE4];
     }
 }

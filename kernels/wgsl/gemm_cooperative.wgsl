@@ -1,7 +1,6 @@
 // GEMM on cooperative matrices, for adapters that report 8×8×8: y = epilogue(a · w + bias).
 //
-// Shapes, layouts, bindings and immediates are those of `gemm_tile.wgsl`; rows up to the next multiple of 64 may be read
-// and written.
+// Shapes and layouts are those of `gemm_tile.wgsl`; rows up to the next multiple of 64 may be read and written.
 //
 // Algorithm: four subgroups own a quadrant of 32 × 32 outputs each, as 4 × 4 accumulators of 8 × 8 named by row and
 // column (an array of them would be indexed at run time, which no backend keeps in registers). Fragments of a and w are
@@ -11,24 +10,13 @@
 // One workgroup owns rows 64 · group.y … + 63 and columns 64 · group.x … + 63.
 //
 // Multiplies in the storage format, f32 or f16, and sums in f32.
+// Bindings: 0 a, 1 w; 2 bias, 3 residual and 4 y in `epilogue.wgsl`.
 // Constants: SUBGROUP (the adapter's subgroup size, which must be fixed; never a workgroup of 32 threads on Apple GPUs,
 // whose compiler breaks such kernels), K, N (64 divides it), EPILOGUE.
 // Features: immediates, cooperative matrices, and SHADER_F16 for f16. Rust caller: `gpu::ops::gemm`.
 
-struct Sizes {
-    /// First column to compute, in units of four: a slice of w, bias and y.
-    column4: u32,
-    /// Row stride of y and residual, in units of four.
-    y_stride4: u32,
-}
-
 @group(0) @binding(0) var<storage, read> a: array<Element>;
 @group(0) @binding(1) var<storage, read> w: array<Element>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> residual: array<Packed4>;
-@group(0) @binding(4) var<storage, read_write> y: array<Packed4>;
-var<immediate> sizes: Sizes;
-
 override SUBGROUP: u32 = 32u;
 override K: u32 = 384u;
 override N: u32 = 384u;
@@ -113,11 +101,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let c4 = i % (COLUMNS / 4u);
         let first = i * 4u;
         let sum = vec4(sums[first], sums[first + 1u], sums[first + 2u], sums[first + 3u]);
-        let index = (row + r) * sizes.y_stride4 + column / 4u + c4;
-        var added = vec4(0.0);
-        if EPILOGUE == EPILOGUE_RESIDUAL {
-            added = unpack4(residual[index]);
-        }
-        y[index] = pack4(epilogue(sum + bias[column / 4u + c4], added));
+        store(row + r, column / 4u + c4, sum + bias[column / 4u + c4]);
     }
 }

@@ -1,6 +1,6 @@
 // GEMM for software adapters: y = epilogue(a · w + bias).
 //
-// Shapes, layouts, bindings and immediates are those of `gemm_tile.wgsl`.
+// Shapes and layouts are those of `gemm_tile.wgsl`.
 //
 // Algorithm: the same register tile of 16 rows × 4 columns to an invocation, without workgroup memory or barriers, which
 // a software adapter runs by saving and restoring every lane. One lane is one group of four columns; the rows come from
@@ -9,23 +9,12 @@
 // which costs half the speed.
 // One workgroup owns rows 16 · group.y … + 15 and columns 4 · THREADS · group.x … + 4 · THREADS − 1.
 //
+// Bindings: 0 a, 1 w; 2 bias, 3 residual and 4 y in `epilogue.wgsl`.
 // Constants: THREADS (4 · THREADS divides N), K, N, EPILOGUE. Features: immediates.
 // Rust caller: `gpu::ops::gemm`.
 
-struct Sizes {
-    /// First column to compute, in units of four: a slice of w, bias and y.
-    column4: u32,
-    /// Row stride of y and residual, in units of four.
-    y_stride4: u32,
-}
-
 @group(0) @binding(0) var<storage, read> a: array<Packed4>;
 @group(0) @binding(1) var<storage, read> w: array<Packed4>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> residual: array<Packed4>;
-@group(0) @binding(4) var<storage, read_write> y: array<Packed4>;
-var<immediate> sizes: Sizes;
-
 override THREADS: u32 = 32u;
 override K: u32 = 384u;
 override N: u32 = 384u;
@@ -92,15 +81,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     store(row + 13u, column4, c13);
     store(row + 14u, column4, c14);
     store(row + 15u, column4, c15);
-}
-
-fn store(row: u32, column4: u32, sum: vec4<f32>) {
-    let index = row * sizes.y_stride4 + column4;
-    var added = vec4(0.0);
-    if EPILOGUE == EPILOGUE_RESIDUAL {
-        added = unpack4(residual[index]);
-    }
-    y[index] = pack4(epilogue(sum, added));
 }
 
 /// `sum + a · b`: four numbers of K of one row, times four columns.

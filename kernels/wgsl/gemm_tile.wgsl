@@ -13,22 +13,10 @@
 //   - one step (a run of K: 4 in f32, 8 in f16) is RUN × 64 multiply-adds to 16 workgroup and RUN memory loads.
 // One workgroup owns rows 16 · group.y … + 15 and columns 4 · THREADS · group.x … + 4 · THREADS − 1.
 //
-// Bindings: 0 a, 1 w, 2 bias, 3 residual (read only where EPILOGUE is RESIDUAL; laid out as y), 4 y, 5 w from its second row.
+// Bindings: 0 a, 1 w and 5 w_next in `tile_product.wgsl`; 2 bias, 3 residual and 4 y in `epilogue.wgsl`.
 // Constants: THREADS (a multiple of 32; 4 · THREADS divides N), K, N, EPILOGUE.
 // Features: immediates. Bounds: none checked; `gpu::ops::gemm` says why none are needed.
 // Rust caller: `gpu::ops::gemm`.
-
-struct Sizes {
-    /// First column to compute, in units of four: a slice of w, bias and y.
-    column4: u32,
-    /// Row stride of y and residual, in units of four.
-    y_stride4: u32,
-}
-
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read> residual: array<Packed4>;
-@group(0) @binding(4) var<storage, read_write> y: array<Packed4>;
-var<immediate> sizes: Sizes;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -40,11 +28,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     tile_product(&sums, row, column4, lane);
     for (var r = 0u; r < ROWS; r++) {
-        let index = (row + r) * sizes.y_stride4 + column4;
-        var added = vec4(0.0);
-        if EPILOGUE == EPILOGUE_RESIDUAL {
-            added = unpack4(residual[index]);
-        }
-        y[index] = pack4(epilogue(sums[r], added));
+        store(row + r, column4, sums[r]);
     }
 }

@@ -11,20 +11,13 @@
 // mean comes first, then the variance of what is left of it. It saves a LayerNorm's read, write and dispatch.
 // One workgroup owns rows 16 · group.y … + 15.
 //
-// Bindings: 0 a, 1 w, 2 params, 3 residual, 4 y, 5 w from its second row.
+// Bindings: 0 a, 1 w and 5 w_next in `tile_product.wgsl`; 2 params, 3 residual, 4 y.
 // Constants: THREADS, K, N, HIDDEN (columns that are no padding: a multiple of 4), EPS.
-// Features: immediates. Rust caller: `gpu::ops::gemm_norm`.
-
-struct Sizes {
-    /// Not read: the layout of immediates is that of the other GEMMs.
-    column4: u32,
-    y_stride4: u32,
-}
+// Rust caller: `gpu::ops::gemm_norm`.
 
 @group(0) @binding(2) var<storage, read> params: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> residual: array<Packed4>;
 @group(0) @binding(4) var<storage, read_write> y: array<Packed4>;
-var<immediate> sizes: Sizes;
 
 override HIDDEN: u32 = 384u;
 override EPS: f32 = 1e-12;

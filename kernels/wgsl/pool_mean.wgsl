@@ -1,6 +1,6 @@
 // Embedding pooling, first half: mean[i] = the mean of x over the tokens of row i.
 //
-//   rows  [rows]                  first token and length of each row of the batch: `Row`
+//   rows  [rows]                  which tokens of the batch each row is: `query_tile.wgsl`
 //   x     [tokens, STRIDE4 · 4]
 //   mean  [rows, HIDDEN4 · 4]     f32
 //
@@ -14,14 +14,7 @@ struct Sizes {
     rows: u32,
 }
 
-struct Row {
-    index: u32,
-    queries: u32,
-    start: u32,
-    tokens: u32,
-}
-
-@group(0) @binding(0) var<storage, read> rows: array<Row>;
+@group(0) @binding(0) var<storage, read> rows: array<QueryTile>;
 @group(0) @binding(1) var<storage, read> x: array<Packed4>;
 @group(0) @binding(2) var<storage, read_write> mean: array<vec4<f32>>;
 var<immediate> sizes: Sizes;
@@ -38,8 +31,8 @@ fn main(@builtin(global_invocation_id) invocation: vec3<u32>) {
     }
     let row = rows[index];
     var sum = vec4(0.0);
-    for (var token = row.start; token < row.start + row.tokens; token++) {
+    for (var token = row.key_start; token < row.key_start + row.keys; token++) {
         sum += unpack4(x[token * STRIDE4 + invocation.x % HIDDEN4]);
     }
-    mean[invocation.x] = sum / f32(row.tokens);
+    mean[invocation.x] = sum / f32(row.keys);
 }

@@ -1,4 +1,5 @@
-"""Makes passages.json: token ids and float64 logits of the embedded default model, by Hugging Face's own code.
+"""Makes passages.json and other-head.json: token ids and float64 logits of the embedded default model, and of its
+encoder with another head, by Hugging Face's own code.
 
     python3 -m venv target/golden-venv
     target/golden-venv/bin/pip install torch==2.15.0 transformers==5.23.0
@@ -13,12 +14,13 @@ of the row, `tokenizer([query], [""])` does not.
 """
 
 import json
+import random
 import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent.parent / "examples"
@@ -94,10 +96,37 @@ def main(directory):
             "logits": network(**encoded).logits[0].tolist(),
         })
     note = "float64 logits of assay/minilm-l6-debian by torch and transformers; made by make.py"
+    write("passages.json", {"note": note, "max_length": 512}, cases)
+
+
+def write(name, head, cases):
     body = ",\n".join(json.dumps(case, ensure_ascii=True) for case in cases)
-    text = f'{{"note": "{note}", "max_length": 512, "cases": [\n{body}\n]}}\n'
-    (HERE / "passages.json").write_text(text)
-    print(f"{len(cases)} cases")
+    (HERE / name).write_text(f'{json.dumps(head)[:-1]}, "cases": [\n{body}\n]}}\n')
+    print(f"{name}: {len(cases)} cases")
+
+
+@torch.no_grad()
+def other_head(directory):
+    """The encoder as it is, with its own pooler and a random classifier of three labels."""
+    random.seed(1)
+    labels, hidden = 3, 384
+    weight = [[round(random.gauss(0, 0.1), 3) for _ in range(hidden)] for _ in range(labels)]
+    bias = [0.25, -0.5, 0.125]
+    encoder = BertModel.from_pretrained(directory, dtype=torch.float64, attn_implementation="eager").eval()
+    # The engines hold weights in f32: what they cannot represent would count as their error.
+    linear = torch.tensor(weight, dtype=torch.float32).double()
+    cases = []
+    for length in [1, 2, 3, 16, 31, 33, 64, 65, 100, 127, 129, 511, 512]:
+        ids = [101, *(random.randrange(999, encoder.config.vocab_size) for _ in range(length - 1))]
+        second = random.randint(1, length)
+        types = [int(index >= second) for index in range(length)]
+        pooled = encoder(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor([types])).pooler_output[0]
+        logits = linear @ pooled + torch.tensor(bias, dtype=torch.float64)
+        cases.append({"ids": ids, "type_ids": types, "logits": logits.tolist()})
+    note = "float64 logits by torch and transformers; made by make.py"
+    flat = [value for row in weight for value in row]
+    write("other-head.json", {"note": note, "classifier_weight": flat, "classifier_bias": bias}, cases)
 
 
 main(Path(sys.argv[1]))
+other_head(Path(sys.argv[1]))

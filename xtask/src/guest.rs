@@ -1,17 +1,22 @@
 //! Builds the guests: wasm modules by cargo, components out of them by `wit-component`.
 //!
-//! A guest is any crate of the workspace in `guest/` that is a `cdylib`. The folder's name is the component's: `guest/standard` becomes `target/guests/components/standard.wasm`. What is already up to date is left alone, by cargo and here alike.
+//! A guest is any crate of the workspace in `guest/` that is a `cdylib`. The folder's name is the component's:
+//! `guest/standard` becomes `target/guests/components/standard.wasm`. Cargo and this module leave alone what is up to
+//! date.
 //!
-//! Every component is decoded again and its imports are looked at: a guest that asks for anything beyond this project's own contract fails the build, because it would carry code that no reranker needs. Conformance guests may ask for WASI, to show what they get of it. This module never runs a guest.
+//! Every component's imports are checked: a guest that imports anything beyond this project's own contract fails the
+//! build, because it would carry code that no reranker needs. Conformance guests may import WASI, to show what they get
+//! of it. This module never runs a guest.
 
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use wit_component::{ComponentEncoder, DecodedWasm};
 
+use crate::packages::packages;
+use crate::step::cargo;
 use crate::wasm_std::{TARGET, WasmStd};
 
 /// What a guest may import: interfaces of our own package, at any version.
@@ -35,11 +40,11 @@ struct Guest {
 
 /// Builds every guest under `root`/guest and returns the components' paths, sorted by name.
 ///
-/// `root` is the folder of the root workspace. Everything that is written goes to `root`/target: see [`components_dir`] for the result.
+/// `root` is the folder of the root workspace. Writes only to `root`/target; [`components_dir`] has the result.
 ///
 /// # Errors
-///
-/// If no wasm standard library can be had ([`WasmStd::find`] says what to do then), a guest does not compile, or a guest imports what the contract has not got.
+/// There is no wasm standard library ([`WasmStd::find`] says what to do then), a guest does not compile, or a guest
+/// imports something that the contract lacks.
 pub(crate) fn build_guests(root: &Path) -> Result<Vec<PathBuf>> {
     let guests = find_guests(root)?;
     let wasm_std = WasmStd::find(root)?;
@@ -76,27 +81,14 @@ fn find_guests(root: &Path) -> Result<Vec<Guest>> {
     let guest_dir = root.join("guest");
     let modules = target_dir(root).join(TARGET).join(PROFILE);
     let mut guests = Vec::new();
-    let parents = [(guest_dir.clone(), ALLOWED_IMPORTS), (guest_dir.join("conformance"), ALLOWED_CONFORMANCE_IMPORTS)];
-    for (parent, allowed_imports) in parents {
-        let entries = fs::read_dir(&parent).with_context(|| format!("cannot list {}", parent.display()))?;
-        for entry in entries {
-            let entry = entry?;
-            let Ok(manifest) = fs::read_to_string(entry.path().join("Cargo.toml")) else {
-                continue;
-            };
-            if !manifest.contains("crate-type = [\"cdylib\"]") {
-                continue;
-            }
-            let package = manifest
-                .lines()
-                .find_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'))
-                .with_context(|| format!("{} has no package name", entry.path().display()))?;
-            guests.push(Guest {
-                name: entry.file_name().to_string_lossy().into_owned(),
-                module: modules.join(format!("{}.wasm", package.replace('-', "_"))),
-                allowed_imports,
-            });
-        }
+    for package in packages(&guest_dir)? {
+        let Some(module) = package.module else { continue };
+        let conformance = package.dir.parent() == Some(&guest_dir.join("conformance"));
+        guests.push(Guest {
+            name: package.dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            module: modules.join(format!("{module}.wasm")),
+            allowed_imports: if conformance { ALLOWED_CONFORMANCE_IMPORTS } else { ALLOWED_IMPORTS },
+        });
     }
     guests.sort_by(|left, right| left.name.cmp(&right.name));
     ensure!(!guests.is_empty(), "no guests in {}", guest_dir.display());
@@ -108,9 +100,8 @@ fn find_guests(root: &Path) -> Result<Vec<Guest>> {
 
 fn compile(root: &Path, wasm_std: &WasmStd) -> Result<()> {
     println!("guests: cargo build for {TARGET}, {wasm_std}");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo(&root.join("guest"));
     cargo
-        .current_dir(root.join("guest"))
         .args(["build", "--locked", "--workspace", "--profile", PROFILE])
         .args(["--target", TARGET])
         .arg("--target-dir")
@@ -138,7 +129,7 @@ fn make_component(guest: &Guest, component: &Path, stamp: &Path) -> Result<()> {
         .and_then(|encoder| encoder.encode())
         .with_context(|| format!("{} does not become a component", guest.module.display()))?;
     check_imports(&bytes, guest.allowed_imports)?;
-    // Renamed into place, so that nobody ever reads half a component.
+    // Renamed into place, so that no reader sees half a component.
     let unfinished = component.with_extension("wasm.part");
     fs::write(&unfinished, &bytes)
         .and_then(|()| fs::rename(&unfinished, component))
@@ -148,7 +139,8 @@ fn make_component(guest: &Guest, component: &Path, stamp: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a component depends on: the module, and this program, whose encoder makes it. Not by which is newer, because cargo may bring back a module that it built long ago.
+/// What a component is made of: the module, and this program, whose encoder makes it. Compared as a whole and not by
+/// which file is newer, because cargo may restore a module that it built long ago.
 fn made_of(module: &Path) -> Result<String> {
     let state = |path: &Path| -> Result<String> {
         let metadata = fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;

@@ -1,9 +1,13 @@
-//! Set-up and chores. `cargo xtask demo` and `cargo xtask test` each need nothing beforehand but the Rust toolchain, a
-//! C compiler, Python and the system's package manager; what they fetch and build stays below `target/`.
+//! Set-up and chores. `cargo xtask demo` and `cargo xtask test` need the Rust toolchain, a C compiler, Python and the
+//! system's package manager; what they fetch and build stays below `target/`.
 
+mod check;
 mod gpu_report;
 mod guest;
+mod packages;
+mod skips;
 mod step;
+mod test;
 mod vulkan;
 mod wasm_std;
 
@@ -22,6 +26,12 @@ use vulkan::{TestDriver, VulkanRoot};
 enum Task {
     /// Build everything, fetch the default model, and rerank the passages in examples/
     Demo,
+    /// Check what changed since main: formatting, lints, and unit tests of the packages concerned
+    Check {
+        /// The commit or branch to compare with [default: where this branch left main, or HEAD on main itself]
+        #[arg(long)]
+        since: Option<String>,
+    },
     /// Check formatting and lints, and run every test
     Test,
     /// Build the guests and the programs `assay` and `assay-bench`
@@ -56,23 +66,25 @@ fn main() -> Result<()> {
     let root = root()?;
     match Task::parse() {
         Task::Demo => demo(&root),
-        Task::Test => test(&root),
+        Task::Check { since } => check::run_checks(&root, since.as_deref()),
+        Task::Test => test::run_tests(&root),
         Task::Build => build(&root),
         Task::VulkanRoot { swiftshader } => vulkan::run_set_up(&root, swiftshader),
         Task::GpuTest { swiftshader, arguments } => {
             let driver = if swiftshader { TestDriver::second(&root)? } else { TestDriver::find(&root)? };
             say(&format!("testing the GPU engine: {}", driver.name));
-            driver.run_tests(&root, current_test_model(&root).as_deref(), &arguments)
+            run(&mut driver.test_command(&root, &arguments))
         }
-        Task::GpuReport { write, check } => gpu_report::run(
-            &root,
-            &VulkanRoot::set_up(&root)?,
-            match (write, check) {
+        Task::GpuReport { write, check } => {
+            let mode = match (write, check) {
                 (true, _) => gpu_report::Mode::Write,
                 (_, true) => gpu_report::Mode::Check,
                 _ => gpu_report::Mode::Print,
-            },
-        ),
+            };
+            let vulkan = VulkanRoot::set_up(&root)?;
+            vulkan.add_compilers()?;
+            gpu_report::run(&root, &vulkan, mode)
+        }
     }
 }
 
@@ -99,13 +111,13 @@ fn assay(root: &Path, data_dir: &Path) -> Command {
     command
 }
 
-/// Where cargo puts the root workspace's programs.
+/// Where cargo leaves the root workspace's programs.
 fn target_dir(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
-/// Brings the default model in, unless it is here.
-fn model(root: &Path) -> Result<()> {
+/// Fetches the default model, unless it is here.
+fn fetch_model(root: &Path) -> Result<()> {
     if data_dir(root).join("models/default").is_file() {
         return Ok(());
     }
@@ -113,30 +125,9 @@ fn model(root: &Path) -> Result<()> {
     run(assay(root, &data_dir(root)).args(["model", "pull"]))
 }
 
-/// Brings in the model that the tests compare with known scores, unless it is here, and says where it lies.
-fn test_model(root: &Path) -> Result<PathBuf> {
-    if current_test_model(root).is_none() {
-        say("fetching the model that the tests use");
-        run(assay(root, &test_data_dir(root)).args(["model", "pull", "--embedded"]))?;
-    }
-    current_test_model(root).context("the model that the tests use was fetched and is not there")
-}
-
-/// Where the model that the tests use lies, if it is here.
-fn current_test_model(root: &Path) -> Option<PathBuf> {
-    let revisions = test_data_dir(root).join("models/assay--minilm-l6-debian");
-    let revision = std::fs::read_to_string(revisions.join("current")).ok()?;
-    Some(revisions.join(revision.trim()))
-}
-
-/// Where the tests keep models.
-fn test_data_dir(root: &Path) -> PathBuf {
-    root.join("target/test-data")
-}
-
 fn demo(root: &Path) -> Result<()> {
     build(root)?;
-    model(root)?;
+    fetch_model(root)?;
     say("models here");
     let assay = || assay(root, &data_dir(root));
     run(assay().args(["model", "list"]))?;
@@ -157,63 +148,4 @@ fn demo_requests(root: &Path) -> Result<String> {
     let documents = passages.lines().collect::<Vec<_>>().join(",");
     let line = |query: &str| format!("{{\"query\":{query},\"documents\":[{documents}]}}\n");
     Ok(read("queries.jsonl")?.lines().map(line).collect())
-}
-
-fn test(root: &Path) -> Result<()> {
-    say("building the guests");
-    guest::build_guests(root)?;
-    let guest = root.join("guest");
-    let guest_target = ["--target-dir", "../target/guests"];
-    say("checking formatting");
-    run(cargo(root).args(["fmt", "--all", "--check"]))?;
-    run(cargo(&guest).args(["fmt", "--all", "--check"]))?;
-    say("building the programs and the tests (minutes the first time: a WebAssembly compiler is part of it)");
-    let workspace = || {
-        let mut cargo = cargo(root);
-        cargo.args(["test", "--release", "--workspace"]);
-        cargo
-    };
-    // The programs are built along with the tests: building them alone first would build some crates twice.
-    run(workspace().arg("--no-run"))?;
-    let minilm = test_model(root)?;
-    say("testing the guests' logic natively");
-    let mut guests = cargo(&guest);
-    run(guests.args(["test", "--release", "--workspace"]).args(guest_target).env("ASSAY_MINILM_DIR", &minilm))?;
-    say("testing the workspace");
-    run(workspace().env("ASSAY_MINILM_DIR", &minilm))?;
-    let skipped = test_gpu(root, &minilm)?;
-    say("linting");
-    let deny = ["--", "--deny", "warnings"];
-    run(cargo(root).args(["clippy", "--release", "--workspace", "--all-targets"]).args(deny))?;
-    run(cargo(&guest).args(["clippy", "--release", "--workspace", "--all-targets"]).args(guest_target).args(deny))?;
-    match skipped.is_empty() {
-        true => say("all tests passed"),
-        false => say(&format!("all tests passed but those that were skipped:\n   {}", skipped.join("\n   "))),
-    }
-    Ok(())
-}
-
-/// Runs what needs a Vulkan driver or GPU compilers. Says what was skipped, and why, where this machine has none and they
-/// cannot be had.
-fn test_gpu(root: &Path, minilm: &Path) -> Result<Vec<String>> {
-    let mut skipped = Vec::new();
-    say("setting up a Vulkan driver and GPU compilers (about a minute the first time)");
-    match TestDriver::find(root) {
-        Ok(driver) => {
-            say(&format!("testing the GPU engine: {}", driver.name));
-            driver.run_tests(root, Some(minilm), &[])?;
-        }
-        Err(reason) => skipped.push(format!("the GPU engine on a Vulkan driver: {reason:#}")),
-    }
-    match VulkanRoot::set_up(root) {
-        Ok(vulkan) => {
-            say("comparing what GPU compilers make of the kernels with what they made of them before");
-            gpu_report::run(root, &vulkan, gpu_report::Mode::Check)?;
-        }
-        Err(reason) => skipped.push(format!("the kernels by Apple's and AMD's compilers: {reason:#}")),
-    }
-    for what in &skipped {
-        say(&format!("skipped: {what}"));
-    }
-    Ok(skipped)
 }

@@ -1,10 +1,10 @@
-//! Vulkan drivers for development, in `target/vulkan`: a fast lavapipe to run kernels on, and the GPU compilers of Apple
-//! and AMD to ask about them, without the hardware.
+//! Vulkan drivers for development, in `target/vulkan`: a fast lavapipe that runs kernels, and the GPU compilers of
+//! Apple and AMD, which tell what they make of kernels without the hardware.
 //!
 //! A newer Debian is unpacked there, and programs are started through *its* loader (`ld-linux --library-path`), because
 //! its drivers need a newer C library than this system may have. Nothing outside the folder changes. Packages come from
-//! the mirror that apt is configured with. Needs Linux on x86-64, root, apt and gcc; a machine that has a Vulkan driver of
-//! its own, or is no such machine, uses what it has: see [`TestDriver`].
+//! the mirror that apt is configured with. Needs Linux on x86-64, root and apt; the compilers need gcc too. A machine
+//! with a Vulkan driver of its own uses that: see [`TestDriver`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,11 +12,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::step::{self, cargo};
+use crate::step::cargo;
 use crate::wasm_std::debian_mirrors;
 
-/// Test files that need a driver to do anything; what else there is of the GPU engine runs with all other tests.
-const GPU_TESTS: [&str; 6] =
+/// Test files that need a driver. The GPU engine's other tests run with all the rest.
+pub(crate) const GPU_TESTS: [&str; 6] =
     ["gpu_kernels", "gpu_golden", "gpu_engine", "gpu_command", "gpu_device_loss", "gpu_shaders"];
 
 /// The Debian release whose drivers are unpacked.
@@ -49,21 +49,38 @@ pub(crate) struct VulkanRoot {
 }
 
 impl VulkanRoot {
-    /// Sets up `target/vulkan` under `root`; about a minute the first time, nothing after that.
+    /// Sets up lavapipe in `target/vulkan` under `root`; about a minute the first time, nothing after that.
     ///
     /// # Errors
-    /// This is not such a machine, or a package cannot be had.
+    /// This is not such a machine, or a package cannot be downloaded.
     pub(crate) fn set_up(root: &Path) -> Result<Self> {
-        ensure!(
-            cfg!(all(target_os = "linux", target_arch = "x86_64")),
-            "the packages in target/vulkan are Debian's for Linux on x86-64"
-        );
         let this = Self { dir: root.join("target/vulkan") };
+        can_set_up()?;
         fs::create_dir_all(&this.dir)?;
         this.unpack_release()?;
         this.install_drivers()?;
-        this.write_runners()?;
+        this.write_driver("lavapipe", &this.system().join(LIBRARIES).join("libvulkan_lvp.so"))?;
+        this.write_runner(Driver::Lavapipe, "lavapipe", "")?;
         Ok(this)
+    }
+
+    /// Adds the compilers for Apple's and AMD's GPUs.
+    ///
+    /// # Errors
+    /// A package cannot be downloaded, or gcc is missing.
+    pub(crate) fn add_compilers(&self) -> Result<()> {
+        self.unpack_old_mesa()?;
+        self.write_driver("apple", &self.system().join(LIBRARIES).join("libvulkan_asahi.so"))?;
+        self.write_driver("amd", &self.dir.join("mesa25").join(LIBRARIES).join("libvulkan_radeon.so"))?;
+        let (source, shim) = (self.dir.join("apple-shim.c"), self.dir.join("apple-shim.so"));
+        if fs::read_to_string(&source).ok().as_deref() != Some(APPLE_SHIM) || !shim.exists() {
+            fs::write(&source, APPLE_SHIM)?;
+            run(Command::new("gcc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&shim).arg(&source).arg("-ldl"))?;
+        }
+        let preload = format!("MESA_SHADER_CACHE_DISABLE=true LD_PRELOAD={}", shim.display());
+        self.write_runner(Driver::Apple, "apple", &preload)?;
+        let family = "MESA_SHADER_CACHE_DISABLE=true RADV_FORCE_FAMILY=${RADV_FORCE_FAMILY:-navi31}";
+        self.write_runner(Driver::Amd, "amd", family)
     }
 
     /// Adds the second software adapter.
@@ -95,7 +112,7 @@ impl VulkanRoot {
 
     fn unpack_release(&self) -> Result<()> {
         let base = self.system();
-        // Any of them has every release: the list is never empty.
+        // Each mirror has every release, and the list is never empty.
         let mirror = debian_mirrors()?.swap_remove(0);
         if !base.join(".base").exists() {
             if run(Command::new("debootstrap").arg("--version")).is_err() {
@@ -128,6 +145,14 @@ impl VulkanRoot {
         self.chroot(&format!(
             "apt-get install -y -q --no-install-recommends -t {RELEASE}-backports mesa-vulkan-drivers libvulkan1"
         ))?;
+        fs::write(done, "").context("note that the drivers are there")
+    }
+
+    fn unpack_old_mesa(&self) -> Result<()> {
+        let unpacked = self.dir.join("mesa25");
+        if unpacked.join(LIBRARIES).exists() {
+            return Ok(());
+        }
         let versions = self.chroot("apt-cache madison mesa-vulkan-drivers")?;
         let old = versions
             .lines()
@@ -137,25 +162,8 @@ impl VulkanRoot {
             .with_context(|| format!("the mirror has no Mesa {NULL_DEVICE_MESA}"))?;
         self.chroot(&format!("cd /root && apt-get download -q mesa-vulkan-drivers={old}"))?;
         let package = package(&self.system().join("root"), "mesa-vulkan-drivers_25")?;
-        run(Command::new("dpkg").arg("-x").arg(package).arg(self.dir.join("mesa25")))?;
-        fs::write(done, "").context("note that the drivers are there")
-    }
-
-    fn write_runners(&self) -> Result<()> {
-        let libraries = self.system().join(LIBRARIES);
-        self.write_driver("lavapipe", &libraries.join("libvulkan_lvp.so"))?;
-        self.write_driver("apple", &libraries.join("libvulkan_asahi.so"))?;
-        self.write_driver("amd", &self.dir.join("mesa25").join(LIBRARIES).join("libvulkan_radeon.so"))?;
-        let (source, shim) = (self.dir.join("apple-shim.c"), self.dir.join("apple-shim.so"));
-        if fs::read_to_string(&source).ok().as_deref() != Some(APPLE_SHIM) || !shim.exists() {
-            fs::write(&source, APPLE_SHIM)?;
-            run(Command::new("gcc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&shim).arg(&source).arg("-ldl"))?;
-        }
-        self.write_runner(Driver::Lavapipe, "lavapipe", "")?;
-        let preload = format!("MESA_SHADER_CACHE_DISABLE=true LD_PRELOAD={}", shim.display());
-        self.write_runner(Driver::Apple, "apple", &preload)?;
-        let family = "MESA_SHADER_CACHE_DISABLE=true RADV_FORCE_FAMILY=${RADV_FORCE_FAMILY:-navi31}";
-        self.write_runner(Driver::Amd, "amd", family)
+        run(Command::new("dpkg").arg("-x").arg(package).arg(unpacked))?;
+        Ok(())
     }
 
     fn write_driver(&self, name: &str, library: &Path) -> Result<()> {
@@ -193,12 +201,44 @@ impl VulkanRoot {
     }
 }
 
+/// What drives a GPU on this machine without `target/vulkan`.
+fn own_driver() -> Option<&'static str> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Some("the driver of this system");
+    }
+    if ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().any(|name| std::env::var_os(name).is_some()) {
+        return Some("the driver that VK_DRIVER_FILES names");
+    }
+    let has_driver = |folder: &&str| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"].iter().any(has_driver).then_some("this system's Vulkan driver")
+}
+
+/// Whether the tests of the GPU engine need not be skipped. Not known elsewhere than on Linux on x86-64: a virtual Mac
+/// may lack Metal.
+pub(crate) fn tests_can_run() -> bool {
+    cfg!(all(target_os = "linux", target_arch = "x86_64")) && (own_driver().is_some() || can_set_up().is_ok())
+}
+
+/// Whether `target/vulkan` can be set up on this machine, as far as it shows without a download.
+///
+/// # Errors
+/// It cannot; the message says why.
+pub(crate) fn can_set_up() -> Result<()> {
+    ensure!(
+        cfg!(all(target_os = "linux", target_arch = "x86_64")),
+        "the packages in target/vulkan are Debian's for Linux on x86-64"
+    );
+    ensure!(run(Command::new("id").arg("-u"))?.trim() == "0", "only root can set up target/vulkan");
+    debian_mirrors().map(drop)
+}
+
 /// Sets up the folder and prints how to use it: `cargo xtask vulkan-root`.
 ///
 /// # Errors
 /// As [`VulkanRoot::set_up`].
 pub(crate) fn run_set_up(root: &Path, swiftshader: bool) -> Result<()> {
     let vulkan = VulkanRoot::set_up(root)?;
+    vulkan.add_compilers()?;
     let mut drivers = vec![Driver::Lavapipe, Driver::Apple, Driver::Amd];
     if swiftshader {
         vulkan.add_swiftshader()?;
@@ -213,8 +253,7 @@ pub(crate) fn run_set_up(root: &Path, swiftshader: bool) -> Result<()> {
 /// A Vulkan driver to test on.
 #[derive(Debug)]
 pub(crate) struct TestDriver {
-    /// What starts the tests' binaries. None is needed where this machine has a driver of its own (or, on macOS and
-    /// Windows, always).
+    /// What starts the tests' binaries; `None` where this machine has a driver of its own, as macOS and Windows do.
     runner: Option<PathBuf>,
     /// Which driver it is.
     pub(crate) name: &'static str,
@@ -230,16 +269,8 @@ impl TestDriver {
     /// # Errors
     /// The folder is needed and cannot be set up; the message says what would.
     pub(crate) fn find(root: &Path) -> Result<Self> {
-        let own = |name| Ok(Self { runner: None, name, tests: &GPU_TESTS, arguments: &[] });
-        if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-            return own("this system brings its own graphics driver");
-        }
-        if ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].iter().any(|name| std::env::var_os(name).is_some()) {
-            return own("VK_DRIVER_FILES names a driver");
-        }
-        let has_driver = |folder: &&str| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
-        if ["/etc/vulkan/icd.d", "/usr/share/vulkan/icd.d"].iter().any(has_driver) {
-            return own("this system has a Vulkan driver");
+        if let Some(name) = own_driver() {
+            return Ok(Self { runner: None, name, tests: &GPU_TESTS, arguments: &[] });
         }
         let vulkan = VulkanRoot::set_up(root)
             .context("no Vulkan driver here, and target/vulkan cannot be set up: install mesa-vulkan-drivers")?;
@@ -262,12 +293,8 @@ impl TestDriver {
         })
     }
 
-    /// Runs every test that needs a driver. `arguments` go to the test binaries; `minilm` is the directory of the default
-    /// model's backbone, without which its tests are skipped.
-    ///
-    /// # Errors
-    /// A test failed.
-    pub(crate) fn run_tests(&self, root: &Path, minilm: Option<&Path>, arguments: &[String]) -> Result<()> {
+    /// The command that runs every test that needs a driver. `arguments` go to the test binaries.
+    pub(crate) fn test_command(&self, root: &Path, arguments: &[String]) -> Command {
         let mut command = cargo(root);
         // The whole workspace is selected, as everywhere: any other selection would build some crates a second time.
         command.args(["test", "--release", "--workspace"]);
@@ -275,13 +302,11 @@ impl TestDriver {
             command.args(["--test", test]);
         }
         if let Some(runner) = &self.runner {
-            // The first is for test binaries, and cargo's; the second for the programs that they start, and theirs.
+            // Cargo starts test binaries with the first; tests start Assay's programs with the second.
             command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner).env("ASSAY_TEST_RUNNER", runner);
         }
-        if let Some(minilm) = minilm {
-            command.env("ASSAY_MINILM_DIR", minilm);
-        }
-        step::run(command.arg("--").args(self.arguments).args(arguments)).context("GPU tests failed")
+        command.arg("--").args(self.arguments).args(arguments);
+        command
     }
 }
 

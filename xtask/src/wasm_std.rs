@@ -1,12 +1,16 @@
 //! Where the standard library for wasm comes from.
 //!
-//! Guests are built for `wasm32-unknown-unknown`, whose standard library does not come with every Rust. [`WasmStd::find`] tries three routes, in this order:
+//! Guests are built for `wasm32-unknown-unknown`, whose standard library does not come with every Rust.
+//! [`WasmStd::find`] tries three routes, in this order:
 //!
 //! 1. `installed`: it is already there.
 //! 2. `rustup`: `rustup target add` fetches it.
-//! 3. `source`: cargo compiles it along with the guests, from the sources in the toolchain (`rustup component add rust-src`) or, where there are none, from Debian's `rust-src` of the very same version, unpacked under `target/`. For machines that reach a Debian mirror but not rustup's server.
+//! 3. `source`: cargo compiles it along with the guests, from the sources in the toolchain (`rustup component add
+//!    rust-src`) or, where there are none, from Debian's `rust-src` of the same version, unpacked under `target/`. For
+//!    machines that reach a Debian mirror but not rustup's server.
 //!
-//! [`ROUTE_VARIABLE`] forces one of them. Nothing is ever written outside `target/` except by rustup itself, and no address is written down here: the mirror is the one that apt is configured with.
+//! [`ROUTE_VARIABLE`] forces one of them. Only rustup writes outside `target/`. The mirror is the one that apt is
+//! configured with.
 
 use std::fmt;
 use std::fs;
@@ -47,11 +51,11 @@ pub(crate) enum WasmStd {
 }
 
 impl WasmStd {
-    /// Finds one, fetching it if need be. `root` is the folder of the root workspace, whose `target` takes what is fetched.
+    /// Finds one, and fetches it if it must. What is fetched goes to `target` in `root`, the folder of the root
+    /// workspace.
     ///
     /// # Errors
-    ///
-    /// If no route works, or not the one that [`ROUTE_VARIABLE`] forces; says why each did not, and what to do by hand.
+    /// No route works, or the one that [`ROUTE_VARIABLE`] forces does not; the error says why, and what to do by hand.
     pub(crate) fn find(root: &Path) -> Result<Self> {
         let routes: Vec<Route> = match std::env::var(ROUTE_VARIABLE) {
             Ok(name) => vec![Route::from_name(&name)?],
@@ -75,10 +79,10 @@ impl WasmStd {
         if *self == Self::Installed {
             return;
         }
-        // Compiling std is unstable, and this is how a stable cargo is asked for what is unstable.
+        // Compiling std is unstable; this variable allows it on a stable cargo.
         cargo.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_abort");
         if let Self::Source(library) = self {
-            // Cargo has no other setting for sources outside the toolchain, and writing into that is not ours to do.
+            // Cargo has no other setting for sources outside the toolchain, and the toolchain is not ours to write to.
             cargo.env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
         }
     }
@@ -163,7 +167,8 @@ fn is_library(folder: &Path) -> bool {
     folder.join("Cargo.lock").is_file() && folder.join("std").is_dir()
 }
 
-/// Downloads Debian's `rust-src` of a version and leaves its `library` in `folder`. apt works on lists of its own there, so that it needs no rights and leaves the system's as they are.
+/// Downloads Debian's `rust-src` of a version and leaves its `library` in `folder`. apt works on lists of its own
+/// there, so that it needs no rights and leaves the system's as they are.
 fn fetch_from_debian(version: &str, folder: &Path) -> Result<()> {
     for part in ["state/lists/partial", "cache/archives/partial"] {
         fs::create_dir_all(folder.join(part)).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -247,7 +252,7 @@ fn unpack(version: &str, folder: &Path) -> Result<()> {
         .context("apt left no package")?;
     let unpacked = folder.join("unpacked");
     run_within(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&unpacked), APT_LIMIT)?;
-    // A rename is whole or not at all: an interrupted run starts over.
+    // A rename happens whole or not at all: an interrupted run starts over.
     fs::rename(unpacked.join(format!("usr/src/rustc-{version}/library")), folder.join("library"))
         .with_context(|| format!("{} has another layout than expected", package.display()))?;
     fs::remove_dir_all(&unpacked)?;

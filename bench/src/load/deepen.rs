@@ -38,7 +38,7 @@ pub(crate) fn deepen(stored: &StoredModel, times: usize, dir: &Path) -> Result<S
         }
     };
     let name = format!("{}-{times}-times-the-layers", stored.manifest.name);
-    Ok(ModelStore::new(&dir.join("store")).add(&name, &made, Source::Embedded, adapter)?)
+    Ok(ModelStore::new(&dir.join("store")).add(&name, &made, Source::Embedded, adapter)?.model)
 }
 
 /// The configuration of a model with its layers `times` over, and how many it had.

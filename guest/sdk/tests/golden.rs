@@ -1,10 +1,12 @@
 //! The ids and token types that PyTorch's side of the world feeds the models, case by case.
 //!
-//! Golden files hold `{max_length, truncation, cases: [{query, document, ids, type_ids}]}`; a case may have a truncation of its own, and those of models without token types leave `type_ids` out. The repository's own file must be there, and its tokenizer comes with the model that `cargo xtask test` fetches; what lies beside the repository, in `shared/golden`, is used where it is.
+//! Golden files hold `{max_length, truncation, cases: [{query, document, ids, type_ids}]}`. A case may have a truncation of
+//! its own, cases of ids alone have no texts, and those of models without token types leave `type_ids` out. The default
+//! model's tokenizer is what `cargo xtask test` fetches; the tiny models have their own.
 #![allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use assay_guest::{Cut, PairEncoder, Rows};
 use serde_json::Value;
@@ -12,49 +14,34 @@ use serde_json::Value;
 /// BERT's own length; the small models' files do not repeat it.
 const MAX_LENGTH: u64 = 512;
 
-#[test]
-fn passages_of_the_default_model_tokenise_as_recorded() {
-    let golden = repository().join("testdata/golden/passages.json");
-    assert!(golden.is_file(), "{} is missing", golden.display());
-    let models = repository().join("target/test-data/models/assay--minilm-l6-debian");
-    match fs::read_dir(&models).ok().and_then(|revisions| {
-        revisions.filter_map(Result::ok).map(|entry| entry.path().join("tokenizer.json")).find(|path| path.is_file())
-    }) {
-        Some(tokenizer) => check(&golden, &tokenizer),
-        None => println!("skipped: no tokenizer in {}; `cargo xtask test` fetches it", models.display()),
-    }
-}
+/// Families whose tokenizers the encoder computes.
+const FAMILIES: [&str; 7] = ["bert", "electra", "distilbert", "modernbert", "xlm-roberta", "roberta", "camembert"];
 
 #[test]
-fn every_shared_golden_case_tokenises_as_recorded() {
-    let shared = repository().join("../shared/golden");
-    // Both models have BERT's uncased vocabulary, and so has this one.
-    let bert = std::env::var_os("ASSAY_GOLDEN_TOKENIZER")
-        .map_or_else(|| shared.join("tiny-bert-hd32/tokenizer.json"), PathBuf::from);
-    let mut files: Vec<(PathBuf, PathBuf)> =
-        ["default-model.json", "minilm-seeded-head.json"].map(|name| (shared.join(name), bert.clone())).into();
-    for name in ["bert-hd32", "bert-hd64", "bert-3labels", "electra", "distilbert", "modernbert", "xlm-roberta"] {
-        let model = shared.join(format!("tiny-{name}"));
-        files.push((model.join("golden.json"), model.join("tokenizer.json")));
-    }
-    for (golden, tokenizer) in files {
-        match golden.is_file() && tokenizer.is_file() {
-            true => check(&golden, &tokenizer),
-            false => println!("skipped: {} or its tokenizer is not there", golden.display()),
+fn passages_of_the_default_model_tokenise_as_recorded() {
+    let Some(model) = testdata::default_model() else { return };
+    let tokenizer = model.join("tokenizer.json");
+    check(&testdata::golden("passages.json"), &tokenizer);
+    for name in ["default-model.json", "minilm-seeded-head.json"] {
+        if let Some(golden) = testdata::beside_checkout(&format!("golden/{name}")) {
+            check(&golden, &tokenizer);
         }
     }
 }
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+#[test]
+fn texts_of_the_tiny_models_tokenise_as_recorded() {
+    for model in FAMILIES.iter().flat_map(|family| testdata::models(family)) {
+        check(&model.join("golden.json"), &model.join("tokenizer.json"));
+    }
 }
 
 fn check(golden: &Path, tokenizer: &Path) {
     let file: Value = serde_json::from_slice(&fs::read(golden).unwrap()).unwrap();
     let encoder = PairEncoder::from_json(&fs::read(tokenizer).unwrap()).unwrap();
     let cases = file["cases"].as_array().unwrap();
-    assert!(!cases.is_empty(), "{} has no cases", golden.display());
-    for (index, case) in cases.iter().enumerate() {
+    let mut texts = 0;
+    for (index, case) in cases.iter().enumerate().filter(|(_, case)| case["query"].is_string()) {
         let max_length = case["max_length"].as_u64().or(file["max_length"].as_u64()).unwrap_or(MAX_LENGTH);
         let cut = match case["truncation"].as_str().or(file["truncation"].as_str()) {
             None | Some("longest_first") => Cut::LongestFirst,
@@ -62,6 +49,7 @@ fn check(golden: &Path, tokenizer: &Path) {
             Some(other) => panic!("{}: truncation {other}", golden.display()),
         };
         let text = |name: &str| case[name].as_str().unwrap();
+        texts += 1;
         let mut rows = Rows::default();
         encoder
             .query(text("query"), max_length as usize, cut)
@@ -78,5 +66,6 @@ fn check(golden: &Path, tokenizer: &Path) {
             assert_eq!(type_ids, expected, "type ids of case {index} of {}", golden.display());
         }
     }
-    println!("{}: {} cases", golden.display(), cases.len());
+    assert!(texts > 0, "{} has no texts", golden.display());
+    println!("{}: {texts} texts", golden.display());
 }

@@ -1,14 +1,17 @@
-//! `assay devices`: what there is to compute on, and what would be taken.
+//! `assay devices`: what there is to compute on, what would be taken, and what a running server has loaded.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use assay_kernels::gpu::{self, AdapterDescription, AdapterKind};
 use assay_kernels::{InstructionSet, cpu};
+use bytesize::ByteSize;
 use serde::Serialize;
 
 use super::error::CliError;
 use super::table;
-use crate::device::DeviceOptions;
+use super::tenant::server_device;
+use crate::device::{DeviceOptions, DeviceStatus, MemoryBudget, ModelStatus};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -23,6 +26,8 @@ struct Devices {
     adapters: Vec<AdapterDescription>,
     processor: Processor,
     auto: Auto,
+    /// Of the server that runs on the data directory; null where none does.
+    server: Option<DeviceStatus>,
 }
 
 #[derive(Serialize)]
@@ -38,10 +43,15 @@ struct Auto {
     /// The adapter's number.
     adapter: Option<usize>,
     reason: String,
+    /// Most bytes that models take by default.
+    memory_budget_bytes: u64,
+    /// Where that comes from, in words.
+    memory_budget: String,
 }
 
-pub(super) fn run(args: &Args) -> Result<(), CliError> {
+pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let decision = DeviceOptions::default().decide()?;
+    let budget = MemoryBudget::of(None, decision.adapter.as_ref());
     let devices = Devices {
         adapters: gpu::adapters(),
         processor: Processor {
@@ -53,7 +63,10 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
             engine: if decision.adapter.is_some() { "gpu" } else { "cpu" },
             adapter: decision.adapter.map(|adapter| adapter.index),
             reason: decision.reason,
+            memory_budget_bytes: budget.bytes,
+            memory_budget: budget.to_string(),
         },
+        server: server_device(data_dir)?,
     };
     if args.json {
         let line = serde_json::to_string(&devices)
@@ -66,7 +79,7 @@ pub(super) fn run(args: &Args) -> Result<(), CliError> {
 }
 
 fn text(devices: &Devices) -> String {
-    let Devices { adapters, processor, auto } = devices;
+    let Devices { adapters, processor, auto, server } = devices;
     let mut text = if adapters.is_empty() {
         "no adapters for --engine gpu: the system lists no Metal, Vulkan or DX12 adapter\n".to_owned()
     } else {
@@ -76,7 +89,44 @@ fn text(devices: &Devices) -> String {
     let Processor { instruction_set, threads, precisions } = processor;
     text += &format!("\nprocessor: {instruction_set}, {threads} threads; {}\n", precisions.join(", "));
     text += &format!("--engine auto takes {}: {}\n", auto.engine, auto.reason);
+    text += &format!("--device-memory is {} unless it is given\n", auto.memory_budget);
+    if let Some(server) = server {
+        text += &format!("\nthe server's device\n{}", loaded_models(server, &|_| true));
+    }
     text
+}
+
+/// A server's device, and those of the models on it that are asked for.
+pub(super) fn loaded_models(status: &DeviceStatus, shown: &dyn Fn(&ModelStatus) -> bool) -> String {
+    let size = |bytes: u64| ByteSize(bytes).to_string();
+    let rows: Vec<Vec<String>> = status
+        .models
+        .iter()
+        .filter(|model| shown(model))
+        .map(|model| {
+            vec![
+                format!("{}@{:.16}", model.name, model.revision),
+                model.precision.clone(),
+                size(model.weights_bytes),
+                size(model.arena_bytes),
+                size(model.io_bytes),
+                model.holders.to_string(),
+                model.tokens.to_string(),
+                format!("{} ms", model.device_time_ms),
+            ]
+        })
+        .collect();
+    let header = ["model", "precision", "weights", "activations", "buffers", "held by", "tokens", "device time"];
+    let processor = status.processor.as_ref().map_or_else(String::new, |processor| loaded_models(processor, shown));
+    format!(
+        "{} {}, {}\n{}all models take {}; the budget is {}\n{processor}",
+        status.engine,
+        status.device,
+        status.reason,
+        if rows.is_empty() { "no model is loaded\n".to_owned() } else { table::columns(&header, &rows) },
+        size(status.memory_used_bytes),
+        status.memory_budget,
+    )
 }
 
 fn row(adapter: &AdapterDescription) -> Vec<String> {

@@ -6,7 +6,9 @@ use crate::device::LoadError;
 use crate::guest::GuestError;
 use crate::model::ModelError;
 use crate::rerank::RerankError;
-use crate::tenant::admin::{AdminError, Fault};
+use crate::tenant::RegistryError;
+use crate::tenant::admin::{AdminError, Cause, Fault};
+use crate::tenant::client::ClientError;
 
 /// The process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +18,18 @@ pub enum Exit {
     Failed = 1,
     /// The input is bad: the same command will fail again.
     BadInput = 2,
+    /// All requests were read, and some of them have an error in the place of an answer.
+    SomeFailed = 3,
+    /// The reader of standard output has gone, as `head` does when it has enough. That is no failure.
+    OutputClosed = 0,
+}
+
+impl Exit {
+    /// What the process ends with.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        self as i32
+    }
 }
 
 /// A failed command.
@@ -37,6 +51,17 @@ impl CliError {
         Self { exit: Exit::Failed, message: message.into() }
     }
 
+    /// Some requests have an error in the place of an answer.
+    pub fn some_failed(message: impl Into<String>) -> Self {
+        Self { exit: Exit::SomeFailed, message: message.into() }
+    }
+
+    /// The reader of standard output has gone: the command ends without a word.
+    #[must_use]
+    pub fn output_closed() -> Self {
+        Self { exit: Exit::OutputClosed, message: "the reader of standard output has gone".to_owned() }
+    }
+
     /// Says where the failure happened.
     #[must_use]
     pub fn at(self, place: &str) -> Self {
@@ -52,20 +77,56 @@ impl fmt::Display for CliError {
 
 impl std::error::Error for CliError {}
 
+/// What to do about a failure, as commands.
+fn remedy(cause: &Cause) -> Option<String> {
+    Some(match cause {
+        Cause::NoTenant => "`assay tenant list` shows what there is".to_owned(),
+        Cause::NoVersion { tenant } => format!("`assay tenant show {tenant}` lists them"),
+        Cause::NoKey { tenant } => format!("`assay tenant key list {tenant}` shows them"),
+        Cause::NoComponent => "deploy the component's file again".to_owned(),
+        Cause::NoModel { name } => format!(
+            "`assay model list` shows what there is, `assay model pull {name}` or `assay model add` brings one in"
+        ),
+        Cause::NoRevision { name } => format!(
+            "`assay model list` shows what there is, `assay model add` or `assay model pull` brings a revision in, `assay tenant deploy TENANT --model {name}` has a tenant use the newest"
+        ),
+        Cause::NoDefaultModel => {
+            "`assay model pull` brings in the default one, `assay model default NAME` chooses one that is here"
+                .to_owned()
+        }
+        Cause::DamagedModel => "bring the model in again with `assay model pull` or `assay model add`".to_owned(),
+        Cause::NoModelFetched => {
+            "by hand: `assay model add DIR` with a directory that has config.json, tokenizer.json and model.safetensors"
+                .to_owned()
+        }
+        Cause::InUse => "stop it, or talk to the server that runs on this data directory".to_owned(),
+        Cause::Other => return None,
+    })
+}
+
 impl From<ModelError> for CliError {
     fn from(error: ModelError) -> Self {
+        let message = with_remedy(error.to_string(), &Cause::from(&error));
         match error {
             ModelError::NotAModel { .. }
             | ModelError::Checkpoint(_)
             | ModelError::Tokenizer { .. }
             | ModelError::Name { .. }
-            | ModelError::Unknown { .. } => Self::bad_input(error.to_string()),
+            | ModelError::NameTaken { .. }
+            | ModelError::Unknown { .. }
+            | ModelError::UnknownRevision { .. }
+            | ModelError::AmbiguousRevision { .. } => Self::bad_input(message),
             ModelError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                Self::bad_input(error.to_string())
+                Self::bad_input(message)
             }
-            ModelError::Io { .. } | ModelError::Empty | ModelError::Damaged { .. } | ModelError::Fetch(_) => {
-                Self::failed(error.to_string())
-            }
+            ModelError::Io { .. }
+            | ModelError::Changing { .. }
+            | ModelError::RevisionClash { .. }
+            | ModelError::Empty
+            | ModelError::Damaged { .. }
+            | ModelError::Hub(_)
+            | ModelError::Package(_)
+            | ModelError::NoDefault { .. } => Self::failed(message),
         }
     }
 }
@@ -79,17 +140,28 @@ impl From<LoadError> for CliError {
     }
 }
 
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+impl From<RegistryError> for CliError {
+    fn from(error: RegistryError) -> Self {
+        AdminError::from(error).into()
+    }
+}
+
 impl From<GuestError> for CliError {
     fn from(error: GuestError) -> Self {
         match error {
-            GuestError::Engine(_) | GuestError::NotCompiled { .. } => Self::failed(error.to_string()),
+            GuestError::Engine(_) => Self::failed(error.to_string()),
             GuestError::Io { .. }
             | GuestError::TooLarge { .. }
             | GuestError::NotWasm { .. }
             | GuestError::CoreModule { .. }
             | GuestError::Compile { .. }
             | GuestError::Prepare { .. }
-            | GuestError::Refused { .. }
             | GuestError::NotATenant { .. } => Self::bad_input(error.to_string()),
         }
     }
@@ -114,9 +186,17 @@ impl From<RerankError> for CliError {
 
 impl From<AdminError> for CliError {
     fn from(error: AdminError) -> Self {
+        let message = with_remedy(error.message, &error.cause);
         match error.fault {
-            Fault::Command => Self::bad_input(error.message),
-            Fault::Host => Self::failed(error.message),
+            Fault::Command => Self::bad_input(message),
+            Fault::Host => Self::failed(message),
         }
+    }
+}
+
+fn with_remedy(message: String, cause: &Cause) -> String {
+    match remedy(cause) {
+        Some(remedy) => format!("{message}: {remedy}"),
+        None => message,
     }
 }

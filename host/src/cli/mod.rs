@@ -1,9 +1,15 @@
-//! The command line: one file per command, messages on standard error, and three exit codes.
+//! The command line: one file per command, messages on standard error, and exit codes that say whose fault it is.
 
+// First, so that the modules after it print with its macros.
+#[macro_use]
+mod output;
+
+mod arguments;
 mod devices;
 mod engine;
 mod error;
-mod input;
+mod formats;
+mod gc;
 mod model;
 mod rerank;
 mod serve;
@@ -14,7 +20,7 @@ mod tune;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use etcetera::BaseStrategy;
 
 pub use engine::EngineArgs;
@@ -22,7 +28,8 @@ pub use error::{CliError, Exit};
 
 /// Reranks documents for a query with a cross-encoder.
 ///
-/// Exit codes: 0 done, 2 bad input, 1 anything else. Messages go to standard error.
+/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error in the place of an answer (--on-error skip), 1
+/// anything else. Messages go to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "assay", version, max_term_width = 100)]
 pub struct Cli {
@@ -37,7 +44,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Rank documents for a query
-    Rerank(rerank::Args),
+    Rerank(Box<rerank::Args>),
     /// Bring models in, list and check them
     #[command(subcommand)]
     Model(model::Command),
@@ -46,10 +53,12 @@ enum Command {
     Tenant(tenant::Command),
     /// Answer tenants' requests over HTTP
     Serve(serve::Args),
+    /// Forget old versions, and remove the components, compiled code and models that none needs
+    Gc(gc::Args),
     /// Compile the component that standard input names; the host starts itself with this
     #[command(hide = true, name = crate::tenant::compile::SUBCOMMAND)]
     InternalCompile,
-    /// List what there is to compute on, and what would be taken
+    /// List what there is to compute on, what would be taken, and which models a running server has loaded
     Devices(devices::Args),
     /// Time the GPU engine's kernel variants and keep the fastest
     Tune(tune::Args),
@@ -58,11 +67,13 @@ enum Command {
 /// Runs the command line that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let arguments = arguments::order(std::env::args_os().collect(), &mut Cli::command());
+    match run(Cli::parse_from(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            if error.exit != Exit::OutputClosed {
+                eprintln!("error: {error}");
+            }
             ExitCode::from(error.exit as u8)
         }
     }
@@ -71,7 +82,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), CliError> {
     if matches!(cli.command, Command::InternalCompile) {
         // Everything that this one needs, its input says.
-        return crate::tenant::compile::run_in_this_process().map_err(CliError::failed);
+        return crate::tenant::compile::run_in_this_process().map_err(|error| CliError::failed(error.to_string()));
     }
     let data_dir = match cli.data_dir {
         Some(dir) => dir,
@@ -81,12 +92,13 @@ fn run(cli: Cli) -> Result<(), CliError> {
             .join("assay"),
     };
     match cli.command {
-        Command::Rerank(args) => rerank::run(args, &data_dir),
+        Command::Rerank(args) => rerank::run(*args, &data_dir),
         Command::Model(command) => model::run(command, &data_dir),
         Command::Tenant(command) => tenant::run(command, &data_dir),
         Command::Serve(args) => serve::run(&args, &data_dir),
+        Command::Gc(args) => gc::run(&args, &data_dir),
         Command::InternalCompile => Ok(()),
-        Command::Devices(args) => devices::run(&args),
+        Command::Devices(args) => devices::run(&args, &data_dir),
         Command::Tune(args) => tune::run(&args, &data_dir),
     }
 }

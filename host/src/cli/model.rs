@@ -6,17 +6,18 @@ use assay_kernels::{Task, checkpoint};
 use clap::{Args, Subcommand};
 
 use super::error::CliError;
-use super::table;
+use super::{table, tenant};
 use crate::model::store::StoredModel;
-use crate::model::{ModelStore, Source, builtin, hub};
+use crate::model::{Added, Change, ModelStore, Source, builtin, hub};
+use crate::tenant::admin::HeldModel;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Fetch a model from the Hugging Face hub; without a name, the default model
     Pull(Pull),
-    /// Check a Hugging Face directory and copy it in
+    /// Check a Hugging Face directory and copy it in; what serves goes on with the revision that it has
     Add(Add),
-    /// List the models that are here, where they came from and which is the default
+    /// List the models that are here by revision, where they came from, and which versions of tenants open them
     List(List),
     /// Compare every file with what was added, and check every tensor
     Verify(Verify),
@@ -57,7 +58,7 @@ pub(super) struct List {
 
 #[derive(Debug, Args)]
 pub(super) struct Verify {
-    /// The model; every one where absent
+    /// NAME or NAME@REVISION [default: every revision of every model]
     name: Option<String>,
 }
 
@@ -74,21 +75,27 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
             added(&hub::pull(&store, data_dir, &name, revision.as_deref())?);
         }
         Command::Pull(Pull { embedded: true, .. }) => {
-            let model = builtin::pull_embedded(&store, data_dir)?;
-            store.set_default(&model.manifest.name)?;
-            added(&model);
+            let pulled = builtin::pull_embedded(&store, data_dir)?;
+            store.set_default(&pulled.model.manifest.name)?;
+            added(&pulled);
         }
         Command::Pull(_) => added(&builtin::pull_default(&store, data_dir)?),
         Command::Add(args) => add(&args, &store)?,
-        Command::List(args) => list(&args, &store)?,
+        Command::List(args) => list(&args, &store, data_dir)?,
         Command::Verify(args) => verify(&args, &store)?,
         Command::Default(args) => store.set_default(&args.name)?,
     }
     Ok(())
 }
 
-fn added(model: &StoredModel) {
-    eprintln!("added {} from {}, revision {:.16}", model.manifest.name, model.manifest.source, model.manifest.revision);
+fn added(added: &Added) {
+    let manifest = &added.model.manifest;
+    let change = match added.change {
+        Change::Copied => "added",
+        Change::Kept => "kept, as it was here already,",
+        Change::Repaired => "repaired",
+    };
+    eprintln!("{change} {} from {}, revision {:.16}", manifest.name, manifest.source, manifest.revision);
 }
 
 fn add(args: &Add, store: &ModelStore) -> Result<(), CliError> {
@@ -107,54 +114,81 @@ fn add(args: &Add, store: &ModelStore) -> Result<(), CliError> {
     Ok(())
 }
 
-fn list(args: &List, store: &ModelStore) -> Result<(), CliError> {
+fn list(args: &List, store: &ModelStore, data_dir: &Path) -> Result<(), CliError> {
     let default = store.default_name()?;
+    // The list is useful without them.
+    let held = tenant::held_models(data_dir)
+        .inspect_err(|error| eprintln!("which tenants open which models cannot be told: {error}"))
+        .unwrap_or_default();
     let mut rows = Vec::new();
-    for model in store.list()? {
-        let manifest = &model.manifest;
-        let is_default = default.as_deref() == Some(&manifest.name);
-        let architecture = checkpoint::read_config(model.dir()).map_err(crate::model::ModelError::from)?;
-        let adapter = manifest.adapter.as_ref();
+    for listed in store.list()? {
+        let manifest = &listed.model.manifest;
+        let is_default = listed.is_current && default.as_deref() == Some(&manifest.name);
+        let mut held_by: Vec<&HeldModel> = held.iter().filter(|held| held.model == manifest.model_revision()).collect();
+        held_by.sort_by_key(|held| (&held.tenant, held.version));
         if args.json {
-            let line = serde_json::json!({ "default": is_default, "manifest": manifest });
+            let held_by: Vec<_> = held_by
+                .iter()
+                .map(|held| {
+                    serde_json::json!({ "tenant": held.tenant, "version": held.version, "current": held.is_current })
+                })
+                .collect();
+            let line = serde_json::json!({
+                "default": is_default, "current": listed.is_current, "manifest": manifest, "held_by": held_by,
+            });
             println!("{line}");
-            continue;
+        } else {
+            let mark = if is_default { "*" } else { "" };
+            rows.push(row(mark, &listed.model, listed.is_current, &held_by)?);
         }
-        let task = match architecture.task() {
-            Task::Embedding if adapter.is_none() => "embedding",
-            _ => "cross-encoder",
-        };
-        let source = match adapter {
-            Some(adapter) => format!("{}, adapter: {adapter}", manifest.source),
-            None => manifest.source.to_string(),
-        };
-        rows.push(vec![
-            if is_default { "*" } else { "" }.to_owned(),
-            manifest.name.clone(),
-            task.to_owned(),
-            format!("{}×{}", architecture.layers.len(), architecture.hidden_size),
-            format!("{:.16}", manifest.revision),
-            source,
-        ]);
     }
     if !args.json {
         if rows.is_empty() {
             eprintln!("no models: `assay model pull` brings in the default one");
             return Ok(());
         }
-        print!("{}", table::columns(&["", "model", "task", "layers×hidden", "revision", "source"], &rows));
+        let header = ["", "model", "task", "layers×hidden", "revision", "", "opened by", "source"];
+        print!("{}", table::columns(&header, &rows));
     }
     Ok(())
+}
+
+fn row(mark: &str, model: &StoredModel, is_current: bool, held_by: &[&HeldModel]) -> Result<Vec<String>, CliError> {
+    let manifest = &model.manifest;
+    let architecture = checkpoint::read_config(model.dir()).map_err(crate::model::ModelError::from)?;
+    let task = match architecture.task() {
+        Task::Embedding if manifest.adapter.is_none() => "embedding",
+        _ => "cross-encoder",
+    };
+    let source = match &manifest.adapter {
+        Some(adapter) => format!("{}, adapter: {adapter}", manifest.source),
+        None => manifest.source.to_string(),
+    };
+    let versions: Vec<String> = held_by
+        .iter()
+        .map(|held| format!("{} {}{}", held.tenant, held.version, if held.is_current { "*" } else { "" }))
+        .collect();
+    Ok(vec![
+        mark.to_owned(),
+        manifest.name.clone(),
+        task.to_owned(),
+        format!("{}×{}", architecture.layers.len(), architecture.hidden_size),
+        format!("{:.16}", manifest.revision),
+        if is_current { "newest" } else { "" }.to_owned(),
+        if versions.is_empty() { "-".to_owned() } else { versions.join(", ") },
+        source,
+    ])
 }
 
 fn verify(args: &Verify, store: &ModelStore) -> Result<(), CliError> {
     let models = match &args.name {
         Some(name) => vec![store.open(Some(name))?],
-        None => store.list()?,
+        None => store.list()?.into_iter().map(|listed| listed.model).collect(),
     };
     for model in models {
         model.verify()?;
-        println!("{} is whole: {} files", model.manifest.name, model.manifest.files.len());
+        let manifest = &model.manifest;
+        println!("{}@{:.16} is whole: {} files", manifest.name, manifest.revision, manifest.files.len());
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::engine::EngineArgs;
 use super::error::CliError;
+use super::gc;
 use super::tenant::open_platform;
 use crate::http;
 use crate::tenant::Platform;
@@ -33,7 +34,12 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     // A server without its device cannot serve: that is known now, and not with the first tenant.
     platform.device()?;
     for (tenant, error) in platform.activate_all()? {
-        eprintln!("tenant {tenant} is not being served: {error}");
+        eprintln!("tenant {tenant} is not being served: {}", CliError::from(error));
+    }
+    match platform.tidy() {
+        Ok(swept) if swept.dropped.is_empty() => {}
+        Ok(swept) => eprintln!("removed what no tenant needs: {}", gc::summary(&swept)),
+        Err(error) => eprintln!("what no tenant needs is not removed: {error}"),
     }
     let served = runtime.block_on(serve(args.port, data_dir, &platform));
     // What is still being compiled may be left undone: nothing of it is committed.
@@ -46,9 +52,10 @@ async fn serve(port: u16, data_dir: &Path, platform: &Arc<Platform>) -> Result<(
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     let socket = |error: std::io::Error| CliError::failed(format!("{address}: {error}"));
     let listener = tokio::net::TcpListener::bind(address).await.map_err(socket)?;
-    println!("listening on http://{}", listener.local_addr().map_err(socket)?);
-    // Whoever started the server waits for this line.
-    let _ = std::io::stdout().flush();
+    let address = listener.local_addr().map_err(socket)?;
+    // The program that started the server waits for this line. If nothing reads it, the server serves all the same.
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
     tokio::select! {
         served = http::serve(listener, Arc::clone(platform), stop()) => served.map_err(socket),
         () = orders => Ok(()),

@@ -1,23 +1,26 @@
 //! `assay tenant`: deploy guests, change and undo that, and hand out keys.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use tokio::runtime::Handle;
 
+use super::devices::loaded_models;
 use super::error::CliError;
 use super::table;
-use crate::device::DeviceOptions;
+use crate::device::{DeviceOptions, DeviceStatus, ModelStatus};
 use crate::guest::read_component;
-use crate::tenant::admin::{AdminRequest, Command as AdminCommand, Description, Reply};
+use crate::model::ModelRevision;
+use crate::tenant::admin::{AdminRequest, Command as AdminCommand, Description, HeldModel, OpenedModel, Reply, Stored};
 use crate::tenant::client::AdminClient;
 use crate::tenant::compile::CompilerOptions;
-use crate::tenant::{Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, TenantLimits, TenantName};
+use crate::tenant::{
+    Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, TenantLimits, TenantName, held_models_in,
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Deploy a component: checked, compiled, prepared and tried before it serves
+    /// Deploy a component, a model or both: checked, compiled, prepared and tried before they serve
     Deploy(Deploy),
     /// List the tenants
     List(Json),
@@ -39,14 +42,19 @@ pub(super) enum Command {
 pub(super) struct Deploy {
     /// The tenant, made if there is none
     name: TenantName,
-    /// The component
-    component: PathBuf,
+    /// The component [default: that of the current version]
+    #[arg(required_unless_present_any = ["limits", "model", "other_models"])]
+    component: Option<PathBuf>,
     /// A limits file, see docs/limits.toml [default: the limits of the current version]
     #[arg(long, value_name = "FILE.toml")]
     limits: Option<PathBuf>,
-    /// The model that the guest gets when it names none [default: that of the current version]
-    #[arg(long)]
+    /// The model that the guest gets when it names none: NAME is its newest revision here, and NAME@DIGITS the one that
+    /// begins with these digits [default: the model and revision of the current version]
+    #[arg(long, value_name = "NAME[@REVISION]")]
     model: Option<String>,
+    /// Another model that the limits name, at another revision than the current version opens; may be repeated
+    #[arg(long = "other-model", value_name = "NAME[@REVISION]")]
+    other_models: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -118,10 +126,10 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
         matches!(&command, Command::List(Json { json: true }) | Command::Show(Show { json: Json { json: true }, .. }));
     // Files are read before anything slow, so that a mistake in one is reported at once.
     let (command, component) = match command {
-        Command::Deploy(Deploy { name, component, limits, model }) => {
+        Command::Deploy(Deploy { name, component, limits, model, other_models }) => {
             let limits = limits.as_deref().map(read_limits).transpose()?.map(Box::new);
-            let wasm = read_component(&component)?;
-            (AdminCommand::Deploy { tenant: name, component: String::new(), limits, model }, Some(wasm))
+            let wasm = component.as_deref().map(read_component).transpose()?;
+            (AdminCommand::Deploy { tenant: name, component: None, limits, model, other_models }, wasm)
         }
         Command::List(_) => (AdminCommand::List, None),
         Command::Show(Show { name, .. }) => (AdminCommand::Show { tenant: name }, None),
@@ -137,11 +145,31 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
     print(execute(command, component.as_deref(), data_dir)?, json)
 }
 
+/// Which version opens which revision of which model, from the server that runs on the data directory or from its files.
+pub(super) fn held_models(data_dir: &Path) -> Result<Vec<HeldModel>, CliError> {
+    let Some(client) = AdminClient::connect(data_dir)? else { return Ok(held_models_in(data_dir)?) };
+    match client.execute(&signed(AdminCommand::ListHeldModels))? {
+        Reply::HeldModels(held) => Ok(held),
+        Reply::Refused(error) => Err(error.into()),
+        _ => Err(CliError::failed("the server answered another question")),
+    }
+}
+
+/// What the server that runs on the data directory computes on; `None` where none does.
+pub(super) fn server_device(data_dir: &Path) -> Result<Option<DeviceStatus>, CliError> {
+    let Some(client) = AdminClient::connect(data_dir)? else { return Ok(None) };
+    match client.execute(&signed(AdminCommand::ShowDevice))? {
+        Reply::Device(status) => Ok(Some(*status)),
+        Reply::Refused(error) => Err(error.into()),
+        _ => Err(CliError::failed("the server answered another question")),
+    }
+}
+
 /// Gives a request to the server that runs on the data directory, or carries it out here where none does.
-fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Reply, CliError> {
+pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Reply, CliError> {
     let mut name_component = |hash: String| {
         if let AdminCommand::Deploy { component, .. } = &mut command {
-            *component = hash;
+            *component = Some(hash);
         }
     };
     if let Some(client) = AdminClient::connect(data_dir)? {
@@ -168,13 +196,14 @@ fn signed(command: AdminCommand) -> AdminRequest {
 }
 
 fn read_limits(path: &Path) -> Result<TenantLimits, CliError> {
-    let bad = |message: String| CliError::bad_input(message).at(&path.display().to_string());
-    let bytes = std::fs::metadata(path).map_err(|error| bad(error.to_string()))?.len();
+    let place = path.display().to_string();
+    let bad = |error: &dyn std::fmt::Display| CliError::bad_input(error.to_string()).at(&place);
+    let bytes = std::fs::metadata(path).map_err(|error| bad(&error))?.len();
     if bytes > MAX_LIMITS_BYTES as u64 {
-        return Err(bad(LimitsError::TooLarge { bytes }.to_string()));
+        return Err(bad(&LimitsError::TooLarge { bytes }));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-    TenantLimits::parse(&text).map_err(|error| bad(error.to_string()))
+    let text = std::fs::read_to_string(path).map_err(|error| bad(&error))?;
+    TenantLimits::parse(&text).map_err(|error| bad(&error))
 }
 
 fn print(reply: Reply, json: bool) -> Result<(), CliError> {
@@ -197,9 +226,12 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
     }
     match reply {
         Reply::Serving(deployment) => {
+            let models: Vec<String> = deployment.models().iter().map(model_name).collect();
             eprintln!(
                 "version {} serves: component {:.16}, model {}",
-                deployment.version, deployment.component, deployment.model
+                deployment.version,
+                deployment.component,
+                models.join(", ")
             );
         }
         Reply::Tenants(tenants) => {
@@ -216,23 +248,44 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
             let rows: Vec<_> = keys.into_iter().map(|key| vec![key.id, time(key.created_ms), key.by]).collect();
             print!("{}", table::columns(&["key", "created", "by"], &rows));
         }
-        Reply::Done | Reply::Refused(_) => {}
+        // The first is asked for elsewhere; the others have nothing to print.
+        Reply::HeldModels(_) | Reply::Device(_) | Reply::Swept(_) | Reply::Done | Reply::Refused(_) => {}
     }
     Ok(())
 }
 
 fn list_row(tenant: &str, current: &Deployment) -> Vec<String> {
     let component = format!("{:.16}", current.component);
+    let model = model_name(&current.default_model());
     let (deployed, by) = (time(current.created_ms), current.by.clone());
-    vec![tenant.to_owned(), current.version.to_string(), component, current.model.clone(), deployed, by]
+    vec![tenant.to_owned(), current.version.to_string(), component, model, deployed, by]
+}
+
+/// A model's name with as many digits of its revision as tell it apart.
+fn model_name(model: &ModelRevision) -> String {
+    format!("{}@{:.16}", model.name, model.revision)
+}
+
+fn opened_row(opened: &OpenedModel, current: u64) -> Vec<String> {
+    let mark = |version: &u64| format!("{version}{}", if *version == current { "*" } else { "" });
+    let versions: Vec<String> = opened.versions.iter().map(mark).collect();
+    let stored = match &opened.stored {
+        Stored::Newest => "the newest here".to_owned(),
+        Stored::Newer { revision } => format!("newer here: {revision:.16}"),
+        Stored::Missing => "missing here".to_owned(),
+    };
+    vec![model_name(&opened.model), versions.join(", "), stored]
 }
 
 fn describe(description: &Description) -> String {
-    let Description { tenant, versions, history, usage } = description;
+    let Description { tenant, versions, history, models, usage, device } = description;
     let mut text = format!("{}\n\nversions\n", tenant.name);
     let mark = |version: u64| if version == tenant.current { "*" } else { "" };
     let rows: Vec<Vec<String>> = versions.iter().map(|version| list_row(mark(version.version), version)).collect();
     text += &table::columns(&["", "version", "component", "model", "deployed", "by"], &rows);
+    text += "\nmodels\n";
+    let rows: Vec<Vec<String>> = models.iter().map(|opened| opened_row(opened, tenant.current)).collect();
+    text += &table::columns(&["model", "opened by version", "revision"], &rows);
     if let Some(current) = versions.iter().find(|version| version.version == tenant.current) {
         text += "\nlimits\n";
         let used = |limit: &str| usage.as_ref().and_then(|usage| used(usage, limit)).unwrap_or_else(|| "-".to_owned());
@@ -243,12 +296,21 @@ fn describe(description: &Description) -> String {
             .map(|(limit, value, _)| vec![(*limit).to_owned(), value.to_string(), used(limit)])
             .collect();
         text += &table::columns(&["limit", "allowed", "used"], &rows);
-        text += &format!("models  {}\n", current.limits.models.join(", "));
     }
     if let Some(usage) = usage {
-        text += &format!("\n{} requests answered, {} failed, {} tokens\n", usage.answered, usage.failed, usage.tokens);
-        let start = if usage.is_snapshotted { "start from a snapshot" } else { "are prepared one by one" };
-        text += &format!("instances {start}, {} idle\n", usage.idle_instances);
+        let crate::tenant::Usage { answered, failed, tokens, device_time_ms, idle_instances, is_snapshotted, .. } =
+            usage;
+        text += &format!(
+            "\n{answered} requests answered, {failed} failed, {tokens} tokens, {device_time_ms} ms of device time\n"
+        );
+        let start = if *is_snapshotted { "start from a snapshot" } else { "are prepared one by one" };
+        text += &format!("instances {start}, {idle_instances} idle\n");
+    }
+    if let Some(device) = device {
+        let mine = |loaded: &ModelStatus| {
+            models.iter().any(|opened| (&opened.model.name, &opened.model.revision) == (&loaded.name, &loaded.revision))
+        };
+        text += &format!("\ndevice\n{}", loaded_models(device, &mine));
     }
     text += "\nhistory\n";
     let rows: Vec<Vec<String>> = history
@@ -282,8 +344,8 @@ fn used(usage: &crate::tenant::Usage, limit: &str) -> Option<String> {
     }
 }
 
-/// A point in time in UTC, to the second.
+/// A point in time in UTC, to the second, as RFC 3339 has it.
 fn time(ms_since_1970: u64) -> String {
-    let time = UNIX_EPOCH + Duration::from_millis(ms_since_1970);
-    humantime::format_rfc3339_seconds(time).to_string()
+    let time = i64::try_from(ms_since_1970).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(|| "-".to_owned(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }

@@ -1,7 +1,7 @@
-//! The device's memory: how much of it models may take, who holds it, and who makes room for another.
+//! The device's memory: how much of it models may take, which models hold it, and which make room for another.
 //!
 //! A model's weights and transfer buffers are its own. Activations lie in the device's arena, one for all models, as
-//! large as the most demanding of them needs. Pure bookkeeping: loading and unloading are [`super::models`]'s.
+//! large as the most demanding of them needs. Pure bookkeeping: [`super::models`] loads and unloads.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,6 +10,8 @@ use assay_kernels::DeviceMemory;
 use assay_kernels::gpu::{AdapterDescription, AdapterKind};
 use bytesize::ByteSize;
 use sysinfo::{MemoryRefreshKind, System};
+
+use crate::model::ModelRevision;
 
 /// The part of the machine's memory that models get by default: the other half is for guests, for compiled code, for
 /// checkpoints while they are read, and for everything else that runs.
@@ -47,27 +49,20 @@ pub enum BudgetSource {
     UnknownMemory,
 }
 
-/// A model by its name and exact revision. Two revisions of one name are two models.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct ModelKey {
-    pub(super) name: String,
-    pub(super) revision: String,
-}
-
-/// The models on a device, what they hold, and how many hold on to them.
+/// The models on a device, the memory of each, and how many holders each has. Two revisions of one name are two models.
 #[derive(Debug)]
 pub(super) struct Holdings<T> {
-    models: HashMap<ModelKey, Holding<T>>,
+    models: HashMap<ModelRevision, Holding<T>>,
     /// Counts uses, to tell which was last.
     uses: u64,
 }
 
-/// One model on the device.
+/// A model on the device.
 #[derive(Debug, Clone)]
 pub(super) struct Holding<T> {
     pub(super) model: T,
     pub(super) memory: DeviceMemory,
-    /// Who holds on to it; it makes room only if nobody does.
+    /// How many versions hold it; it makes room only if none does.
     pub(super) holders: usize,
     last_use: u64,
 }
@@ -102,7 +97,8 @@ fn in_use(held: &[(String, u64)]) -> String {
 
 impl MemoryBudget {
     /// The budget that was asked for, or what suits the device; the processor where there is no adapter.
-    pub(super) fn of(given: Option<u64>, adapter: Option<&AdapterDescription>) -> Self {
+    #[must_use]
+    pub fn of(given: Option<u64>, adapter: Option<&AdapterDescription>) -> Self {
         match (given, adapter.map(|adapter| adapter.kind)) {
             (Some(bytes), _) => Self { bytes, source: BudgetSource::Given },
             (None, Some(AdapterKind::Discrete | AdapterKind::Virtual | AdapterKind::Other)) => {
@@ -157,19 +153,19 @@ impl<T> Default for Holdings<T> {
 
 impl<T: Clone> Holdings<T> {
     /// Holds on to a model that is there.
-    pub(super) fn hold(&mut self, key: &ModelKey) -> Option<T> {
+    pub(super) fn hold(&mut self, key: &ModelRevision) -> Option<T> {
         let holding = self.models.get_mut(key)?;
         holding.holders += 1;
         Some(holding.model.clone())
     }
 
     /// Adds a model with one holder.
-    pub(super) fn insert(&mut self, key: ModelKey, model: T, memory: DeviceMemory) {
+    pub(super) fn insert(&mut self, key: ModelRevision, model: T, memory: DeviceMemory) {
         self.models.insert(key, Holding { model, memory, holders: 1, last_use: self.uses });
     }
 
     /// One holder less.
-    pub(super) fn release(&mut self, key: &ModelKey) {
+    pub(super) fn release(&mut self, key: &ModelRevision) {
         if let Some(holding) = self.models.get_mut(key) {
             holding.holders = holding.holders.saturating_sub(1);
             self.uses += 1;
@@ -178,7 +174,7 @@ impl<T: Clone> Holdings<T> {
     }
 
     /// Every model, by name and revision.
-    pub(super) fn all(&self) -> Vec<(&ModelKey, &Holding<T>)> {
+    pub(super) fn all(&self) -> Vec<(&ModelRevision, &Holding<T>)> {
         let mut all: Vec<_> = self.models.iter().collect();
         all.sort_by_key(|&(key, _)| key);
         all
@@ -195,7 +191,7 @@ impl<T: Clone> Holdings<T> {
         needs: &DeviceMemory,
         budget: &MemoryBudget,
     ) -> Result<Vec<T>, NoRoom> {
-        let mut kept: Vec<(&ModelKey, &Holding<T>)> = self.models.iter().collect();
+        let mut kept: Vec<(&ModelRevision, &Holding<T>)> = self.models.iter().collect();
         // Those that stay longest come first: the held ones, then the recently used.
         kept.sort_by_key(|(key, holding)| {
             (std::cmp::Reverse(holding.holders > 0), std::cmp::Reverse(holding.last_use), (*key).clone())
@@ -239,8 +235,8 @@ mod tests {
 
     use super::*;
 
-    fn key(name: &str) -> ModelKey {
-        ModelKey { name: name.to_owned(), revision: "1".to_owned() }
+    fn key(name: &str) -> ModelRevision {
+        ModelRevision { name: name.to_owned(), revision: "1".to_owned() }
     }
 
     fn memory(weights_bytes: u64, arena_bytes: u64) -> DeviceMemory {

@@ -1,17 +1,16 @@
 //! Which device a machine gives, and how it is set up.
 //!
-//! What is chosen, and why, is part of the answer: a model that is slow because it runs on the wrong device must be seen
-//! to do so.
+//! The reason for the choice is part of the answer, so that a model which is slow because it runs on the wrong device
+//! shows why.
 
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use assay_kernels::cpu;
-use assay_kernels::gpu::layout::Layout;
-use assay_kernels::gpu::ops::Target;
 use assay_kernels::gpu::{
-    self, AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuError, GpuOptions, TuneCache, TuneTable,
+    self, AdapterDescription, AdapterError, AdapterKind, AdapterSelection, GpuDevice, GpuError, GpuOptions,
+    RememberError, TuneCache, TuneTable,
 };
 use assay_kernels::{Architecture, EngineError, Precision};
 use clap::ValueEnum;
@@ -111,13 +110,8 @@ pub enum DeviceError {
     #[error(transparent)]
     Gpu(GpuError),
     /// The fastest kernel variants cannot be kept.
-    #[error("{}: {source}", .path.display())]
-    TuneFile {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    TuneFile(#[from] RememberError),
     /// The CPU engine cannot be made.
     #[error(transparent)]
     Cpu(#[from] EngineError),
@@ -141,7 +135,7 @@ impl DeviceOptions {
         let (engine, precision) = (self.choice, self.precision);
         let has = match engine {
             EngineChoice::Gpu if precision.gpu().is_none() => {
-                [gpu::Precision::F32, gpu::Precision::F16].map(gpu::Precision::name).to_vec()
+                [Precision::F32, Precision::F16].map(Precision::name).to_vec()
             }
             EngineChoice::Cpu if precision.cpu().is_none() => {
                 cpu::PRECISIONS.iter().map(|precision| precision.name()).collect()
@@ -167,7 +161,7 @@ impl DeviceOptions {
         match self.choice {
             EngineChoice::Cpu => Ok(Decision { adapter: None, reason: "chosen by name".to_owned() }),
             EngineChoice::Gpu => {
-                let adapter = gpu::find(&self.selection())?;
+                let adapter = gpu::find(&self.selection()).map_err(GpuError::from)?;
                 let reason = match adapter.kind {
                     AdapterKind::Software => {
                         "chosen by name: a software adapter, which computes on the processor; the CPU engine is faster"
@@ -198,12 +192,10 @@ impl DeviceOptions {
             return Err(DeviceError::NoGpu { precision: self.precision, reason });
         };
         let options = self.gpu_options(&adapter, precision);
-        let layout = Layout::new(architecture, precision)?;
-        let device = GpuDevice::open(&options.adapter)?;
-        let table = gpu::tune(&device, Target::of(&device), &layout, options.max_batch_tokens)?;
+        let device = GpuDevice::open(&self.selection())?;
+        let table = gpu::tune(&device, architecture, precision, options.max_batch_tokens)?;
         if let Some(path) = &self.tune_file {
-            let unwritable = |source| DeviceError::TuneFile { path: path.clone(), source };
-            gpu::remember(path, &device, &layout, &table.choices).map_err(unwritable)?;
+            gpu::remember(path, &device, architecture, precision, &table.choices)?;
         }
         Ok(table)
     }
@@ -218,17 +210,16 @@ impl DeviceOptions {
         BATCH_TOKENS_PER_THREAD * self.processor_threads()
     }
 
-    pub(super) fn gpu_options(&self, adapter: &AdapterDescription, precision: gpu::Precision) -> GpuOptions {
+    pub(super) fn gpu_options(&self, adapter: &AdapterDescription, precision: Precision) -> GpuOptions {
         let software = adapter.kind == AdapterKind::Software;
-        let otherwise = if software { self.processor_batch_tokens() } else { gpu::engine::DEFAULT_MAX_BATCH_TOKENS };
+        let otherwise = if software { self.processor_batch_tokens() } else { gpu::DEFAULT_MAX_BATCH_TOKENS };
         let tune = match &self.tune_file {
             None => TuneCache::Defaults,
-            // Timing takes a GPU a second, and a software adapter ten or more: there, `assay tune` is for those who ask.
+            // Timing takes a GPU a second and a software adapter ten or more: there, only `assay tune` times.
             Some(path) if software => TuneCache::Remembered(path.clone()),
             Some(path) => TuneCache::File(path.clone()),
         };
         GpuOptions {
-            adapter: self.selection(),
             precision,
             max_batch_tokens: self.max_batch_tokens.unwrap_or(otherwise),
             tune,
@@ -236,8 +227,8 @@ impl DeviceOptions {
         }
     }
 
-    /// Which adapters may be taken. Who asks for the GPU engine by name gets a software adapter rather than nothing.
-    fn selection(&self) -> AdapterSelection {
+    /// Which adapters may be taken. `--engine gpu` uses any adapter, software ones too.
+    pub(super) fn selection(&self) -> AdapterSelection {
         match (self.choice, &self.adapter) {
             (_, Some(adapter)) => adapter.clone(),
             (EngineChoice::Gpu, None) => AdapterSelection::Any,
@@ -249,7 +240,7 @@ impl DeviceOptions {
 impl From<GpuError> for DeviceError {
     fn from(error: GpuError) -> Self {
         match error {
-            GpuError::NoAdapter { .. } => Self::NoAdapter(error),
+            GpuError::Adapter(AdapterError::NotFound { .. }) => Self::NoAdapter(error),
             _ => Self::Gpu(error),
         }
     }
@@ -258,10 +249,10 @@ impl From<GpuError> for DeviceError {
 impl EnginePrecision {
     /// The same for the GPU engine, if it has it.
     #[must_use]
-    pub fn gpu(self) -> Option<gpu::Precision> {
+    pub fn gpu(self) -> Option<Precision> {
         match self {
-            Self::F32 => Some(gpu::Precision::F32),
-            Self::F16 => Some(gpu::Precision::F16),
+            Self::F32 => Some(Precision::F32),
+            Self::F16 => Some(Precision::F16),
             Self::Int8 | Self::Int16 => None,
         }
     }
@@ -308,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn each_engine_refuses_the_precisions_that_it_has_not_and_names_those_that_it_has() {
+    fn an_unsupported_precision_is_refused_with_the_supported_ones() {
         let refused = |choice, precision| options(choice, precision).check().map_err(|error| error.to_string());
         for precision in [EnginePrecision::F32, EnginePrecision::F16] {
             assert_eq!(refused(EngineChoice::Gpu, precision), Ok(()));
@@ -330,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_are_for_the_processor_whatever_the_machine_has() {
+    fn integer_precisions_choose_the_processor_on_every_machine() {
         let decision = options(EngineChoice::Auto, EnginePrecision::Int8).decide();
         assert!(decision.is_ok_and(|decision| decision.adapter.is_none() && decision.reason.contains("int8")));
     }

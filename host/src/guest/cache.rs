@@ -6,12 +6,15 @@
 //! depends on.
 #![allow(unsafe_code, reason = "loading compiled code cannot be checked; see the argument above")]
 
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
+
+use crate::durable::{self, Durability};
+use crate::sweep::{DroppedKind, Sweep};
 
 /// A private directory of compiled components.
 #[derive(Debug, Clone)]
@@ -71,14 +74,14 @@ impl CompiledCache {
         let component = Component::new(engine, wasm)?;
         let compiled = component.serialize()?;
         // If the file cannot be written, the next start compiles again.
-        let _ = self.keep(&self.path(engine, form, "cwasm"), &compiled);
+        let _ = durable::replace(&self.path(engine, form, "cwasm"), &compiled, Durability::Process);
         Ok(component)
     }
 
     /// Records that there can be no snapshot, and why.
     pub(super) fn keep_impossible(&self, engine: &Engine, form: Form<'_>, reason: &str) {
         // As above.
-        let _ = self.keep(&self.path(engine, form, "impossible"), reason.as_bytes());
+        let _ = durable::replace(&self.path(engine, form, "impossible"), reason.as_bytes(), Durability::Process);
     }
 
     /// Whether there can be no snapshot.
@@ -86,22 +89,42 @@ impl CompiledCache {
         self.path(engine, form, "impossible").is_file()
     }
 
+    /// Removes code that this engine cannot load, and code of components and revisions that are not in `held`.
+    pub(super) fn sweep(&self, engine: &Engine, held: &HashSet<(String, String)>, sweep: &mut Sweep) {
+        let compatibility = compatibility(engine);
+        let is_held = |component: &str, prefix: &str| {
+            held.iter().any(|(held, revision)| held == component && revision.starts_with(prefix))
+        };
+        sweep.leftovers(&self.dir);
+        for path in sweep.entries(&self.dir) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some((stem, "cwasm" | "impossible")) = name.rsplit_once('.') else { continue };
+            let is_needed = match stem.split('-').collect::<Vec<_>>()[..] {
+                [component, by] => by == compatibility && is_held(component, ""),
+                [component, revision, by] => by == compatibility && is_held(component, revision),
+                // Not a file of ours.
+                _ => true,
+            };
+            if !is_needed {
+                sweep.file(DroppedKind::CompiledCode, name, &path);
+            }
+        }
+    }
+
     fn path(&self, engine: &Engine, form: Form<'_>, extension: &str) -> PathBuf {
-        let mut compatibility = DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut compatibility);
-        let compatibility = compatibility.finish();
+        let compatibility = compatibility(engine);
         self.dir.join(match form {
-            Form::Plain { component } => format!("{component}-{compatibility:016x}.{extension}"),
+            Form::Plain { component } => format!("{component}-{compatibility}.{extension}"),
             Form::Prepared { component, revision } => {
-                format!("{component}-{revision:.16}-{compatibility:016x}.{extension}")
+                format!("{component}-{revision:.16}-{compatibility}.{extension}")
             }
         })
     }
+}
 
-    fn keep(&self, path: &Path, contents: &[u8]) -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
-        file.write_all(contents)?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    }
+/// Everything that the compiler depends on, as part of a file's name.
+fn compatibility(engine: &Engine) -> String {
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }

@@ -61,20 +61,6 @@ pub enum GuestError {
         /// Why.
         cause: RerankError,
     },
-    /// The compiler process failed, or was stopped at one of its own limits.
-    #[error("{name} was not compiled: {message}")]
-    NotCompiled {
-        /// The component's name.
-        name: String,
-        /// What became of the process.
-        message: String,
-    },
-    /// The compiler process says what is wrong with the component, in one of the other cases' words.
-    #[error("{message}")]
-    Refused {
-        /// What it says.
-        message: String,
-    },
     /// The WebAssembly engine cannot be set up on this machine.
     #[error("the WebAssembly engine cannot be set up: {0}")]
     Engine(#[from] EngineError),

@@ -1,5 +1,6 @@
 //! The WebAssembly engine, and guests that are compiled and linked.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, RequestLimits};
 use crate::model::ModelInfo;
 use crate::model::manifest::sha256_hex;
 use crate::rerank::{Request, RerankError, Response};
+use crate::sweep::Sweep;
 
 /// Most instances at once: several for each of many tenants. Most of them wait for the device; an instance costs
 /// address space and the pages that it wrote.
@@ -180,6 +182,12 @@ impl GuestRuntime {
             (self.cache.get(&self.engine, form), Start::Snapshotted)
         };
         found.map(|component| self.link(name, &component, start)).transpose()
+    }
+
+    /// Removes compiled code that is not in `held`, which has components' hashes and the revisions that they are prepared
+    /// with.
+    pub(crate) fn sweep_compiled(&self, held: &HashSet<(String, String)>, sweep: &mut Sweep) {
+        self.cache.sweep(&self.engine, held, sweep);
     }
 
     fn plain(&self, name: &str, wasm: &[u8], hash: &str) -> Result<Component, GuestError> {

@@ -42,8 +42,11 @@ pub const DEFAULT_MAX_CALL_BYTES: usize = 16 << 20;
 /// Most rows of one request: sixteen passages of each document.
 pub const DEFAULT_MAX_REQUEST_ROWS: u64 = 16_384;
 
+/// Most tokens of one tenant that wait for the device: half a minute of work on two processor cores, thousands of pairs.
+pub const DEFAULT_MAX_TENANT_QUEUED_TOKENS: usize = 1 << 18;
+
 /// Most tokens of one request: as many as one tenant may have queued at once.
-pub const DEFAULT_MAX_REQUEST_TOKENS: u64 = crate::device::DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
+pub const DEFAULT_MAX_REQUEST_TOKENS: u64 = DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
 
 /// Most models that a guest has open at once: more than a tenant may use. Each takes an entry in a table of the host.
 pub const DEFAULT_MAX_OPEN_MODELS: usize = 64;

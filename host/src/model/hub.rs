@@ -1,5 +1,5 @@
-//! Models from the Hugging Face hub, with the hub's own client: progress, resumption of broken downloads, and a
-//! revision that is pinned before the first byte.
+//! Models from the Hugging Face hub, through the hub's own client: shows progress, resumes broken downloads, and pins the
+//! commit before the first byte.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -9,66 +9,98 @@ use assay_kernels::checkpoint::{CONFIG_FILE, WEIGHTS_FILE};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Repo, RepoType};
 
+use super::add::Added;
+use super::error::ModelError;
 use super::manifest::Source;
-use super::store::{ModelError, ModelStore, StoredModel, TOKENIZER_FILE};
+use super::name::directory;
+use super::store::{ModelStore, TOKENIZER_FILE};
+use crate::durable::DirLock;
 
-/// How long the hub may take to say which commit a revision is. It is a small answer: a hub that needs longer is out
-/// of reach, and waiting on would only delay saying so.
+/// The directory below a data directory where downloads lie until they are in the store.
+pub(crate) const DOWNLOADS_DIR: &str = "downloads";
+
+/// How long the hub may take to resolve a revision. The answer is small: a hub that takes longer is out of reach.
 const DEFAULT_HUB_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Fetches `name` (`OWNER/NAME`) at `revision` (a branch, tag or commit; the main branch where absent) and adds it.
+/// Why the hub gave no model.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// It could not be reached, or refused.
+    #[error("the hub gave no {what}: {source}")]
+    Refused {
+        /// What it was asked for.
+        what: String,
+        /// What its client said.
+        source: Box<ApiError>,
+    },
+    /// It did not resolve the revision in time.
+    #[error("the hub did not answer within {} s", timeout.as_secs())]
+    Silent {
+        /// The most time that it may take.
+        timeout: Duration,
+    },
+    /// Its client named a file that lies in no directory.
+    #[error("the hub's client put {name} nowhere")]
+    Nowhere {
+        /// The model's name.
+        name: String,
+    },
+}
+
+/// Fetches `name` (`OWNER/NAME`) at `revision` (a branch, tag or commit; the main branch where absent) and adds it. A
+/// commit that the store has whole is not fetched again.
 ///
 /// # Errors
 /// The hub cannot be reached, has no such model, or what it sends is not a model that can be computed.
-pub fn pull(
-    store: &ModelStore,
-    data_dir: &Path,
-    name: &str,
-    revision: Option<&str>,
-) -> Result<StoredModel, ModelError> {
-    let cache = data_dir.join("downloads");
+pub fn pull(store: &ModelStore, data_dir: &Path, name: &str, revision: Option<&str>) -> Result<Added, ModelError> {
+    let downloads = data_dir.join(DOWNLOADS_DIR).join(directory(name)?);
+    // Of processes that pull the same model, the second finds it in the store.
+    let _lock = DirLock::acquire(&downloads).map_err(ModelError::io(&downloads))?;
+    let cache = downloads.join("cache");
     let commit = resolve(&cache, name, revision)?;
     eprintln!("{name} at commit {commit}");
+    let source = Source::Hub { repository: name.to_owned(), commit: commit.clone() };
+    if let Some(added) = store.keep(name, |manifest| manifest.source == source && manifest.adapter.is_none())? {
+        return Ok(added);
+    }
     let repository = repository(&cache, name, Some(&commit))?;
     let mut dir = None;
     for file in [CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE] {
-        let path = repository.get(file).map_err(|error| fetch_error(name, Some(file), &error))?;
+        let path = repository.get(file).map_err(|error| refused(format!("{file} of {name}"), error))?;
         dir = path.parent().map(Path::to_owned);
     }
-    let dir = dir.ok_or_else(|| ModelError::Fetch(format!("the hub's client put {name} nowhere")))?;
-    let source = Source::Hub { repository: name.to_owned(), commit };
-    let model = store.add(name, &dir, source, None)?;
-    // The store has its own copy now. What was downloaded is only removed after that, so a failure can be resumed.
+    let dir = dir.ok_or_else(|| HubError::Nowhere { name: name.to_owned() })?;
+    let added = store.add(name, &dir, source, None)?;
+    // The store has its own copy now. Downloads are removed only after that, so that a failed pull can be resumed.
     std::fs::remove_dir_all(&cache).map_err(ModelError::io(&cache))?;
-    Ok(model)
+    Ok(added)
 }
 
-/// Asks the hub which commit a revision is. The client sets no time limits of its own, so the question is asked on a
-/// thread that is left behind if no answer comes.
-fn resolve(cache: &Path, name: &str, revision: Option<&str>) -> Result<String, ModelError> {
+/// Asks the hub which commit a revision is. The client has no time limit, so a thread asks, which is left behind if no
+/// answer comes.
+fn resolve(cache: &Path, name: &str, revision: Option<&str>) -> Result<String, HubError> {
     let repository = repository(cache, name, revision)?;
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || sender.send(repository.info()));
     match receiver.recv_timeout(DEFAULT_HUB_TIMEOUT) {
         Ok(Ok(info)) => Ok(info.sha),
-        Ok(Err(error)) => Err(fetch_error(name, None, &error)),
-        Err(_) => Err(ModelError::Fetch(format!("the hub did not answer within {} s", DEFAULT_HUB_TIMEOUT.as_secs()))),
+        Ok(Err(error)) => Err(refused(name.to_owned(), error)),
+        Err(_) => Err(HubError::Silent { timeout: DEFAULT_HUB_TIMEOUT }),
     }
 }
 
-fn repository(cache: &Path, name: &str, revision: Option<&str>) -> Result<ApiRepo, ModelError> {
+fn repository(cache: &Path, name: &str, revision: Option<&str>) -> Result<ApiRepo, HubError> {
     let api = ApiBuilder::from_env()
         .with_cache_dir(cache.to_owned())
         .with_progress(true)
         .build()
-        .map_err(|error| fetch_error(name, None, &error))?;
+        .map_err(|error| refused(name.to_owned(), error))?;
     Ok(api.repo(match revision {
         Some(revision) => Repo::with_revision(name.to_owned(), RepoType::Model, revision.to_owned()),
         None => Repo::model(name.to_owned()),
     }))
 }
 
-fn fetch_error(name: &str, file: Option<&str>, error: &ApiError) -> ModelError {
-    let what = file.map_or_else(|| name.to_owned(), |file| format!("{file} of {name}"));
-    ModelError::Fetch(format!("the hub gave no {what}: {error}"))
+fn refused(what: String, error: ApiError) -> HubError {
+    HubError::Refused { what, source: Box::new(error) }
 }

@@ -1,4 +1,4 @@
-//! What a guest may learn of a model: all that preparing one needs, and no device.
+//! What a guest may know of a model: enough to prepare for it without a device.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the store knows of a model: where it came from, and the hash of every file.
+//! What the store records of a model: its origin and the hash of every file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,11 +17,20 @@ pub struct Manifest {
     pub revision: String,
     /// Where it came from.
     pub source: Source,
-    /// The adapter's place of origin, where there is one.
+    /// Where the adapter came from, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<Source>,
     /// Every file by its path below the revision's directory.
     pub files: BTreeMap<String, FileRecord>,
+}
+
+/// Exactly one revision of a model.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ModelRevision {
+    /// The model's name.
+    pub name: String,
+    /// Content hash of all its files, lower-case hexadecimal.
+    pub revision: String,
 }
 
 /// What a file must be.
@@ -51,13 +60,21 @@ pub enum Source {
         /// Its version.
         version: String,
     },
-    /// A directory that somebody named.
+    /// A directory.
     Directory {
         /// Its absolute path when it was added.
         path: String,
     },
     /// Part of this program.
     Embedded,
+}
+
+impl Manifest {
+    /// Which revision of which model it describes.
+    #[must_use]
+    pub fn model_revision(&self) -> ModelRevision {
+        ModelRevision { name: self.name.clone(), revision: self.revision.clone() }
+    }
 }
 
 impl fmt::Display for Source {

@@ -1,12 +1,18 @@
-//! Models: directories that are checked when they come in ([`store`]), fetched from a hub ([`hub`]) or put together
-//! from a Python package ([`builtin`]). [`device`](crate::device) loads them.
+//! Models: directories that are [checked](check) and [added](add), kept by revision ([`store`]), fetched from a hub
+//! ([`hub`]) or put together from a Python package ([`builtin`]). [`device`](crate::device) loads them.
 
+mod add;
 pub mod builtin;
+pub(crate) mod check;
+mod error;
 pub mod hub;
 mod info;
 pub mod manifest;
+mod name;
 pub mod store;
 
+pub use add::{Added, Change};
+pub use error::{Damage, ModelError, TokenizerFault};
 pub use info::{ModelInfo, ModelTask};
-pub use manifest::{Manifest, Source};
-pub use store::{ModelError, ModelStore};
+pub use manifest::{Manifest, ModelRevision, Source};
+pub use store::ModelStore;

@@ -3,121 +3,67 @@
 //! ```text
 //! models/
 //!   default                         the name of the default model
+//!   .lock                           held while any of this changes
 //!   OWNER--NAME/
-//!     current                       the revision in use
+//!     current                       the revision that was added last
 //!     REVISION/                     the first 16 digits of the content hash
 //!       manifest.json               source, size and SHA-256 of every file
 //!       config.json  tokenizer.json  model.safetensors
 //!       adapter/                    adapter_config.json  adapter_model.safetensors
 //! ```
 //!
-//! A revision is built beside its place and renamed into it, and the pointers are replaced by renaming, so that a
-//! reader sees a whole model or none. Nothing in a revision changes afterwards.
+//! A revision is built beside its place and renamed into it, and the pointers are replaced by renaming: a reader sees a
+//! whole model or none, and a process that is killed at any point leaves only a directory that a sweep removes. Nothing
+//! in a revision changes afterwards. Adding what is there already checks it; a damaged file is replaced by renaming the
+//! right one over it, so that no file is missing at any time. Processes that add at once copy side by side and take the
+//! lock for the renaming.
 
-use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use assay_kernels::checkpoint::{self, CheckpointError};
+use assay_kernels::checkpoint;
 
-use super::manifest::{FileRecord, Manifest, Source, revision};
+use super::check::check_model;
+use super::error::{Damage, ModelError};
+use super::manifest::{FileRecord, Manifest, revision};
+use super::name::{self, DEFAULT_FILE};
+use crate::durable::{self, DirLock, Durability};
+use crate::sweep::{DroppedKind, GRACE, Sweep};
 
 /// The tokenizer's file in a model directory.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
-const ADAPTER_DIR: &str = "adapter";
-const MANIFEST_FILE: &str = "manifest.json";
+pub(super) const ADAPTER_DIR: &str = "adapter";
+pub(super) const MANIFEST_FILE: &str = "manifest.json";
 const CURRENT_FILE: &str = "current";
-const DEFAULT_FILE: &str = "default";
-const MODEL_FILES: [&str; 3] = [checkpoint::CONFIG_FILE, TOKENIZER_FILE, checkpoint::WEIGHTS_FILE];
-const ADAPTER_FILES: [&str; 2] = [checkpoint::ADAPTER_CONFIG_FILE, checkpoint::ADAPTER_WEIGHTS_FILE];
+pub(super) const MODEL_FILES: [&str; 3] = [checkpoint::CONFIG_FILE, TOKENIZER_FILE, checkpoint::WEIGHTS_FILE];
+pub(super) const ADAPTER_FILES: [&str; 2] = [checkpoint::ADAPTER_CONFIG_FILE, checkpoint::ADAPTER_WEIGHTS_FILE];
+
+/// Digits of a revision that name its directory.
+const DIRECTORY_DIGITS: usize = 16;
 
 /// Largest `tokenizer.json`: the largest vocabularies in use make 20 MB of it.
 pub const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
-/// Longest name of a model, and so of its directory.
-const MAX_NAME_BYTES: usize = 128;
-
-/// Why a model cannot be added, found or used.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// A file or directory cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The directory is not a model.
-    #[error("{} is not a model: it has no {file}", dir.display())]
-    NotAModel {
-        /// The directory.
-        dir: PathBuf,
-        /// The first file that is missing.
-        file: &'static str,
-    },
-    /// The weights or the configuration are bad.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The tokenizer is bad, or is another model's.
-    #[error("{}: {message}", path.display())]
-    Tokenizer {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// The name cannot be one of a model.
-    #[error(
-        "{name:?} is not a model's name: use NAME or OWNER/NAME of letters, digits, '.', '_' and '-', at most {MAX_NAME_BYTES} bytes"
-    )]
-    Name {
-        /// The name.
-        name: String,
-    },
-    /// The store has no such model.
-    #[error(
-        "there is no model {name} here: `assay model list` shows what there is, `assay model pull {name}` or `assay model add` brings one in"
-    )]
-    Unknown {
-        /// The name.
-        name: String,
-    },
-    /// The store has no default model.
-    #[error("no model is installed: `assay model pull` brings in the default one")]
-    Empty,
-    /// A file of the store is not what it was when it was added.
-    #[error("{}: {message}; bring the model in again with `assay model pull` or `assay model add`", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// How it differs.
-        message: String,
-    },
-    /// The model could not be fetched.
-    #[error("{0}")]
-    Fetch(String),
-}
-
-impl ModelError {
-    /// Wraps what the system said about a path.
-    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        move |source| Self::Io { path: path.to_owned(), source }
-    }
-}
-
 /// Models on disk.
 #[derive(Debug, Clone)]
 pub struct ModelStore {
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
-/// A model in the store.
+/// One revision of a model in the store.
 #[derive(Debug, Clone)]
 pub struct StoredModel {
-    /// What the store knows of it.
+    /// Its origin and its files.
     pub manifest: Manifest,
     dir: PathBuf,
+}
+
+/// A revision in a list of all.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The revision.
+    pub model: StoredModel,
+    /// Whether it is its model's current one.
+    pub is_current: bool,
 }
 
 impl ModelStore {
@@ -127,66 +73,14 @@ impl ModelStore {
         Self { root: data_dir.join("models") }
     }
 
-    /// Checks the model in `dir`, with the LoRA adapter in `adapter` over it, and copies both into the store. The
-    /// first model that is added becomes the default.
-    ///
-    /// # Errors
-    /// The directory is not a model, any tensor is missing, misshapen or not finite, or the tokenizer is not the
-    /// model's. Nothing is changed then.
-    pub fn add(
-        &self,
-        name: &str,
-        dir: &Path,
-        source: Source,
-        adapter: Option<(&Path, Source)>,
-    ) -> Result<StoredModel, ModelError> {
-        let model_dir = self.model_dir(name)?;
-        check_model(dir, adapter.as_ref().map(|(path, _)| *path))?;
-
-        std::fs::create_dir_all(&self.root).map_err(ModelError::io(&self.root))?;
-        let staged =
-            tempfile::Builder::new().prefix(".adding-").tempdir_in(&self.root).map_err(ModelError::io(&self.root))?;
-        let mut files = BTreeMap::new();
-        for file in MODEL_FILES {
-            files.insert(file.to_owned(), copy(&dir.join(file), &staged.path().join(file))?);
-        }
-        if let Some((adapter, _)) = &adapter {
-            let to = staged.path().join(ADAPTER_DIR);
-            std::fs::create_dir(&to).map_err(ModelError::io(&to))?;
-            for file in ADAPTER_FILES {
-                files.insert(format!("{ADAPTER_DIR}/{file}"), copy(&adapter.join(file), &to.join(file))?);
-            }
-        }
-        let revision = revision(&files);
-        let adapter = adapter.map(|(_, source)| source);
-        let manifest = Manifest { name: name.to_owned(), revision, source, adapter, files };
-        let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
-        write_whole(&staged.path().join(MANIFEST_FILE), &text)?;
-
-        std::fs::create_dir_all(&model_dir).map_err(ModelError::io(&model_dir))?;
-        let directory = &manifest.revision[..16];
-        let place = model_dir.join(directory);
-        if place.exists() {
-            // The same content is here already, or was: what counts is that it is whole now.
-            std::fs::remove_dir_all(&place).map_err(ModelError::io(&place))?;
-        }
-        std::fs::rename(staged.path(), &place).map_err(ModelError::io(&place))?;
-        // What was staged is in its place: there is nothing left to clean up.
-        let _ = staged.keep();
-        replace(&model_dir.join(CURRENT_FILE), directory)?;
-        if self.default_name()?.is_none() {
-            self.set_default(name)?;
-        }
-        Ok(StoredModel { manifest, dir: place })
-    }
-
     /// Makes `name` the model that is used where none is named.
     ///
     /// # Errors
     /// There is no such model, or the store cannot be written.
     pub fn set_default(&self, name: &str) -> Result<(), ModelError> {
-        self.open(Some(name))?;
-        replace(&self.root.join(DEFAULT_FILE), name)
+        self.current(name)?;
+        let _lock = self.lock()?;
+        self.write_default(name)
     }
 
     /// The name of the default model, if there is one.
@@ -194,66 +88,165 @@ impl ModelStore {
     /// # Errors
     /// The store cannot be read.
     pub fn default_name(&self) -> Result<Option<String>, ModelError> {
+        // An earlier version of this program kept a model of this name where the pointer belongs.
+        self.model_dir(DEFAULT_FILE)?;
         read_pointer(&self.root.join(DEFAULT_FILE))
     }
 
-    /// Finds a model; `None` is the default one.
+    /// Finds a model: `NAME` is its current revision, `NAME@DIGITS` the one that begins with these digits, and `None`
+    /// the default model's current one.
     ///
     /// # Errors
-    /// There is no such model, or its manifest is damaged.
+    /// There is no such model or revision, several revisions begin with the digits, or a manifest is damaged.
     pub fn open(&self, name: Option<&str>) -> Result<StoredModel, ModelError> {
-        let name = match name {
-            Some(name) => name.to_owned(),
-            None => self.default_name()?.ok_or(ModelError::Empty)?,
-        };
-        let model_dir = self.model_dir(&name)?;
-        let Some(current) = read_pointer(&model_dir.join(CURRENT_FILE))? else {
-            return Err(ModelError::Unknown { name });
-        };
-        StoredModel::read(&model_dir.join(current))
+        let Some(name) = name else { return self.current(&self.default_name()?.ok_or(ModelError::Empty)?) };
+        let (name, Some(prefix)) = name::split_revision(name)? else { return self.current(name) };
+        let mut found = self.revisions(name)?;
+        found.retain(|model| model.manifest.revision.starts_with(prefix));
+        match found.len() {
+            0 => Err(ModelError::UnknownRevision { name: name.to_owned(), revision: prefix.to_owned() }),
+            1 => Ok(found.remove(0)),
+            _ => Err(ModelError::AmbiguousRevision {
+                name: name.to_owned(),
+                prefix: prefix.to_owned(),
+                revisions: found.into_iter().map(|model| model.manifest.revision).collect(),
+            }),
+        }
     }
 
-    /// Every model, by name.
+    /// Finds exactly this revision of a model, given by its full hash.
     ///
     /// # Errors
-    /// The store cannot be read, or a manifest is damaged.
-    pub fn list(&self) -> Result<Vec<StoredModel>, ModelError> {
-        let entries = match std::fs::read_dir(&self.root) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(ModelError::io(&self.root))?,
-        };
-        let mut models = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(ModelError::io(&self.root))?.path();
-            if let Some(current) = read_pointer(&path.join(CURRENT_FILE))? {
-                models.push(StoredModel::read(&path.join(current))?);
-            }
+    /// The store does not have it, or its manifest is damaged.
+    pub fn open_revision(&self, name: &str, revision: &str) -> Result<StoredModel, ModelError> {
+        let unknown = || ModelError::UnknownRevision { name: name.to_owned(), revision: revision.to_owned() };
+        let dir = self.model_dir(name)?.join(directory_of(revision));
+        match StoredModel::read(&dir, name) {
+            Ok(model) if model.manifest.revision == revision => Ok(model),
+            Ok(_) | Err(ModelError::Unknown { .. }) => Err(unknown()),
+            Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Err(unknown()),
+            Err(error) => Err(error),
         }
-        models.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
+    }
+
+    /// Every revision of a model, by its hash.
+    ///
+    /// # Errors
+    /// There is no such model, or a manifest is damaged.
+    pub fn revisions(&self, name: &str) -> Result<Vec<StoredModel>, ModelError> {
+        let mut models = read_all(&self.model_dir(name)?)?;
+        // Earlier programs let two names share a directory.
+        models.retain(|model| model.manifest.name == name);
+        if models.is_empty() {
+            return Err(ModelError::Unknown { name: name.to_owned() });
+        }
         Ok(models)
     }
 
-    /// Where a model's revisions lie. A name holds one '/' at most and it becomes "--", so no name leaves the store.
-    fn model_dir(&self, name: &str) -> Result<PathBuf, ModelError> {
-        let part = |part: &str| {
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-            !part.is_empty() && !part.starts_with('.') && !part.contains("--") && part.bytes().all(allowed)
-        };
-        let parts: Vec<&str> = name.split('/').collect();
-        if parts.len() > 2 || name.len() > MAX_NAME_BYTES || !parts.iter().all(|&name| part(name)) {
-            return Err(ModelError::Name { name: name.to_owned() });
+    /// Every revision of every model, by name, the current ones first.
+    ///
+    /// # Errors
+    /// The store cannot be read, or a manifest is damaged.
+    pub fn list(&self) -> Result<Vec<Listed>, ModelError> {
+        let mut listed = Vec::new();
+        for dir in directories(&self.root)? {
+            let Some(current) = read_pointer(&dir.join(CURRENT_FILE))? else { continue };
+            for model in read_all(&dir)? {
+                let is_current = directory_of(&model.manifest.revision) == current;
+                listed.push(Listed { model, is_current });
+            }
         }
-        Ok(self.root.join(parts.join("--")))
+        let key = |listed: &Listed| (listed.model.manifest.name.clone(), !listed.is_current);
+        listed.sort_by_key(key);
+        Ok(listed)
+    }
+
+    /// Removes revisions that are neither current nor held, and what broken operations left. `held` has the names and
+    /// revisions that must stay.
+    pub(crate) fn sweep(&self, held: &[(&str, &str)], sweep: &mut Sweep) -> Result<(), ModelError> {
+        if !self.root.is_dir() {
+            return Ok(());
+        }
+        let mut kept = Vec::new();
+        for (name, revision) in held {
+            kept.push(self.model_dir(name)?.join(directory_of(revision)));
+        }
+        let _lock = self.lock()?;
+        sweep.leftovers(&self.root);
+        for dir in directories(&self.root)? {
+            let current = read_pointer(&dir.join(CURRENT_FILE))?;
+            sweep.leftovers(&dir);
+            for revision in revision_dirs(&dir)? {
+                sweep.leftovers(&revision);
+                sweep.leftovers(&revision.join(ADAPTER_DIR));
+                let directory = revision.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let is_current = current.as_deref() == Some(directory.as_str());
+                if is_current || kept.contains(&revision) || !sweep.is_older_than(&revision, GRACE) {
+                    continue;
+                }
+                // For people only: one whose manifest is damaged goes under its directory's name.
+                let name = StoredModel::read_any_name(&revision).map(|model| model.manifest.name);
+                let name = name.unwrap_or_else(|_| dir.file_name().unwrap_or_default().to_string_lossy().into_owned());
+                sweep.directory(DroppedKind::ModelRevision, format!("{name}@{directory}"), &revision);
+            }
+        }
+        Ok(())
+    }
+
+    fn current(&self, name: &str) -> Result<StoredModel, ModelError> {
+        let model_dir = self.model_dir(name)?;
+        match read_pointer(&model_dir.join(CURRENT_FILE))? {
+            Some(current) => StoredModel::read(&model_dir.join(current), name),
+            None => Err(ModelError::Unknown { name: name.to_owned() }),
+        }
+    }
+
+    /// Where a model's revisions lie. Must not be called by who holds the lock.
+    pub(super) fn model_dir(&self, name: &str) -> Result<PathBuf, ModelError> {
+        let directory = name::directory(name)?;
+        let dir = self.root.join(&directory);
+        // Earlier versions of this program gave no name another directory, and could then not read the default's name.
+        if let Some(earlier) = directory.strip_suffix('~').map(|earlier| self.root.join(earlier))
+            && earlier.is_dir()
+        {
+            let _lock = self.lock()?;
+            if earlier.is_dir() && !dir.exists() {
+                std::fs::rename(&earlier, &dir).map_err(ModelError::io(&earlier))?;
+            }
+        }
+        Ok(dir)
+    }
+
+    pub(super) fn lock(&self) -> Result<DirLock, ModelError> {
+        DirLock::acquire(&self.root).map_err(ModelError::io(&self.root))
+    }
+
+    pub(super) fn point_at(&self, model: &StoredModel) -> Result<(), ModelError> {
+        let path = self.root.join(name::directory(&model.manifest.name)?).join(CURRENT_FILE);
+        write_pointer(&path, directory_of(&model.manifest.revision))
+    }
+
+    pub(super) fn write_default(&self, name: &str) -> Result<(), ModelError> {
+        write_pointer(&self.root.join(DEFAULT_FILE), name)
     }
 }
 
 impl StoredModel {
-    fn read(dir: &Path) -> Result<Self, ModelError> {
+    /// Reads a manifest. A model of another name is not there: its directory is another's on this file system.
+    pub(super) fn read(dir: &Path, name: &str) -> Result<Self, ModelError> {
+        let model = Self::read_any_name(dir)?;
+        if model.manifest.name != name {
+            return Err(ModelError::Unknown { name: name.to_owned() });
+        }
+        Ok(model)
+    }
+
+    pub(super) fn read_any_name(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(MANIFEST_FILE);
         let bytes = std::fs::read(&path).map_err(ModelError::io(&path))?;
         match serde_json::from_slice(&bytes) {
             Ok(manifest) => Ok(Self { manifest, dir: dir.to_owned() }),
-            Err(error) => Err(ModelError::Damaged { path, message: error.to_string() }),
+            Err(error) => Err(ModelError::Damaged { path, damage: Damage::Manifest(error) }),
         }
     }
 
@@ -274,92 +267,79 @@ impl StoredModel {
     /// # Errors
     /// Names the first file that differs, and how.
     pub fn verify(&self) -> Result<(), ModelError> {
-        for (file, expected) in &self.manifest.files {
+        let damaged = |path: PathBuf, damage| Err(ModelError::Damaged { path, damage });
+        if revision(&self.manifest.files) != self.manifest.revision {
+            return damaged(self.dir.join(MANIFEST_FILE), Damage::Revision);
+        }
+        for (file, added) in &self.manifest.files {
             let path = self.dir.join(file);
             let found = FileRecord::of(&path).map_err(ModelError::io(&path))?;
-            if found.bytes != expected.bytes {
-                let message = format!("has {} bytes, had {} when it was added", found.bytes, expected.bytes);
-                return Err(ModelError::Damaged { path, message });
+            if found.bytes != added.bytes {
+                return damaged(path, Damage::Size { found: found.bytes, added: added.bytes });
             }
-            if found.sha256 != expected.sha256 {
-                let message = format!("SHA-256 is {}, was {} when it was added", found.sha256, expected.sha256);
-                return Err(ModelError::Damaged { path, message });
+            if found.sha256 != added.sha256 {
+                return damaged(path, Damage::Contents { found: found.sha256, added: added.sha256.clone() });
             }
         }
-        check_model(&self.dir, self.adapter_dir().as_deref())?;
-        Ok(())
+        check_model(&self.dir, self.adapter_dir().as_deref())
     }
 }
 
-/// Checks that a directory is a whole model: every tensor there, of the right shape and finite, and a tokenizer whose
-/// ids are in the model's vocabulary.
-fn check_model(dir: &Path, adapter: Option<&Path>) -> Result<(), ModelError> {
-    for (dir, files) in [(Some(dir), MODEL_FILES.as_slice()), (adapter, ADAPTER_FILES.as_slice())] {
-        let Some(dir) = dir else { continue };
-        std::fs::metadata(dir).map_err(ModelError::io(dir))?;
-        for &file in files {
-            if !dir.join(file).is_file() {
-                return Err(ModelError::NotAModel { dir: dir.to_owned(), file });
-            }
+/// The name of a revision's directory.
+pub(super) fn directory_of(revision: &str) -> &str {
+    revision.get(..DIRECTORY_DIGITS).unwrap_or(revision)
+}
+
+/// Directories in `dir` that are not hidden, in order; none where `dir` is not there.
+pub(super) fn directories(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(ModelError::io(dir))?,
+    };
+    let mut directories = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(ModelError::io(dir))?.path();
+        let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if !is_hidden && path.is_dir() {
+            directories.push(path);
         }
     }
-    // The cheap checks first: a wrong architecture is named before any weights are read.
-    let architecture = checkpoint::read_config(dir)?;
-    check_tokenizer(&dir.join(TOKENIZER_FILE), architecture.vocab_size)?;
-    checkpoint::load(dir, adapter)?;
-    Ok(())
+    directories.sort();
+    Ok(directories)
 }
 
-fn check_tokenizer(path: &Path, vocab_size: usize) -> Result<(), ModelError> {
-    let bad = |message: String| ModelError::Tokenizer { path: path.to_owned(), message };
-    let bytes = read_tokenizer(path)?;
-    let tokenizer: serde_json::Value =
-        serde_json::from_slice(&bytes).map_err(|error| bad(format!("is not a tokenizer: {error}")))?;
-    let vocabulary = &tokenizer["model"]["vocab"];
-    let ids = vocabulary.as_object().into_iter().flat_map(|entries| entries.values());
-    let added = tokenizer["added_tokens"].as_array().into_iter().flatten().map(|token| &token["id"]);
-    let largest = ids.chain(added).filter_map(serde_json::Value::as_u64).max();
-    match largest {
-        None => Err(bad("is not a tokenizer: it has no vocabulary".to_owned())),
-        Some(largest) if largest >= vocab_size as u64 => Err(bad(format!(
-            "has token ids up to {largest}, the model's vocabulary has {vocab_size} entries: it is another model's \
-             tokenizer"
-        ))),
-        Some(_) => Ok(()),
+/// The directories of a model's revisions.
+pub(super) fn revision_dirs(model_dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let mut dirs = directories(model_dir)?;
+    dirs.retain(|dir| {
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        name.len() == DIRECTORY_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+    });
+    Ok(dirs)
+}
+
+/// Reads the revisions in a model's directory, by their hash.
+fn read_all(model_dir: &Path) -> Result<Vec<StoredModel>, ModelError> {
+    let mut models = Vec::new();
+    for dir in revision_dirs(model_dir)? {
+        match StoredModel::read_any_name(&dir) {
+            Ok(model) => models.push(model),
+            // A sweep has removed it since.
+            Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
     }
+    Ok(models)
 }
 
-/// Reads a `tokenizer.json`.
-pub(crate) fn read_tokenizer(path: &Path) -> Result<Vec<u8>, ModelError> {
-    let bytes = std::fs::metadata(path).map_err(ModelError::io(path))?.len();
-    if bytes > MAX_TOKENIZER_BYTES {
-        let message = format!("has {bytes} bytes, the most that is read is {MAX_TOKENIZER_BYTES}");
-        return Err(ModelError::Tokenizer { path: path.to_owned(), message });
+fn write_pointer(path: &Path, text: &str) -> Result<(), ModelError> {
+    if read_pointer(path)?.as_deref() == Some(text) {
+        return Ok(());
     }
-    std::fs::read(path).map_err(ModelError::io(path))
+    durable::replace(path, text.as_bytes(), Durability::Machine).map_err(ModelError::io(path))
 }
 
-fn copy(from: &Path, to: &Path) -> Result<FileRecord, ModelError> {
-    std::fs::copy(from, to).map_err(ModelError::io(from))?;
-    // Recorded from the copy: what is hashed is what will be loaded.
-    std::fs::File::open(to).and_then(|file| file.sync_all()).map_err(ModelError::io(to))?;
-    FileRecord::of(to).map_err(ModelError::io(to))
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ModelError> {
-    let mut file = std::fs::File::create(path).map_err(ModelError::io(path))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(ModelError::io(path))
-}
-
-fn replace(path: &Path, text: &str) -> Result<(), ModelError> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(ModelError::io(dir))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(ModelError::io(path))?;
-    file.persist(path).map_err(|error| ModelError::Io { path: path.to_owned(), source: error.error })?;
-    Ok(())
-}
-
-fn read_pointer(path: &Path) -> Result<Option<String>, ModelError> {
+pub(super) fn read_pointer(path: &Path) -> Result<Option<String>, ModelError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {

@@ -1,24 +1,26 @@
-//! Making a component ready in a process of its own.
+//! Compiles a component in a separate process.
 //!
-//! Compiling is slow and large for some inputs, and the compiler works on what a tenant wrote: so the host starts itself
-//! once more, with bounds on memory, processor time and files that the system enforces, and takes from that process
-//! nothing but whether it worked. What was compiled is in the cache then, where the host finds it.
+//! Compiling is slow and large for some inputs, and the compiler works on what a tenant wrote. So the host starts itself
+//! once more, with bounds on memory, processor time and files that the system enforces. It takes from that process only
+//! whether it worked; the compiled code is then in the cache, where the host finds it.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
 
+use super::admin::AdminError;
 use crate::guest::{DEFAULT_MAX_PREPARE_CPU, GuestError, GuestRuntime, RuntimeOptions, read_component};
 use crate::model::ModelInfo;
 
-/// Hidden subcommand that the process is started with.
+/// Hidden subcommand that starts the compiler process.
 pub const SUBCOMMAND: &str = "internal-compile";
 
-/// Most writable memory of the process: the largest component that is accepted takes half of this.
+/// Most writable memory of the process: twice what the largest accepted component takes.
 pub const DEFAULT_MAX_COMPILE_BYTES: u64 = 3 << 30;
 
 /// Most processor time of the process: the standard guest takes ten seconds on two cores.
@@ -27,13 +29,13 @@ pub const DEFAULT_MAX_COMPILE_CPU: Duration = Duration::from_secs(240);
 /// Most wall-clock time of the process.
 pub const DEFAULT_MAX_COMPILE_WALL: Duration = Duration::from_secs(300);
 
-/// Largest file that the process writes: compiled code is some ten times its component.
+/// Largest file that the process writes: compiled code is about ten times its component.
 const MAX_COMPILED_BYTES: u64 = 1 << 30;
 
-/// Most of what the process says that is read.
+/// Most bytes that the host reads from the process.
 const MAX_REPORT_BYTES: u64 = 64 << 10;
 
-/// What the process is to do; followed on its standard input by the tokenizer's bytes.
+/// The job of the process. The tokenizer's bytes follow it on standard input.
 #[derive(Debug, Serialize, Deserialize)]
 struct Job {
     name: String,
@@ -45,7 +47,7 @@ struct Job {
     max_prepare_cpu: Duration,
 }
 
-/// What the process says.
+/// What the process reports.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Report {
@@ -53,10 +55,77 @@ enum Report {
     Failed(String),
 }
 
+/// Why a component was not compiled.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CompileError {
+    /// The process reports what is wrong with the component.
+    #[error("{message}")]
+    Refused {
+        /// Its report, which names the component.
+        message: String,
+    },
+    /// The process could not be started or watched.
+    #[error("{}: {source}", program.display())]
+    Process {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The job cannot be written down.
+    #[error("the job cannot be written down: {0}")]
+    Job(#[from] serde_json::Error),
+    /// The process ended without saying why.
+    #[error("the compiler process ended with {status}, at its limits or of a fault")]
+    Ended {
+        /// Its exit status.
+        status: ExitStatus,
+    },
+    /// The process was stopped.
+    #[error("it took longer than {} s", limit.as_secs())]
+    TooLong {
+        /// The most time that it may take.
+        limit: Duration,
+    },
+    /// The process reported success and left nothing in the cache.
+    #[error("nothing was left in {}", dir.display())]
+    NothingLeft {
+        /// The cache.
+        dir: PathBuf,
+    },
+}
+
+/// Why the compiler process did not compile.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    /// Its standard input cannot be read.
+    #[error("the job cannot be read: {0}")]
+    Input(std::io::Error),
+    /// Its standard input does not begin with a job.
+    #[error("standard input begins with no job")]
+    NoJob,
+    /// The job or the report is not JSON.
+    #[error("not a job: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Its limits cannot be set.
+    #[error("the limits of this process cannot be set: {0}")]
+    Limits(std::io::Error),
+}
+
+impl CompileError {
+    /// The failure of a command about a component of this name.
+    pub(super) fn of(self, name: &str) -> AdminError {
+        match self {
+            Self::Refused { message } => AdminError::command(message),
+            other => AdminError::command(format!("{name} was not compiled: {other}")),
+        }
+    }
+}
+
 /// How components are compiled.
 #[derive(Debug, Clone)]
 pub struct CompilerOptions {
-    /// The program that knows the hidden subcommand: this one.
+    /// The program that has the hidden subcommand: this one.
     pub program: PathBuf,
     /// Most writable memory.
     pub max_memory_bytes: u64,
@@ -69,7 +138,7 @@ pub struct CompilerOptions {
 }
 
 impl CompilerOptions {
-    /// The defaults, with the given program.
+    /// The default limits, with the given program.
     #[must_use]
     pub fn new(program: PathBuf) -> Self {
         let (max_cpu, max_wall) = (DEFAULT_MAX_COMPILE_CPU, DEFAULT_MAX_COMPILE_WALL);
@@ -77,19 +146,17 @@ impl CompilerOptions {
         Self { program, max_memory_bytes, max_cpu, max_wall, max_prepare_cpu }
     }
 
-    /// Validates, compiles, prepares and snapshots a component, so that it is found in the cache.
-    ///
-    /// # Errors
-    /// What is wrong with the component, or that the process was stopped at one of its limits.
-    pub(super) fn compile(
+    /// Validates, compiles, prepares and snapshots a component, and leaves the code in the cache. Dropping the future
+    /// kills the process.
+    pub(super) async fn compile(
         &self,
         name: &str,
         component: &Path,
         compiled_dir: &Path,
         info: &ModelInfo,
-    ) -> Result<(), GuestError> {
-        let failed = |message: String| GuestError::NotCompiled { name: name.to_owned(), message };
-        let job = Job {
+    ) -> Result<(), CompileError> {
+        let process = |source| CompileError::Process { program: self.program.clone(), source };
+        let mut job = serde_json::to_vec(&Job {
             name: name.to_owned(),
             compiled_dir: compiled_dir.to_owned(),
             component: component.to_owned(),
@@ -97,77 +164,62 @@ impl CompilerOptions {
             max_memory_bytes: self.max_memory_bytes,
             max_cpu_s: self.max_cpu.as_secs(),
             max_prepare_cpu: self.max_prepare_cpu,
-        };
-        let job = serde_json::to_string(&job).map_err(|error| failed(error.to_string()))?;
+        })?;
+        job.push(b'\n');
         let mut child = Command::new(&self.program)
             .arg(SUBCOMMAND)
             .env_clear()
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            .kill_on_drop(true)
             .spawn()
-            .map_err(|error| failed(format!("{} cannot be started: {error}", self.program.display())))?;
-        let said = self.converse(&mut child, &job, &info.tokenizer);
-        let status = child.wait().map_err(|error| failed(error.to_string()))?;
-        match said.as_deref().map(serde_json::from_slice::<Report>) {
-            Some(Ok(Report::Compiled)) => Ok(()),
-            Some(Ok(Report::Failed(message))) => Err(GuestError::Refused { message }),
-            Some(Err(_)) => {
-                Err(failed(format!("the compiler process ended with {status}, at its limits or of a fault")))
-            }
-            None => Err(failed(format!("it took longer than {} s", self.max_wall.as_secs()))),
-        }
-    }
-
-    /// Hands the job over and waits for the process to close its output; ends the process and gives `None` if that
-    /// takes too long.
-    fn converse(&self, child: &mut Child, job: &str, tokenizer: &[u8]) -> Option<Vec<u8>> {
+            .map_err(process)?;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let (sender, said) = mpsc::channel();
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                if let Some(mut stdin) = stdin {
-                    // A process that has died already says so by its status.
-                    let _ = stdin.write_all(job.as_bytes()).and_then(|()| stdin.write_all(b"\n"));
-                    let _ = stdin.write_all(tokenizer);
-                }
-            });
-            scope.spawn(move || {
-                let mut report = Vec::new();
-                if let Some(stdout) = stdout {
-                    // Likewise.
-                    let _ = stdout.take(MAX_REPORT_BYTES).read_to_end(&mut report);
-                }
-                let _ = sender.send(report);
-            });
-            let report = said.recv_timeout(self.max_wall).ok();
-            if report.is_none() {
-                // Both threads' pipes close with the process.
-                let _ = child.kill();
+        let hand_over = async {
+            if let Some(mut stdin) = stdin {
+                // If the process has died, its exit status says so.
+                let _ = stdin.write_all(&job).await;
+                let _ = stdin.write_all(&info.tokenizer).await;
+            }
+        };
+        let listen = async {
+            let mut report = Vec::new();
+            if let Some(stdout) = stdout {
+                // As above.
+                let _ = stdout.take(MAX_REPORT_BYTES).read_to_end(&mut report).await;
             }
             report
-        })
+        };
+        let conversation = async { tokio::join!(hand_over, listen, child.wait()) };
+        let ((), report, status) = tokio::time::timeout(self.max_wall, conversation)
+            .await
+            .map_err(|_| CompileError::TooLong { limit: self.max_wall })?;
+        match serde_json::from_slice(&report) {
+            Ok(Report::Compiled) => Ok(()),
+            Ok(Report::Failed(message)) => Err(CompileError::Refused { message }),
+            Err(_) => Err(CompileError::Ended { status: status.map_err(process)? }),
+        }
     }
 }
 
-/// What the process does: bounds itself, reads its job, compiles, and says how that went.
+/// The compiler process: limits itself, reads its job, compiles, and reports.
 ///
 /// # Errors
-/// The job cannot be read, or the bounds cannot be set.
-pub fn run_in_this_process() -> Result<(), String> {
+/// The job cannot be read, or the limits cannot be set.
+pub fn run_in_this_process() -> Result<(), JobError> {
     let mut input = Vec::new();
-    std::io::stdin().read_to_end(&mut input).map_err(|error| error.to_string())?;
-    let end = input.iter().position(|&byte| byte == b'\n').ok_or("no job")?;
-    let mut job: Job = serde_json::from_slice(&input[..end]).map_err(|error| error.to_string())?;
+    std::io::stdin().read_to_end(&mut input).map_err(JobError::Input)?;
+    let end = input.iter().position(|&byte| byte == b'\n').ok_or(JobError::NoJob)?;
+    let mut job: Job = serde_json::from_slice(&input[..end])?;
     job.info.tokenizer = input[end + 1..].into();
     drop(input);
-    bound(job.max_memory_bytes, job.max_cpu_s).map_err(|error| error.to_string())?;
+    bound(job.max_memory_bytes, job.max_cpu_s).map_err(JobError::Limits)?;
     let report = match compile(job) {
         Ok(()) => Report::Compiled,
         Err(error) => Report::Failed(error.to_string()),
     };
-    let report = serde_json::to_string(&report).map_err(|error| error.to_string())?;
-    println!("{report}");
+    println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
 
@@ -179,8 +231,8 @@ fn compile(job: Job) -> Result<(), GuestError> {
     Ok(())
 }
 
-/// Has the system enforce what this process may use. Reserved address space is not counted, memory that could be written
-/// is; macOS does not enforce the latter.
+/// Has the system limit this process. Writable memory counts, reserved address space does not. macOS does not enforce the
+/// limit on memory.
 #[cfg(unix)]
 fn bound(max_memory_bytes: u64, max_cpu_s: u64) -> std::io::Result<()> {
     use rlimit::{Resource, setrlimit};
@@ -195,7 +247,7 @@ fn bound(max_memory_bytes: u64, max_cpu_s: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Elsewhere only the wall-clock limit, the process's own, holds.
+/// On other systems only the wall-clock limit holds.
 #[cfg(not(unix))]
 fn bound(_max_memory_bytes: u64, _max_cpu_s: u64) -> std::io::Result<()> {
     Ok(())

@@ -1,7 +1,7 @@
-//! How many of a tenant's requests are in work, and how many wait for that: a bound on both.
+//! Limits how many requests of a tenant run and how many wait.
 //!
-//! A tenant keeps its limit across deployments, so that a switch to another version never doubles what it may have in
-//! work. A permit is a value: however a request ends, dropping it lets the next one in.
+//! A tenant keeps its limit across deployments, so a switch to another version never doubles the requests that run. A
+//! permit is a value: dropping it, however the request ended, lets the next one run.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 
 use crate::rerank::RerankError;
 
-/// How long a request is taken to be in work before any has ended.
+/// Assumed run time of a request until the first has ended.
 const INITIAL_HOLD: Duration = Duration::from_millis(100);
 
-/// A bound on a tenant's requests in work and waiting.
+/// A limit on a tenant's running and waiting requests.
 #[derive(Debug)]
 pub(super) struct ConcurrencyLimit {
     state: Mutex<State>,
@@ -26,11 +26,11 @@ struct State {
     max_waiting: u64,
     running: u64,
     waiting: VecDeque<oneshot::Sender<Permit>>,
-    /// A slow estimate of how long a request is in work, for `retry_after`.
+    /// Moving average of a request's run time, for `retry_after`.
     hold: Duration,
 }
 
-/// Permission to work on one request.
+/// Permission to run one request.
 #[derive(Debug)]
 pub(super) struct Permit {
     limit: Option<Arc<ConcurrencyLimit>>,
@@ -44,14 +44,14 @@ impl ConcurrencyLimit {
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// Sets other bounds. Requests in work beyond them end as they would have.
+    /// Sets other limits. Requests that run already go on.
     pub(super) fn set(self: &Arc<Self>, max_running: u64, max_waiting: u64) {
         let mut state = self.lock();
         (state.max_running, state.max_waiting) = (max_running, max_waiting);
         self.admit(&mut state);
     }
 
-    /// Waits for a permit, unless as many wait already as may.
+    /// Waits for a permit, or refuses if too many requests wait already.
     pub(super) async fn enter(self: &Arc<Self>) -> Result<Permit, RerankError> {
         let permit = {
             let mut state = self.lock();
@@ -59,7 +59,7 @@ impl ConcurrencyLimit {
             let waiting = state.waiting.len() as u64;
             let may_run = state.running < state.max_running;
             if !may_run && waiting >= state.max_waiting {
-                // As many as are waiting must have left before there is room again.
+                // There is room again when all that wait now have run.
                 let rounds = (waiting + 1).div_ceil(state.max_running.max(1));
                 let retry_after = state.hold * u32::try_from(rounds).unwrap_or(u32::MAX);
                 let (limit, allowed) = match state.max_waiting {
@@ -76,20 +76,20 @@ impl ConcurrencyLimit {
         permit.await.map_err(|_| RerankError::Internal("the tenant's concurrency limit is closed".to_owned()))
     }
 
-    /// Requests in work, and waiting.
+    /// Running and waiting requests.
     pub(super) fn occupancy(&self) -> (u64, u64) {
         let state = self.lock();
         (state.running, state.waiting.iter().filter(|waiting| !waiting.is_closed()).count() as u64)
     }
 
-    /// Gives passes to those that wait, oldest first, as far as there is room.
+    /// Gives permits to waiting requests, oldest first, while there is room.
     fn admit(self: &Arc<Self>, state: &mut State) {
         while state.running < state.max_running {
             let Some(waiting) = state.waiting.pop_front() else { return };
             state.running += 1;
             let permit = Permit { limit: Some(Arc::clone(self)), since: std::time::Instant::now() };
             if let Err(mut unused) = waiting.send(permit) {
-                // The caller has gone. Dropping the permit as it is would take the lock that is held here.
+                // The caller has gone. Dropping the permit unchanged would take the lock that is held here.
                 unused.limit = None;
                 state.running -= 1;
             }

@@ -1,7 +1,7 @@
-//! Bearer keys: made of 256 random bits, shown once, kept as their SHA-256 only.
+//! Bearer keys: 256 random bits, shown once and stored only as their SHA-256.
 //!
-//! A key is looked up by its hash, so that the time a look-up takes says nothing about how much of a guess was right.
-//! Random bits need no slow hash: there is no dictionary of them.
+//! A key is looked up by its hash, so the time of a look-up does not show how much of a guess was right.
+//! Random bits need no slow hash: no dictionary lists them.
 
 use std::fmt;
 
@@ -12,24 +12,24 @@ use sha2::{Digest, Sha256};
 
 use crate::model::manifest::hex;
 
-/// What every key begins with, so that scanners for leaked secrets can tell one.
+/// Prefix of every key, by which scanners for leaked secrets recognise one.
 const PREFIX: &str = "assay_";
 
 /// Random bytes in a key.
 const SECRET_BYTES: usize = 32;
 
-/// Bytes of the hash that make a key's id: enough to tell a tenant's keys apart.
+/// Bytes of the hash that form a key's id: enough to tell a tenant's keys apart.
 const ID_BYTES: usize = 6;
 
 /// Longest text that is looked up as a key.
 const MAX_KEY_BYTES: usize = 256;
 
-/// A new key. Its text is shown to whoever asked for it, and kept nowhere.
+/// A new key. Its text is shown once and stored nowhere.
 #[derive(Clone)]
 pub struct NewKey {
     /// The key.
     pub secret: String,
-    /// What is kept of it.
+    /// What is stored of it.
     pub hash: KeyHash,
 }
 
@@ -39,11 +39,16 @@ impl fmt::Debug for NewKey {
     }
 }
 
+/// Why no key was made: the system gives no random bytes.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random bytes: {0}")]
+pub struct NewKeyError(rand::rand_core::OsError);
+
 /// The SHA-256 of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyHash(pub [u8; 32]);
 
-/// What is known of a key.
+/// What is stored of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRecord {
     /// The first digits of its hash.
@@ -61,17 +66,17 @@ impl NewKey {
     ///
     /// # Errors
     /// The system gives no random bytes.
-    pub fn generate() -> Result<Self, String> {
+    pub fn generate() -> Result<Self, NewKeyError> {
         let mut bytes = [0; SECRET_BYTES];
-        OsRng.try_fill_bytes(&mut bytes).map_err(|error| format!("the system gives no random bytes: {error}"))?;
+        OsRng.try_fill_bytes(&mut bytes).map_err(NewKeyError)?;
         let secret = format!("{PREFIX}{}", hex(&bytes));
-        let hash = KeyHash::of(&secret).ok_or("a new key is too long")?;
+        let hash = KeyHash(Sha256::digest(secret.as_bytes()).into());
         Ok(Self { secret, hash })
     }
 }
 
 impl KeyHash {
-    /// The hash of what a caller presents; `None` where it cannot be a key.
+    /// The hash of what a caller presents; `None` if it cannot be a key.
     #[must_use]
     pub fn of(secret: &str) -> Option<Self> {
         let plausible = secret.starts_with(PREFIX) && secret.len() <= MAX_KEY_BYTES;
@@ -90,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_differ_and_are_not_in_their_debug_form() {
+    fn keys_differ_and_debug_output_hides_them() {
         let (a, b) = (NewKey::generate().unwrap(), NewKey::generate().unwrap());
         assert_ne!(a.secret, b.secret);
         assert_eq!(a.secret.len(), PREFIX.len() + 2 * SECRET_BYTES);
@@ -99,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_key_is_not_hashed() {
+    fn text_that_cannot_be_a_key_is_not_hashed() {
         assert_eq!(KeyHash::of(""), None);
         assert_eq!(KeyHash::of("Basic abc"), None);
         assert_eq!(KeyHash::of(&format!("{PREFIX}{}", "a".repeat(300))), None);

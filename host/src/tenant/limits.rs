@@ -1,7 +1,6 @@
-//! A tenant's limits: one TOML file, every key optional, every default fit for a shared machine.
+//! A tenant's limits: a TOML file with optional keys and defaults for a shared machine.
 //!
-//! `docs/limits.toml` is the file with every key at its default, and says what each is. The names here are those of the
-//! file and of the errors.
+//! `docs/limits.toml` documents every key at its default. The names here are those of the file and of the errors.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -9,41 +8,41 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Account, DEFAULT_MAX_TENANT_QUEUED_TOKENS, DEFAULT_WEIGHT};
+use crate::device::{Account, DEFAULT_WEIGHT};
 use crate::limits as defaults;
 use crate::limits::RequestLimits;
 
-/// Largest limits file: a hundred times what every key and a long list of models take.
+/// Largest limits file: a hundred times one with every key and a long list of models.
 pub const MAX_LIMITS_BYTES: usize = 256 << 10;
 
-/// Most requests in work at once, of one tenant: enough to keep batches full, and an eighth of all places for instances.
+/// Most running requests of a tenant: enough to keep batches full, and an eighth of all instances.
 const DEFAULT_MAX_CONCURRENT_REQUESTS: u64 = 16;
 
-/// Most requests that wait for one of those to end.
+/// Most requests that wait to run.
 const DEFAULT_MAX_WAITING_REQUESTS: u64 = 64;
 
-/// Most tokens a second: ten times what two processor cores compute, so that without a limits file it is the weights
-/// that divide the device.
+/// Most tokens a second: ten times what two processor cores compute, so that without a limits file the weights divide
+/// the device.
 const DEFAULT_MAX_TOKENS_PER_S: u64 = 100_000;
 
-/// Most tokens at once after a quiet time: the largest request.
+/// Most tokens in a burst: the largest request.
 const DEFAULT_BURST_TOKENS: u64 = defaults::DEFAULT_MAX_REQUEST_TOKENS;
 
-/// A tenant's limits. Part of a deployment, and as immutable.
+/// A tenant's limits: part of a version, and immutable like it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TenantLimits {
-    /// Share of the device against other tenants that have rows waiting.
+    /// Share of the device relative to other tenants with waiting rows.
     pub weight: u64,
     /// Models that the guest may open by name besides its default.
     pub models: Vec<String>,
-    /// Requests in work at once.
+    /// Requests that run at once.
     pub max_concurrent_requests: u64,
-    /// Requests that wait for one of those to end.
+    /// Requests that wait to run.
     pub max_waiting_requests: u64,
     /// Tokens a second.
     pub max_tokens_per_s: u64,
-    /// Tokens at once after a quiet time.
+    /// Tokens in a burst.
     pub burst_tokens: u64,
     /// Tokens that wait for the device.
     pub max_queued_tokens: u64,
@@ -67,11 +66,11 @@ pub struct TenantLimits {
     pub max_table_elements: u64,
     /// Core instances that the guest is made of.
     pub max_core_instances: u64,
-    /// Bytes that the guest hands the host in one call.
+    /// Bytes that the guest passes to the host in one call.
     pub max_call_bytes: u64,
     /// Models that the guest holds open.
     pub max_open_models: u64,
-    /// Requests that one instance serves, one after the other.
+    /// Requests that one instance serves in turn.
     pub max_requests_per_instance: u64,
 }
 
@@ -85,7 +84,7 @@ impl Default for TenantLimits {
             max_waiting_requests: DEFAULT_MAX_WAITING_REQUESTS,
             max_tokens_per_s: DEFAULT_MAX_TOKENS_PER_S,
             burst_tokens: DEFAULT_BURST_TOKENS,
-            max_queued_tokens: DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64,
+            max_queued_tokens: defaults::DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64,
             max_documents: defaults::DEFAULT_MAX_DOCUMENTS as u64,
             max_text_bytes: defaults::DEFAULT_MAX_TEXT_BYTES as u64,
             max_request_bytes: defaults::DEFAULT_MAX_REQUEST_BYTES as u64,
@@ -114,7 +113,7 @@ pub enum LimitsError {
     },
     /// Not TOML, or not of these keys.
     #[error("{0}")]
-    Toml(String),
+    Toml(#[from] toml::de::Error),
     /// A number that a limit cannot have.
     #[error("{limit} is {value}, but must be between {least} and {most}")]
     Range {
@@ -138,7 +137,7 @@ impl TenantLimits {
         if text.len() > MAX_LIMITS_BYTES {
             return Err(LimitsError::TooLarge { bytes: text.len() as u64 });
         }
-        let limits: Self = toml::from_str(text).map_err(|error| LimitsError::Toml(error.to_string()))?;
+        let limits: Self = toml::from_str(text)?;
         for (limit, value, range) in limits.ranges() {
             if !range.contains(&value) {
                 let (least, most) = (*range.start(), *range.end());
@@ -151,11 +150,11 @@ impl TenantLimits {
     /// Writes a limits file that [`parse`](Self::parse) reads.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        // Numbers and strings only: there is nothing that TOML could not hold.
+        // Numbers and strings only, which TOML can always hold.
         toml::to_string(self).unwrap_or_default()
     }
 
-    /// Every number, its name and what it may be.
+    /// Every number: its name, its value and the allowed range.
     #[must_use]
     pub fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 19] {
         const GIB: u64 = 1 << 30;
@@ -183,7 +182,7 @@ impl TenantLimits {
         ]
     }
 
-    /// What one request runs under.
+    /// The limits of one request.
     #[must_use]
     pub fn request(&self) -> RequestLimits {
         let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn limits_survive_writing_and_reading() {
         let limits = TenantLimits { weight: 7, models: vec!["a/b".to_owned()], ..Default::default() };
         assert_eq!(TenantLimits::parse(&limits.to_toml()), Ok(limits));
         assert_eq!(TenantLimits::parse(""), Ok(TenantLimits::default()));

@@ -1,4 +1,4 @@
-//! A tenant that serves: one version, loaded, behind the tenant's concurrency limit.
+//! A tenant that serves: one loaded version behind the tenant's concurrency limit.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,8 +11,8 @@ use crate::guest::{Call, CallCost, Guest, Models};
 use crate::limits::{RequestLimits, TokenRate};
 use crate::rerank::{Request, RerankError, Response};
 
-/// One version of a tenant's, ready for requests. A request holds on to the version that it began on; the tenant's limit,
-/// meter and rate are the same for all its versions.
+/// One version of a tenant, ready for requests. A request keeps the version that it began on. All versions of a tenant
+/// share its concurrency limit, meter and rate.
 #[derive(Debug)]
 pub struct LiveTenant {
     name: TenantName,
@@ -26,7 +26,7 @@ pub struct LiveTenant {
     meter: Arc<Meter>,
 }
 
-/// What a version is made of.
+/// The parts of a version.
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) name: TenantName,
@@ -36,7 +36,7 @@ pub(super) struct Parts {
 }
 
 impl LiveTenant {
-    /// Makes a version ready to serve, in place of the one before it if there is one.
+    /// Makes a version ready to serve. It takes over the shared parts of the version `before` it.
     pub(super) fn new(parts: Parts, before: Option<&Self>) -> Self {
         let Parts { name, deployment, guest, models } = parts;
         let limits = &deployment.limits;
@@ -71,10 +71,10 @@ impl LiveTenant {
         &self.deployment
     }
 
-    /// Answers a request within the tenant's limits. Dropping the future gives everything back.
+    /// Answers a request within the tenant's limits. Dropping the future releases everything.
     ///
     /// # Errors
-    /// Whose fault it is tells the variant: see [`RerankError`].
+    /// See [`RerankError`]: the variant tells whose fault it is.
     pub async fn rerank(&self, request: Request) -> Result<Response, RerankError> {
         let (arrived, documents) = (Instant::now(), request.documents.len());
         let mut cost = CallCost::default();
@@ -100,16 +100,18 @@ impl LiveTenant {
         response
     }
 
-    /// What the tenant uses and has used.
+    /// What the tenant uses now and has used.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let (running, waiting) = self.concurrency.occupancy();
-        let queued = self.models.default.device().waiting_tokens_of(self.name.as_str());
+        let device = self.models.default.device();
+        let device_time = device.meter().device_time_of(self.name.as_str());
         Usage {
             running,
             waiting,
-            queued_tokens: queued as u64,
+            queued_tokens: device.waiting_tokens_of(self.name.as_str()) as u64,
             burst_tokens_left: self.rate.available(Instant::now()),
+            device_time_ms: u64::try_from(device_time.as_millis()).unwrap_or(u64::MAX),
             idle_instances: self.guest.idle_instances() as u64,
             is_snapshotted: self.guest.is_snapshotted(),
             ..self.meter.usage()

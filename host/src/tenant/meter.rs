@@ -1,4 +1,4 @@
-//! What a tenant has used: counts and high-water marks, for `assay tenant show`.
+//! Counts and maxima of a tenant's requests, for `assay tenant show`.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -7,22 +7,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::guest::CallCost;
 
-/// What a tenant uses and has used since the server started.
+/// What a tenant uses now and has used since the server started.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Requests answered.
     pub answered: u64,
-    /// Requests failed, whoever is at fault.
+    /// Requests failed, for any reason.
     pub failed: u64,
     /// Tokens sent to the device.
     pub tokens: u64,
-    /// Requests in work now.
+    /// Device time of its rows, of all models.
+    #[serde(default)]
+    pub device_time_ms: u64,
+    /// Requests that run now.
     pub running: u64,
-    /// Requests waiting for one of those now.
+    /// Requests that wait to run now.
     pub waiting: u64,
     /// Tokens waiting for the device now.
     pub queued_tokens: u64,
-    /// Tokens that could be spent now.
+    /// Tokens left in the burst now.
     pub burst_tokens_left: u64,
     /// Instances that are prepared and wait for a request now.
     pub idle_instances: u64,
@@ -66,7 +69,7 @@ impl Meter {
         most(&mut usage.most_wall_ms, millis(wall));
     }
 
-    /// What was counted; what is so now is for the caller to fill in.
+    /// The counts. The caller fills in the present values.
     pub(super) fn usage(&self) -> Usage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

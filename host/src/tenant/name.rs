@@ -1,4 +1,4 @@
-//! A tenant's name, decoded once: it is part of keys, messages and metrics, so it is short and plain.
+//! A tenant's name, decoded once. It appears in keys, messages and metrics, so it is short and plain.
 
 use std::fmt;
 use std::str::FromStr;

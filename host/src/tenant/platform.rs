@@ -1,32 +1,31 @@
-//! All tenants of one data directory: deploying, switching, looking up.
+//! All tenants of one data directory: opening it, looking tenants up, and carrying out requests for changes.
 //!
-//! Changes are made one at a time, on a thread that may block; requests never wait for them. A version is made ready in
-//! full, committed, and only then put in place of the one before it, so that what fails on the way leaves that one
-//! serving. Whoever holds a [`LiveTenant`] goes on with the version that it is.
+//! Changes are made one at a time, on a thread that may block; requests never wait for them. How a version comes to
+//! serve is [`deploy`](super::deploy)'s, and what is removed is [`garbage`](super::garbage)'s. A request keeps the
+//! [`LiveTenant`] that it began on.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 
 use tokio::runtime::Handle;
 
-use super::admin::{AdminError, AdminRequest, Command, Description, Reply};
+use super::admin::{AdminError, AdminRequest, Command, Description, HeldModel, OpenedModel, Reply, Stored};
 use super::blobs::Blobs;
 use super::compile::CompilerOptions;
-use super::live::{LiveTenant, Parts};
-use super::registry::now_ms;
-use super::{Action, Deployment, KeyHash, NewKey, Registry, TenantLimits, TenantName, TenantRecord};
-use crate::device::{Device, DeviceOptions, LoadedModel};
-use crate::guest::{Call, Guest, GuestError, GuestRuntime, Models, RuntimeOptions, Unlisted};
+use super::deploy::Change;
+use super::live::LiveTenant;
+use super::records::Deployment;
+use super::{KeyHash, NewKey, Registry, RegistryError, TenantName, TenantRecord};
+use crate::device::{Device, DeviceOptions};
+use crate::guest::{GuestRuntime, RuntimeOptions};
 use crate::model::ModelStore;
-use crate::rerank::{Request, RerankError, Response};
-
-/// Most wall-clock time of the request that a deployment is tried with.
-const MAX_SMOKE_WALL: Duration = Duration::from_secs(30);
 
 /// Directory of compiled guests below the data directory.
 const COMPILED_DIR: &str = "compiled";
+
+/// Directory of the registry and the components below the data directory.
+const TENANTS_DIR: &str = "tenants";
 
 /// How to open a platform.
 #[derive(Debug, Clone)]
@@ -35,33 +34,36 @@ pub struct PlatformOptions {
     pub device: DeviceOptions,
     /// What compiles components.
     pub compiler: CompilerOptions,
-    /// The runtime that smoke requests run on.
+    /// The runtime that smoke requests and the compiler's process run on.
     pub tokio: Handle,
 }
 
 /// All tenants of one data directory.
 #[derive(Debug)]
 pub struct Platform {
-    registry: Registry,
-    blobs: Blobs,
-    compiled_dir: PathBuf,
-    compiler: CompilerOptions,
-    tokio: Handle,
-    models: ModelStore,
+    pub(super) data_dir: PathBuf,
+    pub(super) registry: Registry,
+    pub(super) blobs: Blobs,
+    pub(super) models: ModelStore,
+    pub(super) compiled_dir: PathBuf,
+    pub(super) compiler: CompilerOptions,
+    pub(super) tokio: Handle,
     device_options: DeviceOptions,
     device: OnceLock<Arc<Device>>,
     live: RwLock<Live>,
-    /// Held by whoever makes a change.
+    /// Held while a change is made.
     changing: Mutex<()>,
-    // Last: its clock outlives every guest.
-    runtime: GuestRuntime,
+    // Last, so that its clock outlives every guest.
+    pub(super) runtime: GuestRuntime,
 }
 
-/// What requests need, and nothing that takes long to look up.
+/// What requests look up.
 #[derive(Debug, Default)]
 struct Live {
     tenants: HashMap<TenantName, Arc<LiveTenant>>,
     keys: HashMap<[u8; 32], TenantName>,
+    /// Versions that were replaced or removed and may still have running requests.
+    replaced: Vec<Weak<LiveTenant>>,
 }
 
 impl Platform {
@@ -74,27 +76,29 @@ impl Platform {
         std::fs::create_dir_all(data_dir).map_err(io)?;
         // The compiler process has a working directory of its own to resolve paths against.
         let data_dir = std::fs::canonicalize(data_dir).map_err(io)?;
-        let tenants_dir = data_dir.join("tenants");
+        let tenants_dir = data_dir.join(TENANTS_DIR);
         let registry = Registry::open(&tenants_dir)?;
         let blobs = Blobs::open(&tenants_dir.join("blobs")).map_err(io)?;
         let compiled_dir = data_dir.join(COMPILED_DIR);
         let runtime = GuestRuntime::new(&compiled_dir, &RuntimeOptions::default())?;
+        let models = ModelStore::new(&data_dir);
         let PlatformOptions { device: device_options, compiler, tokio } = options;
-        let (models, device) = (ModelStore::new(&data_dir), OnceLock::new());
-        let (live, changing) = (RwLock::default(), Mutex::default());
-        Ok(Self {
+        let platform = Self {
+            data_dir,
             registry,
             blobs,
+            models,
             compiled_dir,
             compiler,
             tokio,
-            models,
             device_options,
-            device,
-            live,
-            changing,
+            device: OnceLock::new(),
+            live: RwLock::default(),
+            changing: Mutex::default(),
             runtime,
-        })
+        };
+        platform.record_revisions()?;
+        Ok(platform)
     }
 
     /// The device, opened now if it is not yet: commands that run no model do without one.
@@ -109,17 +113,12 @@ impl Platform {
         Ok(self.device.get_or_init(|| opened))
     }
 
-    /// A model of the store on the device; `None` is the store's default.
-    fn model(&self, name: Option<&str>) -> Result<Arc<LoadedModel>, AdminError> {
-        Ok(self.device()?.load(&self.models.open(name)?)?)
-    }
-
-    /// Puts every tenant's current version in place. Blocks while guests are compiled that no cache holds.
+    /// Puts every tenant's current version in place. Blocks while guests that are not in the cache are compiled.
     ///
     /// # Errors
     /// The registry failed. Tenants that cannot be put in place are returned with the reason.
     pub fn activate_all(&self) -> Result<Vec<(TenantName, AdminError)>, AdminError> {
-        let _change = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _change = self.change();
         let mut failed = Vec::new();
         for tenant in self.registry.tenants()? {
             let deployment = self.registry.deployment(&tenant.name, tenant.current)?;
@@ -139,33 +138,34 @@ impl Platform {
         self.live.read().unwrap_or_else(PoisonError::into_inner).tenants.get(name).cloned()
     }
 
-    /// The tenant that a bearer key opens; `None` where there is no such key.
+    /// The tenant that a bearer key opens; `None` if there is no such key.
     #[must_use]
     pub fn tenant_of_key(&self, secret: &str) -> Option<TenantName> {
         let hash = KeyHash::of(secret)?;
         self.live.read().unwrap_or_else(PoisonError::into_inner).keys.get(&hash.0).cloned()
     }
 
-    /// Keeps a component, to be named by its hash in a command.
+    /// Stores a component. A command must name its hash within an hour, or a sweep may remove it.
     ///
     /// # Errors
     /// The data directory cannot be written.
     pub fn put_component(&self, wasm: &[u8]) -> Result<String, AdminError> {
-        self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be kept: {error}")))
+        self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be stored: {error}")))
     }
 
-    /// Carries out a request. Blocks, for seconds where something is compiled; must not be called from a task of the
-    /// asynchronous runtime.
+    /// Carries out a request. Blocks, for seconds if something is compiled; must not be called from an asynchronous task.
     #[must_use]
     pub fn execute(&self, request: AdminRequest) -> Reply {
-        let _change = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        // What changes nothing and is asked for while models are loaded does not wait for that.
+        let _change = (request.command != Command::ShowDevice).then(|| self.change());
         self.apply(request).unwrap_or_else(Reply::Refused)
     }
 
     fn apply(&self, AdminRequest { command, by }: AdminRequest) -> Result<Reply, AdminError> {
         match command {
-            Command::Deploy { tenant, component, limits, model } => {
-                self.deploy(&tenant, &component, limits.map(|limits| *limits), model, by)
+            Command::Deploy { tenant, component, limits, model, other_models } => {
+                let change = Change { component, limits: limits.map(|limits| *limits), model, other_models };
+                self.deploy(&tenant, change, by)
             }
             Command::SetLimits { tenant, limits } => self.set_limits(&tenant, *limits, by),
             Command::Rollback { tenant, to } => self.rollback(&tenant, to, &by),
@@ -173,13 +173,13 @@ impl Platform {
             Command::Show { tenant } => self.show(&tenant),
             Command::Remove { tenant } => {
                 self.registry.remove(&tenant, &by)?;
-                let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-                live.tenants.remove(&tenant);
-                live.keys.retain(|_, owner| *owner != tenant);
+                self.retire(&tenant);
+                // The tenant is removed even if its files are not: the next sweep finds them.
+                let _ = self.tidy_up();
                 Ok(Reply::Done)
             }
             Command::CreateKey { tenant } => {
-                let NewKey { secret, hash } = NewKey::generate().map_err(AdminError::host)?;
+                let NewKey { secret, hash } = NewKey::generate()?;
                 let record = self.registry.add_key(&tenant, hash, &by)?;
                 self.live.write().unwrap_or_else(PoisonError::into_inner).keys.insert(hash.0, tenant);
                 Ok(Reply::Key { secret, record })
@@ -195,61 +195,10 @@ impl Platform {
                 live.keys.retain(|hash, owner| *owner != tenant || KeyHash(*hash).id() != id);
                 Ok(Reply::Done)
             }
+            Command::ListHeldModels => Ok(Reply::HeldModels(held_models(&self.registry)?)),
+            Command::ShowDevice => Ok(Reply::Device(Box::new(self.device()?.status()))),
+            Command::CollectGarbage { keep, dry_run } => Ok(Reply::Swept(self.collect_garbage(keep, dry_run)?)),
         }
-    }
-
-    fn deploy(
-        &self,
-        tenant: &TenantName,
-        component: &str,
-        limits: Option<TenantLimits>,
-        model: Option<String>,
-        by: String,
-    ) -> Result<Reply, AdminError> {
-        let wasm = self.blobs.get(component);
-        let wasm = wasm.map_err(|error| AdminError::command(format!("there is no component {component}: {error}")))?;
-        // A tenant that is new has no current version, and that is no mistake here.
-        let current = self.current(tenant).ok().map(|(_, deployment)| deployment);
-        let limits = limits.or_else(|| current.as_ref().map(|current| current.limits.clone())).unwrap_or_default();
-        let model = model.or_else(|| current.map(|current| current.model));
-        let model = self.model(model.as_deref())?;
-        let deployment = Deployment {
-            version: 0,
-            component: component.to_owned(),
-            component_bytes: wasm.len() as u64,
-            model: model.name().to_owned(),
-            model_revision: model.manifest().revision.clone(),
-            limits,
-            created_ms: now_ms(),
-            by,
-        };
-        self.commit_new(tenant, deployment, Action::Deploy)
-    }
-
-    fn set_limits(&self, tenant: &TenantName, limits: TenantLimits, by: String) -> Result<Reply, AdminError> {
-        let (_, current) = self.current(tenant)?;
-        let deployment = Deployment { limits, created_ms: now_ms(), by, ..current };
-        self.commit_new(tenant, deployment, Action::Limits)
-    }
-
-    /// Makes a new version ready, tries it, commits it and puts it in place, in that order.
-    fn commit_new(&self, tenant: &TenantName, deployment: Deployment, action: Action) -> Result<Reply, AdminError> {
-        let mut parts = self.ready(tenant, deployment)?;
-        self.smoke(&parts).map_err(|error| {
-            let AdminError { fault, message } = error.into();
-            AdminError { fault, message: format!("the guest did not answer the request it was tried with: {message}") }
-        })?;
-        parts.deployment = self.registry.deploy(tenant, parts.deployment, action)?;
-        let live = self.put_in_place(parts);
-        Ok(Reply::Serving(Box::new(live.deployment().clone())))
-    }
-
-    fn rollback(&self, tenant: &TenantName, to: Option<u64>, by: &str) -> Result<Reply, AdminError> {
-        let target = self.registry.rollback_target(tenant, to)?;
-        let parts = self.ready(tenant, target)?;
-        self.registry.rollback(tenant, &parts.deployment, by)?;
-        let live = self.put_in_place(parts);
-        Ok(Reply::Serving(Box::new(live.deployment().clone())))
     }
 
     fn list(&self) -> Result<Reply, AdminError> {
@@ -260,63 +209,102 @@ impl Platform {
         Ok(Reply::Tenants(tenants.collect::<Result<_, AdminError>>()?))
     }
 
-    fn show(&self, tenant: &TenantName) -> Result<Reply, AdminError> {
-        Ok(Reply::Tenant(Box::new(Description {
-            tenant: self.registry.tenant(tenant)?,
-            versions: self.registry.deployments(tenant)?,
-            history: self.registry.history(tenant)?,
-            usage: self.tenant(tenant).map(|live| live.usage()),
-        })))
+    fn show(&self, name: &TenantName) -> Result<Reply, AdminError> {
+        let (tenant, versions) = (self.registry.tenant(name)?, self.registry.deployments(name)?);
+        let history = self.registry.history(name)?;
+        let models = self.opened_models(&versions);
+        let usage = self.tenant(name).map(|live| live.usage());
+        let device = self.device.get().map(|device| device.status());
+        Ok(Reply::Tenant(Box::new(Description { tenant, versions, history, models, usage, device })))
     }
 
-    fn current(&self, tenant: &TenantName) -> Result<(TenantRecord, Deployment), AdminError> {
+    /// The models that versions open, in the order in which they are met.
+    fn opened_models(&self, versions: &[Deployment]) -> Vec<OpenedModel> {
+        let mut opened: Vec<OpenedModel> = Vec::new();
+        for (version, model) in versions.iter().flat_map(|it| it.models().into_iter().map(|model| (it.version, model)))
+        {
+            match opened.iter_mut().find(|opened| opened.model == model) {
+                Some(known) => known.versions.push(version),
+                None => {
+                    let newest = self.models.open(Some(&model.name)).map(|newest| newest.manifest.revision);
+                    let stored = match (self.models.open_revision(&model.name, &model.revision), newest) {
+                        (Err(_), _) => Stored::Missing,
+                        (Ok(_), Ok(revision)) if revision != model.revision => Stored::Newer { revision },
+                        (Ok(_), _) => Stored::Newest,
+                    };
+                    opened.push(OpenedModel { model, versions: vec![version], stored });
+                }
+            }
+        }
+        opened
+    }
+
+    /// The tenant's record and its current version.
+    pub(super) fn current(&self, tenant: &TenantName) -> Result<(TenantRecord, Deployment), RegistryError> {
         let record = self.registry.tenant(tenant)?;
         let deployment = self.registry.deployment(tenant, record.current)?;
         Ok((record, deployment))
     }
 
-    /// Loads everything that a version needs. Nothing is visible to anybody yet.
-    fn ready(&self, tenant: &TenantName, deployment: Deployment) -> Result<Parts, AdminError> {
-        let default = self.model(Some(&deployment.model))?;
-        let others = deployment.limits.models.iter().filter(|&name| *name != deployment.model);
-        let others = others.map(|name| self.model(Some(name))).collect::<Result<Vec<_>, _>>()?;
-        let guest = self.guest(tenant, &deployment.component, default.info())?;
-        let models = Models { default, others, unlisted: Unlisted::Denied };
-        Ok(Parts { name: tenant.clone(), deployment, guest, models })
-    }
-
-    /// Finds a compiled guest, or has it compiled in a process of its own.
-    fn guest(&self, tenant: &TenantName, component: &str, info: &crate::model::ModelInfo) -> Result<Guest, AdminError> {
-        let name = format!("{tenant}'s component");
-        if let Some(guest) = self.runtime.find_prepared(&name, component, &info.revision)? {
-            return Ok(guest);
-        }
-        self.compiler.compile(&name, &self.blobs.path(component), &self.compiled_dir, info)?;
-        let found = self.runtime.find_prepared(&name, component, &info.revision)?;
-        let message = format!("nothing was left in {}", self.compiled_dir.display());
-        Ok(found.ok_or(GuestError::NotCompiled { name, message })?)
-    }
-
-    /// Sends a version a request of its own, under its own limits, and outside of its tenant's quotas.
-    fn smoke(&self, parts: &Parts) -> Result<Response, RerankError> {
-        let mut limits = parts.deployment.limits.request();
-        limits.max_wall = limits.max_wall.min(MAX_SMOKE_WALL);
-        let request = Request {
-            query: "what is a reranker".to_owned(),
-            documents: vec!["A reranker puts documents in order.".to_owned(), "Rain is wet.".to_owned()],
-            ..Request::default()
-        };
-        let request = limits.admit(request)?;
-        let account = parts.deployment.limits.account(parts.name.as_str());
-        let call = Call { request, arrived: Instant::now(), models: &parts.models, account: &account, rate: None };
-        self.tokio.block_on(parts.guest.call(call)).0
-    }
-
-    fn put_in_place(&self, parts: Parts) -> Arc<LiveTenant> {
+    /// Puts a version in place of the one that serves. `make` is given that one.
+    pub(super) fn replace(
+        &self,
+        make: impl FnOnce(Option<&LiveTenant>) -> LiveTenant,
+        name: &TenantName,
+    ) -> Arc<LiveTenant> {
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        let before = live.tenants.get(&parts.name).cloned();
-        let tenant = Arc::new(LiveTenant::new(parts, before.as_deref()));
-        live.tenants.insert(tenant.name().clone(), Arc::clone(&tenant));
+        let before = live.tenants.get(name).cloned();
+        let tenant = Arc::new(make(before.as_deref()));
+        live.tenants.insert(name.clone(), Arc::clone(&tenant));
+        live.replaced.retain(|replaced| replaced.strong_count() > 0);
+        live.replaced.extend(before.as_ref().map(Arc::downgrade));
         tenant
     }
+
+    /// Takes a tenant and its keys out of service. Its requests that run end on the version that they began on.
+    fn retire(&self, tenant: &TenantName) {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        let retired = live.tenants.remove(tenant);
+        live.replaced.extend(retired.as_ref().map(Arc::downgrade));
+        live.keys.retain(|_, owner| owner != tenant);
+    }
+
+    /// Every version that serves or still has running requests.
+    pub(super) fn in_use(&self) -> Vec<Arc<LiveTenant>> {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.tenants.values().cloned().chain(live.replaced.iter().filter_map(Weak::upgrade)).collect()
+    }
+
+    /// Waits for the change in progress, and keeps others out until the value is dropped.
+    pub(super) fn change(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which version opens which revision of which model, in a data directory that no process has open. Makes no files.
+///
+/// # Errors
+/// A process has it open, or the registry cannot be read.
+pub fn held_models_in(data_dir: &Path) -> Result<Vec<HeldModel>, RegistryError> {
+    let dir = data_dir.join(TENANTS_DIR);
+    if !dir.join(super::registry::REGISTRY_FILE).exists() {
+        return Ok(Vec::new());
+    }
+    held_models(&Registry::open(&dir)?)
+}
+
+fn held_models(registry: &Registry) -> Result<Vec<HeldModel>, RegistryError> {
+    let current: HashMap<TenantName, u64> =
+        registry.tenants()?.into_iter().map(|tenant| (tenant.name, tenant.current)).collect();
+    let mut held = Vec::new();
+    for (tenant, deployment) in registry.all_deployments()? {
+        let (version, is_current) = (deployment.version, current.get(&tenant) == Some(&deployment.version));
+        held.extend(deployment.models().into_iter().map(|model| HeldModel {
+            model,
+            tenant: tenant.clone(),
+            version,
+            is_current,
+        }));
+    }
+    Ok(held)
 }

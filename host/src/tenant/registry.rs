@@ -1,19 +1,24 @@
-//! Who the tenants are, what they have deployed and when, and their keys: one transactional store (redb).
+//! Tenants, their versions, history and keys, in one transactional store (redb).
 //!
-//! A change is one transaction, durable when it returns: a process that is killed at any instant leaves the state before
-//! it or after it. Blobs are written and synced before the transaction that names them, so a deployment that is
-//! committed is whole. Versions are numbered from 1 by tenant name, never change and are never reused, not even after
-//! the tenant was removed. One process at a time has the store open.
+//! A change is one transaction, durable when the call returns: a process that is killed at any instant leaves the state
+//! before the change or after it. Blobs are synced before the transaction that names them, so a committed deployment is
+//! whole. Versions are numbered from 1 for each tenant name, and a number is never used again, even after the tenant was
+//! removed. A version never changes, except that records of earlier programs are completed once. One process at a time
+//! has the store open.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
+use super::TenantName;
 use super::keys::{KeyHash, KeyRecord};
-use super::{TenantLimits, TenantName};
+use super::records::{Action, Deployment, Event, TenantRecord};
+
+/// The store's file in its directory.
+pub(super) const REGISTRY_FILE: &str = "registry.redb";
 
 /// Tenant to [`TenantRecord`].
 const TENANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tenants");
@@ -21,98 +26,33 @@ const TENANTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tenants"
 const DEPLOYMENTS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("deployments");
 /// Tenant and number of the event to [`Event`].
 const HISTORY: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("history");
-/// Tenant to the next version and the next number of an event; outlives the tenant.
+/// Tenant to its next version and next event number. Outlives the tenant.
 const COUNTERS: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("counters");
 /// Hash of a key to [`KeyRecord`].
 const KEYS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("keys");
 
-/// One immutable version of a tenant's guest and its limits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deployment {
-    /// Counted from 1 for each name.
-    pub version: u64,
-    /// SHA-256 of the component.
-    pub component: String,
-    /// Its size.
-    pub component_bytes: u64,
-    /// The default model's name.
-    pub model: String,
-    /// The default model's revision when the guest was prepared.
-    pub model_revision: String,
-    /// The limits.
-    pub limits: TenantLimits,
-    /// When it was deployed, in milliseconds since 1970.
-    pub created_ms: u64,
-    /// By whom.
-    pub by: String,
-}
-
-/// A tenant as it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TenantRecord {
-    /// Its name.
-    pub name: TenantName,
-    /// The version that serves.
-    pub current: u64,
-    /// When the tenant was made, in milliseconds since 1970.
-    pub created_ms: u64,
-}
-
-/// Something that was done to a tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Event {
-    /// When, in milliseconds since 1970.
-    pub at_ms: u64,
-    /// By whom.
-    pub by: String,
-    /// What.
-    pub action: Action,
-    /// The version that serves afterwards; absent after removal and for keys.
-    pub version: Option<u64>,
-    /// SHA-256 of that version's component, or the key's id.
-    pub subject: Option<String>,
-}
-
-/// What can be done to a tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// A component was deployed.
-    Deploy,
-    /// Other limits were set, as a new version with the same component.
-    Limits,
-    /// An earlier version was made the current one.
-    Rollback,
-    /// A key was made.
-    KeyCreate,
-    /// A key was revoked.
-    KeyRevoke,
-    /// The tenant was removed, with its versions and keys.
-    Remove,
-}
-
-/// Why the registry did not do something.
+/// Why the registry refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// Another process has it open.
-    #[error("{} is in use by another process: stop it, or talk to the server that runs on this data directory", path.display())]
+    #[error("{} is in use by another process", path.display())]
     InUse {
         /// The store.
         path: PathBuf,
     },
     /// The store failed.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {source}", path.display())]
     Store {
         /// The store.
         path: PathBuf,
         /// What it said.
-        message: String,
+        source: Box<redb::Error>,
     },
     /// There is no such tenant.
-    #[error("there is no tenant {0}: `assay tenant list` shows what there is")]
+    #[error("there is no tenant {0}")]
     NoTenant(TenantName),
     /// The tenant has no such version.
-    #[error("{tenant} has no version {version}: `assay tenant show {tenant}` lists them")]
+    #[error("{tenant} has no version {version}")]
     NoVersion {
         /// The tenant.
         tenant: TenantName,
@@ -123,7 +63,7 @@ pub enum RegistryError {
     #[error("{0} has no version before the current one to go back to")]
     NothingBefore(TenantName),
     /// The tenant has no such key.
-    #[error("{tenant} has no key {id}: `assay tenant key list {tenant}` shows them")]
+    #[error("{tenant} has no key {id}")]
     NoKey {
         /// The tenant.
         tenant: TenantName,
@@ -145,15 +85,15 @@ impl Registry {
     /// # Errors
     /// Another process has it open, or it cannot be read.
     pub fn open(dir: &Path) -> Result<Self, RegistryError> {
-        let path = dir.join("registry.redb");
-        let failed = |message: String| RegistryError::Store { path: path.clone(), message };
-        std::fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;
+        let path = dir.join(REGISTRY_FILE);
+        let failed = |source: redb::Error| RegistryError::Store { path: path.clone(), source: Box::new(source) };
+        std::fs::create_dir_all(dir).map_err(|error| failed(error.into()))?;
         let db = Database::create(&path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => RegistryError::InUse { path: path.clone() },
-            other => failed(other.to_string()),
+            other => failed(other.into()),
         })?;
         let registry = Self { db, path };
-        // Readers find every table from the first start on.
+        // Makes the tables, so that readers find them.
         registry.write(|transaction| {
             transaction.open_table(TENANTS)?;
             transaction.open_table(DEPLOYMENTS)?;
@@ -179,7 +119,7 @@ impl Registry {
     /// A tenant.
     ///
     /// # Errors
-    /// There is none of this name, or the store failed.
+    /// There is no tenant of this name, or the store failed.
     pub fn tenant(&self, name: &TenantName) -> Result<TenantRecord, RegistryError> {
         let found = self.read(|transaction| {
             let table = transaction.open_table(TENANTS)?;
@@ -188,7 +128,7 @@ impl Registry {
         found.ok_or_else(|| RegistryError::NoTenant(name.clone()))
     }
 
-    /// One version of a tenant's.
+    /// One version of a tenant.
     ///
     /// # Errors
     /// There is no such version, or the store failed.
@@ -200,7 +140,7 @@ impl Registry {
         found.ok_or_else(|| RegistryError::NoVersion { tenant: name.clone(), version })
     }
 
-    /// Every version of a tenant's, oldest first.
+    /// Every version of a tenant, oldest first.
     ///
     /// # Errors
     /// The store failed.
@@ -212,7 +152,24 @@ impl Registry {
         })
     }
 
-    /// What was done to a tenant, oldest first; also to one that was removed.
+    /// Every version of every tenant, by tenant, oldest first.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn all_deployments(&self) -> Result<Vec<(TenantName, Deployment)>, RegistryError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(DEPLOYMENTS)?;
+            let named = table.iter()?.map(|entry| {
+                let (key, record) = entry?;
+                let tenant = key.value().0.to_owned();
+                let tenant = TenantName::try_from(tenant).map_err(|error| corrupted(&error))?;
+                Ok((tenant, decode(record.value())?))
+            });
+            named.collect()
+        })
+    }
+
+    /// What was done to a tenant, oldest first. Includes removed tenants.
     ///
     /// # Errors
     /// The store failed.
@@ -224,7 +181,7 @@ impl Registry {
         })
     }
 
-    /// Makes a deployment the tenant's current version, and the tenant if there is none. Its number is given here.
+    /// Numbers a deployment and makes it the tenant's current version. Makes the tenant if there is none.
     ///
     /// # Errors
     /// The store failed; nothing has changed then.
@@ -251,7 +208,40 @@ impl Registry {
         })
     }
 
-    /// The version that a rollback goes to: the one asked for, or the last before the current one.
+    /// Completes the record of a version that an earlier program made.
+    ///
+    /// # Errors
+    /// There is no such version, or the store failed; nothing has changed then.
+    pub fn complete(&self, name: &TenantName, deployment: &Deployment) -> Result<(), RegistryError> {
+        let version = deployment.version;
+        self.write(|transaction| {
+            let mut table = transaction.open_table(DEPLOYMENTS)?;
+            if table.get((name.as_str(), version))?.is_none() {
+                return Ok(Err(RegistryError::NoVersion { tenant: name.clone(), version }));
+            }
+            table.insert((name.as_str(), version), encode(deployment).as_slice())?;
+            Ok(Ok(()))
+        })
+    }
+
+    /// Forgets versions, except current ones. Their events stay.
+    ///
+    /// # Errors
+    /// The store failed; nothing has changed then.
+    pub fn forget_versions(&self, versions: &[(TenantName, u64)]) -> Result<(), RegistryError> {
+        self.write(|transaction| {
+            let (mut table, tenants) = (transaction.open_table(DEPLOYMENTS)?, transaction.open_table(TENANTS)?);
+            for (name, version) in versions {
+                let tenant = tenants.get(name.as_str())?.map(|record| decode::<TenantRecord>(record.value()));
+                if tenant.transpose()?.is_none_or(|tenant| tenant.current != *version) {
+                    table.remove((name.as_str(), *version))?;
+                }
+            }
+            Ok(Ok(()))
+        })
+    }
+
+    /// The version that a rollback goes to: `to`, or the last before the current one.
     ///
     /// # Errors
     /// There is no such version, or the store failed.
@@ -304,7 +294,7 @@ impl Registry {
         })
     }
 
-    /// Keeps a key.
+    /// Stores a key.
     ///
     /// # Errors
     /// The tenant does not exist, or the store failed.
@@ -367,22 +357,22 @@ impl Registry {
 
     fn read<T>(&self, work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, RegistryError> {
         let done = self.db.begin_read().map_err(redb::Error::from).and_then(|transaction| work(&transaction));
-        done.map_err(|error| self.failed(&error))
+        done.map_err(|error| self.failed(error))
     }
 
-    /// Runs one transaction: committed where `work` succeeds, undone where it fails or refuses.
+    /// Runs one transaction: commits it if `work` succeeds, and undoes it otherwise.
     fn write<T>(
         &self,
         work: impl FnOnce(&redb::WriteTransaction) -> Result<Result<T, RegistryError>, redb::Error>,
     ) -> Result<T, RegistryError> {
-        let transaction = self.db.begin_write().map_err(|error| self.failed(&error.into()))?;
-        let done = work(&transaction).map_err(|error| self.failed(&error))??;
-        transaction.commit().map_err(|error| self.failed(&error.into()))?;
+        let transaction = self.db.begin_write().map_err(|error| self.failed(error.into()))?;
+        let done = work(&transaction).map_err(|error| self.failed(error))??;
+        transaction.commit().map_err(|error| self.failed(error.into()))?;
         Ok(done)
     }
 
-    fn failed(&self, error: &redb::Error) -> RegistryError {
-        RegistryError::Store { path: self.path.clone(), message: error.to_string() }
+    fn failed(&self, source: redb::Error) -> RegistryError {
+        RegistryError::Store { path: self.path.clone(), source: Box::new(source) }
     }
 }
 
@@ -411,12 +401,16 @@ fn record(transaction: &redb::WriteTransaction, name: &TenantName, event: &Event
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    // Our own types, of strings and numbers: there is nothing that JSON could not hold.
+    // Our own types of strings and numbers, which JSON can always hold.
     serde_json::to_vec(value).unwrap_or_default()
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, redb::Error> {
-    serde_json::from_slice(bytes).map_err(|error| redb::Error::Corrupted(error.to_string()))
+    serde_json::from_slice(bytes).map_err(|error| corrupted(&error))
+}
+
+fn corrupted(error: &dyn std::error::Error) -> redb::Error {
+    redb::Error::Corrupted(error.to_string())
 }
 
 /// Milliseconds since 1970.

@@ -1,7 +1,7 @@
-//! The admin socket: where a running server takes requests, from the same user on the same machine.
+//! The admin socket, on which a running server takes requests from the same user on the same machine.
 //!
-//! A Unix socket in the data directory, open to its owner alone: whoever may connect could as well write the directory.
-//! One request a connection, a line of JSON; one reply, a line of JSON.
+//! A Unix socket in the data directory, open only to its owner, who can write the directory anyway. A connection carries
+//! one request and one reply, each a line of JSON.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,13 @@ use super::Platform;
 use super::admin::{AdminError, AdminRequest, Reply};
 use super::client::SOCKET_FILE;
 
-/// Longest request: a limits file, with room to spare.
+/// Longest request: the largest limits file, four times.
 const MAX_REQUEST_BYTES: u64 = 1 << 20;
 
-/// Most time that a client takes to state its request.
+/// Most time that a client takes to send its request.
 const MAX_REQUEST_TIME: Duration = Duration::from_secs(10);
 
-/// Listens for requests. Dropping it takes the socket away.
+/// Listens for requests. Dropping it removes the socket.
 #[derive(Debug)]
 pub struct AdminServer {
     listener: UnixListener,
@@ -29,11 +29,11 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Makes the socket. The caller has the data directory's registry open, so no other server runs on it and a socket
-    /// that is there already is a dead one's.
+    /// Makes the socket. The caller has the registry open, so no other server runs on the data directory, and a socket
+    /// that exists is left over from one that died.
     ///
     /// # Errors
-    /// The socket cannot be made; its path may be too long for one.
+    /// The socket cannot be made, for example because its path is too long.
     pub fn bind(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(SOCKET_FILE);
         match std::fs::remove_file(&path) {
@@ -55,11 +55,11 @@ impl AdminServer {
                 Ok((stream, _)) => {
                     let platform = Arc::clone(platform);
                     tokio::spawn(async move {
-                        // A client that hangs up does not want to know.
+                        // The client has hung up.
                         let _ = converse(stream, platform).await;
                     });
                 }
-                // Out of file descriptors, for a while: the next client may fare better.
+                // Out of file descriptors: tries again soon.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
@@ -68,7 +68,7 @@ impl AdminServer {
 
 impl Drop for AdminServer {
     fn drop(&mut self) {
-        // Left behind, it would be taken for a dead server's, which it is.
+        // If this fails, the next server removes it.
         let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 /// The workspace's root.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+    testdata::root()
 }
 
 /// A file that the project's own set-up makes.
@@ -37,17 +37,7 @@ pub fn component(name: &str) -> PathBuf {
 /// The data directory that holds the embedded default model.
 pub fn test_data() -> PathBuf {
     set_up("target/test-data/models/assay--minilm-l6-debian/current");
-    root().join("target/test-data")
-}
-
-/// A folder of the reference material, which is not part of the repository; says so where it is not there.
-pub fn shared(path: &str) -> Option<PathBuf> {
-    let path = root().join("../shared").join(path);
-    if !path.exists() {
-        eprintln!("skipped: {} is not here", path.display());
-        return None;
-    }
-    Some(path)
+    testdata::data_dir()
 }
 
 /// The program under test.

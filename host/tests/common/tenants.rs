@@ -11,7 +11,7 @@ use assay::rerank::Request;
 use assay::tenant::admin::{AdminRequest, Command, Reply};
 use assay::tenant::compile::CompilerOptions;
 use assay::tenant::{Deployment, Platform, PlatformOptions, TenantLimits, TenantName};
-use assay_kernels::cpu::{CpuEngine, CpuOptions};
+use assay_kernels::cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
 use assay_kernels::{Engine, PackedBatch, Row, checkpoint};
 use tempfile::TempDir;
 
@@ -57,14 +57,27 @@ pub fn tiny_model(seed: u32) -> Model {
 /// A data directory with the models `tiny/one`, the default, and `tiny/two`.
 pub fn data_dir() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let store = ModelStore::new(dir.path());
     for (name, seed) in [("tiny/one", 1), ("tiny/two", 2)] {
-        let made = tempfile::tempdir().unwrap();
-        tiny_model(seed).write(made.path());
-        let source = Source::Directory { path: "made for a test".to_owned() };
-        store.add(name, made.path(), source, None).unwrap();
+        add_model(dir.path(), name, &tiny_model(seed));
     }
     dir
+}
+
+/// Adds a model to a data directory and gives its revision.
+pub fn add_model(data_dir: &Path, name: &str, model: &Model) -> String {
+    let made = tempfile::tempdir().unwrap();
+    model.write(made.path());
+    let source = Source::Directory { path: "made for a test".to_owned() };
+    ModelStore::new(data_dir).add(name, made.path(), source, None).unwrap().model.manifest.revision
+}
+
+/// Makes everything in a directory as old as if it had been written two hours ago.
+pub fn age(path: &Path) {
+    if path.is_dir() {
+        std::fs::read_dir(path).unwrap().for_each(|entry| age(&entry.unwrap().path()));
+    }
+    let two_hours_ago = std::time::SystemTime::now() - Duration::from_secs(7_200);
+    std::fs::File::open(path).unwrap().set_modified(two_hours_ago).unwrap();
 }
 
 /// The default model of a data directory.
@@ -81,7 +94,8 @@ impl Oracle {
     pub fn new(data_dir: &Path) -> Self {
         let stored = ModelStore::new(data_dir).open(None).unwrap();
         let weights = checkpoint::load(stored.dir(), None).unwrap();
-        Self(CpuEngine::new(weights, CpuOptions::default()).unwrap())
+        let device = CpuDevice::new(CpuDeviceOptions::default()).unwrap();
+        Self(CpuEngine::load(&device, weights, CpuOptions::default()).unwrap())
     }
 
     pub fn scores(&mut self, seed: u32, documents: &[String]) -> Vec<f32> {
@@ -118,9 +132,9 @@ pub fn admin(platform: &Platform, command: Command) -> Reply {
 
 /// Asks for a deployment.
 pub fn deploy(platform: &Platform, tenant: &str, wasm: &[u8], limits: Option<TenantLimits>) -> Reply {
-    let component = platform.put_component(wasm).unwrap();
+    let component = Some(platform.put_component(wasm).unwrap());
     let (tenant, limits) = (name(tenant), limits.map(Box::new));
-    admin(platform, Command::Deploy { tenant, component, limits, model: None })
+    admin(platform, Command::Deploy { tenant, component, limits, model: None, other_models: Vec::new() })
 }
 
 /// The deployment that serves after a request.
@@ -139,11 +153,13 @@ pub fn refusal(reply: Reply) -> String {
     }
 }
 
-/// The default model of the data directory that `cargo xtask demo` fills, or `ASSAY_DATA_DIR` names; says so where there
-/// is none.
+/// The default model of the data directory that `cargo xtask test` fills, or that `ASSAY_DATA_DIR` names. Skips the caller
+/// where there is none.
 pub fn demo_model() -> Option<StoredModel> {
-    let dir = std::env::var_os("ASSAY_DATA_DIR").map_or_else(|| super::root().join("target/assay-data"), Into::into);
-    ModelStore::new(&dir).open(None).inspect_err(|error| println!("skipped: {error}")).ok()
+    let dir = std::env::var_os("ASSAY_DATA_DIR").map_or_else(testdata::data_dir, Into::into);
+    let skip =
+        |error: &_| testdata::skip(testdata::Cause::NotSetUp, &format!("{error}; `cargo xtask test` fetches it"));
+    ModelStore::new(&dir).open(None).inspect_err(skip).ok()
 }
 
 /// A request with so many of the demo's passages, used in turn.

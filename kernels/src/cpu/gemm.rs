@@ -1,7 +1,7 @@
 //! Matrix product in f32: a register tile of [`Simd::TILE_ROWS`] rows by one panel, over panels packed at load.
 //!
 //! The loops follow Goto and van de Geijn (<https://doi.org/10.1145/1356052.1356053>) turned to a tall left matrix that
-//! is already in cache: a panel of the right matrix, `[k, PANEL]` and at most [`K_BLOCK`](super::pack::K_BLOCK) deep,
+//! is already in cache: a panel of the right matrix, `[k, PANEL]` and at most [`K_BLOCK`] deep,
 //! stays in the first-level cache while every strip of the left one passes by it; the next panel is asked for ahead.
 //! The left matrix is read in place: its elements are broadcast one at a time, which needs no packing.
 //!
@@ -11,7 +11,11 @@
 #![allow(unsafe_code, reason = "pointer arithmetic in the innermost loop, where bounds checks would cost a third")]
 
 use super::matrix::{Matrix, MatrixMut};
-use super::simd::{Kernel, PANEL_VECTORS, Simd, math};
+use super::simd::{Kernel, MAX_TILE_ROWS, PANEL_VECTORS, Simd, math};
+
+/// Inputs to one block: the panel (24 KiB on AVX2) shares a first-level cache of 32 KiB with a strip of the left
+/// matrix. Divides into no smaller blocks the 384 of the model at hand.
+pub(super) const K_BLOCK: usize = 384;
 
 /// What the sums begin with.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +102,7 @@ impl Kernel for Gemm<'_> {
                         }
                         Init::Accumulate => (Start::Accumulate, 0),
                     };
-                    let tile = Tile {
+                    let tile = FloatTile {
                         depth,
                         a: a.data.as_ptr().add(row * a.stride),
                         a_stride: a.stride,
@@ -124,9 +128,12 @@ enum Start {
     Accumulate,
 }
 
+// A tile has an arm for each number of rows.
+const _: () = assert!(MAX_TILE_ROWS == 12);
+
 /// A few rows by one panel.
 #[derive(Clone, Copy)]
-struct Tile {
+struct FloatTile {
     depth: usize,
     a: *const f32,
     a_stride: usize,
@@ -138,7 +145,7 @@ struct Tile {
     finish: Finish,
 }
 
-impl Tile {
+impl FloatTile {
     /// Computes the first `rows` rows, or [`Simd::TILE_ROWS`] if those are fewer.
     ///
     /// # Safety
@@ -146,6 +153,7 @@ impl Tile {
     /// for `depth · PANEL` (b).
     #[inline(always)]
     unsafe fn run<S: Simd>(self, s: S, rows: usize) {
+        const { assert!(S::TILE_ROWS <= MAX_TILE_ROWS) };
         // SAFETY: passed on; each arm computes no more rows than asked for. TILE_ROWS is a constant, so the arms above
         // it are not compiled.
         unsafe {
@@ -161,7 +169,7 @@ impl Tile {
                 9 => self.rows::<S, 9>(s),
                 10 => self.rows::<S, 10>(s),
                 11 => self.rows::<S, 11>(s),
-                _ => self.rows::<S, 12>(s),
+                _ => self.rows::<S, MAX_TILE_ROWS>(s),
             }
         }
     }

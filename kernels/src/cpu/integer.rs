@@ -13,13 +13,10 @@
 
 use std::ops::Range;
 
-use super::gemm::{Finish, Init};
+use super::buffer::grow;
+use super::gemm::{Finish, Init, K_BLOCK};
 use super::matrix::{Matrix, MatrixMut};
-use super::pack::K_BLOCK;
-use super::simd::{Isa, Kernel, PANEL_VECTORS, Simd, math};
-
-/// Columns of a panel on the widest instruction set.
-const MAX_PANEL: usize = 32;
+use super::simd::{Isa, Kernel, MAX_PANEL, MAX_TILE_ROWS, PANEL_VECTORS, Simd, math};
 
 /// A quantised weight as it is stored.
 pub(super) trait Weight: Copy + std::fmt::Debug + Send + Sync + 'static {
@@ -124,8 +121,8 @@ impl<W: Weight> IntegerPanels<W> {
     }
 }
 
-/// Room for one quantised left matrix; allocated once, for the largest.
-#[derive(Debug)]
+/// Room for one quantised left matrix.
+#[derive(Debug, Default)]
 pub(super) struct LeftBuffer {
     values: Vec<i16>,
     scales: Vec<f32>,
@@ -152,9 +149,11 @@ impl<'a> Quantised<'a> {
 }
 
 impl LeftBuffer {
-    pub(super) fn new(rows: usize, inputs: usize) -> Self {
+    /// Makes room for `[rows, inputs]`.
+    pub(super) fn fit(&mut self, rows: usize, inputs: usize) {
         let blocks = inputs.div_ceil(K_BLOCK);
-        Self { values: vec![0; blocks * rows * K_BLOCK], scales: vec![0.0; blocks * rows] }
+        grow(&mut self.values, blocks * rows * K_BLOCK);
+        grow(&mut self.scales, blocks * rows);
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -245,6 +244,7 @@ impl<W: Weight> Kernel for IntegerGemm<'_, W> {
         if rows == 0 || depth == 0 {
             return;
         }
+        const { assert!(S::TILE_ROWS <= MAX_TILE_ROWS && S::PANEL <= MAX_PANEL) };
         // What the tiles below rely on.
         assert!(a.values.len() >= (rows - 1) * K_BLOCK + 2 * pairs, "left matrix too short");
         let mut buffer = [0i16; K_BLOCK * MAX_PANEL];
@@ -253,7 +253,7 @@ impl<W: Weight> Kernel for IntegerGemm<'_, W> {
             let column = panel * S::PANEL;
             let columns = Columns { column, scales: &scales[column..column + S::PANEL], init, finish };
             for row in (0..rows).step_by(S::TILE_ROWS) {
-                let tile = Tile { pairs, a: a.values[row * K_BLOCK..].as_ptr(), b: b.as_ptr() };
+                let tile = IntegerTile { pairs, a: a.values[row * K_BLOCK..].as_ptr(), b: b.as_ptr() };
                 let a_scales = &a.scales[row..];
                 // SAFETY: row < rows, so by the assertion above each of the tile's `rows - row` rows has `pairs` pairs;
                 // b is one panel by chunks_exact.
@@ -270,7 +270,7 @@ impl<W: Weight> Kernel for IntegerGemm<'_, W> {
                         9 => columns.write(s, row, tile.rows::<S, 9>(s), a_scales, &mut c),
                         10 => columns.write(s, row, tile.rows::<S, 10>(s), a_scales, &mut c),
                         11 => columns.write(s, row, tile.rows::<S, 11>(s), a_scales, &mut c),
-                        _ => columns.write(s, row, tile.rows::<S, 12>(s), a_scales, &mut c),
+                        _ => columns.write(s, row, tile.rows::<S, MAX_TILE_ROWS>(s), a_scales, &mut c),
                     }
                 }
             }
@@ -278,15 +278,18 @@ impl<W: Weight> Kernel for IntegerGemm<'_, W> {
     }
 }
 
+// A tile has an arm for each number of rows.
+const _: () = assert!(MAX_TILE_ROWS == 12);
+
 /// A few rows by one panel.
 #[derive(Clone, Copy)]
-struct Tile {
+struct IntegerTile {
     pairs: usize,
     a: *const i16,
     b: *const i16,
 }
 
-impl Tile {
+impl IntegerTile {
     /// # Safety
     /// `a` is valid for `R` rows of `pairs` pairs, `K_BLOCK` apart; `b` for `pairs · PANEL` pairs.
     #[inline(always)]

@@ -1,45 +1,50 @@
 //! The CPU engine: the whole forward pass on the host's processor.
 //!
-//! It consumes the weights and packs them once for its own matrix product ([`gemm`]); a batch is divided over a fixed
-//! set of threads by rows ([`plan`]), each taking its rows through the whole model with activations that stay in its
-//! cache ([`forward`]). It computes in [`Engine::submit`] and hands the numbers over in [`Engine::finish`].
+//! A [`CpuDevice`] owns the compute threads and their buffers; the engines of all models on it share them and compute
+//! one batch at a time. An engine takes its weights over and packs them once for its own matrix product ([`gemm`]); a
+//! batch is divided over the threads by rows ([`grouping`]), each taking its rows through the whole model with
+//! activations that stay in its cache ([`forward`]). It computes in [`Engine::submit`] and hands the numbers over in
+//! [`Engine::finish`].
 //!
 //! A row's numbers are computed in an order that depends on that row alone: they have the same bits in any batch and on
 //! any number of threads. Between instruction sets they differ by rounding.
 
 mod attention;
+mod buffer;
+mod device;
 mod forward;
 mod gemm;
+mod grouping;
+mod head;
 mod integer;
 mod matrix;
-mod model;
 mod norm;
 mod pack;
-mod plan;
+mod packed_model;
 mod pool;
 mod simd;
 mod stages;
 mod supports;
 mod sync;
+mod worker;
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::architecture::{Architecture, Unsupported};
+use crate::architecture::{Architecture, RowShape, Unsupported};
 use crate::batch::{CheckedBatch, PackedBatch};
-use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, RowShape, Ticket};
+use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, Ticket};
 use crate::flops::{batch_flops, row_flops};
 use crate::weights::Model;
-use forward::{GROUP_TOKENS, Job, Shared, Worker};
-use model::PackedModel;
+pub use device::{CpuDevice, CpuDeviceOptions};
+use forward::Forward;
+use grouping::Limits;
 use pack::Format;
-use plan::{Limits, Plan};
-use pool::Pool;
+use packed_model::PackedModel;
 pub use simd::InstructionSet;
-use simd::Isa;
 pub use stages::Stage;
+use worker::{GROUP_TOKENS, Needs};
 
 /// Token budget of a batch: keeps 64 threads in groups of their own, and two threads busy for two seconds.
 pub const DEFAULT_MAX_BATCH_TOKENS: usize = 16_384;
@@ -50,11 +55,17 @@ const MIN_MEMBER_TOKENS: usize = 12;
 /// Every precision that the CPU engine computes in.
 pub const PRECISIONS: &[Precision] = &[Precision::F32, Precision::Int8, Precision::Int16];
 
+impl TryFrom<Precision> for Format {
+    type Error = EngineError;
+
+    fn try_from(precision: Precision) -> Result<Self, EngineError> {
+        Self::of(precision).ok_or(EngineError::Precision { engine: "cpu", precision, supported: PRECISIONS })
+    }
+}
+
 /// How a [`CpuEngine`] is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// Threads that compute, the caller's included; all that the process may use where `None`.
-    pub threads: Option<NonZeroUsize>,
     /// Most tokens in one batch; raised to the model's longest row where it is less.
     pub max_batch_tokens: usize,
     /// Numbers as stored and multiplied.
@@ -63,7 +74,7 @@ pub struct CpuOptions {
 
 impl Default for CpuOptions {
     fn default() -> Self {
-        Self { threads: None, max_batch_tokens: DEFAULT_MAX_BATCH_TOKENS, precision: Precision::F32 }
+        Self { max_batch_tokens: DEFAULT_MAX_BATCH_TOKENS, precision: Precision::F32 }
     }
 }
 
@@ -71,13 +82,11 @@ impl Default for CpuOptions {
 #[derive(Debug)]
 pub struct CpuEngine {
     info: EngineInfo,
+    device: Arc<CpuDevice>,
     max_batch_tokens: usize,
-    memory: DeviceMemory,
+    weights_bytes: u64,
     limits: Limits,
-    shared: Arc<Shared>,
-    pool: Pool,
-    /// What the calling thread computes with.
-    worker: Worker,
+    forward: Arc<Forward>,
     next_ticket: u64,
     pending: Option<Pending>,
     failed: bool,
@@ -90,83 +99,6 @@ struct Pending {
 }
 
 impl CpuEngine {
-    /// Packs the weights, starts the threads and allocates everything that serving will need.
-    ///
-    /// # Errors
-    /// The model has a part that the engine lacks, the engine lacks the precision, or a thread cannot be started.
-    pub fn new(model: Model, options: CpuOptions) -> Result<Self, EngineError> {
-        Self::with_instruction_set(model, options, InstructionSet::detect())
-    }
-
-    /// As [`new`](Self::new), with kernels for the given instruction set.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new), or this processor does not have the instruction set.
-    pub fn with_instruction_set(model: Model, options: CpuOptions, set: InstructionSet) -> Result<Self, EngineError> {
-        let isa =
-            Isa::new(set).ok_or_else(|| EngineError::Device(format!("this processor does not have {}", set.name())))?;
-        Self::supports(&model.architecture)?;
-        let precision = options.precision;
-        let unsupported = EngineError::Precision { engine: "cpu", precision, supported: PRECISIONS };
-        let format = Format::of(precision).ok_or(unsupported)?;
-        let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let threads = options.threads.unwrap_or_else(available).get();
-        let longest_row = model.architecture.max_tokens;
-        let max_batch_tokens = options.max_batch_tokens.max(longest_row);
-        let model = PackedModel::new(isa, format, model);
-
-        // A plan's group exceeds its aim by less than one row.
-        let group_tokens = (GROUP_TOKENS + longest_row).next_multiple_of(isa.tile_rows());
-        let exchange_len = group_tokens * (3 * model.widths.heads).max(model.widths.hidden);
-        let exchange = || [(); 2].map(|()| RwLock::new(vec![0.0; exchange_len]));
-        let mut workers: Vec<Worker> =
-            (0..threads).map(|index| Worker::new(isa, &model, index, group_tokens)).collect();
-        let arena_bytes =
-            workers.iter().map(Worker::bytes).sum::<u64>() + (threads * 2 * exchange_len * size_of::<f32>()) as u64;
-        let outputs = Vec::with_capacity(max_batch_tokens * model.architecture.outputs());
-        let memory = DeviceMemory {
-            weights_bytes: model.bytes(),
-            arena_bytes,
-            io_bytes: (outputs.capacity() * size_of::<f32>()) as u64,
-        };
-        let job = Job {
-            batch: PackedBatch::with_capacity(max_batch_tokens, max_batch_tokens),
-            plan: Plan::with_capacity(max_batch_tokens),
-        };
-        let shared = Arc::new(Shared {
-            isa,
-            model,
-            job: RwLock::new(job),
-            next_group: AtomicUsize::new(0),
-            exchange: (0..threads).map(|_| exchange()).collect(),
-            barrier: sync::Barrier::default(),
-            outputs: Mutex::new(outputs),
-            stages: stages::Stages::default(),
-        });
-        let worker = workers.remove(0);
-        let pool = Pool::start(&shared, workers)
-            .map_err(|error| EngineError::Device(format!("cannot start {threads} threads: {error}")))?;
-        let info = EngineInfo {
-            name: "cpu",
-            device: format!("{} ({})", std::env::consts::ARCH, set.name()),
-            precision: options.precision.name(),
-            threads,
-        };
-        let limits = Limits { threads, group_tokens: GROUP_TOKENS, member_tokens: MIN_MEMBER_TOKENS };
-        Ok(Self {
-            info,
-            max_batch_tokens,
-            memory,
-            limits,
-            shared,
-            pool,
-            worker,
-            next_ticket: 0,
-            pending: None,
-            failed: false,
-        })
-    }
-
     /// Whether the engine computes such a model.
     ///
     /// # Errors
@@ -175,23 +107,95 @@ impl CpuEngine {
         supports::check(architecture)
     }
 
+    /// What [`load`](Self::load) will take, before any weights are read: the model's own memory, and what it needs of
+    /// the device's buffers, which are as large as the largest need and not as their sum.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn memory_needed(
+        device: &CpuDevice,
+        architecture: &Architecture,
+        options: &CpuOptions,
+    ) -> Result<DeviceMemory, EngineError> {
+        Self::supports(architecture)?;
+        let (isa, format) = (device.isa(), Format::try_from(options.precision)?);
+        let needs = Needs::of(isa, format, architecture);
+        Ok(DeviceMemory {
+            weights_bytes: PackedModel::bytes_of(isa, format, architecture),
+            arena_bytes: device.threads() as u64 * needs.bytes(),
+            io_bytes: 0,
+        })
+    }
+
+    /// Packs the weights and has the device make room for rows as long as most are. A longer row makes the device's
+    /// buffers grow when it comes.
+    ///
+    /// # Errors
+    /// The model has a part that the engine lacks, the engine lacks the precision, or a thread panicked.
+    pub fn load(device: &Arc<CpuDevice>, model: Model, options: CpuOptions) -> Result<Self, EngineError> {
+        Self::supports(&model.architecture)?;
+        let CpuOptions { max_batch_tokens, precision } = options;
+        let format = Format::try_from(precision)?;
+        let isa = device.isa();
+        let max_batch_tokens = max_batch_tokens.max(model.architecture.max_tokens);
+        let model = PackedModel::new(isa, format, model);
+        let needs = Needs::of(isa, format, &model.architecture);
+        if !device.reserve(needs) {
+            return Err(EngineError::Device("a compute thread has no memory".to_owned()));
+        }
+        let info = EngineInfo {
+            name: "cpu",
+            device: format!("{} ({})", std::env::consts::ARCH, device.instruction_set().name()),
+            precision: precision.name(),
+            threads: device.threads(),
+        };
+        let limits = Limits { threads: device.threads(), group_tokens: GROUP_TOKENS, member_tokens: MIN_MEMBER_TOKENS };
+        let weights_bytes = model.bytes();
+        let forward = Arc::new(Forward {
+            isa,
+            model,
+            needs,
+            arena: Arc::clone(device.arena()),
+            batch: RwLock::default(),
+            next_group: AtomicUsize::new(0),
+            barrier: sync::Barrier::default(),
+            outputs: Mutex::default(),
+            stages: stages::Stages::default(),
+        });
+        Ok(Self {
+            info,
+            device: Arc::clone(device),
+            max_batch_tokens,
+            weights_bytes,
+            limits,
+            forward,
+            next_ticket: 0,
+            pending: None,
+            failed: false,
+        })
+    }
+
     /// Time that threads have spent in each stage since the engine was made, summed over threads.
     #[must_use]
     pub fn stage_times(&self) -> [(Stage, Duration); Stage::ALL.len()] {
-        self.shared.stages.totals()
+        self.forward.stages.totals()
     }
 
-    fn compute(&mut self, batch: &PackedBatch) -> Result<(), EngineError> {
+    fn architecture(&self) -> &Architecture {
+        &self.forward.model.architecture
+    }
+
+    fn compute(&mut self, rows: &PackedBatch) -> Result<(), EngineError> {
         {
-            let mut job = self.shared.job.write().unwrap_or_else(PoisonError::into_inner);
-            job.batch.copy_from(batch);
-            job.plan.make(&self.shared.model.architecture, batch, self.limits);
-            let mut outputs = self.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut batch = self.forward.batch.write().unwrap_or_else(PoisonError::into_inner);
+            batch.rows.copy_from(rows);
+            batch.grouping.make(self.architecture(), rows, self.limits);
+            let mut outputs = self.forward.outputs.lock().unwrap_or_else(PoisonError::into_inner);
             outputs.clear();
-            outputs.resize(batch.rows() * self.shared.model.architecture.outputs(), 0.0);
-            self.shared.next_group.store(0, Ordering::Relaxed);
+            outputs.resize(rows.rows() * self.architecture().outputs(), 0.0);
+            self.forward.next_group.store(0, Ordering::Relaxed);
         }
-        if batch.rows() > 0 && !self.pool.run(&*self.shared, &mut self.worker) {
+        if rows.rows() > 0 && !self.device.run(self.forward.clone()) {
             self.failed = true;
             return Err(EngineError::Device("a thread of the engine panicked".to_owned()));
         }
@@ -205,11 +209,11 @@ impl Engine for CpuEngine {
     }
 
     fn shape(&self) -> RowShape {
-        self.shared.model.architecture.row_shape()
+        self.architecture().row_shape()
     }
 
     fn row_flops(&self, tokens: usize) -> u64 {
-        row_flops(&self.shared.model.architecture, tokens)
+        row_flops(self.architecture(), tokens)
     }
 
     fn max_batch_tokens(&self) -> usize {
@@ -217,7 +221,12 @@ impl Engine for CpuEngine {
     }
 
     fn memory(&self) -> DeviceMemory {
-        self.memory
+        let outputs = self.forward.outputs.lock().unwrap_or_else(PoisonError::into_inner);
+        DeviceMemory {
+            weights_bytes: self.weights_bytes,
+            arena_bytes: self.device.arena_bytes(),
+            io_bytes: (outputs.capacity() * size_of::<f32>()) as u64,
+        }
     }
 
     fn submit(&mut self, batch: &CheckedBatch) -> Result<Ticket, EngineError> {
@@ -227,13 +236,13 @@ impl Engine for CpuEngine {
         if self.pending.is_some() {
             return Err(EngineError::TooManyInFlight { in_flight: 1 });
         }
-        let (tokens, max_batch_tokens) = (batch.tokens(), self.max_batch_tokens);
-        if tokens > max_batch_tokens {
-            return Err(EngineError::TooManyTokens { tokens, max_batch_tokens });
-        }
         let (found, expected) = (*batch.shape(), self.shape());
         if found != expected {
             return Err(EngineError::OtherShape { found, expected });
+        }
+        let (tokens, max_batch_tokens) = (batch.tokens(), self.max_batch_tokens);
+        if tokens > max_batch_tokens {
+            return Err(EngineError::TooManyTokens { tokens, max_batch_tokens });
         }
         let started = Instant::now();
         self.compute(batch)?;
@@ -241,7 +250,7 @@ impl Engine for CpuEngine {
         let report = BatchReport {
             rows: batch.rows(),
             tokens,
-            useful_flops: batch_flops(&self.shared.model.architecture, batch),
+            useful_flops: batch_flops(self.architecture(), batch),
             elapsed,
             device_time: Some(elapsed),
             dispatches: 0,
@@ -256,7 +265,7 @@ impl Engine for CpuEngine {
         match self.pending.take_if(|pending| pending.ticket == ticket.0) {
             None => Err(EngineError::WrongTicket { ticket: ticket.0 }),
             Some(Pending { report, .. }) => {
-                outputs.extend_from_slice(&self.shared.outputs.lock().unwrap_or_else(PoisonError::into_inner));
+                outputs.extend_from_slice(&self.forward.outputs.lock().unwrap_or_else(PoisonError::into_inner));
                 Ok(report)
             }
         }

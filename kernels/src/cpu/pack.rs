@@ -5,16 +5,12 @@
 
 use std::ops::Range;
 
-use super::gemm::{Finish, Gemm, Init};
+use super::gemm::{Finish, Gemm, Init, K_BLOCK};
 use super::integer::{IntegerGemm, IntegerPanels, LeftBuffer, Quantised, Weight};
 use super::matrix::{Matrix, MatrixMut};
 use super::simd::Isa;
 use crate::engine::Precision;
 use crate::weights::Linear;
-
-/// Inputs to one block: the panel (24 KiB on AVX2) shares a first-level cache of 32 KiB with a strip of the left
-/// matrix. Divides into no smaller blocks the 384 of the model at hand.
-pub(super) const K_BLOCK: usize = 384;
 
 /// How a packed matrix stores its numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +85,19 @@ impl PackedLinear {
             })
             .collect();
         Self { panels, bias, inputs: inputs.len(), outputs }
+    }
+
+    /// What a layer of these sizes takes, in bytes; `outputs` are padded.
+    pub(super) fn bytes_of(format: Format, outputs: usize, inputs: usize) -> u64 {
+        let blocks = (0..inputs).step_by(K_BLOCK);
+        let pairs = || blocks.clone().map(|first| K_BLOCK.min(inputs - first).next_multiple_of(2)).sum::<usize>();
+        let scales = blocks.len() * size_of::<f32>();
+        let of_output = match format {
+            Format::F32 => inputs * size_of::<f32>(),
+            Format::Int8 => pairs() + scales,
+            Format::Int16 => pairs() * size_of::<i16>() + scales,
+        };
+        (outputs * (of_output + size_of::<f32>())) as u64
     }
 
     /// Outputs, padded.

@@ -1,120 +1,173 @@
-//! The engine's threads: started once, asleep between batches.
+//! A processor's threads: started once, asleep between batches.
 //!
 //! The caller's thread is one of them, so `threads` is all that ever compute at a time, and one thread needs no other.
+//! Each thread keeps a worker, what it computes with, from one piece of work to the next.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// What the threads do with a batch.
-pub(super) trait Task: Send + Sync + 'static {
-    /// What one thread owns.
-    type Worker: Send + 'static;
-
-    /// One thread's part of the batch.
-    fn work(&self, worker: &mut Self::Worker);
+/// What the threads do together, such as computing a batch.
+pub(super) trait Work<W>: Send + Sync {
+    /// One thread's part.
+    fn run(&self, worker: &mut W);
 
     /// Called when a thread has panicked, so that none waits for it.
-    fn abandon(&self);
+    fn abandon(&self) {}
 }
 
-/// Threads beside the caller's.
+/// Threads beside the caller's, and the caller's worker.
 #[derive(Debug)]
-pub(super) struct Pool {
-    control: Arc<Control>,
+pub(super) struct Pool<W> {
+    control: Arc<Control<W>>,
     threads: Vec<JoinHandle<()>>,
+    own: W,
 }
 
-#[derive(Debug, Default)]
-struct Control {
-    state: Mutex<State>,
+struct Control<W> {
+    progress: Mutex<Progress<W>>,
     start: Condvar,
     done: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Counts batches.
-    batch: u64,
+struct Progress<W> {
+    /// Counts pieces of work.
+    turn: u64,
+    work: Option<Arc<dyn Work<W>>>,
     running: usize,
     panicked: bool,
     quit: bool,
 }
 
-impl Pool {
-    /// One thread for each of `workers`.
-    pub(super) fn start<T: Task>(task: &Arc<T>, workers: Vec<T::Worker>) -> std::io::Result<Self> {
-        let control = Arc::new(Control::default());
-        let mut pool = Self { control: control.clone(), threads: Vec::with_capacity(workers.len()) };
+impl<W: Send + 'static> Pool<W> {
+    /// A thread for each of `workers` besides the caller's, which takes `own`.
+    pub(super) fn start(own: W, workers: Vec<W>) -> std::io::Result<Self> {
+        let progress = Progress { turn: 0, work: None, running: 0, panicked: false, quit: false };
+        let control = Arc::new(Control { progress: Mutex::new(progress), start: Condvar::new(), done: Condvar::new() });
+        let mut pool = Self { control: control.clone(), threads: Vec::with_capacity(workers.len()), own };
         for (index, mut worker) in workers.into_iter().enumerate() {
-            let (task, control) = (task.clone(), control.clone());
+            let control = control.clone();
             let name = format!("assay-cpu-{}", index + 1);
             pool.threads.push(std::thread::Builder::new().name(name).spawn(move || {
-                let mut batch = 0;
-                while control.next(&mut batch) {
-                    control.finished(run(&*task, &mut worker));
+                let mut turn = 0;
+                while let Some(work) = control.next(&mut turn) {
+                    let succeeded = run(&*work, &mut worker);
+                    // Before the caller goes on: it may be the last to hold what the work belongs to.
+                    drop(work);
+                    control.finished(succeeded);
                 }
             })?);
         }
         Ok(pool)
     }
 
-    /// Works on a batch with every thread and `worker` on this one; false when a thread panicked.
-    pub(super) fn run<T: Task>(&self, task: &T, worker: &mut T::Worker) -> bool {
-        let mut state = self.control.lock();
-        state.running = self.threads.len();
-        state.batch += 1;
-        drop(state);
+    /// Works with every thread, this one included; false when one panicked.
+    pub(super) fn run(&mut self, work: Arc<dyn Work<W>>) -> bool {
+        let mut progress = self.control.lock();
+        progress.running = self.threads.len();
+        progress.turn += 1;
+        progress.panicked = false;
+        let own = Arc::clone(&work);
+        progress.work = Some(work);
+        drop(progress);
         self.control.start.notify_all();
-        let succeeded = run(task, worker);
-        let mut state = self.control.lock();
-        while state.running > 0 {
-            state = self.control.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let succeeded = run(&*own, &mut self.own);
+        let mut progress = self.control.lock();
+        while progress.running > 0 {
+            progress = self.control.done.wait(progress).unwrap_or_else(PoisonError::into_inner);
         }
-        succeeded && !state.panicked
+        progress.work = None;
+        succeeded && !progress.panicked
     }
 }
 
-fn run<T: Task>(task: &T, worker: &mut T::Worker) -> bool {
-    let result = catch_unwind(AssertUnwindSafe(|| task.work(worker)));
+fn run<W>(work: &dyn Work<W>, worker: &mut W) -> bool {
+    let result = catch_unwind(AssertUnwindSafe(|| work.run(worker)));
     if result.is_err() {
-        task.abandon();
+        work.abandon();
     }
     result.is_ok()
 }
 
-impl Control {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl<W> Control<W> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Progress<W>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps until there is a batch after `batch`; false when it is time to go.
-    fn next(&self, batch: &mut u64) -> bool {
-        let mut state = self.lock();
-        while state.batch == *batch && !state.quit {
-            state = self.start.wait(state).unwrap_or_else(PoisonError::into_inner);
+    /// Sleeps until there is work after `turn`; `None` when it is time to go.
+    fn next(&self, turn: &mut u64) -> Option<Arc<dyn Work<W>>> {
+        let mut progress = self.lock();
+        while progress.turn == *turn && !progress.quit {
+            progress = self.start.wait(progress).unwrap_or_else(PoisonError::into_inner);
         }
-        *batch = state.batch;
-        !state.quit
+        *turn = progress.turn;
+        if progress.quit { None } else { progress.work.clone() }
     }
 
     fn finished(&self, succeeded: bool) {
-        let mut state = self.lock();
-        state.panicked |= !succeeded;
-        state.running -= 1;
-        if state.running == 0 {
+        let mut progress = self.lock();
+        progress.panicked |= !succeeded;
+        progress.running -= 1;
+        if progress.running == 0 {
             self.done.notify_one();
         }
     }
 }
 
-impl Drop for Pool {
+impl<W> std::fmt::Debug for Control<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
+
+impl<W> Drop for Pool<W> {
     fn drop(&mut self) {
         self.control.lock().quit = true;
         self.control.start.notify_all();
         for thread in self.threads.drain(..) {
-            // A thread that panicked has been reported by the batch that it failed.
+            // A thread that panicked has been reported by the work that it failed.
             let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Adds up what the workers hold; panics in the worker that holds `bad`.
+    #[derive(Default)]
+    struct Sum {
+        total: AtomicUsize,
+        bad: usize,
+    }
+
+    impl Work<usize> for Sum {
+        fn run(&self, worker: &mut usize) {
+            assert_ne!(*worker, self.bad, "the worker that is bad");
+            self.total.fetch_add(*worker, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn every_thread_does_its_part_of_every_work_and_none_holds_it_afterwards() {
+        let mut pool = Pool::start(1, vec![10, 100]).unwrap();
+        for _ in 0..100 {
+            let sum = Arc::new(Sum::default());
+            assert!(pool.run(sum.clone()));
+            assert_eq!(sum.total.load(Ordering::Relaxed), 111);
+            assert_eq!(Arc::strong_count(&sum), 1);
+        }
+    }
+
+    #[test]
+    fn a_panic_fails_its_work_and_the_next_one_is_done() {
+        let mut pool = Pool::start(1, vec![10]).unwrap();
+        for bad in [1, 10] {
+            assert!(!pool.run(Arc::new(Sum { bad, ..Sum::default() })));
+            assert!(pool.run(Arc::new(Sum::default())));
         }
     }
 }

@@ -3,7 +3,10 @@
 use serde_json::Value;
 
 use super::{ConfigError, shown};
-use crate::architecture::{Activation, Layer, MAX_LAYERS, Mask, TokenTypes};
+use crate::architecture::{Activation, Layer, Mask, TokenTypes};
+
+/// Layers above this are refused: a layer is a value of its own, so their number is memory before any weight is read.
+pub(super) const MAX_LAYERS: usize = 1 << 10;
 
 /// Labels of a classifier whose configuration does not count them.
 pub(super) const DEFAULT_LABELS: usize = 2;

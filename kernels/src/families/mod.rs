@@ -5,15 +5,20 @@
 //! that is not listed may compute something else with the same tensors. Nothing outside this folder names a family.
 
 mod bert;
+mod check;
 mod config;
+mod distilbert;
+mod electra;
+mod modernbert;
 mod names;
+mod roberta;
 
 use crate::architecture::Architecture;
 use config::labels;
 pub(crate) use names::{Names, QueryKeyValue};
 
 /// Every family that is read.
-const FAMILIES: &[Family] = &[bert::FAMILY];
+const FAMILIES: &[Family] = &[bert::FAMILY, roberta::FAMILY, distilbert::FAMILY, electra::FAMILY, modernbert::FAMILY];
 
 /// What the class of a classifier ends with, after its [`Kind::class`].
 const CLASSIFIER: &str = "ForSequenceClassification";
@@ -128,7 +133,7 @@ impl Config {
     /// A field is missing or has a value that would be computed wrongly.
     pub(crate) fn architecture(&self, adapter_labels: Option<usize>) -> Result<Architecture, ConfigError> {
         let architecture = (self.family.architecture)(&self.value, adapter_labels.or(self.labels))?;
-        architecture.check()?;
+        check::check(&architecture)?;
         Ok(architecture)
     }
 }

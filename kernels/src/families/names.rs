@@ -34,7 +34,6 @@ pub(crate) enum QueryKeyValue {
     /// Each by itself.
     Separate([&'static str; 3]),
     /// One below the other in one module.
-    #[allow(dead_code, reason = "the next family has it")]
     Fused(&'static str),
 }
 

@@ -4,9 +4,6 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::device::block_on;
-use super::error::GpuError;
-
 /// Features without which no kernel runs: sizes travel as immediates.
 pub(super) const REQUIRED: wgpu::Features = wgpu::Features::IMMEDIATES;
 
@@ -20,9 +17,9 @@ pub enum AdapterKind {
     Integrated,
     /// A slice of a GPU, given by a hypervisor.
     Virtual,
-    /// A driver that computes on the processor: never chosen by itself.
+    /// A driver that computes on the processor: only taken if asked for.
     Software,
-    /// It does not say.
+    /// The driver does not say.
     Other,
 }
 
@@ -39,7 +36,7 @@ pub struct AdapterDescription {
     pub driver: String,
     /// What sort of device it is.
     pub kind: AdapterKind,
-    /// Why the kernels cannot run on it, where they cannot.
+    /// What the kernels need and the adapter lacks.
     pub unusable: Option<String>,
     /// It tells when a pass began and ended.
     pub timestamps: bool,
@@ -49,7 +46,7 @@ pub struct AdapterDescription {
     pub native_f16: bool,
     /// Cooperative matrix shapes, such as `8x8x8 f16->f32`.
     pub cooperative: Vec<String>,
-    /// Threads that run in step, where the adapter fixes their number.
+    /// Threads that run in step, if the adapter fixes their number.
     pub subgroup: Option<u32>,
     /// Largest buffer that a kernel may bind, in bytes.
     pub max_buffer_bytes: u64,
@@ -73,12 +70,42 @@ pub enum AdapterSelection {
     Name(String),
 }
 
+/// Which family of kernels an adapter is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KernelFamily {
+    /// Many threads, workgroup memory, barriers.
+    Gpu,
+    /// For a driver that computes on the processor: barriers and workgroup memory are dear there.
+    Software,
+}
+
+/// Why an adapter cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdapterError {
+    /// No adapter fits the selection.
+    #[error("no GPU adapter {wanted}: found {}", listed(.found))]
+    NotFound {
+        /// What was asked for.
+        wanted: AdapterSelection,
+        /// The adapters that there are.
+        found: Vec<AdapterDescription>,
+    },
+    /// The adapter lacks something that the kernels need.
+    #[error("adapter {adapter} does not support {missing}: choose another adapter or the CPU engine")]
+    Unusable {
+        /// The adapter.
+        adapter: String,
+        /// What it lacks.
+        missing: String,
+    },
+}
+
 /// What [`auto`] decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AutoChoice {
     /// The GPU to use; none means the CPU engine.
     pub adapter: Option<AdapterDescription>,
-    /// Why, for the log.
+    /// The reason, for the log.
     pub reason: String,
 }
 
@@ -88,8 +115,8 @@ pub fn adapters() -> Vec<AdapterDescription> {
     enumerate().iter().enumerate().map(|(index, adapter)| describe(index, adapter)).collect()
 }
 
-/// The engine to take where nobody said which: a real GPU where there is a usable one, and the CPU engine otherwise. A
-/// software adapter is never taken: the CPU engine is faster on the same processor.
+/// The default engine: a real GPU if there is a usable one, otherwise the CPU engine. Never takes a software adapter,
+/// because the CPU engine is faster on the same processor.
 #[must_use]
 pub fn auto() -> AutoChoice {
     let adapters = adapters();
@@ -109,12 +136,12 @@ pub fn auto() -> AutoChoice {
 ///
 /// # Errors
 /// There is none, or it lacks what every kernel needs.
-pub fn find(selection: &AdapterSelection) -> Result<AdapterDescription, GpuError> {
+pub fn find(selection: &AdapterSelection) -> Result<AdapterDescription, AdapterError> {
     select(selection).map(|(_, description)| description)
 }
 
 /// Finds the adapter that `selection` names, to open it.
-pub(super) fn select(selection: &AdapterSelection) -> Result<(wgpu::Adapter, AdapterDescription), GpuError> {
+pub(super) fn select(selection: &AdapterSelection) -> Result<(wgpu::Adapter, AdapterDescription), AdapterError> {
     let adapters = enumerate();
     let described: Vec<_> = adapters.iter().enumerate().map(|(index, adapter)| describe(index, adapter)).collect();
     let fits = |adapter: &AdapterDescription| match selection {
@@ -124,18 +151,10 @@ pub(super) fn select(selection: &AdapterSelection) -> Result<(wgpu::Adapter, Ada
         AdapterSelection::Name(name) => adapter.name.to_lowercase().contains(&name.to_lowercase()),
     };
     let Some(found) = described.iter().find(|adapter| fits(adapter)).cloned() else {
-        let wanted = match selection {
-            AdapterSelection::Gpu => "that is a GPU".to_owned(),
-            AdapterSelection::Any => "at all".to_owned(),
-            AdapterSelection::Index(index) => format!("number {index}"),
-            AdapterSelection::Name(name) => format!("named {name:?}"),
-        };
-        let found = described.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        return Err(GpuError::NoAdapter { wanted, found: if found.is_empty() { "none".to_owned() } else { found } });
+        return Err(AdapterError::NotFound { wanted: selection.clone(), found: described });
     };
-    if let Some(what) = found.unusable.clone() {
-        let remedy = "choose another adapter or the CPU engine";
-        return Err(GpuError::Unsupported { adapter: found.name, what, remedy });
+    if let Some(missing) = found.unusable {
+        return Err(AdapterError::Unusable { adapter: found.name, missing });
     }
     Ok((adapters[found.index].clone(), found))
 }
@@ -146,7 +165,7 @@ fn enumerate() -> Vec<wgpu::Adapter> {
         flags: wgpu::InstanceFlags::empty(),
         ..wgpu::InstanceDescriptor::new_without_display_handle()
     });
-    let mut adapters = block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
     adapters.sort_by_key(|adapter| match kind(&adapter.get_info()) {
         AdapterKind::Discrete => 0,
         AdapterKind::Integrated => 1,
@@ -207,6 +226,35 @@ impl fmt::Display for AdapterKind {
             Self::Software => "software",
             Self::Other => "other",
         })
+    }
+}
+
+impl fmt::Display for AdapterSelection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gpu => f.write_str("that is a GPU"),
+            Self::Any => f.write_str("at all"),
+            Self::Index(index) => write!(f, "number {index}"),
+            Self::Name(name) => write!(f, "named {name:?}"),
+        }
+    }
+}
+
+impl AdapterDescription {
+    /// The family of kernels for this adapter.
+    #[must_use]
+    pub fn kernel_family(&self) -> KernelFamily {
+        match self.kind {
+            AdapterKind::Software => KernelFamily::Software,
+            _ => KernelFamily::Gpu,
+        }
+    }
+}
+
+fn listed(adapters: &[AdapterDescription]) -> String {
+    match adapters {
+        [] => "none".to_owned(),
+        adapters => adapters.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 

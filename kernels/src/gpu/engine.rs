@@ -1,60 +1,59 @@
-//! The engine: one model on one device, three batches in flight.
+//! The engine: one model on a GPU, three batches in flight.
 //!
-//! A fault of the device (lost, out of memory, a driver's error) ends the batches in flight with an error; the next
-//! submission opens the device anew and loads the model again from the weights, which the engine keeps for that purpose.
+//! Several engines share a [`GpuDevice`]: its queue, its pipelines where shapes agree, and its arena. What an engine holds
+//! of its own: the weights on the device, the buffers of its batches in flight, and the weights in the processor's memory,
+//! which it keeps to load the model again after a fault of the device.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::adapter::{AdapterDescription, AdapterSelection};
-use super::device::{Created, GpuDevice};
-use super::error::GpuError;
-use super::kernel::Extent;
-use super::layout::{Layout, Precision};
-use super::model::DeviceModel;
-use super::ops::Target;
-use super::ops::attention::{self, Tile};
+use super::adapter::KernelFamily;
+use super::arena::{Arena, ArenaSizes};
+use super::bound::{BoundBuffers, BoundPass};
+use super::choices::Choices;
+use super::device::GpuDevice;
+use super::error::{GpuError, Loss};
+use super::layout::{Layout, Storage, supports};
+use super::op::Extent;
+use super::opened::OpenDevice;
+use super::ops::attention::{self, QueryTile};
 use super::ops::embed::Token;
-use super::plan::{Arena, Extents, Plan};
-use super::slots::{SLOTS, Slot};
-use super::supports;
-use super::tune::{self, Choices, TuneCache};
-use crate::architecture::{Architecture, TokenTypes, Unsupported};
+use super::pass::{Extents, ForwardPass};
+use super::slots::{self, SLOTS, Slot};
+use super::timing;
+use super::tune::{Subject, TuneCache};
+use super::uploaded::{self, Uploaded};
+use crate::architecture::{Architecture, RowShape, Unsupported};
 use crate::batch::{CheckedBatch, PackedBatch};
-use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, RowShape, Ticket};
+use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, Ticket};
 use crate::flops::{batch_flops, row_flops};
 use crate::weights::Model;
 
-/// Token budget where nobody says: 80 rows of 100 tokens, which fills the GPUs of today, in 120 MB of f32 activations for
-/// a hidden size of 384.
+/// Default token budget: 80 rows of 100 tokens, which fills the GPUs of today, in 120 MB of f32 activations for a hidden
+/// size of 384.
 pub const DEFAULT_MAX_BATCH_TOKENS: usize = 8192;
-/// Workgroups that wgpu dispatches along one dimension at most.
-const MAX_WORKGROUPS: usize = 65_535;
 
-/// How to make a [`GpuEngine`].
+/// How to load a model.
 #[derive(Debug, Clone)]
 pub struct GpuOptions {
-    /// Which adapter to open.
-    pub adapter: AdapterSelection,
-    /// How numbers are stored.
+    /// How numbers are stored: f32 or f16.
     pub precision: Precision,
     /// Most tokens in one batch; raised to the model's longest row.
     pub max_batch_tokens: usize,
     /// Where kernel choices come from: timed on this device, remembered, or the defaults.
     pub tune: TuneCache,
-    /// Which family of kernels; none means the adapter's own. The other is for tests.
-    pub target: Option<Target>,
+    /// Which family of kernels; the adapter's own if absent. The other one is slower and computes the same.
+    pub family: Option<KernelFamily>,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
         Self {
-            adapter: AdapterSelection::default(),
-            precision: Precision::default(),
+            precision: Precision::F32,
             max_batch_tokens: DEFAULT_MAX_BATCH_TOKENS,
             tune: TuneCache::default(),
-            target: None,
+            family: None,
         }
     }
 }
@@ -62,9 +61,11 @@ impl Default for GpuOptions {
 /// A model on a GPU.
 #[derive(Debug)]
 pub struct GpuEngine {
+    device: Arc<GpuDevice>,
     model: Arc<Model>,
-    options: GpuOptions,
     layout: Layout,
+    max_batch_tokens: usize,
+    choices: Choices,
     info: EngineInfo,
     memory: DeviceMemory,
     loaded: Option<Loaded>,
@@ -73,31 +74,30 @@ pub struct GpuEngine {
     scratch: Scratch,
 }
 
-/// Everything that lives on the device. Dropped as a whole after a fault.
+/// Everything of the model that lives on the device. Dropped as a whole after a fault.
 #[derive(Debug)]
 struct Loaded {
-    gpu: GpuDevice,
-    model: DeviceModel,
-    arena: Arena,
+    gpu: Arc<OpenDevice>,
+    weights: Uploaded,
+    arena: Arc<Arena>,
     slots: Vec<Slot>,
-    plan: Plan,
-    choices: Choices,
+    pass: BoundPass,
 }
 
 #[derive(Debug)]
 struct InFlight {
     ticket: u64,
-    slot: Place,
+    held: Held,
     report: BatchReport,
     submitted: Instant,
     submission: Option<wgpu::SubmissionIndex>,
 }
 
-/// Where the numbers of a batch will be.
+/// Where the numbers of a batch in flight will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Held {
     /// In this slot.
-    Slot(usize),
+    InSlot(usize),
     /// Nowhere: the batch has no rows.
     Empty,
     /// Nowhere: the device was lost with the batch.
@@ -108,88 +108,92 @@ enum Place {
 #[derive(Debug, Default)]
 struct Scratch {
     tokens: Vec<Token>,
-    tiles: Vec<Tile>,
-    rows: Vec<Tile>,
+    query_tiles: Vec<QueryTile>,
+    rows: Vec<QueryTile>,
 }
 
 impl GpuEngine {
-    /// Opens the device and loads the model: every pipeline, bind group and buffer is made here.
+    /// Whether the engine computes every part of a model, on any adapter.
     ///
     /// # Errors
-    /// There is no such adapter, the model has a shape that no kernel computes, or its memory does not suffice.
-    pub fn new(model: impl Into<Arc<Model>>, options: GpuOptions) -> Result<Self, GpuError> {
-        let model = model.into();
-        Self::supports(&model.architecture)?;
-        let layout = Layout::new(&model.architecture, options.precision)?;
-        let longest = model.architecture.max_tokens;
-        let most = MAX_WORKGROUPS * 64 / (layout.hidden_padded / 4);
-        if options.max_batch_tokens.max(longest) > most {
-            return Err(GpuError::Shape { what: format!("batches of more than {most} tokens") });
-        }
-        let options = GpuOptions { max_batch_tokens: options.max_batch_tokens.max(longest), ..options };
-        let loaded = Loaded::new(&model, &layout, &options)?;
-        let info = EngineInfo {
-            name: "gpu",
-            device: loaded.gpu.description().to_string(),
-            precision: options.precision.name(),
-            threads: 0,
-        };
-        let memory = loaded.memory();
-        Ok(Self {
-            model,
-            options,
-            layout,
-            info,
-            memory,
-            loaded: Some(loaded),
-            in_flight: VecDeque::with_capacity(SLOTS),
-            next_ticket: 0,
-            scratch: Scratch::default(),
+    /// Names the first part that it lacks, and what it has in its place.
+    pub fn supports(architecture: &Architecture) -> Result<(), Unsupported> {
+        supports(architecture)
+    }
+
+    /// What [`memory`](Engine::memory) of a model would be on `device`, by formula. Nothing is uploaded.
+    ///
+    /// # Errors
+    /// The engine lacks a part of the model or the precision, or the token budget is more than a dispatch takes.
+    pub fn memory_needed(
+        device: &GpuDevice,
+        architecture: &Architecture,
+        options: &GpuOptions,
+    ) -> Result<DeviceMemory, GpuError> {
+        let layout = Layout::new(architecture, Storage::try_from(options.precision)?)?;
+        let max_batch_tokens = batch_tokens(architecture, &layout, options)?;
+        Ok(DeviceMemory {
+            weights_bytes: uploaded::bytes(architecture, &layout),
+            arena_bytes: ArenaSizes::new(&layout, max_batch_tokens).total(),
+            io_bytes: slots::bytes(&*device.opened()?, max_batch_tokens, architecture.outputs()),
         })
     }
 
-    /// Whether the engine computes such a model.
+    /// Loads a model onto the device: uploads its weights, and makes every pipeline that the device does not have yet,
+    /// every bind group and every buffer. The engine keeps `model` in the processor's memory.
     ///
     /// # Errors
-    /// Names a part that it lacks.
-    pub fn supports(architecture: &Architecture) -> Result<(), Unsupported> {
-        supports::check(architecture)
+    /// The engine lacks a part of the model or the precision, the token budget is more than a dispatch takes, or the
+    /// device has not the memory.
+    ///
+    /// # Panics
+    /// The weights are not those of the architecture.
+    pub fn load(device: &Arc<GpuDevice>, model: impl Into<Arc<Model>>, options: &GpuOptions) -> Result<Self, GpuError> {
+        let model = model.into();
+        let memory = Self::memory_needed(device, &model.architecture, options)?;
+        let layout = Layout::new(&model.architecture, Storage::try_from(options.precision)?)?;
+        let max_batch_tokens = batch_tokens(&model.architecture, &layout, options)?;
+        let gpu = device.opened()?;
+        let family = options.family.unwrap_or(gpu.description().kernel_family());
+        let subject = Subject { architecture: &model.architecture, layout: &layout, family, max_batch_tokens };
+        let choices = options.tune.choose(&gpu, subject)?;
+        let info = EngineInfo {
+            name: "gpu",
+            device: gpu.description().to_string(),
+            precision: options.precision.name(),
+            threads: 0,
+        };
+        let mut engine = Self {
+            device: Arc::clone(device),
+            model,
+            layout,
+            max_batch_tokens,
+            choices,
+            info,
+            memory,
+            loaded: None,
+            in_flight: VecDeque::with_capacity(SLOTS),
+            next_ticket: 0,
+            scratch: Scratch::default(),
+        };
+        engine.loaded = Some(engine.load_on(gpu)?);
+        Ok(engine)
     }
 
-    /// The adapter, while the device is there.
+    /// The kernel variants in use.
     #[must_use]
-    pub fn adapter(&self) -> Option<&AdapterDescription> {
-        self.loaded.as_ref().map(|loaded| loaded.gpu.description())
+    pub fn choices(&self) -> &Choices {
+        &self.choices
     }
 
-    /// The kernel variants in use, while the device is there.
+    /// The device that the model is on.
     #[must_use]
-    pub fn choices(&self) -> Option<&Choices> {
-        self.loaded.as_ref().map(|loaded| &loaded.choices)
-    }
-
-    /// What was created on the device since it was opened. Serving adds nothing to it.
-    #[must_use]
-    pub fn created(&self) -> Option<Created> {
-        self.loaded.as_ref().map(|loaded| loaded.gpu.created())
-    }
-
-    /// Drill: gives the device up, as a driver reset would.
-    pub fn provoke_device_loss(&mut self) {
-        if let Some(loaded) = &self.loaded {
-            loaded.gpu.destroy();
-        }
-    }
-
-    /// Drill: marks the device as out of memory, as a failed allocation would.
-    pub fn provoke_out_of_memory(&mut self) {
-        if let Some(loaded) = &self.loaded {
-            loaded.gpu.fail_out_of_memory();
-        }
+    pub fn device(&self) -> &Arc<GpuDevice> {
+        &self.device
     }
 
     /// Time of each kernel of a forward pass over `batch`, in the order of the pass: name, FLOPs, bytes, and the fastest
-    /// of `repeats` runs of that kernel alone. For the bench and for `assay tune`; the numbers computed are discarded.
+    /// of `repeats` runs of that kernel alone. The numbers computed are discarded.
     ///
     /// # Errors
     /// As [`Engine::run`].
@@ -197,44 +201,86 @@ impl GpuEngine {
         let mut outputs = Vec::new();
         self.run(batch, &mut outputs)?;
         let extents = self.scratch.extents(batch);
-        let Loaded { gpu, slots, plan, .. } = self.loaded()?;
+        let Loaded { gpu, slots, pass, .. } = self.current()?;
         // The batch above was alone in flight, so it was in slot 0, whose bind groups the steps below have.
         slots[0].lend(gpu)?;
         let mut times = Vec::new();
-        for (name, kernel, bind_group, work) in plan.steps(extents) {
-            let time = tune::fastest(gpu, kernel, bind_group, &work, repeats)?;
+        for (name, pipeline, bind_group, work) in pass.profiled(extents) {
+            let time = timing::fastest(gpu, pipeline, bind_group, &work, repeats)?;
             times.push(KernelTime { name, flops: work.flops, bytes: work.bytes, time });
         }
         slots[0].resume();
         Ok(times)
     }
 
-    /// The device with the model on it, loaded anew after a fault.
-    fn loaded(&mut self) -> Result<&mut Loaded, GpuError> {
+    fn load_on(&self, gpu: Arc<OpenDevice>) -> Result<Loaded, GpuError> {
+        let Model { architecture, .. } = &*self.model;
+        let weights = gpu.scoped(|| Uploaded::new(&gpu, &self.model, &self.layout))?;
+        let slot = |_| Slot::new(&gpu, self.max_batch_tokens, architecture.outputs());
+        let slots = gpu.scoped(|| (0..SLOTS).map(slot).collect::<Result<Vec<_>, _>>())?;
+        let arena = self.device.arena(&gpu, ArenaSizes::new(&self.layout, self.max_batch_tokens))?;
+        let pass = ForwardPass::new(architecture, &self.layout, &self.choices);
+        let buffers = BoundBuffers { weights: &weights, arena: &arena, slots: &slots };
+        let pass = BoundPass::new(&gpu, pass, buffers)?;
+        gpu.check()?;
+        Ok(Loaded { gpu, weights, arena, slots, pass })
+    }
+
+    /// The model on the device as it is now: loaded anew after a fault, bound to a newer arena if there is one.
+    fn current(&mut self) -> Result<&mut Loaded, GpuError> {
         if let Some(loaded) = &self.loaded
             && let Err(fault) = loaded.gpu.check()
         {
+            let is_news = self.device.is_current(&loaded.gpu);
             self.drop_device();
-            // The caller learns of the fault by the batches that it took; where none was in flight, by this error.
-            if !self.in_flight.iter().any(|batch| batch.slot == Place::Lost) {
+            // The caller learns of the fault by the batches that it took. If none was in flight, and no other engine has
+            // met the fault, it learns by this error.
+            if is_news && !self.in_flight.iter().any(|batch| batch.held == Held::Lost) {
                 return Err(fault);
             }
         }
-        let loaded = match self.loaded.take() {
+        let mut loaded = match self.loaded.take() {
             Some(loaded) => loaded,
-            None => Loaded::new(&self.model, &self.layout, &self.options)?,
+            None => self.load_on(self.device.opened()?)?,
         };
+        let arena = self.device.newest_arena(&loaded.arena);
+        if !Arc::ptr_eq(&arena, &loaded.arena) {
+            loaded.arena = arena;
+            let buffers = BoundBuffers { weights: &loaded.weights, arena: &loaded.arena, slots: &loaded.slots };
+            loaded.pass.bind(&loaded.gpu, buffers);
+        }
         Ok(self.loaded.insert(loaded))
     }
 
     fn drop_device(&mut self) {
         self.loaded = None;
         for batch in &mut self.in_flight {
-            if let Place::Slot(_) = batch.slot {
-                batch.slot = Place::Lost;
+            if let Held::InSlot(_) = batch.held {
+                batch.held = Held::Lost;
             }
         }
     }
+
+    /// A slot that no batch in flight has; there is one, because fewer than [`SLOTS`] are in flight.
+    fn free_slot(&self) -> usize {
+        let taken = |slot| self.in_flight.iter().any(|batch| batch.held == Held::InSlot(slot));
+        (0..SLOTS).find(|&slot| !taken(slot)).unwrap_or(0)
+    }
+
+    /// What the drills of [`super::drills`] act on.
+    #[cfg(feature = "drills")]
+    pub(super) fn opened(&self) -> Option<&OpenDevice> {
+        self.loaded.as_ref().map(|loaded| &*loaded.gpu)
+    }
+}
+
+/// The token budget of a model: at least its longest row.
+fn batch_tokens(architecture: &Architecture, layout: &Layout, options: &GpuOptions) -> Result<usize, GpuError> {
+    let (tokens, limit) = (options.max_batch_tokens.max(architecture.max_tokens), layout.max_batch_tokens());
+    if tokens > limit {
+        return Err(GpuError::BatchTooLong { tokens, limit });
+    }
+    Ok(tokens)
 }
 
 /// What one kernel of a forward pass takes.
@@ -251,31 +297,6 @@ pub struct KernelTime {
 }
 
 impl Loaded {
-    fn new(weights: &Model, layout: &Layout, options: &GpuOptions) -> Result<Self, GpuError> {
-        let gpu = GpuDevice::open(&options.adapter)?;
-        let architecture = &weights.architecture;
-        let target = options.target.unwrap_or(Target::of(&gpu));
-        let choices = options.tune.choose(&gpu, target, layout, options.max_batch_tokens)?;
-        let (model, arena, slots) = gpu.scoped(|| {
-            let model = DeviceModel::new(&gpu, &weights.weights, layout)?;
-            let arena = Arena::new(&gpu, layout, options.max_batch_tokens)?;
-            let slots: Result<Vec<_>, _> =
-                (0..SLOTS).map(|_| Slot::new(&gpu, options.max_batch_tokens, architecture.outputs())).collect();
-            Ok((model, arena, slots?))
-        })?;
-        let plan = gpu.scoped(|| Plan::new(&gpu, architecture, layout, &choices, (&model, &arena, &slots)))?;
-        gpu.check()?;
-        Ok(Self { gpu, model, arena, slots, plan, choices })
-    }
-
-    fn memory(&self) -> DeviceMemory {
-        DeviceMemory {
-            weights_bytes: self.model.bytes,
-            arena_bytes: self.arena.bytes,
-            io_bytes: self.gpu.created().buffer_bytes - self.model.bytes - self.arena.bytes,
-        }
-    }
-
     fn submit(
         &mut self,
         slot: usize,
@@ -284,15 +305,15 @@ impl Loaded {
         outputs_bytes: u64,
         report: &mut BatchReport,
     ) -> Result<wgpu::SubmissionIndex, GpuError> {
-        let Self { gpu, slots, plan, .. } = self;
+        let Self { gpu, slots, pass: bound, .. } = self;
         let place = &mut slots[slot];
         let label = Some("batch");
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-        place.upload(gpu, &mut encoder, (&scratch.tokens, &scratch.tiles, &scratch.rows))?;
+        place.upload(gpu, &mut encoder, (&scratch.tokens, &scratch.query_tiles, &scratch.rows))?;
         {
             let timestamp_writes = place.timestamp_writes();
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes });
-            let totals = plan.record(&mut pass, slot, extents);
+            let totals = bound.record(&mut pass, slot, extents);
             report.dispatches = totals.dispatches;
             report.bytes_moved = totals.bytes;
         }
@@ -300,6 +321,18 @@ impl Loaded {
         let submission = gpu.queue.submit([encoder.finish()]);
         gpu.check()?;
         Ok(submission)
+    }
+
+    fn finish(
+        &mut self,
+        slot: usize,
+        submission_index: Option<wgpu::SubmissionIndex>,
+        outputs_bytes: u64,
+        outputs: &mut Vec<f32>,
+    ) -> Result<Option<Duration>, GpuError> {
+        self.gpu.device.poll(wgpu::PollType::Wait { submission_index, timeout: None })?;
+        self.gpu.check()?;
+        self.slots[slot].finish(&self.gpu, outputs_bytes, outputs)
     }
 }
 
@@ -317,13 +350,15 @@ impl Engine for GpuEngine {
     }
 
     fn max_batch_tokens(&self) -> usize {
-        self.options.max_batch_tokens
+        self.max_batch_tokens
     }
 
     fn max_in_flight(&self) -> usize {
         SLOTS
     }
 
+    /// Weights and batches in flight are the engine's own. The arena is the device's: an engine says what it needs of it,
+    /// and [`GpuDevice::arena_bytes`] what the device holds for all.
     fn memory(&self) -> DeviceMemory {
         self.memory
     }
@@ -333,7 +368,7 @@ impl Engine for GpuEngine {
         if found != expected {
             return Err(EngineError::OtherShape { found, expected });
         }
-        let (tokens, max_batch_tokens) = (batch.tokens(), self.options.max_batch_tokens);
+        let (tokens, max_batch_tokens) = (batch.tokens(), self.max_batch_tokens);
         if tokens > max_batch_tokens {
             return Err(EngineError::TooManyTokens { tokens, max_batch_tokens });
         }
@@ -347,19 +382,19 @@ impl Engine for GpuEngine {
             useful_flops: batch_flops(&self.model.architecture, batch),
             ..BatchReport::default()
         };
-        let (mut slot, mut submission) = (Place::Empty, None);
+        let (mut held, mut submission) = (Held::Empty, None);
         if batch.rows() > 0 {
             let mut scratch = std::mem::take(&mut self.scratch);
             let outputs_bytes = (batch.rows() * expected.outputs * 4) as u64;
-            let free = self.free_slot();
-            let submit = self.loaded().and_then(|loaded| {
-                scratch.fill(batch, expected.token_types, loaded.plan.queries_per_tile);
+            let (free, model) = (self.free_slot(), Arc::clone(&self.model));
+            let submit = self.current().and_then(|loaded| {
+                scratch.fill(&model.architecture, batch, loaded.pass.queries_per_tile());
                 let extents = scratch.extents(batch);
                 loaded.submit(free, &scratch, &extents, outputs_bytes, &mut report)
             });
             self.scratch = scratch;
             match submit {
-                Ok(index) => (slot, submission) = (Place::Slot(free), Some(index)),
+                Ok(index) => (held, submission) = (Held::InSlot(free), Some(index)),
                 Err(error) => {
                     self.drop_device();
                     return Err(error.into());
@@ -368,7 +403,7 @@ impl Engine for GpuEngine {
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.in_flight.push_back(InFlight { ticket, slot, report, submitted, submission });
+        self.in_flight.push_back(InFlight { ticket, held, report, submitted, submission });
         Ok(Ticket(ticket))
     }
 
@@ -379,15 +414,15 @@ impl Engine for GpuEngine {
         let Some(mut batch) = self.in_flight.pop_front() else {
             return Err(EngineError::WrongTicket { ticket: ticket.0 });
         };
-        let slot = match batch.slot {
-            Place::Empty => return Ok(BatchReport { elapsed: batch.submitted.elapsed(), ..batch.report }),
-            Place::Lost => return Err(EngineError::Device("the device was lost with this batch".to_owned())),
-            Place::Slot(slot) => slot,
+        let slot = match batch.held {
+            Held::Empty => return Ok(BatchReport { elapsed: batch.submitted.elapsed(), ..batch.report }),
+            Held::Lost => return Err(GpuError::from(Loss::WithBatch).into()),
+            Held::InSlot(slot) => slot,
         };
         let before = outputs.len();
         let outputs_bytes = (batch.report.rows * self.shape().outputs * 4) as u64;
         let finished = match &mut self.loaded {
-            None => Err(GpuError::Lost("it is being opened anew".to_owned())),
+            None => Err(Loss::WithBatch.into()),
             Some(loaded) => loaded.finish(slot, batch.submission.take(), outputs_bytes, outputs),
         };
         match finished {
@@ -401,54 +436,33 @@ impl Engine for GpuEngine {
     }
 }
 
-impl Loaded {
-    fn finish(
-        &mut self,
-        slot: usize,
-        submission_index: Option<wgpu::SubmissionIndex>,
-        outputs_bytes: u64,
-        outputs: &mut Vec<f32>,
-    ) -> Result<Option<Duration>, GpuError> {
-        let poll = wgpu::PollType::Wait { submission_index, timeout: None };
-        self.gpu.device.poll(poll).map_err(|error| GpuError::Lost(error.to_string()))?;
-        self.gpu.check()?;
-        self.slots[slot].finish(&self.gpu, outputs_bytes, outputs)
-    }
-}
-
-impl GpuEngine {
-    /// A slot that no batch in flight has; there is one, because fewer than [`SLOTS`] are in flight.
-    fn free_slot(&self) -> usize {
-        let taken = |slot| self.in_flight.iter().any(|batch| batch.slot == Place::Slot(slot));
-        (0..SLOTS).find(|&slot| !taken(slot)).unwrap_or(0)
-    }
-}
-
 impl Scratch {
     /// Lays out a batch for upload.
-    fn fill(&mut self, batch: &PackedBatch, token_types: TokenTypes, queries_per_tile: u32) {
+    fn fill(&mut self, architecture: &Architecture, batch: &PackedBatch, queries_per_tile: u32) {
+        let embeddings = &architecture.embeddings;
         self.tokens.clear();
         self.rows.clear();
         let mut key_start = 0;
         for (index, row) in (0..).zip(batch.iter()) {
             let keys = row.ids.len() as u32;
-            self.rows.push(Tile { query_start: index, queries: 1, key_start, keys });
-            for (place, &id) in (0..).zip(row.ids) {
-                let token_type = token_types.index(place as usize, row.second_segment) as u32;
-                self.tokens.push(Token { id, place: place << 1 | token_type });
-            }
+            self.rows.push(QueryTile { query_start: index, queries: 1, key_start, keys });
+            let positions = embeddings.positions.indices(row.ids);
+            self.tokens.extend(row.ids.iter().zip(positions).enumerate().map(|(place, (&id, position))| {
+                Token::new(id, position, embeddings.token_types.index(place, row.second_segment))
+            }));
             key_start += keys;
         }
-        attention::tiles(batch.offsets(), queries_per_tile, &mut self.tiles);
+        attention::query_tiles(batch.offsets(), queries_per_tile, &mut self.query_tiles);
     }
 
     /// The extents of the batch that was laid out last.
     fn extents(&self, batch: &PackedBatch) -> Extents {
         let squares = batch.iter().map(|row| (row.ids.len() as u64).pow(2)).sum();
         let (tokens, rows) = (batch.tokens() as u32, batch.rows() as u32);
+        let query_tiles = self.query_tiles.len() as u32;
         Extents {
-            tokens: Extent { rows: tokens, tiles: self.tiles.len() as u32, query_keys: squares },
-            rows: Extent { rows, tiles: rows, query_keys: u64::from(tokens) },
+            tokens: Extent { rows: tokens, query_tiles, query_keys: squares },
+            rows: Extent { rows, query_tiles: rows, query_keys: u64::from(tokens) },
         }
     }
 }

@@ -1,40 +1,44 @@
 //! Why the GPU engine cannot be made or cannot go on.
 
-use crate::architecture;
-use crate::engine::EngineError;
+use std::sync::Arc;
+
+use super::adapter::AdapterError;
+use crate::architecture::Unsupported;
+use crate::engine::{EngineError, Precision};
 
 /// Why the GPU engine cannot be made or cannot go on.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum GpuError {
-    /// No adapter fits the selection.
-    #[error("no GPU adapter {wanted}: found {found}")]
-    NoAdapter {
-        /// What was asked for.
-        wanted: String,
-        /// The adapters that there are.
-        found: String,
-    },
-    /// The adapter lacks something that the kernels need.
-    #[error("adapter {adapter} does not support {what}: {remedy}")]
-    Unsupported {
+    /// There is no adapter to take.
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    /// The driver does not open the adapter.
+    #[error("adapter {adapter} cannot be opened: {source}")]
+    Open {
         /// The adapter.
         adapter: String,
-        /// What it lacks.
-        what: String,
-        /// What to do instead.
-        remedy: &'static str,
+        /// The driver's answer.
+        source: Arc<wgpu::RequestDeviceError>,
     },
-    /// The model has a part that the engine does not compute.
+    /// The model has a part that the kernels do not compute.
     #[error(transparent)]
-    Part(#[from] architecture::Unsupported),
-    /// The model has a shape that the kernels do not compute.
-    #[error("the GPU engine does not compute a model with {what}: use the CPU engine")]
-    Shape {
-        /// The dimension at fault.
-        what: String,
+    Unsupported(#[from] Unsupported),
+    /// The kernels do not store numbers in this precision.
+    #[error("the gpu engine does not compute in {}: it has f32, f16", .0.name())]
+    Precision(Precision),
+    /// A batch could have more tokens than one dispatch takes.
+    #[error(
+        "batches of {tokens} tokens are longer than this model's kernels take: lower the token budget or the model's \
+         longest row to at most {limit}"
+    )]
+    BatchTooLong {
+        /// The token budget, or the model's longest row if that is more.
+        tokens: usize,
+        /// Most tokens that a dispatch takes.
+        limit: usize,
     },
     /// A buffer would be larger than the adapter can bind.
-    #[error("{what} needs {bytes} bytes but the adapter takes at most {limit} in one buffer: lower the token budget")]
+    #[error("{what} needs {bytes} bytes but the adapter takes at most {limit} in one buffer: {remedy}")]
     TooLarge {
         /// The buffer.
         what: &'static str,
@@ -42,28 +46,86 @@ pub enum GpuError {
         bytes: u64,
         /// The adapter's limit.
         limit: u64,
+        /// What makes it smaller.
+        remedy: &'static str,
     },
     /// The device has no memory left.
-    #[error("the device is out of memory: {0}; lower the token budget, or use f16")]
-    OutOfMemory(String),
+    #[error("the device is out of memory; lower the token budget, or use f16")]
+    OutOfMemory(#[source] Option<Arc<wgpu::Error>>),
     /// The device was lost: reset, unplugged, or taken away by its driver.
     #[error("the device was lost: {0}")]
-    Lost(String),
-    /// Anything else that the driver or wgpu says.
+    Lost(Loss),
+    /// The driver refuses a kernel.
+    #[error("kernel {kernel}: {source}")]
+    Kernel {
+        /// The kernel's name.
+        kernel: String,
+        /// What is wrong.
+        source: Box<GpuError>,
+    },
+    /// A buffer cannot be written or read by the processor.
+    #[error("buffer {buffer} cannot be mapped: {source}")]
+    Map {
+        /// The buffer.
+        buffer: &'static str,
+        /// wgpu's reason.
+        source: wgpu::MapRangeError,
+    },
+    /// Anything else that the driver or wgpu reports.
     #[error("{0}")]
-    Device(String),
+    Driver(Arc<wgpu::Error>),
 }
 
-impl From<GpuError> for EngineError {
-    fn from(error: GpuError) -> Self {
-        Self::Device(error.to_string())
+/// How the loss of a device was noticed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Loss {
+    /// The driver reported it.
+    #[error("{message} ({reason:?})")]
+    Reported {
+        /// wgpu's reason.
+        reason: wgpu::DeviceLostReason,
+        /// The driver's words.
+        message: String,
+    },
+    /// Waiting for its work failed.
+    #[error("{0}")]
+    Wait(Arc<wgpu::PollError>),
+    /// A buffer that its work fills was never handed over.
+    #[error("a buffer could not be mapped")]
+    Unmapped,
+    /// The batch was in flight when another fault ended the device.
+    #[error("with this batch")]
+    WithBatch,
+}
+
+impl From<Loss> for GpuError {
+    fn from(loss: Loss) -> Self {
+        Self::Lost(loss)
+    }
+}
+
+impl From<wgpu::PollError> for GpuError {
+    fn from(error: wgpu::PollError) -> Self {
+        Self::Lost(Loss::Wait(Arc::new(error)))
     }
 }
 
 impl From<wgpu::Error> for GpuError {
     fn from(error: wgpu::Error) -> Self {
         match error {
-            wgpu::Error::OutOfMemory { source } => Self::OutOfMemory(source.to_string()),
+            wgpu::Error::OutOfMemory { .. } => Self::OutOfMemory(Some(Arc::new(error))),
+            other => Self::Driver(Arc::new(other)),
+        }
+    }
+}
+
+impl From<GpuError> for EngineError {
+    fn from(error: GpuError) -> Self {
+        match error {
+            GpuError::Unsupported(part) => Self::Unsupported(part),
+            GpuError::Precision(precision) => {
+                Self::Precision { engine: "gpu", precision, supported: &[Precision::F32, Precision::F16] }
+            }
             other => Self::Device(other.to_string()),
         }
     }

@@ -1,23 +1,28 @@
-//! How the model lies in device memory: padded widths and the number format.
+//! How a model lies in device memory: padded widths and the number format.
 //!
-//! Widths are padded once, at load, to [`TILE`], so that no kernel has a partial tile in K or N: the padding of weights
-//! is zero, and so is that of activations (a GEMM writes zeros there, no other kernel writes there at all, and buffers
-//! begin as zeros). Rows are padded in the buffer only: a GEMM may compute up to 15 rows past the batch, whose contents
-//! nobody reads.
+//! Widths are padded once, at load, to [`WIDTH_STEP`], so that no kernel has a partial tile in K or N. The padding of
+//! weights is zero, and so is that of activations: a GEMM writes zeros there, no other kernel writes there at all, and
+//! buffers begin as zeros. Rows are padded in the buffer only: a GEMM may compute up to 15 rows past the batch, which
+//! nothing reads.
 
 use super::error::GpuError;
-use crate::architecture::Architecture;
+use crate::architecture::{
+    Architecture, Head, Mask, MlpKind, NormKind, NormPlacement, Pooling, Positions, Unsupported,
+};
+use crate::engine::Precision;
 
 /// Widths are padded to a multiple of this: 32 threads of four columns, and 32 numbers of K, both divide it.
-pub const TILE: usize = 128;
+pub const WIDTH_STEP: usize = 128;
 /// Rows that one GEMM workgroup computes; buffers have a multiple of it.
-pub const TILE_ROWS: usize = 16;
+pub const ROW_STEP: usize = 16;
 /// Widest attention head that the kernels hold in registers.
 pub const MAX_HEAD_DIM: usize = 128;
+/// Workgroups that wgpu dispatches along one dimension at most.
+const MAX_WORKGROUPS: usize = 65_535;
 
 /// How numbers are stored in weights and activations. Arithmetic is f32 in both.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
+pub enum Storage {
     /// Within 1e-4 of the float64 reference's logits.
     #[default]
     F32,
@@ -25,7 +30,7 @@ pub enum Precision {
     F16,
 }
 
-impl Precision {
+impl Storage {
     /// Bytes of one stored number.
     #[must_use]
     pub fn bytes(self) -> usize {
@@ -41,7 +46,7 @@ impl Precision {
         16 / self.bytes() as u32
     }
 
-    /// As [`EngineInfo`](crate::EngineInfo) names it.
+    /// Its name in kernels' names and the tuning cache.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -50,7 +55,7 @@ impl Precision {
         }
     }
 
-    /// `values` as they are stored, zeros to `padded` numbers.
+    /// `values` as they are stored, little-endian. Values beyond the largest half are clamped to it.
     #[must_use]
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {
@@ -61,72 +66,176 @@ impl Precision {
                 .collect(),
         }
     }
+}
 
-    /// The inverse of [`encode`](Self::encode).
-    #[must_use]
-    pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
-        match self {
-            Self::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Self::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+impl TryFrom<Precision> for Storage {
+    type Error = GpuError;
+
+    fn try_from(precision: Precision) -> Result<Self, GpuError> {
+        match precision {
+            Precision::F32 => Ok(Self::F32),
+            Precision::F16 => Ok(Self::F16),
+            Precision::Int8 | Precision::Int16 => Err(GpuError::Precision(precision)),
         }
+    }
+}
+
+/// Rows of `width` numbers, `stride` numbers apart; what is between them is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowLayout {
+    /// Numbers of a row: a multiple of 4.
+    pub width: usize,
+    /// From one row to the next: a multiple of [`WIDTH_STEP`].
+    pub stride: usize,
+    /// How a number is stored.
+    pub storage: Storage,
+}
+
+impl RowLayout {
+    /// Rows of `width` numbers, padded.
+    #[must_use]
+    pub fn padded(width: usize, storage: Storage) -> Self {
+        Self { width, stride: width.next_multiple_of(WIDTH_STEP), storage }
+    }
+
+    /// Bytes from one row to the next.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.stride * self.storage.bytes()) as u64
+    }
+
+    /// HIDDEN4 and STRIDE4 of the kernels that take rows: both in units of four.
+    pub(crate) fn constants(&self) -> [(&'static str, f64); 2] {
+        [("HIDDEN4", (self.width / 4) as f64), ("STRIDE4", (self.stride / 4) as f64)]
     }
 }
 
 /// A model's widths as its kernels see them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
-    /// Width of a hidden state.
-    pub hidden: usize,
-    /// `hidden`, padded: the row stride of hidden states.
-    pub hidden_padded: usize,
-    /// The feed-forward width, padded.
-    pub intermediate_padded: usize,
+    /// Hidden states.
+    pub states: RowLayout,
+    /// The sum of the embedding tables, before a projection brings it to the width of hidden states.
+    pub embeddings: RowLayout,
+    /// The feed-forward width.
+    pub intermediate: usize,
     /// Attention heads.
     pub heads: usize,
     /// Width of one head.
     pub head_dim: usize,
     /// How numbers are stored.
-    pub precision: Precision,
+    pub storage: Storage,
 }
 
 impl Layout {
     /// The layout of a model.
     ///
     /// # Errors
-    /// A head is wider than [`MAX_HEAD_DIM`], or its width is not a multiple of 8 (of 16 where it is above 64).
-    pub fn new(architecture: &Architecture, precision: Precision) -> Result<Self, GpuError> {
-        let layout = Self {
-            hidden: architecture.hidden_size,
-            hidden_padded: architecture.hidden_size.next_multiple_of(TILE),
-            intermediate_padded: architecture.block.mlp.intermediate_size.next_multiple_of(TILE),
+    /// The kernels lack a part of it: see [`supports`].
+    pub fn new(architecture: &Architecture, storage: Storage) -> Result<Self, Unsupported> {
+        supports(architecture)?;
+        Ok(Self {
+            states: RowLayout::padded(architecture.hidden_size, storage),
+            embeddings: RowLayout::padded(architecture.embeddings.width, storage),
+            intermediate: architecture.block.mlp.intermediate_size,
             heads: architecture.block.attention.heads,
             head_dim: architecture.block.attention.head_dim,
-            precision,
-        };
-        layout.check()?;
-        Ok(layout)
+            storage,
+        })
     }
 
-    /// Whether kernels can compute it. Their shaders run without bounds checks: these are the sizes that they rely on.
-    ///
-    /// # Errors
-    /// As [`new`](Self::new), or a width is not padded.
-    pub fn check(&self) -> Result<(), GpuError> {
-        let Self { hidden, hidden_padded, intermediate_padded, heads, head_dim, .. } = *self;
-        if head_dim == 0 || head_dim > MAX_HEAD_DIM || !head_dim.is_multiple_of(if head_dim > 64 { 16 } else { 8 }) {
-            return Err(GpuError::Shape { what: format!("attention heads of {head_dim} numbers") });
-        }
-        let padded = hidden_padded.is_multiple_of(TILE) && intermediate_padded.is_multiple_of(TILE);
-        if !padded || hidden > hidden_padded || heads * head_dim != hidden || intermediate_padded == 0 {
-            let widths = format!("{heads} heads, {hidden} padded to {hidden_padded}, and {intermediate_padded}");
-            return Err(GpuError::Shape { what: format!("widths that are not padded to {TILE}: {widths}") });
-        }
-        Ok(())
-    }
-
-    /// Bytes of one stored hidden state.
+    /// The feed-forward width, padded.
     #[must_use]
-    pub fn hidden_bytes(&self) -> u64 {
-        (self.hidden_padded * self.precision.bytes()) as u64
+    pub fn intermediate_stride(&self) -> usize {
+        self.intermediate.next_multiple_of(WIDTH_STEP)
     }
+
+    /// Most tokens in a batch: the dispatches of [`gather`](super::ops::gather) and of attention reach no further.
+    #[must_use]
+    pub fn max_batch_tokens(&self) -> usize {
+        (MAX_WORKGROUPS * 64 / (self.states.stride / 4)).min(MAX_WORKGROUPS)
+    }
+
+    /// Whether a linear layer brings embeddings to the width of hidden states.
+    #[must_use]
+    pub fn has_projection(&self) -> bool {
+        self.embeddings.width != self.states.width
+    }
+
+    /// Whether any row of activations has padding, which must stay zero.
+    #[must_use]
+    pub fn has_padding(&self) -> bool {
+        [self.states, self.embeddings].iter().any(|rows| rows.stride != rows.width)
+    }
+}
+
+/// Whether the kernels compute every part of a model. Shaders run without bounds checks: they rely on the widths that are
+/// checked here.
+///
+/// # Errors
+/// Names the first part that they lack, and what they have in its place.
+pub fn supports(architecture: &Architecture) -> Result<(), Unsupported> {
+    let embeddings = &architecture.embeddings;
+    let (block, attention, mlp) = (&architecture.block, &architecture.block.attention, &architecture.block.mlp);
+    let Positions::Learned { rows, first, padding_id } = embeddings.positions else {
+        return unsupported("embeddings without a position table", "learned positions");
+    };
+    if first + architecture.max_tokens > rows || padding_id.is_some_and(|id| id as usize >= rows) {
+        return unsupported("rows that are longer than the position table", "rows that fit the table");
+    }
+    let Some(norm) = embeddings.norm else {
+        return unsupported("embeddings without a norm", "embeddings with a LayerNorm");
+    };
+    if norm.kind != NormKind::Layer || block.norm.kind != NormKind::Layer {
+        return unsupported("RMSNorm", "LayerNorm");
+    }
+    if !embeddings.width.is_multiple_of(4) {
+        return unsupported(format!("embeddings of {} numbers", embeddings.width), "multiples of 4");
+    }
+    if block.norm_placement != NormPlacement::After || architecture.layers.iter().any(|layer| !layer.attention_norm) {
+        return unsupported("norms before attention and feed-forward", "norms after them");
+    }
+    if attention.kv_heads != attention.heads {
+        return unsupported("key and value heads that are fewer than query heads", "as many of each");
+    }
+    let head_dim = attention.head_dim;
+    if head_dim == 0 || head_dim > MAX_HEAD_DIM || !head_dim.is_multiple_of(if head_dim > 64 { 16 } else { 8 }) {
+        return unsupported(
+            format!("attention heads of {head_dim} numbers"),
+            "multiples of 8 up to 64, multiples of 16 up to 128",
+        );
+    }
+    if attention.query_width() != architecture.hidden_size {
+        return unsupported("attention heads that are not as wide together as a hidden state", "those that are");
+    }
+    for layer in &architecture.layers {
+        match layer.mask {
+            Mask::All => {}
+            Mask::Window { .. } => return unsupported("attention within a window", "attention to the whole row"),
+            Mask::Causal => return unsupported("causal attention", "attention to the whole row"),
+        }
+        if layer.rotary.is_some() {
+            return unsupported("rotary positions", "learned positions");
+        }
+    }
+    if mlp.kind == MlpKind::Gated {
+        return unsupported("gated feed-forward", "plain feed-forward");
+    }
+    if architecture.final_norm.is_some() {
+        return unsupported("a norm after the last layer", "none there");
+    }
+    match (architecture.head, architecture.pooling) {
+        (Head::Embedding, Pooling::Mean) => Ok(()),
+        (Head::Embedding, _) => unsupported("embeddings of one token's state", "the mean of all states"),
+        (Head::Classifier { dense, .. }, Pooling::First) => match dense {
+            None => Ok(()),
+            Some(dense) if dense.norm.is_some() => unsupported("a norm in the head", "a head without one"),
+            Some(_) => Ok(()),
+        },
+        (Head::Classifier { .. }, _) => unsupported("classifiers of other than the first token", "of the first token"),
+    }
+}
+
+fn unsupported(part: impl Into<String>, supported: &'static str) -> Result<(), Unsupported> {
+    Err(Unsupported { engine: "gpu", part: part.into(), supported })
 }

@@ -1,33 +1,48 @@
 //! The GPU engine: fused WGSL kernels through wgpu, on Metal, Vulkan and DX12.
 //!
-//! Owns the device, the pipelines and every buffer of one model. All of them are made when the model loads: serving
-//! creates no pipeline, no bind group and no buffer, and no shape of batch ever causes a recompile, because sizes travel
-//! as immediates. A batch is one compute pass in one submission; three may be in flight.
+//! A [`GpuDevice`] is shared by all models on it; a [`GpuEngine`] is one of them. Pipelines, bind groups and buffers are
+//! made when a model loads: serving creates no pipeline and no buffer, and no shape of batch ever causes a recompile,
+//! because sizes travel as immediates. A batch is one compute pass in one submission; three of a model may be in flight.
 //!
-//! - [`adapters`], [`auto`]: which devices there are, what each supports, and the one to take by itself.
+//! ```text
+//! adapter ◀─ opened ◀─ arena ◀─ device ◀─┐
+//! layout ◀─ shader ◀─ op ◀─ ops ◀─ choices ◀─ pass ◀─ bound ◀─ engine
+//!                                   └─── tune ◀────────────────┘      uploaded, slots: weights and batches of one model
+//! ```
+//!
+//! - [`adapters`], [`auto`]: which devices there are, what each supports, and the default one.
 //! - [`GpuEngine`]: implements [`Engine`](crate::Engine).
-//! - [`TuneCache`], [`tune`]: which kernel variants are fastest on this device.
-//! - [`ops`]: one kernel each, with its bindings, grid and cost by formula; [`shader`]: every variant's source.
+//! - [`TuneCache`], [`tune`](fn@tune): which kernel variants are fastest on this device.
+//! - [`shader`]: the table of shaders; [`ops`]: one kernel each, with its buffers, grid and cost by formula.
+//! - [`pass`]: the forward pass as a value, which needs no device to be read.
 //!
-//! It never sees a software adapter as a GPU unless told to, and it never falls back silently.
+//! It never takes a software adapter for a GPU unless asked to, and it never falls back silently.
 
 pub mod adapter;
+mod arena;
+mod bound;
+pub mod choices;
 pub mod device;
+#[cfg(feature = "drills")]
+mod drills;
 pub mod engine;
 pub mod error;
-pub mod kernel;
 pub mod layout;
-pub mod model;
+pub mod op;
+pub mod opened;
 pub mod ops;
-mod plan;
+pub mod pass;
 pub mod shader;
 mod slots;
-mod supports;
+pub mod timing;
 pub mod tune;
+mod uploaded;
 
-pub use adapter::{AdapterDescription, AdapterKind, AdapterSelection, AutoChoice, adapters, auto, find};
+pub use adapter::{
+    AdapterDescription, AdapterError, AdapterKind, AdapterSelection, AutoChoice, KernelFamily, adapters, auto, find,
+};
 pub use device::GpuDevice;
-pub use engine::{GpuEngine, GpuOptions};
+pub use engine::{DEFAULT_MAX_BATCH_TOKENS, GpuEngine, GpuOptions};
 pub use error::GpuError;
-pub use layout::Precision;
-pub use tune::{TuneCache, TuneTable, remember, tune};
+pub use timing::ceiling;
+pub use tune::{RememberError, TuneCache, TuneTable, remember, tune};

@@ -1,4 +1,4 @@
-//! What one batch in flight needs of its own: its input, its numbers, and two timestamps.
+//! What one batch in flight has to itself: its input, its numbers, and two timestamps.
 //!
 //! Where processor and device share memory, the processor writes inputs and reads numbers in the very buffers that the
 //! kernels use. Elsewhere each has a twin that is copied in the same submission, before or after the pass. Either way
@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use super::device::GpuDevice;
-use super::error::GpuError;
-use super::ops::attention::Tile;
+use super::error::{GpuError, Loss};
+use super::opened::OpenDevice;
+use super::ops::attention::QueryTile;
 use super::ops::embed::Token;
 
 /// Batches that may be in flight: one computing, one waiting behind it, one being read.
@@ -53,11 +53,11 @@ const FAILED: u8 = 2;
 
 impl Slot {
     /// Buffers for batches of up to `max_batch_tokens` tokens, in as many rows, with `outputs` numbers each.
-    pub(super) fn new(gpu: &GpuDevice, max_batch_tokens: usize, outputs: usize) -> Result<Self, GpuError> {
+    pub(super) fn new(gpu: &OpenDevice, max_batch_tokens: usize, outputs: usize) -> Result<Self, GpuError> {
         use wgpu::BufferUsages as U;
         let max_batch_tokens = max_batch_tokens as u64;
         let in_bytes = inputs_bytes(max_batch_tokens);
-        let out_bytes = (max_batch_tokens * outputs as u64 * 4).next_multiple_of(16);
+        let out_bytes = outputs_bytes(max_batch_tokens, outputs);
         let unified = gpu.description().unified_memory;
         let (inputs, inputs_staging) = if unified {
             (gpu.buffer("inputs", in_bytes, U::STORAGE | U::MAP_WRITE)?, None)
@@ -104,37 +104,38 @@ impl Slot {
         self.binding(0, self.max_batch_tokens * size_of::<Token>() as u64)
     }
 
-    /// The attention tiles of the batch, as a binding.
-    pub(super) fn tiles(&self) -> wgpu::BufferBinding<'_> {
-        self.binding(tiles_offset(self.max_batch_tokens), self.max_batch_tokens * size_of::<Tile>() as u64)
+    /// The query tiles of the batch, as a binding.
+    pub(super) fn query_tiles(&self) -> wgpu::BufferBinding<'_> {
+        self.binding(query_tiles_offset(self.max_batch_tokens), self.max_batch_tokens * size_of::<QueryTile>() as u64)
     }
 
-    /// The rows of the batch, one tile of one query each, as a binding.
+    /// The rows of the batch, one query tile of one query each, as a binding.
     pub(super) fn rows(&self) -> wgpu::BufferBinding<'_> {
-        self.binding(rows_offset(self.max_batch_tokens), self.max_batch_tokens * size_of::<Tile>() as u64)
+        self.binding(rows_offset(self.max_batch_tokens), self.max_batch_tokens * size_of::<QueryTile>() as u64)
     }
 
     /// Where the kernels put the numbers.
-    pub(super) fn outputs(&self) -> &wgpu::Buffer {
-        &self.outputs
+    pub(super) fn outputs(&self) -> wgpu::BufferBinding<'_> {
+        self.outputs.as_entire_buffer_binding()
     }
 
     /// Writes a batch's input and records the copies that bring it to the device.
     pub(super) fn upload(
         &self,
-        gpu: &GpuDevice,
+        gpu: &OpenDevice,
         encoder: &mut wgpu::CommandEncoder,
-        (tokens, tiles, rows): (&[Token], &[Tile], &[Tile]),
+        (tokens, query_tiles, rows): (&[Token], &[QueryTile], &[QueryTile]),
     ) -> Result<(), GpuError> {
         self.inputs_mapped.wait(gpu)?;
         let parts: [(u64, &[u8]); 3] = [
             (0, bytemuck::cast_slice(tokens)),
-            (tiles_offset(self.max_batch_tokens), bytemuck::cast_slice(tiles)),
+            (query_tiles_offset(self.max_batch_tokens), bytemuck::cast_slice(query_tiles)),
             (rows_offset(self.max_batch_tokens), bytemuck::cast_slice(rows)),
         ];
         let buffer = self.inputs_staging.as_ref().unwrap_or(&self.inputs);
         {
-            let mut view = buffer.slice(..).get_mapped_range_mut().map_err(|e| GpuError::Device(e.to_string()))?;
+            let range = buffer.slice(..).get_mapped_range_mut();
+            let mut view = range.map_err(|source| GpuError::Map { buffer: "inputs", source })?;
             for (offset, bytes) in parts {
                 let start = offset as usize;
                 view.slice(start..start + bytes.len()).copy_from_slice(bytes);
@@ -150,7 +151,7 @@ impl Slot {
     }
 
     /// Lends the inputs of the last batch to the kernels again, for profiles; [`resume`](Self::resume) takes them back.
-    pub(super) fn lend(&self, gpu: &GpuDevice) -> Result<(), GpuError> {
+    pub(super) fn lend(&self, gpu: &OpenDevice) -> Result<(), GpuError> {
         if self.inputs_staging.is_none() {
             self.inputs_mapped.wait(gpu)?;
             self.inputs.unmap();
@@ -195,14 +196,15 @@ impl Slot {
     /// Appends the numbers to `outputs` once the submission is done, gives the device's time, and readies the slot.
     pub(super) fn finish(
         &mut self,
-        gpu: &GpuDevice,
+        gpu: &OpenDevice,
         bytes: u64,
         outputs: &mut Vec<f32>,
     ) -> Result<Option<Duration>, GpuError> {
         self.outputs_mapped.wait(gpu)?;
         let buffer = self.outputs_staging.as_ref().unwrap_or(&self.outputs);
         {
-            let view = buffer.slice(0..bytes).get_mapped_range().map_err(|e| GpuError::Device(e.to_string()))?;
+            let range = buffer.slice(0..bytes).get_mapped_range();
+            let view = range.map_err(|source| GpuError::Map { buffer: "outputs", source })?;
             outputs.extend(view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         }
         buffer.unmap();
@@ -226,10 +228,11 @@ impl Slot {
 }
 
 impl Timestamps {
-    fn read(&self, gpu: &GpuDevice) -> Result<Duration, GpuError> {
+    fn read(&self, gpu: &OpenDevice) -> Result<Duration, GpuError> {
         self.mapped.wait(gpu)?;
         let ticks = {
-            let view = self.read.slice(..).get_mapped_range().map_err(|e| GpuError::Device(e.to_string()))?;
+            let range = self.read.slice(..).get_mapped_range();
+            let view = range.map_err(|source| GpuError::Map { buffer: "timestamps", source })?;
             let at = |index: usize| {
                 let mut bytes = [0; 8];
                 bytes.copy_from_slice(&view[8 * index..8 * index + 8]);
@@ -249,26 +252,39 @@ impl Mapping {
     }
 
     /// Waits for the callback. By then the work that the mapping depends on is done or lost.
-    fn wait(&self, gpu: &GpuDevice) -> Result<(), GpuError> {
+    fn wait(&self, gpu: &OpenDevice) -> Result<(), GpuError> {
         if self.0.load(Ordering::Acquire) == PENDING {
-            let waited = gpu.device.poll(wgpu::PollType::wait_indefinitely());
-            waited.map_err(|error| GpuError::Lost(error.to_string()))?;
+            gpu.device.poll(wgpu::PollType::wait_indefinitely())?;
         }
         match self.0.load(Ordering::Acquire) {
             MAPPED => Ok(()),
-            _ => Err(GpuError::Lost("a buffer could not be mapped".to_owned())),
+            _ => Err(Loss::Unmapped.into()),
         }
     }
 }
 
-fn tiles_offset(max_batch_tokens: u64) -> u64 {
+fn query_tiles_offset(max_batch_tokens: u64) -> u64 {
     (max_batch_tokens * size_of::<Token>() as u64).next_multiple_of(ALIGNMENT)
 }
 
 fn rows_offset(max_batch_tokens: u64) -> u64 {
-    tiles_offset(max_batch_tokens) + (max_batch_tokens * size_of::<Tile>() as u64).next_multiple_of(ALIGNMENT)
+    query_tiles_offset(max_batch_tokens)
+        + (max_batch_tokens * size_of::<QueryTile>() as u64).next_multiple_of(ALIGNMENT)
 }
 
 fn inputs_bytes(max_batch_tokens: u64) -> u64 {
-    rows_offset(max_batch_tokens) + (max_batch_tokens * size_of::<Tile>() as u64).next_multiple_of(ALIGNMENT)
+    rows_offset(max_batch_tokens) + (max_batch_tokens * size_of::<QueryTile>() as u64).next_multiple_of(ALIGNMENT)
+}
+
+fn outputs_bytes(max_batch_tokens: u64, outputs: usize) -> u64 {
+    (max_batch_tokens * outputs as u64 * 4).next_multiple_of(16)
+}
+
+/// Bytes of all slots of a model whose rows have `outputs` numbers.
+pub(super) fn bytes(gpu: &OpenDevice, max_batch_tokens: usize, outputs: usize) -> u64 {
+    let max_batch_tokens = max_batch_tokens as u64;
+    let batch = inputs_bytes(max_batch_tokens) + outputs_bytes(max_batch_tokens, outputs);
+    let twins = if gpu.description().unified_memory { 1 } else { 2 };
+    let timestamps = if gpu.has(wgpu::Features::TIMESTAMP_QUERY) { 2 * TIMESTAMPS_BYTES } else { 0 };
+    SLOTS as u64 * (twins * batch + timestamps)
 }

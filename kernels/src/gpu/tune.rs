@@ -5,58 +5,32 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::adapter::{AdapterDescription, KernelFamily};
+use super::choices::{Choices, NormChoice, norm_choices};
 use super::device::GpuDevice;
 use super::error::GpuError;
-use super::kernel::{Extent, Kernel, Op, Work};
-use super::layout::{Layout, Precision};
-use super::ops::Target;
-use super::ops::attention::{self, Attention, AttentionShape};
-use super::ops::gemm::{COOPERATIVE_ROWS, Epilogue, Gemm, GemmShape, GemmVariant};
-use super::ops::gemm_norm::{self, GemmNorm};
-use super::ops::layer_norm::LayerNorm;
+use super::layout::{Layout, Storage};
+use super::op::{Buffers, Extent, Op};
+use super::opened::OpenDevice;
+use super::ops::attention::{self, Attention, AttentionBuffers, AttentionShape};
+use super::ops::gemm::{COOPERATIVE_ROWS, Epilogue, Gemm, GemmBuffers, GemmShape, GemmVariant};
+use super::ops::gemm_norm::{GemmNorm, GemmNormBuffers};
+use super::ops::layer_norm::{LayerNorm, LayerNormBuffers};
 use super::shader;
+use super::timing::fastest;
+use crate::architecture::Architecture;
+use crate::engine::Precision;
 
 /// Tokens in the batch that variants are timed on: enough to fill a large GPU, little enough to take milliseconds.
 const SAMPLE_TOKENS: usize = 4096;
 /// Tokens in a row of that batch.
 const SAMPLE_ROW_TOKENS: usize = 100;
-/// Any value does: no kernel's speed depends on it.
-const SAMPLE_EPS: f64 = 1e-12;
 /// Runs of which the fastest counts.
 const REPEATS: u32 = 5;
-
-/// The kernel variants of one model on one device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Choices {
-    /// For query, key and value.
-    pub qkv: GemmVariant,
-    /// For hidden to hidden.
-    pub hidden: GemmVariant,
-    /// For hidden to intermediate.
-    pub intermediate: GemmVariant,
-    /// For intermediate to hidden.
-    pub output: GemmVariant,
-    /// Queries to an attention tile.
-    pub attention_queries: u32,
-    /// Whether LayerNorm is fused into the GEMM before it.
-    pub norm: NormChoice,
-    /// The family that all these are of.
-    pub target: Target,
-}
-
-/// Whether LayerNorm is fused into the GEMM before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NormChoice {
-    /// One kernel: a workgroup holds whole rows.
-    Fused,
-    /// Two kernels.
-    Separate,
-}
 
 /// Where choices come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,9 +40,9 @@ pub enum TuneCache {
     Defaults,
     /// Timed at each load.
     Memory,
-    /// Timed once, and remembered in this file. A file that cannot be read or written is done without.
+    /// Timed once, and remembered in this file. If the file cannot be read or written, tuning runs without it.
     File(PathBuf),
-    /// Those that this file remembers; where it has none, the variants that are expected to be best.
+    /// The choices that this file remembers; without any, the variants that are expected to be best.
     Remembered(PathBuf),
 }
 
@@ -99,6 +73,15 @@ pub struct TuneEntry {
     pub chosen: bool,
 }
 
+/// What kernels are timed for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Subject<'a> {
+    pub(super) architecture: &'a Architecture,
+    pub(super) layout: &'a Layout,
+    pub(super) family: KernelFamily,
+    pub(super) max_batch_tokens: usize,
+}
+
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct CacheFile {
     entries: std::collections::BTreeMap<String, CachedChoices>,
@@ -114,49 +97,91 @@ struct CachedChoices {
     norm: NormChoice,
 }
 
+/// Times every variant that `device` runs for a model, with the kernels of its own family.
+///
+/// # Errors
+/// The kernels lack a part of the model, the driver refuses a kernel, or there is no memory for a sample batch.
+pub fn tune(
+    device: &GpuDevice,
+    architecture: &Architecture,
+    precision: Precision,
+    max_batch_tokens: usize,
+) -> Result<TuneTable, GpuError> {
+    let layout = Layout::new(architecture, Storage::try_from(precision)?)?;
+    let family = device.description().kernel_family();
+    time_all(&*device.opened()?, Subject { architecture, layout: &layout, family, max_batch_tokens })
+}
+
+/// Keeps choices for a model in a cache file, beside those of other devices and models, in place of what it had for this
+/// one.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn remember(
+    path: &Path,
+    device: &GpuDevice,
+    architecture: &Architecture,
+    precision: Precision,
+    choices: &Choices,
+) -> Result<(), RememberError> {
+    let storage = Storage::try_from(precision)?;
+    let layout = Layout::new(architecture, storage).map_err(GpuError::from)?;
+    let key = key(device.description(), choices.family, architecture, &layout);
+    write(path, key, choices).map_err(|source| RememberError::Write { path: path.to_owned(), source })
+}
+
+/// Why choices were not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum RememberError {
+    /// They are not choices that the engine can make.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// The file cannot be written.
+    #[error("{} cannot be written: {source}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+}
+
 impl TuneCache {
-    /// The choices for a model of `layout` on `gpu`.
-    pub(super) fn choose(
-        &self,
-        gpu: &GpuDevice,
-        target: Target,
-        layout: &Layout,
-        max_batch_tokens: usize,
-    ) -> Result<Choices, GpuError> {
+    /// The choices for a model on `gpu`.
+    pub(super) fn choose(&self, gpu: &OpenDevice, subject: Subject<'_>) -> Result<Choices, GpuError> {
+        let Subject { architecture, layout, family, .. } = subject;
+        let untimed = || Choices::untimed(gpu.description(), family, layout);
         let (path, then) = match self {
-            Self::Defaults => return Ok(Choices::untimed(gpu, target, layout)),
-            Self::Memory => return Ok(tune(gpu, target, layout, max_batch_tokens)?.choices),
+            Self::Defaults => return Ok(untimed()),
+            Self::Memory => return Ok(time_all(gpu, subject)?.choices),
             Self::File(path) => (path, Otherwise::Tune),
             Self::Remembered(path) => (path, Otherwise::Defaults),
         };
+        let key = key(gpu.description(), family, architecture, layout);
         let file = CacheFile::read(path);
-        let cached = file.entries.get(&key(gpu, target, layout));
-        match (cached.and_then(|cached| cached.choices(gpu, target, layout)), then) {
+        let cached = file.entries.get(&key).and_then(|cached| cached.choices(gpu.description(), family, layout));
+        match (cached, then) {
             (Some(choices), _) => Ok(choices),
-            (None, Otherwise::Defaults) => Ok(Choices::untimed(gpu, target, layout)),
+            (None, Otherwise::Defaults) => Ok(untimed()),
             (None, Otherwise::Tune) => {
-                let choices = tune(gpu, target, layout, max_batch_tokens)?.choices;
+                let choices = time_all(gpu, subject)?.choices;
                 // Failing to remember costs a second at the next load.
-                let _ = remember(path, gpu, layout, &choices);
+                let _ = write(path, key, &choices);
                 Ok(choices)
             }
         }
     }
 }
 
-/// What to do where a cache has no answer.
+/// What to do if a cache has no answer.
 enum Otherwise {
     Tune,
     Defaults,
 }
 
-/// Keeps choices in a cache file, beside those of other devices and models, in place of what it had for this one.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn remember(path: &Path, gpu: &GpuDevice, layout: &Layout, choices: &Choices) -> std::io::Result<()> {
+fn write(path: &Path, key: String, choices: &Choices) -> std::io::Result<()> {
     let mut file = CacheFile::read(path);
-    file.entries.insert(key(gpu, choices.target, layout), CachedChoices::from(choices));
+    file.entries.insert(key, CachedChoices::from(choices));
     let bytes = serde_json::to_vec_pretty(&file)?;
     // Written beside and renamed, so that a reader never sees half a file; the name is this process's own, so that two
     // writers do not share it.
@@ -165,50 +190,32 @@ pub fn remember(path: &Path, gpu: &GpuDevice, layout: &Layout, choices: &Choices
 }
 
 impl CacheFile {
-    /// What the file has. One that is absent or damaged has nothing: it is written anew.
+    /// What the file has. An absent or damaged file has nothing: it is written anew.
     fn read(path: &Path) -> Self {
         std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
 }
 
-impl Choices {
-    /// The variants that are expected to be best, without timing any.
-    #[must_use]
-    pub fn untimed(gpu: &GpuDevice, target: Target, layout: &Layout) -> Self {
-        let first = |columns| GemmVariant::candidates(gpu, target, columns, layout.precision)[0];
-        Self {
-            qkv: first(layout.hidden_padded),
-            hidden: first(layout.hidden_padded),
-            intermediate: first(layout.intermediate_padded),
-            output: first(layout.hidden_padded),
-            attention_queries: attention::thread_counts(target.attention())[0],
-            norm: norm_choices(target, layout)[0],
-            target,
-        }
-    }
-}
-
 impl CachedChoices {
-    fn choices(&self, gpu: &GpuDevice, target: Target, layout: &Layout) -> Option<Choices> {
+    fn choices(&self, adapter: &AdapterDescription, family: KernelFamily, layout: &Layout) -> Option<Choices> {
         let find = |name: &str, columns| {
-            GemmVariant::candidates(gpu, target, columns, layout.precision)
-                .into_iter()
-                .find(|variant| variant.name() == name)
+            let candidates = GemmVariant::candidates(adapter, family, columns, layout.storage);
+            candidates.into_iter().find(|variant| variant.name() == name)
         };
         let attention_queries = self.attention_queries;
-        if !attention::thread_counts(target.attention()).contains(&attention_queries)
-            || !norm_choices(target, layout).contains(&self.norm)
+        if !attention::thread_counts(family).contains(&attention_queries)
+            || !norm_choices(family, layout).contains(&self.norm)
         {
             return None;
         }
         Some(Choices {
-            qkv: find(&self.qkv, layout.hidden_padded)?,
-            hidden: find(&self.hidden, layout.hidden_padded)?,
-            intermediate: find(&self.intermediate, layout.intermediate_padded)?,
-            output: find(&self.output, layout.hidden_padded)?,
+            family,
+            qkv: find(&self.qkv, layout.states.stride)?,
+            hidden: find(&self.hidden, layout.states.stride)?,
+            intermediate: find(&self.intermediate, layout.intermediate_stride())?,
+            output: find(&self.output, layout.states.stride)?,
             attention_queries,
             norm: self.norm,
-            target,
         })
     }
 }
@@ -226,75 +233,82 @@ impl From<&Choices> for CachedChoices {
     }
 }
 
-/// Times every variant of `target` for a model of `layout` on `gpu`.
-///
-/// # Errors
-/// The layout is not one that kernels can compute, the driver refuses a kernel, or there is no memory for a sample batch.
-pub fn tune(gpu: &GpuDevice, target: Target, layout: &Layout, max_batch_tokens: usize) -> Result<TuneTable, GpuError> {
-    layout.check()?;
-    let bench = Bench::new(gpu, target, layout, max_batch_tokens.min(SAMPLE_TOKENS))?;
-    let (h, i) = (layout.hidden_padded, layout.intermediate_padded);
+/// Times every variant of the subject's family.
+fn time_all(gpu: &OpenDevice, subject: Subject<'_>) -> Result<TuneTable, GpuError> {
+    let Subject { architecture, layout, family, .. } = subject;
+    let sample = Sample::new(gpu, subject)?;
+    let (h, i) = (layout.states.stride, layout.intermediate_stride());
+    let activation = Epilogue::Activation(architecture.block.mlp.activation);
     let mut entries = Vec::new();
-    let mut choices = Choices::untimed(gpu, target, layout);
-    choices.qkv = bench.gemm("qkv", GemmShape::new(h, 3 * h, Epilogue::Bias), h, &mut entries)?;
-    choices.hidden = bench.gemm("hidden", GemmShape::new(h, h, Epilogue::Residual), h, &mut entries)?;
-    choices.intermediate = bench.gemm("intermediate", GemmShape::new(h, i, Epilogue::Gelu), i, &mut entries)?;
-    choices.output = bench.gemm("output", GemmShape::new(i, h, Epilogue::Residual), h, &mut entries)?;
-    choices.attention_queries = bench.attention(&mut entries)?;
-    choices.norm = bench.norm(choices.output, &mut entries)?;
+    let mut choices = Choices::untimed(gpu.description(), family, layout);
+    choices.qkv = sample.gemm("qkv", GemmShape::new(h, 3 * h, Epilogue::Bias), h, &mut entries)?;
+    choices.hidden = sample.gemm("hidden", GemmShape::new(h, h, Epilogue::Residual), h, &mut entries)?;
+    choices.intermediate = sample.gemm("intermediate", GemmShape::new(h, i, activation), i, &mut entries)?;
+    choices.output = sample.gemm("output", GemmShape::new(i, h, Epilogue::Residual), h, &mut entries)?;
+    choices.attention_queries = sample.attention(&mut entries)?;
+    choices.norm = sample.norm(choices.output, &mut entries)?;
     Ok(TuneTable { device: gpu.description().to_string(), entries, choices })
 }
 
-/// The fastest of `repeats` dispatches, each in a submission of its own.
-pub(crate) fn fastest(
-    gpu: &GpuDevice,
-    kernel: &Kernel,
-    bind_group: &wgpu::BindGroup,
-    work: &Work,
-    repeats: u32,
-) -> Result<Duration, GpuError> {
-    let mut best = Duration::MAX;
-    // One run more than asked for: the first pays for what the driver puts off.
-    for _ in 0..=repeats {
-        let start = Instant::now();
-        gpu.run_one(kernel, bind_group, work)?;
-        best = best.min(start.elapsed());
-    }
-    Ok(best)
-}
-
 /// Buffers to time kernels on. Their contents are zeros: no kernel's speed depends on them.
-struct Bench<'a> {
-    gpu: &'a GpuDevice,
-    target: Target,
-    layout: &'a Layout,
+struct Sample<'a> {
+    gpu: &'a OpenDevice,
+    subject: Subject<'a>,
     tokens: usize,
     wide: wgpu::Buffer,
     narrow: wgpu::Buffer,
     other: wgpu::Buffer,
     weight: wgpu::Buffer,
-    bias: wgpu::Buffer,
+    params: wgpu::Buffer,
 }
 
-impl<'a> Bench<'a> {
-    fn new(gpu: &'a GpuDevice, target: Target, layout: &'a Layout, tokens: usize) -> Result<Self, GpuError> {
-        let (hidden, bytes) = (layout.hidden_padded, layout.precision.bytes());
-        let widest = layout.intermediate_padded.max(3 * hidden);
+impl<'a> Sample<'a> {
+    fn new(gpu: &'a OpenDevice, subject: Subject<'a>) -> Result<Self, GpuError> {
+        let Subject { layout, max_batch_tokens, .. } = subject;
+        let (hidden, number) = (layout.states.stride, layout.storage.bytes());
+        let widest = layout.intermediate_stride().max(3 * hidden);
+        let tokens = max_batch_tokens.min(SAMPLE_TOKENS);
         let rows = tokens.next_multiple_of(COOPERATIVE_ROWS);
-        let make = |label, numbers: usize| gpu.buffer(label, (numbers * bytes) as u64, wgpu::BufferUsages::STORAGE);
+        let make = |label, bytes: usize| gpu.buffer(label, bytes as u64, wgpu::BufferUsages::STORAGE);
         gpu.scoped(|| {
             Ok(Self {
                 gpu,
-                target,
-                layout,
+                subject,
                 tokens,
-                wide: make("tune wide", rows * widest)?,
-                narrow: make("tune narrow", rows * hidden)?,
-                other: make("tune other", rows * hidden)?,
-                weight: make("tune weight", hidden * widest)?,
-                bias: make("tune bias", 4 * widest / bytes)?,
+                wide: make("tune wide", rows * widest * number)?,
+                narrow: make("tune narrow", rows * hidden * number)?,
+                other: make("tune other", rows * hidden * number)?,
+                weight: make("tune weight", hidden * widest * number)?,
+                // A bias of any width, or the bias and norm of a fused kernel: f32 always.
+                params: make("tune parameters", 4 * widest)?,
             })
         })
+    }
+
+    fn time<'b, B>(&self, op: &impl Op, buffers: B, extent: &Extent) -> Result<(Duration, u64), GpuError>
+    where
+        B: Buffers<wgpu::BufferBinding<'b>>,
+    {
+        let pipeline = self.gpu.pipeline(&op.pipeline())?;
+        let work = op.work(extent);
+        let time = fastest(self.gpu, &pipeline, &self.gpu.bind(&pipeline, buffers), &work, REPEATS)?;
+        Ok((time, work.flops))
+    }
+
+    fn every_token(&self) -> Extent {
+        Extent { rows: self.tokens as u32, ..Extent::default() }
+    }
+
+    fn gemm_buffers(&self, op: &Gemm, shape: &GemmShape) -> GemmBuffers<wgpu::BufferBinding<'_>> {
+        let (a, y) = if shape.k > shape.n { (&self.wide, &self.narrow) } else { (&self.narrow, &self.wide) };
+        GemmBuffers {
+            a: whole(a),
+            w: whole(&self.weight),
+            bias: whole(&self.params),
+            residual: whole(&self.other),
+            y: whole(y),
+            w_next: from(&self.weight, op.second_row()),
+        }
     }
 
     fn gemm(
@@ -304,68 +318,77 @@ impl<'a> Bench<'a> {
         columns: usize,
         entries: &mut Vec<TuneEntry>,
     ) -> Result<GemmVariant, GpuError> {
-        let extent = Extent { rows: self.tokens as u32, ..Extent::default() };
-        let (a, y) = if shape.k > shape.n { (&self.wide, &self.narrow) } else { (&self.narrow, &self.wide) };
-        let variants = GemmVariant::candidates(self.gpu, self.target, columns, self.layout.precision);
+        let Subject { layout, family, .. } = self.subject;
+        let variants = GemmVariant::candidates(self.gpu.description(), family, columns, layout.storage);
         let mut timed = Vec::new();
         for variant in variants {
-            let gemm = Gemm::new(self.gpu, shape, variant, self.layout.precision)?;
-            let group = gemm.bind(self.gpu, [a, &self.weight, &self.bias, &self.other, y]);
-            let work = gemm.work(&extent);
-            let time = fastest(self.gpu, gemm.kernel(), &group, &work, REPEATS)?;
-            timed
-                .push((variant, TuneEntry { kernel, variant: variant.name(), time, flops: work.flops, chosen: false }));
+            let op = Gemm::new(shape, variant, layout.storage);
+            let (time, flops) = self.time(&op, self.gemm_buffers(&op, &shape), &self.every_token())?;
+            timed.push((variant, TuneEntry { kernel, variant: variant.name(), time, flops, chosen: false }));
         }
         Ok(choose(timed, entries))
     }
 
     fn attention(&self, entries: &mut Vec<TuneEntry>) -> Result<u32, GpuError> {
+        let Subject { layout, family, .. } = self.subject;
         let rows = (self.tokens / SAMPLE_ROW_TOKENS).max(1);
         let row_tokens = self.tokens.min(SAMPLE_ROW_TOKENS);
         let offsets: Vec<u32> = (0..=rows).map(|row| (row * row_tokens) as u32).collect();
-        let shape = AttentionShape::all(self.layout);
         let (mut tiles, mut timed) = (Vec::new(), Vec::new());
-        for &threads in attention::thread_counts(self.target.attention()) {
-            attention::tiles(&offsets, threads, &mut tiles);
-            let op = Attention::new(self.gpu, shape, self.target, threads, self.layout.precision)?;
-            let list = self.gpu.buffer_with("tune tiles", bytemuck::cast_slice(&tiles), wgpu::BufferUsages::STORAGE)?;
-            let group = op.bind(self.gpu, &self.wide, &self.wide, list.as_entire_buffer_binding(), &self.narrow);
+        for &threads in attention::thread_counts(family) {
+            attention::query_tiles(&offsets, threads, &mut tiles);
+            let shape = AttentionShape::all(layout);
+            let op = Attention { shape, threads, storage: layout.storage, family };
+            let list = bytemuck::cast_slice(&tiles);
+            let list = self.gpu.buffer_with("tune query tiles", list, wgpu::BufferUsages::STORAGE)?;
+            let buffers = AttentionBuffers {
+                q: whole(&self.wide),
+                kv: whole(&self.wide),
+                query_tiles: whole(&list),
+                context: whole(&self.narrow),
+            };
             let extent = Extent {
                 rows: (rows * row_tokens) as u32,
-                tiles: tiles.len() as u32,
+                query_tiles: tiles.len() as u32,
                 query_keys: (rows * row_tokens * row_tokens) as u64,
             };
-            let work = op.work(&extent);
-            let time = fastest(self.gpu, op.kernel(), &group, &work, REPEATS)?;
+            let (time, flops) = self.time(&op, buffers, &extent)?;
             let variant = format!("{threads} queries");
-            timed.push((threads, TuneEntry { kernel: "attention", variant, time, flops: work.flops, chosen: false }));
+            timed.push((threads, TuneEntry { kernel: "attention", variant, time, flops, chosen: false }));
         }
         Ok(choose(timed, entries))
     }
 
     /// Times the output GEMM and its LayerNorm, as one kernel and as two.
     fn norm(&self, gemm: GemmVariant, entries: &mut Vec<TuneEntry>) -> Result<NormChoice, GpuError> {
-        let (h, i) = (self.layout.hidden_padded, self.layout.intermediate_padded);
-        let extent = Extent { rows: self.tokens as u32, ..Extent::default() };
+        let Subject { architecture, layout, family, .. } = self.subject;
+        let (states, k, eps) = (layout.states, layout.intermediate_stride(), architecture.block.norm.eps);
         let mut timed = Vec::new();
-        for &choice in norm_choices(self.target, self.layout) {
+        for &choice in norm_choices(family, layout) {
             let (time, flops) = match choice {
                 NormChoice::Fused => {
-                    let op = GemmNorm::new(self.gpu, *self.layout, (i, i), SAMPLE_EPS)?;
-                    let group = op.bind(self.gpu, [&self.wide, &self.weight, &self.bias, &self.other, &self.narrow]);
-                    let work = op.work(&extent);
-                    (fastest(self.gpu, op.kernel(), &group, &work, REPEATS)?, work.flops)
+                    let op = GemmNorm { states, k, inputs: k, eps };
+                    let buffers = GemmNormBuffers {
+                        a: whole(&self.wide),
+                        w: whole(&self.weight),
+                        params: whole(&self.params),
+                        residual: whole(&self.other),
+                        y: whole(&self.narrow),
+                        w_next: from(&self.weight, op.second_row()),
+                    };
+                    self.time(&op, buffers, &self.every_token())?
                 }
                 NormChoice::Separate => {
-                    let shape = GemmShape::new(i, h, Epilogue::Residual);
-                    let op = Gemm::new(self.gpu, shape, gemm, self.layout.precision)?;
-                    let group = op.bind(self.gpu, [&self.wide, &self.weight, &self.bias, &self.other, &self.narrow]);
-                    let norm = LayerNorm::new(self.gpu, *self.layout, SAMPLE_EPS, self.target)?;
-                    let norm_group = norm.bind(self.gpu, [&self.narrow, &self.bias, &self.bias, &self.other]);
-                    let (work, norm_work) = (op.work(&extent), norm.work(&extent));
-                    let time = fastest(self.gpu, op.kernel(), &group, &work, REPEATS)?
-                        + fastest(self.gpu, norm.kernel(), &norm_group, &norm_work, REPEATS)?;
-                    (time, work.flops)
+                    let shape = GemmShape::new(k, states.stride, Epilogue::Residual);
+                    let op = Gemm::new(shape, gemm, layout.storage);
+                    let buffers =
+                        GemmBuffers { a: whole(&self.wide), y: whole(&self.narrow), ..self.gemm_buffers(&op, &shape) };
+                    let (gemm_time, flops) = self.time(&op, buffers, &self.every_token())?;
+                    let op = LayerNorm { rows: states, eps, family };
+                    let buffers =
+                        LayerNormBuffers { x: whole(&self.narrow), norm: whole(&self.params), y: whole(&self.other) };
+                    let (norm_time, _) = self.time(&op, buffers, &self.every_token())?;
+                    (gemm_time + norm_time, flops)
                 }
             };
             let variant = format!("{choice:?}").to_lowercase();
@@ -373,6 +396,14 @@ impl<'a> Bench<'a> {
         }
         Ok(choose(timed, entries))
     }
+}
+
+fn whole(buffer: &wgpu::Buffer) -> wgpu::BufferBinding<'_> {
+    buffer.as_entire_buffer_binding()
+}
+
+fn from(buffer: &wgpu::Buffer, offset: u64) -> wgpu::BufferBinding<'_> {
+    wgpu::BufferBinding { offset, ..whole(buffer) }
 }
 
 /// Marks the fastest and returns it. There is always one: every kernel has a variant for every adapter.
@@ -389,25 +420,16 @@ fn choose<T: Copy>(mut timed: Vec<(T, TuneEntry)>, entries: &mut Vec<TuneEntry>)
     chosen
 }
 
-/// Ways to take LayerNorm that are worth timing; the first is the one to take untimed.
-fn norm_choices(target: Target, layout: &Layout) -> &'static [NormChoice] {
-    match target {
-        Target::Gpu if gemm_norm::fits(layout) => &[NormChoice::Fused, NormChoice::Separate],
-        _ => &[NormChoice::Separate],
-    }
-}
-
-fn key(gpu: &GpuDevice, target: Target, layout: &Layout) -> String {
-    let adapter = gpu.description();
-    let Layout { hidden, intermediate_padded, heads, precision, .. } = layout;
-    let precision: &Precision = precision;
+fn key(adapter: &AdapterDescription, family: KernelFamily, architecture: &Architecture, layout: &Layout) -> String {
+    let AdapterDescription { name, backend, driver, .. } = adapter;
+    let Layout { states, heads, storage, .. } = layout;
     format!(
-        "{} | {} | {} | {target:?} kernels {:016x} | {} | hidden {hidden} heads {heads} intermediate {intermediate_padded}",
-        adapter.name,
-        adapter.backend,
-        adapter.driver,
+        "{name} | {backend} | {driver} | {family:?} kernels {:016x} | {} | hidden {} heads {heads} intermediate {} {}",
         shader::VERSION,
-        precision.name(),
+        storage.name(),
+        states.width,
+        layout.intermediate_stride(),
+        architecture.block.mlp.activation.name(),
     )
 }
 

@@ -1,18 +1,25 @@
-//! What the tests of this crate share: where models and golden files are, and small models made up on the spot.
+//! What the tests of this crate share: golden files, and small models made up on the spot.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::convert::Infallible;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use assay_kernels::weights::{Linear, Module, NormWeights, Source};
-use assay_kernels::{Architecture, Engine, Model, PackedBatch, Row, Task, Weights, families};
+use assay_kernels::{
+    Architecture, CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, Engine, Model, PackedBatch, Precision, Row, Task,
+    Weights, families,
+};
 use serde::Deserialize;
 
 /// One pair of a golden file, with the logits of a float64 PyTorch run.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Case {
     pub(crate) ids: Vec<u32>,
+    /// Empty where the model has no token types.
+    #[serde(default)]
     pub(crate) type_ids: Vec<u32>,
     pub(crate) logits: Vec<f64>,
 }
@@ -48,39 +55,19 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
     })
 }
 
-pub(crate) fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// `shared/golden/NAME`, beside the checkout; says so and returns `None` where it is absent.
-pub(crate) fn golden_path(name: &str) -> Option<PathBuf> {
-    let path = workspace().join("../shared/golden").join(name);
-    present(path, "golden files are not beside this checkout")
-}
-
 pub(crate) fn golden(path: &Path) -> Golden {
     serde_json::from_slice(&std::fs::read(path).expect("the golden file is readable")).expect("the golden file is JSON")
 }
 
-/// The MiniLM-L6 backbone's directory: `ASSAY_MINILM_DIR`, or `target/models/minilm`; says so and returns `None` where
-/// it is absent.
-pub(crate) fn minilm_dir() -> Option<PathBuf> {
-    let dir =
-        std::env::var_os("ASSAY_MINILM_DIR").map_or_else(|| workspace().join("target/models/minilm"), PathBuf::from);
-    present(dir, "set ASSAY_MINILM_DIR to a directory with the MiniLM-L6 backbone")
+/// Goldens of the default model: the repository's own, and one more where the reference material is beside the checkout.
+pub(crate) fn default_goldens() -> Vec<Golden> {
+    let more = testdata::beside_checkout("golden/default-model.json");
+    [testdata::golden("passages.json")].into_iter().chain(more).map(|path| golden(&path)).collect()
 }
 
-/// The adapter that makes the backbone the default cross-encoder.
+/// The adapter that makes the default model's encoder a cross-encoder.
 pub(crate) fn default_adapter() -> PathBuf {
-    workspace().join("models/default")
-}
-
-fn present(path: PathBuf, remedy: &str) -> Option<PathBuf> {
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {} is absent ({remedy})", path.display());
-    None
+    testdata::root().join("models/default")
 }
 
 /// Packs every case into one batch.
@@ -175,6 +162,18 @@ impl Source for Random {
         let weight = self.values(width, 0.3).iter().map(|value| 1.0 + value).collect();
         Ok(NormWeights { weight, bias: bias.then(|| self.values(width, 0.2)) })
     }
+}
+
+/// This processor with so many compute threads; all that the process may use for 0.
+pub(crate) fn processor(threads: usize) -> Arc<CpuDevice> {
+    let options = CpuDeviceOptions { threads: NonZeroUsize::new(threads), ..CpuDeviceOptions::default() };
+    CpuDevice::new(options).expect("threads can be started")
+}
+
+/// An engine with a processor of its own.
+pub(crate) fn cpu_engine(model: Model, threads: usize, precision: Precision) -> CpuEngine {
+    let options = CpuOptions { precision, ..CpuOptions::default() };
+    CpuEngine::load(&processor(threads), model, options).expect("the engine computes such models")
 }
 
 /// Checks the rows and computes them.

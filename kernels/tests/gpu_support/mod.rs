@@ -4,59 +4,57 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
-use assay_kernels::gpu::ops::Target;
-use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, Precision};
-use assay_kernels::{Engine, Model, PackedBatch, Task, checkpoint, reference};
-use common::{Shape, random_rows, random_weights};
+use assay_kernels::gpu::layout::Storage;
+use assay_kernels::gpu::opened::OpenDevice;
+use assay_kernels::gpu::{AdapterError, AdapterSelection, GpuDevice, GpuEngine, GpuError, GpuOptions, KernelFamily};
+use assay_kernels::{Engine, Model, PackedBatch, Precision, checkpoint};
 
 /// Absolute tolerance of an f32 engine's logits against the float64 reference.
 pub(crate) const F32_TOLERANCE: f64 = 1e-4;
 /// The same for f16 storage.
 pub(crate) const F16_TOLERANCE: f64 = 2e-2;
 
-/// A device to test on, software included, or the reason why there is none.
-pub(crate) fn device() -> Option<GpuDevice> {
-    match GpuDevice::open(&AdapterSelection::Any) {
-        Ok(device) => {
-            eprintln!("on {}", device.description());
-            Some(device)
-        }
-        Err(error) => skip(&error.to_string()),
-    }
+/// A device to test single kernels on, software included, or the reason why there is none.
+pub(crate) fn device() -> Option<OpenDevice> {
+    found(OpenDevice::new(&AdapterSelection::Any))
 }
 
-/// An engine to test on.
-pub(crate) fn engine(weights: Model, precision: Precision, max_batch_tokens: usize) -> Option<GpuEngine> {
-    engine_of(weights, precision, max_batch_tokens, None)
+/// A device to load models on, software included, or the reason why there is none.
+pub(crate) fn shared_device() -> Option<Arc<GpuDevice>> {
+    found(GpuDevice::open(&AdapterSelection::Any))
 }
 
-/// An engine to test on, with a family of kernels that need not be the adapter's own.
-pub(crate) fn engine_of(
-    weights: Model,
-    precision: Precision,
-    max_batch_tokens: usize,
-    target: Option<Target>,
-) -> Option<GpuEngine> {
-    let options =
-        GpuOptions { adapter: AdapterSelection::Any, precision, max_batch_tokens, target, ..GpuOptions::default() };
-    match GpuEngine::new(weights, options) {
-        Ok(engine) => Some(engine),
-        Err(error @ assay_kernels::gpu::GpuError::NoAdapter { .. }) => skip(&error.to_string()),
+fn found<T>(opened: Result<T, GpuError>) -> Option<T> {
+    match opened {
+        Ok(opened) => Some(opened),
+        Err(error @ GpuError::Adapter(AdapterError::NotFound { .. })) => skip(&error.to_string()),
         Err(error) => panic!("{error}"),
     }
 }
 
-/// Says why a test does nothing.
-pub(crate) fn skip<T>(reason: &str) -> Option<T> {
-    eprintln!("skipped: {reason}");
-    None
+/// An engine to test on.
+pub(crate) fn engine(model: Model, precision: Precision, max_batch_tokens: usize) -> Option<GpuEngine> {
+    engine_of(model, precision, max_batch_tokens, None)
 }
 
-/// The repository's root.
-pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+/// An engine to test on, with a family of kernels that need not be the adapter's own.
+pub(crate) fn engine_of(
+    model: Model,
+    precision: Precision,
+    max_batch_tokens: usize,
+    family: Option<KernelFamily>,
+) -> Option<GpuEngine> {
+    let options = GpuOptions { precision, max_batch_tokens, family, ..GpuOptions::default() };
+    Some(GpuEngine::load(&shared_device()?, model, &options).unwrap())
+}
+
+/// Skips a test, as there is no adapter.
+pub(crate) fn skip<T>(reason: &str) -> Option<T> {
+    testdata::skip(testdata::Cause::NoAdapter, reason);
+    None
 }
 
 /// A golden's rows and their logits.
@@ -65,59 +63,39 @@ pub(crate) struct Golden {
     pub(crate) logits: Vec<f64>,
 }
 
-/// Reads a golden file, where there is one.
-fn golden(path: &Path) -> Option<Golden> {
-    let Ok(bytes) = std::fs::read(path) else {
-        return skip(&format!("{} is not there", path.display()));
-    };
-    let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+/// Reads a golden file.
+fn golden(path: &Path) -> Golden {
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let (mut ids, mut offsets, mut second_segment, mut logits) = (vec![], vec![0], vec![], vec![]);
     for case in json["cases"].as_array().unwrap() {
+        // A family without token types has none in its goldens.
         let numbers = |field: &str| -> Vec<u32> {
-            case[field].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+            case[field].as_array().into_iter().flatten().map(|id| id.as_u64().unwrap() as u32).collect()
         };
         let (row, types) = (numbers("ids"), numbers("type_ids"));
-        second_segment.push(types.iter().position(|&t| t == 1).unwrap_or(types.len()) as u32);
+        second_segment.push(types.iter().position(|&t| t == 1).unwrap_or(row.len()) as u32);
         ids.extend(row);
         offsets.push(ids.len() as u32);
         logits.extend(case["logits"].as_array().unwrap().iter().map(|logit| logit.as_f64().unwrap()));
     }
-    Some(Golden { batch: PackedBatch::new(ids, offsets, second_segment).unwrap(), logits })
+    Golden { batch: PackedBatch::new(ids, offsets, second_segment).unwrap(), logits }
 }
 
-/// A tiny model with its golden; where the folder of them is not beside this checkout, a made-up model of the same shape
-/// with the reference's numbers.
+/// A model of `testdata/models` with its golden.
 pub(crate) fn tiny(name: &str) -> Option<(Model, Golden)> {
-    let dir = root().join("../shared/golden").join(name);
-    if dir.exists() {
-        return Some((checkpoint::load(&dir, None).unwrap(), golden(&dir.join("golden.json"))?));
-    }
-    eprintln!("{name}: made up, because {} is not there", dir.display());
-    let (heads, head_dim, intermediate, layers, outputs) = match name {
-        "tiny-bert-hd32" => (2, 32, 160, 3, 1),
-        "tiny-bert-hd64" => (2, 64, 256, 2, 1),
-        "tiny-bert-3labels" => (3, 16, 100, 2, 3),
-        other => return skip(&format!("no model is made up for {other}")),
-    };
-    let task = Task::CrossEncoder;
-    let weights = random_weights(Shape { heads, head_dim, intermediate, layers, outputs, task }, 1);
-    let batch = random_rows(&[1, 2, 15, 16, 17, 31, 33, 63, 64, 65, 96, 127, 128, 129, 511, 512, 40, 5], 2);
-    let logits = reference::forward(&weights, &batch);
-    Some((weights, Golden { batch, logits }))
+    let dir = testdata::model(name);
+    Some((checkpoint::load(&dir, None).unwrap(), golden(&dir.join("golden.json"))))
 }
 
-/// The default model, where its backbone is named by `ASSAY_MINILM_DIR` (a Hugging Face directory).
+/// The default model.
 pub(crate) fn default_model() -> Option<Model> {
-    let Ok(dir) = std::env::var("ASSAY_MINILM_DIR") else {
-        return skip("set ASSAY_MINILM_DIR to a directory with the MiniLM-L6 backbone");
-    };
-    Some(checkpoint::load(Path::new(&dir), Some(&root().join("models/default"))).unwrap())
+    Some(checkpoint::load(&testdata::default_model()?, Some(&common::default_adapter())).unwrap())
 }
 
 /// The default model's goldens: of our own passages, and those beside this checkout, where they are.
 pub(crate) fn default_goldens() -> Vec<Golden> {
-    let paths = ["testdata/golden/passages.json", "../shared/golden/default-model.json"];
-    paths.iter().filter_map(|path| golden(&root().join(path))).collect()
+    let more = testdata::beside_checkout("golden/default-model.json");
+    [testdata::golden("passages.json")].into_iter().chain(more).map(|path| golden(&path)).collect()
 }
 
 /// Runs a batch in pieces that fit the engine.
@@ -169,5 +147,13 @@ impl Random {
 
     pub(crate) fn numbers(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.number()).collect()
+    }
+}
+
+/// The inverse of [`Storage::encode`].
+pub(crate) fn decode(storage: Storage, bytes: &[u8]) -> Vec<f32> {
+    match storage {
+        Storage::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Storage::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
     }
 }

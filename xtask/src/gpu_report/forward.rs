@@ -1,9 +1,11 @@
 //! The arithmetic-bound time of a forward pass on an M1, from issue slots per thread.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::listing::Listing;
 use anyhow::{Context, Result};
+
+use super::listing::Listing;
 
 /// An M1's GPU: cores, lanes a core that issue one instruction each clock, and the clock.
 const CORES: f64 = 8.0;
@@ -11,110 +13,143 @@ const LANES: f64 = 128.0;
 const CLOCK_HZ: f64 = 1.278e9;
 /// Peak multiply-add rate in FLOP/s: 2.617 TF.
 const PEAK: f64 = CORES * LANES * 2.0 * CLOCK_HZ;
-/// The widths of MiniLM-L6, for which the kernels are compiled.
-const HIDDEN: u64 = 384;
-const INTERMEDIATE: u64 = 1536;
-const HEADS: u64 = 12;
-const HEAD_DIM: u64 = 32;
-/// The batch that is predicted: rows of this many tokens each.
-const ROW_TOKENS: u64 = 100;
-const ROWS: u64 = 80;
-const LAYERS: u64 = 6;
+/// Trips of a loop that is not told apart: a tree over 32 threads has five levels.
+const TREE_LEVELS: u64 = 5;
 
-/// How often each loop of a kernel runs, in the order of the listing; `keys` is a row's length.
-pub(crate) fn trips(name: &str, listing: &Listing, keys: u64) -> Vec<u64> {
-    let k = name.split_whitespace().nth(2).and_then(|s| s.split('x').next()?.parse::<u64>().ok()).unwrap_or(32);
-    if name.starts_with("gemm_tile ") {
-        // One loop, 32 numbers of K a trip.
-        return vec![k / 32];
-    }
-    if name.starts_with("gemm_tile_norm ") {
-        // The same, then two loops over 96 partial sums that one of the three simdgroups runs.
-        return vec![k / 32, 32, 32];
-    }
-    if name.starts_with("attention") {
-        return vec![keys.div_ceil(16)];
-    }
-    // LayerNorm and embeddings: 96 groups of four over 32 threads, and trees of five levels. The trees are unrolled by
-    // some compilers; counting every loop as the longer of the two keeps the bound a bound.
-    listing.loops.iter().map(|_| 5).collect()
+/// The batch that a pass is predicted for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Batch {
+    pub(crate) rows: u64,
+    /// Tokens of each row.
+    pub(crate) row_tokens: u64,
 }
 
-/// A table of the kernels' times and of the whole pass in one number format, for rows of [`ROW_TOKENS`] tokens.
+/// One dispatch of a forward pass.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    /// Which pass: number format, and one choice of kernel variants.
+    pub(crate) pass: String,
+    /// The part of the computation; layers have the same parts.
+    pub(crate) part: String,
+    /// The kernel's name.
+    pub(crate) pipeline: String,
+    /// Threads of the dispatch.
+    pub(crate) threads: u64,
+    /// Useful operations.
+    pub(crate) flops: u64,
+}
+
+/// Time and useful operations of a part, all its dispatches together.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cost {
+    seconds: f64,
+    flops: u64,
+}
+
+/// How often each loop of a kernel runs for rows of `keys` tokens, in the order of the listing. `constants` are the
+/// kernel's, as `NAME=VALUE`.
+pub(crate) fn trips(name: &str, constants: &[String], listing: &Listing, keys: u64) -> Vec<u64> {
+    let value = |name: &str| {
+        let of_name = |constant: &&String| constant.split_once('=').is_some_and(|(constant, _)| constant == name);
+        constants.iter().find(of_name).and_then(|constant| constant.split_once('=')?.1.parse::<u64>().ok())
+    };
+    let (k, hidden4) = (value("K").unwrap_or(32), value("HIDDEN4").unwrap_or(0));
+    match name.split_whitespace().next().unwrap_or_default() {
+        // One loop, 32 numbers of K a trip.
+        "gemm_tile" => vec![k / 32],
+        // The same, then two loops over a partial sum from each thread, that one of THREADS / 32 simdgroups runs.
+        "gemm_tile_norm" => vec![k / 32, 32, 32],
+        "attention" => vec![keys.div_ceil(16)],
+        "pool_mean" => vec![keys],
+        "classify" | "pool_normalise" => vec![hidden4],
+        // LayerNorm and embeddings: groups of four over 32 threads, and trees. Some compilers unroll the trees; counting
+        // every loop as the longer of the two keeps the bound a bound.
+        _ => listing.loops.iter().map(|_| hidden4.div_ceil(32).max(TREE_LEVELS)).collect(),
+    }
+}
+
+/// A table of the parts of a forward pass in one number format, each with its fastest variant. `slots` has the issue slots
+/// of one thread of a kernel; it has none for a kernel that these compilers cannot be asked about.
 ///
 /// # Errors
-/// A kernel of the pass is not among the figures.
-pub(crate) fn forward_pass(precision: &str, slots: &impl Fn(&str, u64) -> Result<u64>) -> Result<String> {
-    let (h, i) = (HIDDEN, INTERMEDIATE);
-    let (tokens, rows) = (ROW_TOKENS * ROWS, ROWS);
-    let mut lines: Vec<(String, f64, u64)> = Vec::new();
-    // The fastest of the tiles that divide `columns`, over `rows` rows.
-    let gemm = |k: u64, n: u64, columns: u64, epilogue: &str, rows: u64| -> Result<(f64, u64)> {
-        let mut best: Option<f64> = None;
-        for threads in [32, 64, 96, 128] {
-            if columns.is_multiple_of(4 * threads) && n.is_multiple_of(4 * threads) {
-                let name = format!("gemm_tile {precision} {k}x{n} {epilogue} tile{threads}");
-                let time = seconds(slots(&name, 0)?, rows.div_ceil(16) * columns / 4);
-                best = Some(best.map_or(time, |best| best.min(time)));
-            }
+/// No variant of a part has slots.
+pub(crate) fn forward_pass(
+    storage: &str,
+    batch: Batch,
+    steps: &[Step],
+    slots: &impl Fn(&str) -> Option<u64>,
+) -> Result<String> {
+    let of_storage = |step: &&Step| step.pass.split_whitespace().next() == Some(storage);
+    let steps: Vec<&Step> = steps.iter().filter(of_storage).collect();
+    let mut parts: Vec<&str> = Vec::new();
+    for step in &steps {
+        if !parts.contains(&step.part.as_str()) {
+            parts.push(&step.part);
         }
-        Ok((best.with_context(|| format!("no tile for {columns} columns"))?, 2 * rows * k * columns))
-    };
-    let mut add = |what: &str, count: u64, (time, flops): (f64, u64)| {
-        lines.push((what.to_owned(), time * count as f64, flops * count));
-    };
-    let full = LAYERS - 1;
-    let attention = |queries: u64, rows: u64| -> Result<(f64, u64)> {
-        let mut best = f64::INFINITY;
-        for threads in [32, 64, 128] {
-            let slots = slots(&format!("attention {precision} head_dim {HEAD_DIM} t{threads}"), ROW_TOKENS)?;
-            let lanes = queries.div_ceil(threads) * threads * rows * HEADS;
-            best = best.min(seconds(slots, lanes));
-        }
-        Ok((best, 4 * queries * rows * ROW_TOKENS * h))
-    };
-    let row_op = |name: &str, rows: u64| -> Result<(f64, u64)> {
-        Ok((seconds(slots(&format!("{name} {precision}"), 0)?, rows * 32), 0))
-    };
-    // GEMM, residual and LayerNorm: one kernel or two, whichever is faster.
-    let project = |k: u64, rows: u64| -> Result<(f64, u64)> {
-        let (separate, flops) = gemm(k, h, h, "residual", rows)?;
-        let separate = separate + row_op("layer_norm", rows)?.0;
-        let fused = slots(&format!("gemm_tile_norm {precision} {k}x{h}"), 0)?;
-        Ok((separate.min(seconds(fused, rows.div_ceil(16) * h / 4)), flops))
-    };
-    add("embeddings", 1, row_op("embed", tokens)?);
-    add("query, key, value", full, gemm(h, 3 * h, 3 * h, "bias", tokens)?);
-    add("attention", full, attention(ROW_TOKENS, rows)?);
-    add("attention output, LayerNorm", full, project(h, tokens)?);
-    add("feed-forward in, GELU", full, gemm(h, i, i, "gelu", tokens)?);
-    add("feed-forward out, LayerNorm", full, project(i, tokens)?);
-    add("last layer: key, value", 1, gemm(h, 3 * h, 2 * h, "bias", tokens)?);
-    add("last layer: query", 1, gemm(h, 3 * h, h, "bias", rows)?);
-    add("last layer: attention", 1, attention(1, rows)?);
-    add("last layer: attention output, LayerNorm", 1, project(h, rows)?);
-    add("last layer: feed-forward in", 1, gemm(h, i, i, "gelu", rows)?);
-    add("last layer: feed-forward out, LayerNorm", 1, project(i, rows)?);
-    add("pooler", 1, gemm(h, h, h, "tanh", rows)?);
-
+    }
+    let Batch { rows, row_tokens } = batch;
     let mut text = format!(
-        "**M1, 8 cores, {:.2} TF f32 peak; {ROWS} rows of {ROW_TOKENS} tokens, {precision} storage, arithmetic bound:**\n\n\
+        "**M1, 8 cores, {:.2} TF f32 peak; {rows} rows of {row_tokens} tokens, {storage} storage, arithmetic bound:**\n\n\
          | part | ms | GFLOP | share of peak |\n|---|---:|---:|---:|\n",
         PEAK / 1e12
     );
-    let (mut total, mut useful) = (0.0, 0);
-    for (what, time, flops) in lines {
-        let share = flops as f64 / time / PEAK;
-        writeln!(text, "| {what} | {:.3} | {:.2} | {share:.2} |", time * 1e3, flops as f64 / 1e9)?;
-        total += time;
-        useful += flops;
+    let mut whole = Cost::default();
+    for part in parts {
+        let of_part = steps.iter().filter(|step| step.part == part);
+        let cost = fastest(of_part.copied(), slots).with_context(|| format!("no variant of {part} has figures"))?;
+        let share = cost.flops as f64 / cost.seconds / PEAK;
+        writeln!(text, "| {part} | {:.3} | {:.2} | {share:.2} |", cost.seconds * 1e3, cost.flops as f64 / 1e9)?;
+        whole.seconds += cost.seconds;
+        whole.flops += cost.flops;
     }
-    let share = useful as f64 / total / PEAK;
-    writeln!(text, "| **whole pass** | **{:.2}** | **{:.1}** | **{share:.2}** |", total * 1e3, useful as f64 / 1e9)?;
-    writeln!(text, "\nPredicted: {:.0} pairs/s, {share:.2} of peak.", ROWS as f64 / total)?;
+    let share = whole.flops as f64 / whole.seconds / PEAK;
+    let gflop = whole.flops as f64 / 1e9;
+    writeln!(text, "| **whole pass** | **{:.2}** | **{gflop:.1}** | **{share:.2}** |", whole.seconds * 1e3)?;
+    writeln!(text, "\nPredicted: {:.0} pairs/s, {share:.2} of peak.", rows as f64 / whole.seconds)?;
     Ok(text)
 }
 
-fn seconds(slots_per_thread: u64, threads: u64) -> f64 {
-    slots_per_thread as f64 * threads as f64 / (CORES * LANES * CLOCK_HZ)
+/// The cost of a part in the pass in which it takes the least time.
+fn fastest<'a>(steps: impl Iterator<Item = &'a Step>, slots: &impl Fn(&str) -> Option<u64>) -> Option<Cost> {
+    // A pass without figures for one of the part's kernels is no candidate.
+    let mut passes: BTreeMap<&str, Option<Cost>> = BTreeMap::new();
+    for step in steps {
+        let cost = passes.entry(&step.pass).or_insert(Some(Cost::default()));
+        *cost = cost.zip(slots(&step.pipeline)).map(|(cost, slots)| Cost {
+            seconds: cost.seconds + slots as f64 * step.threads as f64 / (CORES * LANES * CLOCK_HZ),
+            flops: cost.flops + step.flops,
+        });
+    }
+    passes.into_values().flatten().min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(pass: &str, part: &str, pipeline: &str) -> Step {
+        let [pass, part, pipeline] = [pass, part, pipeline].map(str::to_owned);
+        Step { pass, part, pipeline, threads: 1000, flops: 10 }
+    }
+
+    #[test]
+    fn a_part_costs_what_its_fastest_variant_takes() {
+        let steps = [
+            step("f32 0", "norm", "one"),
+            step("f32 1", "norm", "slow"),
+            step("f32 2", "norm", "one"),
+            step("f32 2", "norm", "one"),
+            step("f32 3", "norm", "unknown"),
+        ];
+        let slots = |name: &str| match name {
+            "one" => Some(1),
+            "slow" => Some(3),
+            _ => None,
+        };
+        let cost = fastest(steps.iter(), &slots).unwrap();
+        assert_eq!(cost.flops, 10);
+        assert!(fastest(steps[4..].iter(), &slots).is_none());
+        let table = forward_pass("f32", Batch { rows: 2, row_tokens: 3 }, &steps, &slots).unwrap();
+        assert_eq!(table.matches("| norm |").count(), 1);
+    }
 }

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::step::{self, cargo};
 use crate::target_dir;
 use crate::vulkan::{Driver, VulkanRoot};
-use forward::{forward_pass, trips};
+use forward::{Batch, Step, forward_pass, trips};
 use listing::{Kind, Listing};
 
 /// Where the table is kept.
@@ -45,6 +45,8 @@ pub(crate) enum Mode {
 /// What the compilers say about one variant.
 #[derive(Debug, Clone)]
 struct Figures {
+    /// Override constants, as NAME=VALUE.
+    constants: Vec<String>,
     /// Apple: 16-bit register halves used.
     registers: u64,
     /// Apple: threads of one core that fit in flight.
@@ -55,7 +57,17 @@ struct Figures {
     amd: [u64; 3],
 }
 
-/// A shader to ask about, as the program `gpu_shaders` lists it.
+/// What the program `gpu_shaders` lists.
+#[derive(Debug, Default)]
+struct Listed {
+    batch: Batch,
+    pipelines: Vec<Variant>,
+    /// Dispatches of the forward pass, with every choice of variants.
+    steps: Vec<Step>,
+}
+
+/// A shader to ask about.
+#[derive(Debug)]
 struct Variant {
     name: String,
     file: PathBuf,
@@ -74,30 +86,41 @@ pub(crate) fn run(root: &Path, vulkan: &VulkanRoot, mode: Mode) -> Result<()> {
     let program = target_dir(root).join("release/examples/gpu_shaders");
     let work = root.join("target/gpu-report");
     fs::create_dir_all(&work)?;
+    let mut listed = list(&program, &work)?;
     let mut figures = BTreeMap::new();
-    for variant in variants(&program, &work)? {
+    for variant in std::mem::take(&mut listed.pipelines) {
         let found = ask(vulkan, &program, &variant).with_context(|| format!("compile {}", variant.name))?;
         figures.insert(variant.name, found);
     }
     match mode {
-        Mode::Print => println!("{}", table(&figures)?),
-        Mode::Write => write(root, &figures)?,
+        Mode::Print => println!("{}", table(&figures, &listed)?),
+        Mode::Write => write(root, &figures, &listed)?,
         Mode::Check => check(root, &figures)?,
     }
     Ok(())
 }
 
-fn variants(program: &Path, work: &Path) -> Result<Vec<Variant>> {
+fn list(program: &Path, work: &Path) -> Result<Listed> {
     let output = Command::new(program).arg("list").arg(work).output().context("start gpu_shaders")?;
     ensure!(output.status.success(), "gpu_shaders: {}", String::from_utf8_lossy(&output.stderr));
-    let lines = String::from_utf8(output.stdout)?;
-    let variant = |line: &str| -> Result<Variant> {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [name, file, constants] = fields[..] else { bail!("gpu_shaders: not three fields: {line:?}") };
-        let constants = constants.split_whitespace().map(str::to_owned).collect();
-        Ok(Variant { name: name.to_owned(), file: file.into(), constants })
-    };
-    lines.lines().map(variant).collect()
+    let mut listed = Listed::default();
+    for line in String::from_utf8(output.stdout)?.lines() {
+        match line.split('\t').collect::<Vec<_>>()[..] {
+            ["batch", rows, row_tokens] => {
+                listed.batch = Batch { rows: rows.parse()?, row_tokens: row_tokens.parse()? };
+            }
+            ["pipeline", name, file, constants] => {
+                let constants = constants.split_whitespace().map(str::to_owned).collect();
+                listed.pipelines.push(Variant { name: name.to_owned(), file: file.into(), constants });
+            }
+            ["step", pass, part, pipeline, threads, flops] => {
+                let [pass, part, pipeline] = [pass, part, pipeline].map(str::to_owned);
+                listed.steps.push(Step { pass, part, pipeline, threads: threads.parse()?, flops: flops.parse()? });
+            }
+            _ => bail!("gpu_shaders: unknown line {line:?}"),
+        }
+    }
+    Ok(listed)
 }
 
 fn ask(vulkan: &VulkanRoot, program: &Path, variant: &Variant) -> Result<Figures> {
@@ -115,6 +138,7 @@ fn ask(vulkan: &VulkanRoot, program: &Path, variant: &Variant) -> Result<Figures
     let (amd, _) = compile(Driver::Amd, &[])?;
     ensure!(listing.straight.instructions() > 0, "the Apple compiler printed no listing");
     Ok(Figures {
+        constants: variant.constants.clone(),
         registers: statistic(&apple, "GPRs")?,
         threads: statistic(&apple, "Threads")?,
         spills: statistic(&apple, "Spills")? + statistic(&apple, "Scratch")?,
@@ -132,7 +156,7 @@ fn statistic(text: &str, name: &str) -> Result<u64> {
     line.and_then(|value| value.trim().parse().ok()).with_context(|| format!("no statistic {name} in {text:?}"))
 }
 
-fn table(figures: &BTreeMap<String, Figures>) -> Result<String> {
+fn table(figures: &BTreeMap<String, Figures>, listed: &Listed) -> Result<String> {
     let mut text = String::new();
     writeln!(
         text,
@@ -156,22 +180,22 @@ fn table(figures: &BTreeMap<String, Figures>) -> Result<String> {
             hot.instructions(),
         )?;
     }
-    let slots = |name: &str, keys: u64| -> Result<u64> {
-        let found = figures.get(name).with_context(|| format!("no kernel {name}"))?;
-        Ok(found.listing.slots(&trips(name, &found.listing, keys)))
+    let slots = |name: &str| {
+        let Figures { constants, listing, .. } = figures.get(name)?;
+        Some(listing.slots(&trips(name, constants, listing, listed.batch.row_tokens)))
     };
-    for precision in ["f16", "f32"] {
-        writeln!(text, "\n{}", forward_pass(precision, &slots)?)?;
+    for storage in ["f16", "f32"] {
+        writeln!(text, "\n{}", forward_pass(storage, listed.batch, &listed.steps, &slots)?)?;
     }
     Ok(text)
 }
 
-fn write(root: &Path, figures: &BTreeMap<String, Figures>) -> Result<()> {
+fn write(root: &Path, figures: &BTreeMap<String, Figures>, listed: &Listed) -> Result<()> {
     let path = root.join(DOCUMENT);
     let document = fs::read_to_string(&path).with_context(|| format!("read {DOCUMENT}"))?;
     let (before, rest) = document.split_once(BEGIN).with_context(|| format!("{DOCUMENT} has no {BEGIN}"))?;
     let (_, after) = rest.split_once(END).with_context(|| format!("{DOCUMENT} has no {END}"))?;
-    fs::write(&path, format!("{before}{BEGIN}\n{}{END}{after}", table(figures)?))?;
+    fs::write(&path, format!("{before}{BEGIN}\n{}{END}{after}", table(figures, listed)?))?;
     let mut baseline = String::new();
     for (name, f) in figures {
         writeln!(baseline, "{name}\t{}\t{:.4}", f.threads, f.listing.hot().multiply_add_share())?;

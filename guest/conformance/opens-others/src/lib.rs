@@ -12,7 +12,7 @@ impl Guest for OpensOthers {
         }
         let name = request.settings.iter().find(|(name, _)| name == "attack").map(|(_, model)| model.as_str());
         let info = Model::open(name)?.info();
-        Err(Error::Internal(format!("opened {}", info.name)))
+        Err(Error::Internal(format!("opened {} at {}", info.name, info.revision)))
     }
 }
 

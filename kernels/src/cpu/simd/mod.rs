@@ -27,6 +27,12 @@ pub(super) use dispatch::Isa;
 /// [`Simd::TILE_ROWS`] rows, which is what hides the latency of a fused multiply-add on every processor in reach.
 pub(super) const PANEL_VECTORS: usize = 2;
 
+/// Most rows of a register tile on any instruction set: products have a copy of their tile for each number up to it.
+pub(super) const MAX_TILE_ROWS: usize = 12;
+
+/// Most columns of a panel on any instruction set.
+pub(super) const MAX_PANEL: usize = 32;
+
 /// A kernel's arguments; `run` is the kernel.
 pub(super) trait Kernel {
     type Output;

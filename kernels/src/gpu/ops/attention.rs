@@ -1,17 +1,18 @@
 //! Packed attention: `attention.wgsl`, and `attention_cpu.wgsl` for software adapters.
 //!
-//! Queries of one row are cut into tiles on the host: [`tiles`]. Every index is in bounds without a check: tiles come
+//! Queries of one row are cut into tiles on the host: [`query_tiles`]. Every index is in bounds without a check: tiles come
 //! from a checked batch, key numbers are clamped to their row, and threads past a tile's queries repeat its last one and
 //! store nothing.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Target;
-use crate::gpu::device::GpuDevice;
-use crate::gpu::error::GpuError;
-use crate::gpu::kernel::{Access, Extent, Kernel, KernelDescriptor, Op, Work};
-use crate::gpu::layout::{Layout, Precision};
+use crate::gpu::adapter::KernelFamily;
+use crate::gpu::layout::{Layout, Storage};
+use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
+
+const SHADER: &Shader = shader::find("attention");
+const SOFTWARE_SHADER: &Shader = shader::find("attention_cpu");
 
 /// Widest slice of a head that one thread sums: a whole head up to here, half of one above.
 const MAX_OUTPUT_DIM: usize = 64;
@@ -19,7 +20,7 @@ const MAX_OUTPUT_DIM: usize = 64;
 /// One workgroup's queries, and the keys of their row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-pub struct Tile {
+pub struct QueryTile {
     /// Row of q and context of the first query.
     pub query_start: u32,
     /// Queries: at least 1, at most the kernel's threads.
@@ -49,35 +50,58 @@ pub struct AttentionShape {
     pub context_stride: usize,
 }
 
-/// The attention kernel.
-#[derive(Debug, Clone)]
+/// The op.
+#[derive(Debug, Clone, Copy)]
 pub struct Attention {
-    kernel: Kernel,
-    shape: AttentionShape,
-    threads: u32,
-    precision: Precision,
+    /// Where its numbers lie.
+    pub shape: AttentionShape,
+    /// Most queries in a tile.
+    pub threads: u32,
+    /// How numbers are stored.
+    pub storage: Storage,
+    /// Which kernel computes it.
+    pub family: KernelFamily,
+}
+
+buffers! {
+    /// The op's buffers.
+    pub struct AttentionBuffers {
+        /// `[queries, q_stride]`.
+        q: Read,
+        /// `[tokens, kv_stride]`: keys and values.
+        kv: Read,
+        /// `[tiles]` of [`QueryTile`].
+        query_tiles: Read,
+        /// `[queries, context_stride]`.
+        context: Write,
+    }
 }
 
 /// Numbers of one head that one thread sums.
-pub(crate) fn output_dim(head_dim: usize) -> usize {
+fn output_dim(head_dim: usize) -> usize {
     if head_dim > MAX_OUTPUT_DIM { head_dim / 2 } else { head_dim }
 }
 
 /// Queries to a tile that are worth trying; the first is the one to take untimed.
-pub(crate) fn thread_counts(shader: Shader) -> &'static [u32] {
-    match shader {
-        Shader::AttentionSoftware => &[8, 16],
-        _ => &[64, 32, 128],
+pub(crate) fn thread_counts(family: KernelFamily) -> &'static [u32] {
+    match family {
+        KernelFamily::Software => &[8, 16],
+        KernelFamily::Gpu => &[64, 32, 128],
     }
 }
 
 /// Cuts rows, given by their boundaries, into tiles of at most `threads` queries.
-pub fn tiles(offsets: &[u32], threads: u32, tiles: &mut Vec<Tile>) {
+pub fn query_tiles(offsets: &[u32], threads: u32, tiles: &mut Vec<QueryTile>) {
     tiles.clear();
     for row in offsets.windows(2) {
         let (key_start, keys) = (row[0], row[1] - row[0]);
         for first in (0..keys).step_by(threads as usize) {
-            tiles.push(Tile { query_start: key_start + first, queries: threads.min(keys - first), key_start, keys });
+            tiles.push(QueryTile {
+                query_start: key_start + first,
+                queries: threads.min(keys - first),
+                key_start,
+                keys,
+            });
         }
     }
 }
@@ -86,7 +110,7 @@ impl AttentionShape {
     /// All of a layer's queries: q, keys and values side by side in one buffer.
     #[must_use]
     pub fn all(layout: &Layout) -> Self {
-        let hidden = layout.hidden_padded;
+        let hidden = layout.states.stride;
         Self {
             heads: layout.heads,
             head_dim: layout.head_dim,
@@ -101,63 +125,7 @@ impl AttentionShape {
     /// First tokens only: q in a buffer of its own.
     #[must_use]
     pub fn first_tokens(layout: &Layout) -> Self {
-        Self { q_stride: layout.hidden_padded, ..Self::all(layout) }
-    }
-}
-
-impl Attention {
-    /// Makes the kernel with `threads` queries to a tile.
-    ///
-    /// # Errors
-    /// The driver refuses it.
-    pub fn new(
-        gpu: &GpuDevice,
-        shape: AttentionShape,
-        target: Target,
-        threads: u32,
-        precision: Precision,
-    ) -> Result<Self, GpuError> {
-        let shader = match target {
-            Target::Gpu => Shader::Attention,
-            Target::Software => Shader::AttentionSoftware,
-        };
-        let kernel = Kernel::new(
-            gpu,
-            &KernelDescriptor {
-                label: &format!("attention {}x{}", shape.heads, shape.head_dim),
-                source: &shader::attention_source(shader, precision, shape.head_dim),
-                bindings: &[Access::Read, Access::Read, Access::Read, Access::Write],
-                immediate_bytes: 20,
-                constants: &[("THREADS", f64::from(threads))],
-            },
-        )?;
-        Ok(Self { kernel, shape, threads, precision })
-    }
-
-    /// The same kernel over other buffers.
-    #[must_use]
-    pub fn with_shape(&self, shape: AttentionShape) -> Self {
-        Self { shape, ..self.clone() }
-    }
-
-    /// Most queries in a tile.
-    #[must_use]
-    pub fn threads(&self) -> u32 {
-        self.threads
-    }
-
-    /// Binds q, keys and values, the tile list and the output.
-    #[must_use]
-    pub fn bind(
-        &self,
-        gpu: &GpuDevice,
-        q: &wgpu::Buffer,
-        kv: &wgpu::Buffer,
-        tiles: wgpu::BufferBinding<'_>,
-        context: &wgpu::Buffer,
-    ) -> wgpu::BindGroup {
-        let whole = wgpu::Buffer::as_entire_buffer_binding;
-        self.kernel.bind(gpu, &[whole(q), whole(kv), tiles, whole(context)])
+        Self { q_stride: layout.states.stride, ..Self::all(layout) }
     }
 }
 
@@ -166,13 +134,24 @@ impl Op for Attention {
         format!("attention {}x{} t{}", self.shape.heads, self.shape.head_dim, self.threads)
     }
 
-    fn kernel(&self) -> &Kernel {
-        &self.kernel
+    fn pipeline(&self) -> PipelineSpec {
+        let shader = match self.family {
+            KernelFamily::Gpu => SHADER,
+            KernelFamily::Software => SOFTWARE_SHADER,
+        };
+        let head_dim = self.shape.head_dim;
+        let constants = vec![
+            ("HEAD_DIM", head_dim as f64),
+            ("OUTPUT_DIM", output_dim(head_dim) as f64),
+            ("THREADS", f64::from(self.threads)),
+        ];
+        PipelineSpec::new(shader, self.storage, AttentionBuffers::<()>::BINDINGS, constants)
+            .named(format!("head_dim {head_dim} t{}", self.threads))
     }
 
     fn work(&self, extent: &Extent) -> Work {
         let AttentionShape { heads, head_dim, .. } = self.shape;
-        let run = self.precision.run();
+        let run = self.storage.run();
         let immediates = [
             self.shape.q_stride as u32 / run,
             self.shape.kv_stride as u32 / run,
@@ -184,8 +163,8 @@ impl Op for Attention {
         let splits = head_dim / output_dim(head_dim);
         // Queries and outputs once; keys and values once for each tile of queries, as the kernel reads them.
         let numbers = 2 * u64::from(extent.rows) * width + 2 * extent.query_keys * width / u64::from(self.threads);
-        let bytes = numbers * self.precision.bytes() as u64 + 16 * u64::from(extent.tiles);
-        let groups = [extent.tiles, (heads * splits) as u32, 1];
+        let bytes = numbers * self.storage.bytes() as u64 + 16 * u64::from(extent.query_tiles);
+        let groups = [extent.query_tiles, (heads * splits) as u32, 1];
         Work::new(&immediates, groups, 4 * extent.query_keys * width, bytes)
     }
 }
@@ -197,7 +176,7 @@ mod tests {
     #[test]
     fn tiles_cover_every_query_once_and_stay_in_their_row() {
         let mut list = Vec::new();
-        tiles(&[0, 1, 9, 73], 8, &mut list);
+        query_tiles(&[0, 1, 9, 73], 8, &mut list);
         let queries: Vec<u32> = list.iter().flat_map(|t| t.query_start..t.query_start + t.queries).collect();
         assert_eq!(queries, (0..73).collect::<Vec<_>>());
         for tile in list {

@@ -1,71 +1,62 @@
-//! Embeddings and LayerNorm: `embed.wgsl`, and `embed_cpu.wgsl` for software adapters.
+//! Embeddings and LayerNorm: `embed.wgsl`.
 //!
-//! Shapes: tokens `[rows]` of [`Token`], tables `[…, hidden]`, norm `[2, hidden]` in f32, y `[rows, hidden_padded]`.
+//! Shapes: tokens `[rows]` of [`Token`], tables `[…, width]`, norm `[2, stride]` in f32, y `[rows, stride]`.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Target;
 use super::layer_norm::{row_constants, row_groups};
-use crate::gpu::device::GpuDevice;
-use crate::gpu::error::GpuError;
-use crate::gpu::kernel::{Access, Extent, Kernel, KernelDescriptor, Op, Work};
-use crate::gpu::layout::Layout;
+use crate::gpu::adapter::KernelFamily;
+use crate::gpu::layout::RowLayout;
+use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
+
+const SHADER: &Shader = shader::find("embed");
+const SOFTWARE_SHADER: &Shader = shader::find("embed_cpu");
 
 /// One token as it is uploaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Token {
-    /// Below the vocabulary's size.
+    /// Row of the word table.
     pub id: u32,
-    /// Place in its row · 2 + token type.
-    pub place: u32,
+    /// Row of the position table · 2 + row of the token type table (0 or 1).
+    pub position_and_type: u32,
 }
 
-/// The embedding kernel.
-#[derive(Debug, Clone)]
+/// The op.
+#[derive(Debug, Clone, Copy)]
 pub struct Embed {
-    kernel: Kernel,
-    layout: Layout,
-    target: Target,
+    /// Rows of y; the tables have rows of the same width without padding.
+    pub rows: RowLayout,
+    /// Added to the variance.
+    pub eps: f64,
+    /// Which kernel computes it.
+    pub family: KernelFamily,
 }
 
-impl Embed {
-    /// Makes the kernel.
-    ///
-    /// # Errors
-    /// The driver refuses it.
-    pub fn new(gpu: &GpuDevice, layout: Layout, eps: f64, target: Target) -> Result<Self, GpuError> {
-        let shader = match target {
-            Target::Gpu => Shader::Embed,
-            Target::Software => Shader::EmbedSoftware,
-        };
-        let mut bindings = [Access::Read; 6];
-        bindings[5] = Access::Write;
-        let kernel = Kernel::new(
-            gpu,
-            &KernelDescriptor {
-                label: "embed",
-                source: &shader::source(shader, layout.precision),
-                bindings: &bindings,
-                immediate_bytes: 4,
-                constants: &row_constants(&layout, eps),
-            },
-        )?;
-        Ok(Self { kernel, layout, target })
+buffers! {
+    /// The op's buffers.
+    pub struct EmbedBuffers {
+        /// `[rows]` of [`Token`].
+        tokens: Read,
+        /// `[vocabulary, width]`.
+        word: Read,
+        /// `[positions, width]`.
+        position: Read,
+        /// `[types, width]`.
+        token_type: Read,
+        /// `[2, stride]` in f32: weight, bias.
+        norm: Read,
+        /// `[rows, stride]`.
+        y: Write,
     }
+}
 
-    /// Binds the tokens, the word, position and token type tables with the norm, and the output.
+impl Token {
+    /// A token with its rows of the three tables; `token_type` is 0 or 1.
     #[must_use]
-    pub fn bind(
-        &self,
-        gpu: &GpuDevice,
-        tokens: wgpu::BufferBinding<'_>,
-        [word, position, token_type, norm]: [&wgpu::Buffer; 4],
-        y: &wgpu::Buffer,
-    ) -> wgpu::BindGroup {
-        let whole = wgpu::Buffer::as_entire_buffer_binding;
-        self.kernel.bind(gpu, &[tokens, whole(word), whole(position), whole(token_type), whole(norm), whole(y)])
+    pub fn new(id: u32, position: usize, token_type: usize) -> Self {
+        Self { id, position_and_type: (position << 1 | token_type) as u32 }
     }
 }
 
@@ -74,13 +65,18 @@ impl Op for Embed {
         "embed".to_owned()
     }
 
-    fn kernel(&self) -> &Kernel {
-        &self.kernel
+    fn pipeline(&self) -> PipelineSpec {
+        let shader = match self.family {
+            KernelFamily::Gpu => SHADER,
+            KernelFamily::Software => SOFTWARE_SHADER,
+        };
+        let constants = row_constants(&self.rows, self.eps, self.family);
+        PipelineSpec::new(shader, self.rows.storage, EmbedBuffers::<()>::BINDINGS, constants)
     }
 
     fn work(&self, extent: &Extent) -> Work {
-        let row = (self.layout.hidden * self.layout.precision.bytes()) as u64;
-        let bytes = u64::from(extent.rows) * (4 * row + 8) + 8 * self.layout.hidden as u64;
-        Work::new(&[extent.rows], row_groups(self.target, extent.rows), 0, bytes)
+        let row = (self.rows.width * self.rows.storage.bytes()) as u64;
+        let bytes = u64::from(extent.rows) * (4 * row + 8) + 8 * self.rows.width as u64;
+        Work::new(&[extent.rows], row_groups(self.family, extent.rows), 0, bytes)
     }
 }

@@ -1,44 +1,33 @@
 //! GEMM with an epilogue: `y = epilogue(a · w + bias)`; `gemm_tile.wgsl`, `gemm_cooperative.wgsl`, `gemm_cpu.wgsl`.
 //!
 //! Shapes: a `[rows, k]`, w `[k, n]` (transposed from the checkpoint at load), bias `[n]` in f32, y `[rows, stride]`.
-//! Every index is in bounds without a check: k and n are multiples of [`TILE`], and a's and y's buffers have rows up to
-//! the next multiple of [`TILE_ROWS`] ([`GemmVariant::rows`] for the cooperative kernel).
+//! Every index is in bounds without a check: k and n are multiples of [`WIDTH_STEP`], and a's and y's buffers have rows up to
+//! the next multiple of [`ROW_STEP`] ([`GemmVariant::rows`] for the cooperative kernel).
 
-use super::Target;
-use crate::gpu::device::GpuDevice;
-use crate::gpu::error::GpuError;
-use crate::gpu::kernel::{Access, Extent, Kernel, KernelDescriptor, Op, Work};
-use crate::gpu::layout::{Precision, TILE, TILE_ROWS};
+use crate::architecture::Activation;
+use crate::gpu::adapter::{AdapterDescription, KernelFamily};
+use crate::gpu::layout::{ROW_STEP, Storage, WIDTH_STEP};
+use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
-/// Rows that one workgroup of the cooperative kernel computes.
+const TILE_SHADER: &Shader = shader::find("gemm_tile");
+const COOPERATIVE_SHADER: &Shader = shader::find("gemm_cooperative");
+const SOFTWARE_SHADER: &Shader = shader::find("gemm_cpu");
+
+/// Rows that one workgroup of the cooperative kernel computes: the largest step of rows in buffers.
 pub const COOPERATIVE_ROWS: usize = 64;
 /// Columns that one workgroup of the cooperative kernel computes.
 const COOPERATIVE_COLUMNS: usize = 64;
 
-/// Those of a GEMM: a, w, bias or parameters, residual, y, and [w from its second row on](bindings).
-pub(super) const BINDINGS: [Access; 6] =
-    [Access::Read, Access::Read, Access::Read, Access::Read, Access::Write, Access::Read];
-
-/// The buffers of [`BINDINGS`]: w, `[k, n]`, is bound a second time. A row of it is at least 256 bytes, which every
-/// adapter takes for an offset.
-pub(super) fn bindings(buffers: [&wgpu::Buffer; 5], n: usize, precision: Precision) -> [wgpu::BufferBinding<'_>; 6] {
-    let [a, w, bias, residual, y] = buffers.map(wgpu::Buffer::as_entire_buffer_binding);
-    let w_next = wgpu::BufferBinding { offset: (n * precision.bytes()) as u64, ..w.clone() };
-    [a, w, bias, residual, y, w_next]
-}
-
 /// What is done to a sum before it is stored; `epilogue.wgsl`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
     /// The bias alone.
     Bias,
-    /// Bias, then the exact GELU.
-    Gelu,
     /// Bias, then a residual of y's shape.
     Residual,
-    /// Bias, then tanh.
-    Tanh,
+    /// Bias, then a function of each number.
+    Activation(Activation),
 }
 
 /// An algorithm and its tile.
@@ -62,15 +51,15 @@ pub enum GemmVariant {
 }
 
 /// The matrices' shapes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GemmShape {
-    /// Width of a, height of w: a multiple of [`TILE`].
+    /// Width of a, height of w: a multiple of [`WIDTH_STEP`].
     pub k: usize,
-    /// Width of w: a multiple of [`TILE`].
+    /// Width of w: a multiple of [`WIDTH_STEP`].
     pub n: usize,
-    /// First column that is computed: a multiple of [`TILE`].
+    /// First column that is computed: a multiple of [`WIDTH_STEP`].
     pub first_column: usize,
-    /// Columns that are computed: a multiple of [`TILE`].
+    /// Columns that are computed: a multiple of [`WIDTH_STEP`].
     pub columns: usize,
     /// Row stride of y and the residual.
     pub stride: usize,
@@ -80,13 +69,30 @@ pub struct GemmShape {
     pub useful_multiply_adds: u64,
 }
 
-/// A GEMM's kernel.
-#[derive(Debug, Clone)]
+/// The op.
+#[derive(Debug, Clone, Copy)]
 pub struct Gemm {
-    kernel: Kernel,
     shape: GemmShape,
     variant: GemmVariant,
-    precision: Precision,
+    storage: Storage,
+}
+
+buffers! {
+    /// The op's buffers.
+    pub struct GemmBuffers {
+        /// `[rows, k]`.
+        a: Read,
+        /// `[k, n]`.
+        w: Read,
+        /// `[n]` in f32.
+        bias: Read,
+        /// As y; read with [`Epilogue::Residual`] only, and any buffer but y's otherwise.
+        residual: Read,
+        /// `[rows, stride]`.
+        y: Write,
+        /// w from its [second row](Gemm::second_row) on: where two rows share an index, a compiler need not add to it.
+        w_next: Read,
+    }
 }
 
 impl Epilogue {
@@ -95,9 +101,12 @@ impl Epilogue {
     pub fn name(self) -> &'static str {
         match self {
             Self::Bias => "bias",
-            Self::Gelu => "gelu",
             Self::Residual => "residual",
-            Self::Tanh => "tanh",
+            Self::Activation(Activation::Gelu) => "gelu",
+            Self::Activation(Activation::GeluTanh) => "gelu_tanh",
+            Self::Activation(Activation::Relu) => "relu",
+            Self::Activation(Activation::Tanh) => "tanh",
+            Self::Activation(Activation::Silu) => "silu",
         }
     }
 
@@ -105,9 +114,12 @@ impl Epilogue {
     fn number(self) -> u32 {
         match self {
             Self::Bias => 0,
-            Self::Gelu => 1,
+            Self::Activation(Activation::Gelu) => 1,
             Self::Residual => 2,
-            Self::Tanh => 3,
+            Self::Activation(Activation::Tanh) => 3,
+            Self::Activation(Activation::Relu) => 4,
+            Self::Activation(Activation::GeluTanh) => 5,
+            Self::Activation(Activation::Silu) => 6,
         }
     }
 }
@@ -122,39 +134,46 @@ impl GemmShape {
 }
 
 impl GemmVariant {
-    /// Every variant that can compute `n` columns, on any adapter.
+    /// Every variant of `family` that can compute `columns` columns, on any adapter; the first is the one to take untimed.
     #[must_use]
-    pub fn all(n: usize) -> Vec<Self> {
-        let tiles = [32, 64, 96, 128].map(|threads| Self::Tile { threads });
-        let software = [8, 16, 32].map(|threads| Self::Software { threads });
-        let fits = |variant: &Self| n.is_multiple_of(variant.columns());
-        tiles.into_iter().chain([Self::Cooperative { subgroup: 32 }]).chain(software).filter(fits).collect()
-    }
-
-    /// The variants of `target` worth timing on `gpu` for `columns` columns; the first is the one to take untimed.
-    #[must_use]
-    pub fn candidates(gpu: &GpuDevice, target: Target, columns: usize, precision: Precision) -> Vec<Self> {
+    pub fn all(family: KernelFamily, columns: usize) -> Vec<Self> {
         let fits = |variant: &Self| columns.is_multiple_of(variant.columns());
-        if target == Target::Software {
-            return [32, 16, 8].map(|threads| Self::Software { threads }).into_iter().filter(fits).collect();
+        match family {
+            KernelFamily::Software => {
+                [32, 16, 8].map(|threads| Self::Software { threads }).into_iter().filter(fits).collect()
+            }
+            KernelFamily::Gpu => {
+                let tiles = [96, 128, 64, 32].map(|threads| Self::Tile { threads });
+                tiles.into_iter().chain([Self::Cooperative { subgroup: 32 }]).filter(fits).collect()
+            }
         }
-        let mut candidates: Vec<_> =
-            [96, 128, 64, 32].map(|threads| Self::Tile { threads }).into_iter().filter(fits).collect();
-        candidates.extend(Self::cooperative(gpu, precision));
-        candidates
     }
 
-    /// The cooperative variant, where `gpu` has the matrices that it uses with `precision`.
+    /// The variants of `family` that `adapter` runs for `columns` columns; the first is the one to take untimed.
     #[must_use]
-    pub fn cooperative(gpu: &GpuDevice, precision: Precision) -> Option<Self> {
-        let wanted = match precision {
-            Precision::F32 => "8x8x8 f32->f32",
-            Precision::F16 => "8x8x8 f16->f32",
+    pub fn candidates(
+        adapter: &AdapterDescription,
+        family: KernelFamily,
+        columns: usize,
+        storage: Storage,
+    ) -> Vec<Self> {
+        let runs = |variant| match variant {
+            Self::Cooperative { .. } => Self::cooperative(adapter, storage),
+            variant => Some(variant),
         };
-        let runs = gpu.has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
-            && (precision == Precision::F32 || gpu.has(wgpu::Features::SHADER_F16))
-            && gpu.description().cooperative.iter().any(|shape| shape == wanted);
-        gpu.description().subgroup.filter(|_| runs).map(|subgroup| Self::Cooperative { subgroup })
+        Self::all(family, columns).into_iter().filter_map(runs).collect()
+    }
+
+    /// The cooperative variant, if `adapter` has the matrices that it uses.
+    #[must_use]
+    pub fn cooperative(adapter: &AdapterDescription, storage: Storage) -> Option<Self> {
+        let wanted = match storage {
+            Storage::F32 => "8x8x8 f32->f32",
+            Storage::F16 => "8x8x8 f16->f32",
+        };
+        let runs =
+            (storage == Storage::F32 || adapter.native_f16) && adapter.cooperative.iter().any(|shape| shape == wanted);
+        adapter.subgroup.filter(|_| runs).map(|subgroup| Self::Cooperative { subgroup })
     }
 
     /// In names of kernels, and in the tuning cache.
@@ -171,7 +190,7 @@ impl GemmVariant {
     #[must_use]
     pub fn rows(self) -> usize {
         match self {
-            Self::Tile { .. } | Self::Software { .. } => TILE_ROWS,
+            Self::Tile { .. } | Self::Software { .. } => ROW_STEP,
             Self::Cooperative { .. } => COOPERATIVE_ROWS,
         }
     }
@@ -185,74 +204,33 @@ impl GemmVariant {
         }
     }
 
-    pub(crate) fn shader(self) -> Shader {
+    fn shader(self) -> &'static Shader {
         match self {
-            Self::Tile { .. } => Shader::GemmTile,
-            Self::Cooperative { .. } => Shader::GemmCooperative,
-            Self::Software { .. } => Shader::GemmSoftware,
+            Self::Tile { .. } => TILE_SHADER,
+            Self::Cooperative { .. } => COOPERATIVE_SHADER,
+            Self::Software { .. } => SOFTWARE_SHADER,
         }
-    }
-
-    pub(crate) fn constants(self, k: usize, n: usize, epilogue: Epilogue) -> Vec<(&'static str, f64)> {
-        let mut constants = vec![("K", k as f64), ("N", n as f64), ("EPILOGUE", f64::from(epilogue.number()))];
-        constants.push(match self {
-            Self::Tile { threads } | Self::Software { threads } => ("THREADS", f64::from(threads)),
-            Self::Cooperative { subgroup } => ("SUBGROUP", f64::from(subgroup)),
-        });
-        constants
     }
 }
 
 impl Gemm {
-    /// Makes the kernel.
-    ///
-    /// # Errors
-    /// The driver refuses it.
+    /// The op over all that `shape` says.
     ///
     /// # Panics
-    /// A dimension is not a multiple of [`TILE`], or the variant cannot compute that many columns.
-    pub fn new(
-        gpu: &GpuDevice,
-        shape: GemmShape,
-        variant: GemmVariant,
-        precision: Precision,
-    ) -> Result<Self, GpuError> {
+    /// A dimension is not a multiple of [`WIDTH_STEP`], or the variant cannot compute that many columns.
+    #[must_use]
+    pub fn new(shape: GemmShape, variant: GemmVariant, storage: Storage) -> Self {
         for dimension in [shape.k, shape.n, shape.first_column, shape.columns] {
-            assert!(dimension.is_multiple_of(TILE), "{shape:?} is not padded to {TILE}");
+            assert!(dimension.is_multiple_of(WIDTH_STEP), "{shape:?} is not padded to {WIDTH_STEP}");
         }
         assert!(shape.columns.is_multiple_of(variant.columns()), "{variant:?} does not divide {shape:?}");
-        let label = format!("gemm {}x{} {} {}", shape.k, shape.n, shape.epilogue.name(), variant.name());
-        let kernel = Kernel::new(
-            gpu,
-            &KernelDescriptor {
-                label: &label,
-                source: &shader::source(variant.shader(), precision),
-                bindings: &BINDINGS,
-                immediate_bytes: 8,
-                constants: &variant.constants(shape.k, shape.n, shape.epilogue),
-            },
-        )?;
-        Ok(Self { kernel, shape, variant, precision })
+        Self { shape, variant, storage }
     }
 
-    /// The same kernel over a slice of w's columns.
+    /// Bytes to the second row of w: where `w_next` begins. At least 256, which every adapter takes for an offset.
     #[must_use]
-    pub fn columns(&self, first_column: usize, columns: usize, useful_multiply_adds: u64) -> Self {
-        self.with_shape(GemmShape { first_column, columns, useful_multiply_adds, ..self.shape })
-    }
-
-    /// The same kernel over another slice or stride; k, n and the epilogue are the pipeline's and stay.
-    #[must_use]
-    pub fn with_shape(&self, shape: GemmShape) -> Self {
-        let GemmShape { k, n, epilogue, .. } = self.shape;
-        Self { shape: GemmShape { k, n, epilogue, ..shape }, ..self.clone() }
-    }
-
-    /// Binds the matrices; `residual` is read with [`Epilogue::Residual`] only, and may be any buffer that is not `y`
-    /// otherwise.
-    #[must_use]
-    pub fn bind(&self, gpu: &GpuDevice, [a, w, bias, residual, y]: [&wgpu::Buffer; 5]) -> wgpu::BindGroup {
-        self.kernel.bind(gpu, &bindings([a, w, bias, residual, y], self.shape.n, self.precision))
+    pub fn second_row(&self) -> u64 {
+        (self.shape.n * self.storage.bytes()) as u64
     }
 }
 
@@ -262,8 +240,18 @@ impl Op for Gemm {
         format!("gemm {k}x{columns} {} {}", epilogue.name(), self.variant.name())
     }
 
-    fn kernel(&self) -> &Kernel {
-        &self.kernel
+    fn pipeline(&self) -> PipelineSpec {
+        let GemmShape { k, n, epilogue, .. } = self.shape;
+        let mut constants = vec![("K", k as f64), ("N", n as f64), ("EPILOGUE", f64::from(epilogue.number()))];
+        constants.push(match self.variant {
+            GemmVariant::Tile { threads } | GemmVariant::Software { threads } => ("THREADS", f64::from(threads)),
+            GemmVariant::Cooperative { subgroup } => ("SUBGROUP", f64::from(subgroup)),
+        });
+        PipelineSpec::new(self.variant.shader(), self.storage, GemmBuffers::<()>::BINDINGS, constants).named(format!(
+            "{k}x{n} {} {}",
+            epilogue.name(),
+            self.variant.name()
+        ))
     }
 
     fn work(&self, extent: &Extent) -> Work {
@@ -272,7 +260,7 @@ impl Op for Gemm {
         let groups = [(columns / self.variant.columns()) as u32, extent.rows.div_ceil(self.variant.rows() as u32), 1];
         let outputs = if self.shape.epilogue == Epilogue::Residual { 2 } else { 1 };
         let numbers = rows * (k + outputs * columns) as u64 + (k * columns) as u64;
-        let bytes = numbers * self.precision.bytes() as u64 + 4 * columns as u64;
+        let bytes = numbers * self.storage.bytes() as u64 + 4 * columns as u64;
         let immediates = [(first_column / 4) as u32, (stride / 4) as u32];
         Work::new(&immediates, groups, 2 * rows * self.shape.useful_multiply_adds, bytes)
     }

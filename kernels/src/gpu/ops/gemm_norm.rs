@@ -1,101 +1,86 @@
 //! GEMM, residual and LayerNorm in one: `y = norm(a · w + bias + residual)`; `gemm_tile_norm.wgsl`.
 //!
-//! Shapes: a `[rows, k]`, w `[k, hidden_padded]`, params `[3, hidden_padded]` in f32 (bias, norm weight, norm bias),
-//! residual and y `[rows, hidden_padded]`. One workgroup holds whole rows, so the padded hidden size must be at most four
-//! times the threads that a workgroup may have. Indices are in bounds for the reasons in [`super::gemm`].
+//! Shapes: a `[rows, k]`, w `[k, stride]`, params `[3, stride]` in f32 (bias, norm weight, norm bias), residual and y
+//! `[rows, stride]`. One workgroup holds whole rows, so the stride must be at most four times the threads that a workgroup
+//! may have. Indices are in bounds for the reasons in [`super::gemm`].
 
-use super::gemm;
-use crate::gpu::device::GpuDevice;
-use crate::gpu::error::GpuError;
-use crate::gpu::kernel::{Extent, Kernel, KernelDescriptor, Op, Work};
-use crate::gpu::layout::{Layout, TILE_ROWS};
+use crate::gpu::layout::{ROW_STEP, RowLayout};
+use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
+const SHADER: &Shader = shader::find("gemm_tile_norm");
 /// Threads that a workgroup may have on every adapter.
 const MAX_THREADS: usize = 256;
 /// Workgroup memory that every adapter has.
 const MAX_WORKGROUP_BYTES: usize = 16 << 10;
 
-/// The fused kernel.
-#[derive(Debug, Clone)]
+/// The op.
+#[derive(Debug, Clone, Copy)]
 pub struct GemmNorm {
-    kernel: Kernel,
-    layout: Layout,
-    k: usize,
-    useful_multiply_adds: u64,
+    /// Rows of y and the residual, which [fit](fits) a workgroup.
+    pub states: RowLayout,
+    /// Width of a, height of w: a multiple of [`WIDTH_STEP`](crate::gpu::layout::WIDTH_STEP).
+    pub k: usize,
+    /// Columns of a that are no padding, for the count of useful operations.
+    pub inputs: usize,
+    /// Added to the variance.
+    pub eps: f64,
 }
 
-/// Whether a workgroup can hold whole rows of `layout`.
+buffers! {
+    /// The op's buffers.
+    pub struct GemmNormBuffers {
+        /// `[rows, k]`.
+        a: Read,
+        /// `[k, stride]`.
+        w: Read,
+        /// `[3, stride]` in f32: bias, norm weight, norm bias.
+        params: Read,
+        /// `[rows, stride]`.
+        residual: Read,
+        /// `[rows, stride]`: not the residual's buffer.
+        y: Write,
+        /// w from its [second row](GemmNorm::second_row) on.
+        w_next: Read,
+    }
+}
+
+/// Whether a workgroup can hold whole rows of `states`.
 #[must_use]
-pub fn fits(layout: &Layout) -> bool {
-    let threads = layout.hidden_padded / 4;
+pub fn fits(states: &RowLayout) -> bool {
+    let threads = states.stride / 4;
     // Partial sums, totals, and 32 numbers of K of 16 rows.
-    let bytes = 4 * TILE_ROWS * (threads + 1) + TILE_ROWS * 32 * layout.precision.bytes();
+    let bytes = 4 * ROW_STEP * (threads + 1) + ROW_STEP * 32 * states.storage.bytes();
     threads <= MAX_THREADS && bytes <= MAX_WORKGROUP_BYTES
 }
 
-pub(crate) fn constants(layout: &Layout, k: usize, eps: f64) -> Vec<(&'static str, f64)> {
-    let n = layout.hidden_padded;
-    let sizes = [("THREADS", n / 4), ("K", k), ("N", n), ("HIDDEN", layout.hidden)];
-    sizes.into_iter().map(|(name, value)| (name, value as f64)).chain([("EPS", eps)]).collect()
-}
-
 impl GemmNorm {
-    /// Makes the kernel for an a of `k` columns, of which `inputs` are no padding.
-    ///
-    /// # Errors
-    /// The driver refuses it.
-    ///
-    /// # Panics
-    /// Rows do not [fit](fits()).
-    pub fn new(gpu: &GpuDevice, layout: Layout, (k, inputs): (usize, usize), eps: f64) -> Result<Self, GpuError> {
-        assert!(fits(&layout), "{layout:?} does not fit a workgroup");
-        let kernel = Kernel::new(
-            gpu,
-            &KernelDescriptor {
-                label: &format!("gemm_norm {k}x{}", layout.hidden_padded),
-                source: &shader::source(Shader::GemmTileNorm, layout.precision),
-                bindings: &gemm::BINDINGS,
-                immediate_bytes: 8,
-                constants: &constants(&layout, k, eps),
-            },
-        )?;
-        let useful_multiply_adds = (inputs * layout.hidden) as u64;
-        Ok(Self { kernel, layout, k, useful_multiply_adds })
-    }
-
-    /// Binds a, w, params, the residual and y, which must not be the residual's buffer.
+    /// Bytes to the second row of w: where `w_next` begins. At least 256, which every adapter takes for an offset.
     #[must_use]
-    pub fn bind(&self, gpu: &GpuDevice, buffers: [&wgpu::Buffer; 5]) -> wgpu::BindGroup {
-        self.kernel.bind(gpu, &gemm::bindings(buffers, self.layout.hidden_padded, self.layout.precision))
+    pub fn second_row(&self) -> u64 {
+        self.states.bytes()
     }
 }
 
 impl Op for GemmNorm {
     fn name(&self) -> String {
-        format!("gemm_norm {}x{}", self.k, self.layout.hidden_padded)
+        format!("gemm_norm {}x{}", self.k, self.states.stride)
     }
 
-    fn kernel(&self) -> &Kernel {
-        &self.kernel
+    fn pipeline(&self) -> PipelineSpec {
+        let n = self.states.stride;
+        let sizes = [("THREADS", n / 4), ("K", self.k), ("N", n), ("HIDDEN", self.states.width)];
+        let mut constants: Vec<_> = sizes.into_iter().map(|(name, value)| (name, value as f64)).collect();
+        constants.push(("EPS", self.eps));
+        PipelineSpec::new(SHADER, self.states.storage, GemmNormBuffers::<()>::BINDINGS, constants)
+            .named(format!("{}x{n}", self.k))
     }
 
     fn work(&self, extent: &Extent) -> Work {
-        let (rows, n) = (u64::from(extent.rows), self.layout.hidden_padded as u64);
+        let (rows, n) = (u64::from(extent.rows), self.states.stride as u64);
         let numbers = rows * (self.k as u64 + 2 * n) + self.k as u64 * n;
-        let bytes = numbers * self.layout.precision.bytes() as u64 + 12 * n;
-        let groups = [1, extent.rows.div_ceil(TILE_ROWS as u32), 1];
-        Work::new(&[0, (n / 4) as u32], groups, 2 * rows * self.useful_multiply_adds, bytes)
+        let bytes = numbers * self.states.storage.bytes() as u64 + 12 * n;
+        let groups = [1, extent.rows.div_ceil(ROW_STEP as u32), 1];
+        Work::new(&[], groups, 2 * rows * (self.inputs * self.states.width) as u64, bytes)
     }
-}
-
-/// The `params` of a layer: bias, norm weight, norm bias, each padded with zeros.
-#[must_use]
-pub fn params(layout: &Layout, bias: &[f32], norm: &crate::weights::NormWeights) -> Vec<f32> {
-    let mut params = Vec::with_capacity(3 * layout.hidden_padded);
-    for part in [bias, &norm.weight, norm.bias.as_deref().unwrap_or_default()] {
-        params.extend_from_slice(part);
-        params.resize(params.len().next_multiple_of(layout.hidden_padded), 0.0);
-    }
-    params
 }

@@ -1,54 +1,31 @@
 //! The ceiling of a device: multiply-adds on registers and nothing else; `peak.wgsl`.
 
-use crate::gpu::device::GpuDevice;
-use crate::gpu::error::GpuError;
-use crate::gpu::kernel::{Access, Extent, Kernel, KernelDescriptor, Op, Work};
-use crate::gpu::layout::Precision;
+use crate::gpu::layout::Storage;
+use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
-/// THREADS in the shader.
-const THREADS: u32 = 64;
+const SHADER: &Shader = shader::find("peak");
+/// Threads to a workgroup.
+pub(crate) const THREADS: u32 = 64;
 /// CHAINS in the shader, four-wide: multiply-adds of one trip.
 const MULTIPLY_ADDS_PER_TRIP: u64 = 64;
 /// Close enough to 1 that sums stay finite, far enough that no compiler folds it.
 const FACTOR: f32 = 0.999;
 
-/// The kernel. Its [`Extent::rows`] is the number of workgroups, and [`Extent::tiles`] the trips of each thread.
-#[derive(Debug, Clone)]
+/// The op. Its [`Extent::rows`] is the number of workgroups.
+#[derive(Debug, Clone, Copy)]
 pub struct Peak {
-    kernel: Kernel,
+    /// Trips of each thread.
+    pub trips: u32,
+    /// How numbers would be stored: no matter to this kernel, but its source names it.
+    pub storage: Storage,
 }
 
-impl Peak {
-    /// Makes the kernel.
-    ///
-    /// # Errors
-    /// The driver refuses it.
-    pub fn new(gpu: &GpuDevice) -> Result<Self, GpuError> {
-        let kernel = Kernel::new(
-            gpu,
-            &KernelDescriptor {
-                label: "peak",
-                source: &shader::source(Shader::Peak, Precision::F32),
-                bindings: &[Access::Write],
-                immediate_bytes: 8,
-                constants: &[("THREADS", f64::from(THREADS))],
-            },
-        )?;
-        Ok(Self { kernel })
-    }
-
-    /// Multiply-add rate in FLOP/s: the best of some runs of `workgroups` workgroups.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub fn measure(&self, gpu: &GpuDevice, workgroups: u32, trips: u32) -> Result<f64, GpuError> {
-        let bytes = u64::from(workgroups) * u64::from(THREADS) * 4;
-        let y = gpu.buffer("peak", bytes, wgpu::BufferUsages::STORAGE)?;
-        let group = self.kernel.bind(gpu, &[y.as_entire_buffer_binding()]);
-        let work = self.work(&Extent { rows: workgroups, tiles: trips, query_keys: 0 });
-        let time = crate::gpu::tune::fastest(gpu, &self.kernel, &group, &work, 3)?;
-        Ok(work.flops as f64 / time.as_secs_f64())
+buffers! {
+    /// The op's buffers.
+    pub struct PeakBuffers {
+        /// `[threads]` in f32.
+        y: Write,
     }
 }
 
@@ -57,13 +34,14 @@ impl Op for Peak {
         "peak".to_owned()
     }
 
-    fn kernel(&self) -> &Kernel {
-        &self.kernel
+    fn pipeline(&self) -> PipelineSpec {
+        let constants = vec![("THREADS", f64::from(THREADS))];
+        PipelineSpec::new(SHADER, self.storage, PeakBuffers::<()>::BINDINGS, constants)
     }
 
     fn work(&self, extent: &Extent) -> Work {
         let threads = u64::from(extent.rows) * u64::from(THREADS);
-        let flops = 2 * threads * u64::from(extent.tiles) * MULTIPLY_ADDS_PER_TRIP;
-        Work::new(&[extent.tiles, FACTOR.to_bits()], [extent.rows, 1, 1], flops, 4 * threads)
+        let flops = 2 * threads * u64::from(self.trips) * MULTIPLY_ADDS_PER_TRIP;
+        Work::new(&[self.trips, FACTOR.to_bits()], [extent.rows, 1, 1], flops, 4 * threads)
     }
 }

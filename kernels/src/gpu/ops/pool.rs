@@ -1,86 +1,49 @@
 //! Embedding pooling: the mean over a row's tokens, `pool_mean.wgsl`, scaled to unit length, `pool_normalise.wgsl`.
 //!
-//! Shapes: rows `[rows]` of [`Tile`](super::attention::Tile) with one query each, x `[tokens, hidden_padded]`, mean and
-//! y `[rows, hidden]` in f32.
+//! Shapes: rows `[rows]` of [`QueryTile`](super::attention::QueryTile) with one query each, x `[tokens, stride]`, mean
+//! and y `[rows, width]` in f32.
 
-use crate::gpu::device::GpuDevice;
-use crate::gpu::error::GpuError;
-use crate::gpu::kernel::{Access, Extent, Kernel, KernelDescriptor, Op, Work};
-use crate::gpu::layout::Layout;
+use crate::gpu::layout::RowLayout;
+use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
-/// THREADS in the shaders.
+const MEAN_SHADER: &Shader = shader::find("pool_mean");
+const NORMALISE_SHADER: &Shader = shader::find("pool_normalise");
 const THREADS: u32 = 64;
 
-/// The kernel of the mean. Its [`Extent::query_keys`] is the number of tokens.
-#[derive(Debug, Clone)]
+/// The mean. Its [`Extent::query_keys`] is the number of tokens.
+#[derive(Debug, Clone, Copy)]
 pub struct PoolMean {
-    kernel: Kernel,
-    layout: Layout,
+    /// Rows of x.
+    pub states: RowLayout,
 }
 
-/// The kernel that scales the means.
-#[derive(Debug, Clone)]
+/// What scales the means.
+#[derive(Debug, Clone, Copy)]
 pub struct PoolNormalise {
-    kernel: Kernel,
-    layout: Layout,
+    /// Rows of which the means were taken.
+    pub states: RowLayout,
 }
 
-impl PoolMean {
-    /// Makes the kernel.
-    ///
-    /// # Errors
-    /// The driver refuses it.
-    pub fn new(gpu: &GpuDevice, layout: Layout) -> Result<Self, GpuError> {
-        let kernel = Kernel::new(
-            gpu,
-            &KernelDescriptor {
-                label: "pool_mean",
-                source: &shader::source(Shader::PoolMean, layout.precision),
-                bindings: &[Access::Read, Access::Read, Access::Write],
-                immediate_bytes: 4,
-                constants: &[("HIDDEN4", (layout.hidden / 4) as f64), ("STRIDE4", (layout.hidden_padded / 4) as f64)],
-            },
-        )?;
-        Ok(Self { kernel, layout })
-    }
-
-    /// Binds the row list, the input and the means.
-    #[must_use]
-    pub fn bind(
-        &self,
-        gpu: &GpuDevice,
-        rows: wgpu::BufferBinding<'_>,
-        x: &wgpu::Buffer,
-        mean: &wgpu::Buffer,
-    ) -> wgpu::BindGroup {
-        self.kernel.bind(gpu, &[rows, x.as_entire_buffer_binding(), mean.as_entire_buffer_binding()])
+buffers! {
+    /// The mean's buffers.
+    pub struct PoolMeanBuffers {
+        /// `[rows]` of [`QueryTile`](super::attention::QueryTile).
+        rows: Read,
+        /// `[tokens, stride]`.
+        x: Read,
+        /// `[rows, width]` in f32.
+        mean: Write,
     }
 }
 
-impl PoolNormalise {
-    /// Makes the kernel.
-    ///
-    /// # Errors
-    /// The driver refuses it.
-    pub fn new(gpu: &GpuDevice, layout: Layout) -> Result<Self, GpuError> {
-        let kernel = Kernel::new(
-            gpu,
-            &KernelDescriptor {
-                label: "pool_normalise",
-                source: &shader::source(Shader::PoolNormalise, layout.precision),
-                bindings: &[Access::Read, Access::Write],
-                immediate_bytes: 4,
-                constants: &[("HIDDEN4", (layout.hidden / 4) as f64)],
-            },
-        )?;
-        Ok(Self { kernel, layout })
-    }
-
-    /// Binds the means and the output.
-    #[must_use]
-    pub fn bind(&self, gpu: &GpuDevice, mean: &wgpu::Buffer, y: &wgpu::Buffer) -> wgpu::BindGroup {
-        self.kernel.bind(gpu, &[mean.as_entire_buffer_binding(), y.as_entire_buffer_binding()])
+buffers! {
+    /// Buffers of what scales the means.
+    pub struct PoolNormaliseBuffers {
+        /// `[rows, width]` in f32.
+        mean: Read,
+        /// `[rows, width]` in f32.
+        y: Write,
     }
 }
 
@@ -89,14 +52,16 @@ impl Op for PoolMean {
         "pool_mean".to_owned()
     }
 
-    fn kernel(&self) -> &Kernel {
-        &self.kernel
+    fn pipeline(&self) -> PipelineSpec {
+        let mut constants = self.states.constants().to_vec();
+        constants.push(("THREADS", f64::from(THREADS)));
+        PipelineSpec::new(MEAN_SHADER, self.states.storage, PoolMeanBuffers::<()>::BINDINGS, constants)
     }
 
     fn work(&self, extent: &Extent) -> Work {
-        let row = (self.layout.hidden * self.layout.precision.bytes()) as u64;
-        let bytes = extent.query_keys * row + u64::from(extent.rows) * (4 * self.layout.hidden as u64 + 16);
-        Work::new(&[extent.rows], groups(&self.layout, extent), 0, bytes)
+        let row = (self.states.width * self.states.storage.bytes()) as u64;
+        let bytes = extent.query_keys * row + u64::from(extent.rows) * (4 * self.states.width as u64 + 16);
+        Work::new(&[extent.rows], groups(&self.states, extent), 0, bytes)
     }
 }
 
@@ -105,16 +70,18 @@ impl Op for PoolNormalise {
         "pool_normalise".to_owned()
     }
 
-    fn kernel(&self) -> &Kernel {
-        &self.kernel
+    fn pipeline(&self) -> PipelineSpec {
+        let [hidden4, _] = self.states.constants();
+        let constants = vec![hidden4, ("THREADS", f64::from(THREADS))];
+        PipelineSpec::new(NORMALISE_SHADER, self.states.storage, PoolNormaliseBuffers::<()>::BINDINGS, constants)
     }
 
     fn work(&self, extent: &Extent) -> Work {
-        let bytes = 8 * u64::from(extent.rows) * self.layout.hidden as u64;
-        Work::new(&[extent.rows], groups(&self.layout, extent), 0, bytes)
+        let bytes = 8 * u64::from(extent.rows) * self.states.width as u64;
+        Work::new(&[extent.rows], groups(&self.states, extent), 0, bytes)
     }
 }
 
-fn groups(layout: &Layout, extent: &Extent) -> [u32; 3] {
-    [(extent.rows * (layout.hidden / 4) as u32).div_ceil(THREADS), 1, 1]
+fn groups(states: &RowLayout, extent: &Extent) -> [u32; 3] {
+    [(extent.rows * (states.width / 4) as u32).div_ceil(THREADS), 1, 1]
 }

@@ -1,0 +1,108 @@
+//! Files that are whole or absent, and locks between processes.
+//!
+//! A file is written beside its place and renamed into it: a reader sees the old contents or the new ones. A process
+//! that is killed half-way leaves a file that begins with [`UNFINISHED_PREFIX`]; a [sweep](crate::sweep) removes it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::path::Path;
+
+/// How the names of files begin that are not yet in their place.
+pub(crate) const UNFINISHED_PREFIX: &str = ".writing-";
+
+/// The file that [`DirLock`] locks.
+const LOCK_FILE: &str = ".lock";
+
+/// What a file survives once it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// A crash of the machine.
+    Machine,
+    /// A crash of the process. For what can be made again.
+    Process,
+}
+
+/// Writes a file, in place of the one that is there.
+pub(crate) fn replace(path: &Path, contents: &[u8], durability: Durability) -> io::Result<()> {
+    replace_from(path, &mut &*contents, durability)
+}
+
+/// Writes a file with what a reader gives, in place of the one that is there.
+pub(crate) fn replace_from(path: &Path, contents: &mut dyn Read, durability: Durability) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED_PREFIX).tempfile_in(dir)?;
+    io::copy(contents, &mut file)?;
+    if durability == Durability::Machine {
+        file.as_file().sync_all()?;
+    }
+    file.persist(path).map_err(|error| error.error)?;
+    match durability {
+        Durability::Machine => sync_dir(dir),
+        Durability::Process => Ok(()),
+    }
+}
+
+/// Makes the names in a directory survive a crash of the machine.
+#[cfg(unix)]
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Elsewhere directories cannot be synced; the system journals them.
+#[cfg(not(unix))]
+pub(crate) fn sync_dir(_dir: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// An exclusive hold on a directory among the processes and threads that ask for one. The system ends it with the
+/// process, even on `kill -9`.
+#[derive(Debug)]
+pub(crate) struct DirLock {
+    _file: File,
+}
+
+impl DirLock {
+    /// Waits until nobody else holds the directory, which is made if it is not there.
+    pub(crate) fn acquire(dir: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE))?;
+        file.lock()?;
+        Ok(Self { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::TryLockError;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for (contents, durability) in [("old", Durability::Machine), ("new", Durability::Process)] {
+            replace(&path, contents.as_bytes(), durability).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), contents);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_placed_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("taken")).unwrap();
+        replace(&dir.path().join("taken"), b"contents", Durability::Process).unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_has_one_lock_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirLock::acquire(dir.path()).unwrap();
+        let other = File::open(dir.path().join(LOCK_FILE)).unwrap();
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(lock);
+        other.try_lock().unwrap();
+    }
+}

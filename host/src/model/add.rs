@@ -1,0 +1,196 @@
+//! Adding a model to the store: checked, then copied in, kept or repaired.
+//!
+//! A new revision is copied beside its place and renamed into it under the store's lock. One that is there already is
+//! compared with its hashes, and a damaged file is replaced by renaming a good copy over it. No other file is written.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::check::check_model;
+use super::error::ModelError;
+use super::manifest::{FileRecord, Manifest, Source, revision};
+use super::name::{self, DEFAULT_FILE};
+use super::store::{
+    ADAPTER_DIR, ADAPTER_FILES, MANIFEST_FILE, MODEL_FILES, ModelStore, StoredModel, directories, directory_of,
+    read_pointer, revision_dirs,
+};
+use crate::durable::{self, Durability};
+
+/// The result of adding a model.
+#[derive(Debug, Clone)]
+pub struct Added {
+    /// The revision, which is its model's current one now.
+    pub model: StoredModel,
+    /// What the store had to do for it.
+    pub change: Change,
+}
+
+/// What adding a model changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The revision was copied in.
+    Copied,
+    /// The revision was there and whole.
+    Kept,
+    /// The revision was there, and damaged files of it were replaced.
+    Repaired,
+}
+
+/// The files of a model to be added.
+struct Files<'a> {
+    /// What each must be, by its path below the revision's directory.
+    records: BTreeMap<String, FileRecord>,
+    dir: &'a Path,
+    adapter: Option<&'a Path>,
+}
+
+impl ModelStore {
+    /// Checks the model in `dir`, with the LoRA adapter in `adapter` over it, and copies both into the store, unless
+    /// they are there already. The revision becomes its model's current one, and the first model that is added becomes
+    /// the default.
+    ///
+    /// # Errors
+    /// The directory is not a model, any tensor is missing, misshapen or not finite, the tokenizer is not the model's,
+    /// or the name is too close to that of another model. Nothing is changed then.
+    pub fn add(
+        &self,
+        name: &str,
+        dir: &Path,
+        source: Source,
+        adapter: Option<(&Path, Source)>,
+    ) -> Result<Added, ModelError> {
+        let model_dir = self.model_dir(name)?;
+        self.default_name()?;
+        let (adapter_dir, adapter) = adapter.unzip();
+        check_model(dir, adapter_dir)?;
+        let files = Files::record(dir, adapter_dir)?;
+        let revision = revision(&files.records);
+        let manifest = Manifest { name: name.to_owned(), revision, source, adapter, files: files.records.clone() };
+        let place = model_dir.join(directory_of(&manifest.revision));
+
+        std::fs::create_dir_all(&self.root).map_err(ModelError::io(&self.root))?;
+        let staged = if place.exists() { None } else { Some(self.stage(&manifest, &files)?) };
+        let _lock = self.lock()?;
+        self.refuse_taken(name)?;
+        std::fs::create_dir_all(&model_dir).map_err(ModelError::io(&model_dir))?;
+        let change = match staged {
+            Some(staged) if !place.exists() => {
+                std::fs::rename(staged.path(), &place).map_err(ModelError::io(&place))?;
+                // It is in its place: there is nothing left to clean up.
+                let _ = staged.keep();
+                durable::sync_dir(&model_dir).map_err(ModelError::io(&model_dir))?;
+                Change::Copied
+            }
+            _ => repair(&place, &manifest, &files)?,
+        };
+        let model = StoredModel::read(&place, name)?;
+        self.point_at(&model)?;
+        if read_pointer(&self.root.join(DEFAULT_FILE))?.is_none() {
+            self.write_default(name)?;
+        }
+        Ok(Added { model, change })
+    }
+
+    /// Makes the revision current that `is_it` recognises, where the store has it whole: it need not be fetched again.
+    pub(super) fn keep(&self, name: &str, is_it: impl Fn(&Manifest) -> bool) -> Result<Option<Added>, ModelError> {
+        let kept = self.revisions(name).unwrap_or_default().into_iter().find(|model| is_it(&model.manifest));
+        let Some(model) = kept.filter(|model| model.verify().is_ok()) else { return Ok(None) };
+        let _lock = self.lock()?;
+        self.point_at(&model)?;
+        Ok(Some(Added { model, change: Change::Kept }))
+    }
+
+    /// Copies files into a directory of their own, which goes with the value.
+    fn stage(&self, manifest: &Manifest, files: &Files<'_>) -> Result<tempfile::TempDir, ModelError> {
+        let staged = tempfile::Builder::new().prefix(".adding-").tempdir_in(&self.root);
+        let staged = staged.map_err(ModelError::io(&self.root))?;
+        for file in files.records.keys() {
+            files.copy(file, staged.path())?;
+        }
+        write_manifest(staged.path(), manifest)?;
+        Ok(staged)
+    }
+
+    /// Refuses a name whose directory some file systems take for that of another model.
+    fn refuse_taken(&self, name: &str) -> Result<(), ModelError> {
+        let folded = name::fold(&name::directory(name)?);
+        for dir in directories(&self.root)? {
+            if name::fold(&dir.file_name().unwrap_or_default().to_string_lossy()) != folded {
+                continue;
+            }
+            // A damaged manifest names no model.
+            let models = revision_dirs(&dir)?.into_iter().filter_map(|dir| StoredModel::read_any_name(&dir).ok());
+            if let Some(other) = models.map(|model| model.manifest.name).find(|other| other != name) {
+                return Err(ModelError::NameTaken { name: name.to_owned(), taken_by: other });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Files<'a> {
+    /// Reads every file through and records it.
+    fn record(dir: &'a Path, adapter: Option<&'a Path>) -> Result<Self, ModelError> {
+        let mut files = Self { records: BTreeMap::new(), dir, adapter };
+        let adapter_files = ADAPTER_FILES.iter().filter(|_| adapter.is_some());
+        let names = MODEL_FILES.iter().map(|&file| file.to_owned());
+        for file in names.chain(adapter_files.map(|file| format!("{ADAPTER_DIR}/{file}"))) {
+            let path = files.source(&file);
+            let record = FileRecord::of(&path).map_err(ModelError::io(&path))?;
+            files.records.insert(file, record);
+        }
+        Ok(files)
+    }
+
+    /// Where a file is copied from.
+    fn source(&self, file: &str) -> PathBuf {
+        match (file.strip_prefix(ADAPTER_DIR).and_then(|file| file.strip_prefix('/')), self.adapter) {
+            (Some(file), Some(adapter)) => adapter.join(file),
+            _ => self.dir.join(file),
+        }
+    }
+
+    /// Copies a file to its place below `dir`, and checks that the copy is what was recorded.
+    fn copy(&self, file: &str, dir: &Path) -> Result<(), ModelError> {
+        let (from, to) = (self.source(file), dir.join(file));
+        if let Some(parent) = to.parent() {
+            std::fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
+        }
+        let mut contents = std::fs::File::open(&from).map_err(ModelError::io(&from))?;
+        durable::replace_from(&to, &mut contents, Durability::Machine).map_err(ModelError::io(&to))?;
+        let copied = FileRecord::of(&to).map_err(ModelError::io(&to))?;
+        match self.records.get(file) {
+            Some(record) if *record != copied => Err(ModelError::Changing { path: from }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Replaces what is damaged of a revision, file by file, so that no file is missing at any time. The manifest goes last:
+/// without it there is no revision.
+fn repair(place: &Path, manifest: &Manifest, files: &Files<'_>) -> Result<Change, ModelError> {
+    let kept = StoredModel::read_any_name(place).ok().map(|model| model.manifest);
+    if let Some(kept) = kept.as_ref().filter(|kept| kept.revision != manifest.revision) {
+        let (name, revision) = (manifest.name.clone(), manifest.revision.clone());
+        return Err(ModelError::RevisionClash { name, revision, kept: kept.revision.clone() });
+    }
+    let mut change = Change::Kept;
+    for (file, record) in &files.records {
+        if !FileRecord::of(&place.join(file)).is_ok_and(|found| found == *record) {
+            files.copy(file, place)?;
+            change = Change::Repaired;
+        }
+    }
+    if !kept.is_some_and(|kept| kept.name == manifest.name && kept.files == manifest.files) {
+        write_manifest(place, manifest)?;
+        change = Change::Repaired;
+    }
+    Ok(change)
+}
+
+fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), ModelError> {
+    let path = dir.join(MANIFEST_FILE);
+    // Strings and numbers only, which JSON can always hold.
+    let text = serde_json::to_vec_pretty(manifest).unwrap_or_default();
+    durable::replace(&path, &text, Durability::Machine).map_err(ModelError::io(&path))
+}

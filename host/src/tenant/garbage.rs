@@ -1,0 +1,96 @@
+//! Removes what no tenant needs: old versions, and the components, compiled code and model revisions that no version
+//! names.
+//!
+//! Runs as a change, so never during a deployment. Forgets versions first, in one transaction, so that no record ever
+//! names a file that is gone, even if the process is killed. Keeps what a remaining version or a running request uses,
+//! what a `current` or default pointer names, and anything younger than an hour, which a command may be about to name.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use super::admin::AdminError;
+use super::{Platform, TenantName};
+use crate::guest;
+use crate::model::hub::DOWNLOADS_DIR;
+use crate::model::manifest::sha256_hex;
+use crate::sweep::{DroppedKind, Mode, Sweep, Swept};
+
+/// Default number of versions of each tenant that `gc` keeps besides the current one. Enough to go back past several
+/// changes of limits, which are versions too.
+pub const DEFAULT_KEEP_VERSIONS: u64 = 10;
+
+/// Most time of a sweep at start and after a removal. The next one finds what it leaves.
+const MAX_TIDY_TIME: Duration = Duration::from_secs(1);
+
+/// How long an unfinished download stays, so that pulling the model again resumes it.
+const DOWNLOADS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+impl Platform {
+    /// Removes what no version needs, for a second at most. No version is forgotten.
+    ///
+    /// # Errors
+    /// The registry or a directory cannot be read.
+    pub fn tidy(&self) -> Result<Swept, AdminError> {
+        let _change = self.change();
+        self.tidy_up()
+    }
+
+    /// As [`tidy`](Self::tidy), within a change.
+    pub(super) fn tidy_up(&self) -> Result<Swept, AdminError> {
+        self.sweep(&[], Sweep::new(Mode::Remove, Some(MAX_TIDY_TIME)))
+    }
+
+    /// Forgets all but the current version and the `keep` newest others of each tenant, and removes what no version
+    /// needs.
+    pub(super) fn collect_garbage(&self, keep: u64, dry_run: bool) -> Result<Swept, AdminError> {
+        let mut forgotten = Vec::new();
+        for tenant in self.registry.tenants()? {
+            let mut others: Vec<u64> = self.registry.deployments(&tenant.name)?.iter().map(|it| it.version).collect();
+            others.retain(|&version| version != tenant.current);
+            let kept = usize::try_from(keep).unwrap_or(usize::MAX).min(others.len());
+            others.truncate(others.len() - kept);
+            forgotten.extend(others.into_iter().map(|version| (tenant.name.clone(), version)));
+        }
+        let mode = if dry_run { Mode::DryRun } else { Mode::Remove };
+        self.sweep(&forgotten, Sweep::new(mode, None))
+    }
+
+    fn sweep(&self, forgotten: &[(TenantName, u64)], mut sweep: Sweep) -> Result<Swept, AdminError> {
+        let io = |error: std::io::Error| AdminError::host(format!("{}: {error}", self.data_dir.display()));
+        let mut held = self.registry.all_deployments()?;
+        if sweep.mode() == Mode::Remove && !forgotten.is_empty() {
+            self.registry.forget_versions(forgotten)?;
+        }
+        for (tenant, version) in forgotten {
+            sweep.count(DroppedKind::Version, format!("{tenant} version {version}"), 0);
+            held.retain(|(name, deployment)| (name, deployment.version) != (tenant, *version));
+        }
+        let in_use = self.in_use();
+        let in_use = in_use.iter().map(|live| live.deployment());
+        let held: Vec<_> = held.iter().map(|(_, deployment)| deployment).chain(in_use).collect();
+
+        let components: HashSet<String> = held.iter().map(|it| it.component.clone()).collect();
+        self.blobs.sweep(&components, &mut sweep).map_err(io)?;
+        let models: HashSet<_> = held.iter().flat_map(|it| it.models()).collect();
+        let names: Vec<(&str, &str)> = models.iter().map(|it| (it.name.as_str(), it.revision.as_str())).collect();
+        self.models.sweep(&names, &mut sweep)?;
+
+        let mut compiled: HashSet<(String, String)> =
+            held.iter().map(|it| (it.component.clone(), it.model_revision.clone())).collect();
+        // `assay rerank` uses the standard guest with the current revisions.
+        if let (Some(standard), Ok(stored)) = (guest::standard(), self.models.list()) {
+            let current = stored.into_iter().filter(|listed| listed.is_current).map(|it| it.model.manifest.revision);
+            let standard = sha256_hex(standard);
+            compiled.extend(current.map(|revision| (standard.clone(), revision)));
+        }
+        self.runtime.sweep_compiled(&compiled, &mut sweep);
+
+        sweep.leftovers(&self.data_dir);
+        for download in sweep.entries(&self.data_dir.join(DOWNLOADS_DIR)) {
+            if sweep.is_older_than(&download, DOWNLOADS_KEPT) {
+                sweep.leftover(&download);
+            }
+        }
+        Ok(sweep.finish())
+    }
+}

@@ -1,0 +1,63 @@
+//! What no family may say, whatever its `config.json` holds: every size is bounded before anything is made of it.
+
+use super::ConfigError;
+use super::config::{MAX_LAYERS, unsupported};
+use crate::architecture::{Architecture, Attention, Dense, Head, Positions};
+
+/// Dimensions above this are refused: no encoder in use comes near, and a hostile `config.json` must not make the host
+/// reserve memory for a model that cannot exist.
+const MAX_DIMENSION: usize = 1 << 20;
+
+/// Checks a value that a family made.
+///
+/// # Errors
+/// Names the part and what would be accepted.
+pub(super) fn check(architecture: &Architecture) -> Result<(), ConfigError> {
+    let Attention { heads, kv_heads, head_dim, .. } = architecture.block.attention;
+    let dimensions = [
+        ("vocabulary size", architecture.vocab_size),
+        ("hidden size", architecture.hidden_size),
+        ("embedding size", architecture.embeddings.width),
+        ("number of attention heads", heads),
+        ("width of an attention head", head_dim),
+        ("width of all attention heads", heads.saturating_mul(head_dim)),
+        ("intermediate size", architecture.block.mlp.intermediate_size),
+        ("longest row", architecture.max_tokens),
+        ("number of labels", architecture.outputs()),
+    ];
+    for (field, value) in dimensions {
+        if value == 0 || value > MAX_DIMENSION {
+            return Err(unsupported(field, value, "1 to 1048576"));
+        }
+    }
+    if architecture.layers.is_empty() || architecture.layers.len() > MAX_LAYERS {
+        return Err(unsupported("number of layers", architecture.layers.len(), "1 to 1024"));
+    }
+    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+        return Err(unsupported("number of key and value heads", kv_heads, "a divisor of the attention heads"));
+    }
+    if let Positions::Learned { rows, first, padding_id } = architecture.embeddings.positions {
+        let padding_is_outside = padding_id.is_some_and(|id| id as usize >= rows);
+        if rows > MAX_DIMENSION || first.saturating_add(architecture.max_tokens) > rows || padding_is_outside {
+            return Err(unsupported("number of positions", rows, "at least the longest row's, at most 1048576"));
+        }
+    }
+    let head_norm = match architecture.head {
+        Head::Classifier { dense: Some(Dense { norm, .. }), .. } => norm,
+        _ => None,
+    };
+    for norm in [Some(architecture.block.norm), architecture.embeddings.norm, architecture.final_norm, head_norm]
+        .into_iter()
+        .flatten()
+    {
+        if !(norm.eps > 0.0 && norm.eps < 1.0) {
+            return Err(unsupported("eps of a norm", norm.eps, "between 0 and 1"));
+        }
+    }
+    for rotary in architecture.layers.iter().filter_map(|layer| layer.rotary) {
+        if !head_dim.is_multiple_of(2) || !rotary.theta.is_finite() || rotary.theta <= 1.0 {
+            return Err(unsupported("rotary theta", rotary.theta, "above 1, with heads of an even width"));
+        }
+    }
+    Ok(())
+}

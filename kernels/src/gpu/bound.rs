@@ -1,0 +1,120 @@
+//! A forward pass bound to a device: each step with its pipeline and its bind groups.
+
+use std::sync::Arc;
+
+use super::arena::Arena;
+use super::error::GpuError;
+use super::op::Work;
+use super::opened::{OpenDevice, Pipeline};
+use super::pass::{BufferAt, BufferName, Extents, ForwardPass, Step};
+use super::slots::Slot;
+use super::uploaded::Uploaded;
+
+/// The pass of one model on one device.
+#[derive(Debug)]
+pub(super) struct BoundPass {
+    pass: ForwardPass,
+    /// One for each step.
+    pipelines: Vec<Arc<Pipeline>>,
+    /// For each step, one for each slot if the step reads or writes a slot, else a single one.
+    bind_groups: Vec<Vec<wgpu::BindGroup>>,
+}
+
+/// The buffers that a pass is bound to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BoundBuffers<'a> {
+    pub(super) weights: &'a Uploaded,
+    pub(super) arena: &'a Arena,
+    pub(super) slots: &'a [Slot],
+}
+
+/// Sums over a batch's dispatches.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Totals {
+    pub(super) dispatches: u32,
+    pub(super) bytes: u64,
+}
+
+impl BoundPass {
+    /// Makes the pipelines that the device does not have yet, and every bind group.
+    ///
+    /// # Errors
+    /// The driver refuses a kernel.
+    pub(super) fn new(gpu: &OpenDevice, pass: ForwardPass, buffers: BoundBuffers<'_>) -> Result<Self, GpuError> {
+        let pipelines =
+            pass.steps.iter().map(|step| gpu.pipeline(&step.op.pipeline())).collect::<Result<Vec<_>, _>>()?;
+        let mut bound = Self { pass, pipelines, bind_groups: Vec::new() };
+        gpu.scoped(|| {
+            bound.bind(gpu, buffers);
+            Ok(())
+        })?;
+        Ok(bound)
+    }
+
+    /// Binds every step to other buffers.
+    pub(super) fn bind(&mut self, gpu: &OpenDevice, buffers: BoundBuffers<'_>) {
+        let groups = |(step, pipeline): (&Step, &Arc<Pipeline>)| -> Vec<wgpu::BindGroup> {
+            let of_slot = step.buffers.iter().any(|at| is_of_slot(at.buffer));
+            let slots = if of_slot { buffers.slots } else { &buffers.slots[..1] };
+            let bind = |slot| {
+                let bindings = step.buffers.iter().map(|at| buffers.binding(slot, at)).collect();
+                gpu.bind_in_order(pipeline, bindings)
+            };
+            slots.iter().map(bind).collect()
+        };
+        self.bind_groups = self.pass.steps.iter().zip(&self.pipelines).map(groups).collect();
+    }
+
+    /// Most queries in an entry of the attention's list.
+    pub(super) fn queries_per_tile(&self) -> u32 {
+        self.pass.queries_per_tile
+    }
+
+    /// Records a batch in `slot`.
+    pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>, slot: usize, extents: &Extents) -> Totals {
+        let mut totals = Totals::default();
+        for (step, pipeline, bind_group) in self.steps(slot) {
+            let work = step.work(extents);
+            pipeline.record(bind_group, &work, pass);
+            totals.dispatches += 1;
+            totals.bytes += work.bytes;
+        }
+        totals
+    }
+
+    /// The steps of a batch of `extents` in the first slot, for profiles: name, pipeline, bind group, work.
+    pub(super) fn profiled(
+        &self,
+        extents: Extents,
+    ) -> impl Iterator<Item = (String, &Pipeline, &wgpu::BindGroup, Work)> {
+        self.steps(0)
+            .map(move |(step, pipeline, bind_group)| (step.op.name(), pipeline, bind_group, step.work(&extents)))
+    }
+
+    fn steps(&self, slot: usize) -> impl Iterator<Item = (&Step, &Pipeline, &wgpu::BindGroup)> {
+        let steps = self.pass.steps.iter().zip(&self.pipelines).zip(&self.bind_groups);
+        steps.map(move |((step, pipeline), groups)| (step, &**pipeline, groups.get(slot).unwrap_or(&groups[0])))
+    }
+}
+
+impl BoundBuffers<'_> {
+    fn binding<'b>(&'b self, slot: &'b Slot, at: &BufferAt) -> wgpu::BufferBinding<'b> {
+        let mut binding = match at.buffer {
+            BufferName::Tokens => slot.tokens(),
+            BufferName::QueryTiles => slot.query_tiles(),
+            BufferName::Rows => slot.rows(),
+            BufferName::Outputs => slot.outputs(),
+            BufferName::Arena(name) => self.arena.buffer(name).as_entire_buffer_binding(),
+            BufferName::Weight(name) => self.weights.buffer(name).as_entire_buffer_binding(),
+        };
+        binding.offset += at.offset;
+        binding
+    }
+}
+
+fn is_of_slot(buffer: BufferName) -> bool {
+    match buffer {
+        BufferName::Tokens | BufferName::QueryTiles | BufferName::Rows | BufferName::Outputs => true,
+        BufferName::Arena(_) | BufferName::Weight(_) => false,
+    }
+}

@@ -1,0 +1,84 @@
+//! Which variant of each kernel a model's forward pass is made of.
+
+use serde::{Deserialize, Serialize};
+
+use super::adapter::{AdapterDescription, KernelFamily};
+use super::layout::Layout;
+use super::ops::gemm::GemmVariant;
+use super::ops::{attention, gemm_norm};
+
+/// The kernel variants of one model on one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choices {
+    /// The family that all of them are of.
+    pub family: KernelFamily,
+    /// For query, key and value.
+    pub qkv: GemmVariant,
+    /// For linear layers to the width of hidden states, but the feed-forward output.
+    pub hidden: GemmVariant,
+    /// For hidden to intermediate.
+    pub intermediate: GemmVariant,
+    /// For intermediate to hidden.
+    pub output: GemmVariant,
+    /// Queries to an attention tile.
+    pub attention_queries: u32,
+    /// Whether LayerNorm is fused into the GEMM before it.
+    pub norm: NormChoice,
+}
+
+/// Whether LayerNorm is fused into the GEMM before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormChoice {
+    /// One kernel: a workgroup holds whole rows.
+    Fused,
+    /// Two kernels.
+    Separate,
+}
+
+impl Choices {
+    /// The variants that are expected to be best, without timing any.
+    #[must_use]
+    pub fn untimed(adapter: &AdapterDescription, family: KernelFamily, layout: &Layout) -> Self {
+        let first = |columns| GemmVariant::candidates(adapter, family, columns, layout.storage)[0];
+        Self {
+            family,
+            qkv: first(layout.states.stride),
+            hidden: first(layout.states.stride),
+            intermediate: first(layout.intermediate_stride()),
+            output: first(layout.states.stride),
+            attention_queries: attention::thread_counts(family)[0],
+            norm: norm_choices(family, layout)[0],
+        }
+    }
+
+    /// Enough choices to have every variant of every kernel among them, whatever adapter has it.
+    #[must_use]
+    pub fn all(layout: &Layout) -> Vec<Self> {
+        let mut all = Vec::new();
+        for family in [KernelFamily::Gpu, KernelFamily::Software] {
+            let hidden = GemmVariant::all(family, layout.states.stride);
+            let intermediate = GemmVariant::all(family, layout.intermediate_stride());
+            let (threads, norms) = (attention::thread_counts(family), norm_choices(family, layout));
+            let count = hidden.len().max(intermediate.len()).max(threads.len());
+            all.extend(norms.iter().flat_map(|&norm| (0..count).map(move |index| (norm, index))).map(
+                |(norm, index)| {
+                    // A kernel with fewer variants begins again with its first.
+                    let (hidden, intermediate) =
+                        (hidden[index % hidden.len()], intermediate[index % intermediate.len()]);
+                    let attention_queries = threads[index % threads.len()];
+                    Self { family, qkv: hidden, hidden, intermediate, output: hidden, attention_queries, norm }
+                },
+            ));
+        }
+        all
+    }
+}
+
+/// Ways to take LayerNorm that are worth timing; the first is the one to take untimed.
+pub(super) fn norm_choices(family: KernelFamily, layout: &Layout) -> &'static [NormChoice] {
+    match family {
+        KernelFamily::Gpu if gemm_norm::fits(&layout.states) => &[NormChoice::Fused, NormChoice::Separate],
+        _ => &[NormChoice::Separate],
+    }
+}

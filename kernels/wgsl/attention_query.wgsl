@@ -1,0 +1,79 @@
+// What both attention kernels share: `attention.wgsl`, whose header has the formula and the shapes, and
+// `attention_cpu.wgsl`.
+//
+// Bindings: 0 q, 1 kv, 2 query_tiles, 3 context.
+// A kernel declares KEYS: how many keys share one move of the running maximum.
+// Constants: HEAD_DIM (a multiple of 8) and OUTPUT_DIM size register arrays, which no override can: `gpu::shader` writes
+// them in front. THREADS: most queries in a tile. Rust caller: `gpu::ops::attention`.
+
+struct Sizes {
+    /// Row strides and first columns, in runs.
+    q_stride: u32,
+    kv_stride: u32,
+    key_column: u32,
+    value_column: u32,
+    /// Row stride of `context`, in units of four.
+    context_stride4: u32,
+}
+
+@group(0) @binding(0) var<storage, read> q: array<Run>;
+@group(0) @binding(1) var<storage, read> kv: array<Run>;
+@group(0) @binding(2) var<storage, read> query_tiles: array<QueryTile>;
+@group(0) @binding(3) var<storage, read_write> context: array<Packed4>;
+var<immediate> sizes: Sizes;
+
+override THREADS: u32 = 64u;
+
+const KEY_RUNS: u32 = HEAD_DIM / RUN;
+const VALUE_RUNS: u32 = OUTPUT_DIM / RUN;
+const SPLITS: u32 = HEAD_DIM / OUTPUT_DIM;
+/// Finite, since Metal's fast mathematics may not keep infinities.
+const MASKED: f32 = -1e30;
+
+/// First run of a lane's query in `q`. Lanes past a tile's queries repeat its last one.
+fn query_index(tile: QueryTile, lane: u32, head: u32) -> u32 {
+    return (tile.query_start + min(lane, tile.queries - 1u)) * sizes.q_stride + head * KEY_RUNS;
+}
+
+/// The key of a number: those past the end of the row are its last one, so no neighbour's key is ever read.
+fn clamped_key(tile: QueryTile, key: u32) -> u32 {
+    return tile.key_start + min(key, tile.keys - 1u);
+}
+
+/// Masks the scores past the row's last `keys_left` keys, moves the running maximum over the others and rescales what was
+/// summed under the old one. Returns the new maximum.
+fn move_maximum(
+    maximum: f32,
+    scores: ptr<function, array<f32, KEYS>>,
+    total: ptr<function, f32>,
+    sums: ptr<function, array<vec4<f32>, OUTPUT_DIM / 4u>>,
+    keys_left: u32,
+) -> f32 {
+    var next = maximum;
+    for (var j = 0u; j < KEYS; j++) {
+        (*scores)[j] = select(MASKED, (*scores)[j], j < keys_left);
+        next = max(next, (*scores)[j]);
+    }
+    let rescale = exp2(maximum - next);
+    *total *= rescale;
+    for (var c = 0u; c < OUTPUT_DIM / 4u; c++) {
+        (*sums)[c] *= rescale;
+    }
+    return next;
+}
+
+/// Stores a lane's output, columns OUTPUT_DIM · split … of the heads side by side; nothing for lanes past the queries.
+fn store_context(
+    tile: QueryTile,
+    lane: u32,
+    split: u32,
+    sums: ptr<function, array<vec4<f32>, OUTPUT_DIM / 4u>>,
+    total: f32,
+) {
+    if lane < tile.queries {
+        let index = (tile.query_start + lane) * sizes.context_stride4 + split * (OUTPUT_DIM / 4u);
+        for (var c = 0u; c < OUTPUT_DIM / 4u; c++) {
+            context[index + c] = pack4((*sums)[c] / total);
+        }
+    }
+}
