@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, TenantSetup};
 use crate::load::{LoadSource, NativeTokenizer, Prepared, RowCosts};
 use crate::progress::Progress;
-use crate::report::measure::ms;
 use crate::run::TargetOptions;
+use crate::run::measure::ms;
 use crate::stats::{self, Interval, Summary};
 
 /// Fixed, so that equal measurements have equal intervals.

@@ -1,8 +1,9 @@
 //! Runs a scenario, from its first configuration to the report.
 //!
 //! For each configuration: get a driver, warm up, measure the start of an instance alone, then run the timed repeats
-//! with a sampler beside them. [`crate::report::measure`] computes the figures.
+//! with a sampler beside them. [`measure`] computes the figures.
 
+pub mod measure;
 pub mod pace;
 pub mod sample;
 mod target;
@@ -21,12 +22,12 @@ use crate::driver::Driver;
 use crate::load::{LoadSource, Pool};
 use crate::machine::measure_ceiling;
 use crate::progress::Progress;
-use crate::report::measure::{self, RawRepeat, ms};
 use crate::report::schema::{
     Ceiling, ConfigurationReport, Machine, Repeat, Report, SCHEMA, SCHEMA_VERSION, StartReport, TenantReport, Warmup,
 };
 use crate::scenario::{Configuration, Pace, Rate, Scenario, Start, TenantPlan};
 use crate::stats::Summary;
+use measure::{RawRepeat, ms};
 use pace::{Schedule, TenantRun, drive};
 use sample::{ProcessProbe, sample};
 pub use target::{Host, Service, TargetOptions};

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::schema::{Band, Dashboard, LoadReport, Repeat, Samples, SeriesPoint, TenantRepeat, Throughput, Work};
+use super::pace::{Drive, Record};
+use super::sample::Sample;
 use crate::driver::{Reply, Stages};
 use crate::load::{Pool, Prepared};
-use crate::run::pace::{Drive, Record};
-use crate::run::sample::Sample;
+use crate::report::schema::{
+    Band, Dashboard, LoadReport, Repeat, Samples, SeriesPoint, TenantRepeat, Throughput, Work,
+};
 use crate::stats::{self, Summary};
 
 /// The records and samples of one run, and what the figures need besides.
