@@ -1,8 +1,8 @@
 //! Texts on the command line that begin with a hyphen: `assay rerank --query "-40 C in F" "- first item"`.
 //!
-//! To clap such an argument is an option that does not exist. Letting it take every such argument as text is no way out:
-//! then `assay rerank --query q "a document" --json` would rank `--json`. So the arguments are put into an order that
-//! leaves no doubt before clap reads them: options first, then `--`, then the texts.
+//! To clap such an argument is an option that does not exist. Letting it take every such argument as text is no way
+//! out: then `assay rerank --query q "a document" --json` would rank `--json`. So the arguments are put into an order
+//! that leaves no doubt before clap reads them: options first, then `--`, then the texts.
 
 use std::ffi::{OsStr, OsString};
 

@@ -10,6 +10,7 @@ mod engine;
 mod error;
 mod formats;
 mod gc;
+mod loaded;
 mod model;
 mod rerank;
 mod serve;
@@ -28,8 +29,8 @@ pub use error::{CliError, Exit};
 
 /// Reranks documents for a query with a cross-encoder.
 ///
-/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error in the place of an answer (--on-error skip), 1
-/// anything else. Messages go to standard error.
+/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error in the place of an answer (--on-error skip),
+/// 1 anything else. Messages go to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "assay", version, max_term_width = 100)]
 pub struct Cli {

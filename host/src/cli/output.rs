@@ -1,8 +1,8 @@
-//! Printing: the macros with which commands print, and what happens when nobody reads any more.
+//! Printing: the macros with which commands print, and what happens when the reader of standard output has gone.
 //!
-//! The standard library's `print!` panics if standard output is a closed pipe, as in `assay model list | head -1`. These
-//! macros have the same names and take their place in every module of the command line, so that a new command does right
-//! without a word. Modules declared after this one see them.
+//! The standard library's `print!` panics if standard output is a closed pipe, as in `assay model list | head -1`.
+//! These macros have the same names and take their place in every module of the command line, so that a new command
+//! does right without a word. Modules declared after this one see them.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};

@@ -39,8 +39,8 @@ const DEFAULT_RUN_TAG: &str = "assay";
 ///
 /// Files are UTF-8, and may be JSONL, a JSON array, CSV, TSV or plain lines: docs/cli.md has each with an example.
 ///
-/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error in the place of an answer (--on-error skip), 1
-/// anything else.
+/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error in the place of an answer (--on-error skip),
+/// 1 anything else.
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["query", "requests", "run"]))]
 pub(super) struct Args {
@@ -56,8 +56,8 @@ pub(super) struct Args {
     /// How to read the documents file
     #[arg(long, requires = "documents", default_value = "auto", value_name = "FORMAT")]
     documents_format: Format,
-    /// A file of requests, {"query": …, "documents": […]} each, or rows with a query and a document, answered in order; -
-    /// is standard input
+    /// A file of requests, {"query": …, "documents": […]} each, or rows with a query and a document, answered in order;
+    /// - is standard input
     #[arg(long, value_name = "FILE")]
     requests: Option<PathBuf>,
     /// How to read the requests file

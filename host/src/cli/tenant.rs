@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use tokio::runtime::Handle;
 
-use super::devices::loaded_models;
 use super::error::CliError;
+use super::loaded::loaded_models;
 use super::table;
 use crate::device::{DeviceOptions, DeviceStatus, ModelStatus};
 use crate::guest::read_component;

@@ -1,7 +1,7 @@
 //! CSV and TSV: a row is a record, its columns are named by the first row or by the caller.
 //!
-//! CSV is read as RFC 4180 has it: a cell in quotes may hold commas, line breaks and doubled quotes. TSV is read as IANA's
-//! `text/tab-separated-values` has it: quotes mean nothing, so that a passage may begin with one.
+//! CSV is read as RFC 4180 has it: a cell in quotes may hold commas, line breaks and doubled quotes. TSV is read as
+//! IANA's `text/tab-separated-values` has it: quotes mean nothing, so that a passage may begin with one.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Texts by their ids: the queries and documents that a run names.
 //!
 //! A collection may be larger than memory. One pass over the file notes where each id is, as a hash and an offset; a
-//! text is read from the file when it is asked for. Notes beyond a bound go to a temporary file, sorted, so memory holds
-//! one hash of every few hundred.
+//! text is read from the file when it is asked for. Notes beyond a bound go to a temporary file, sorted, so memory
+//! holds one hash of every few hundred.
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};

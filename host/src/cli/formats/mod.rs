@@ -39,7 +39,8 @@ const FORMAT_OPTIONS: &str = "--documents-format or --requests-format";
 /// How a file is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(super) enum Format {
-    /// By the file's name (.csv, .tsv, .jsonl, .ndjson) or by how it begins: with '[' a JSON array, with '{' or '"' JSONL
+    /// By the file's name (.csv, .tsv, .jsonl, .ndjson) or by how it begins: with '[' a JSON array, with '{' or '"'
+    /// JSONL
     #[default]
     Auto,
     /// One text a line

@@ -169,8 +169,8 @@ impl Source {
     }
 }
 
-/// Reads up to the end of the first line that is not blank, and not further than a read returns: whoever writes a request
-/// into a pipe and waits for its answer must get it.
+/// Reads up to the end of the first line that is not blank, and not beyond what a read returns: a program that writes a
+/// request into a pipe and waits for its answer must get it.
 fn read_head(reader: &mut dyn Read) -> io::Result<Vec<u8>> {
     let (mut head, mut chunk) = (Vec::new(), vec![0; 8 << 10]);
     loop {

@@ -11,7 +11,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// With a size: the share of the file that is read tells the time left.
 const WITH_SIZE: &str = "{bar:24} {percent:>3}%  {msg}  {elapsed} gone, about {eta} left";
 
-/// Of a pipe nobody knows how much comes.
+/// A pipe does not tell how much comes.
 const WITHOUT_SIZE: &str = "{spinner} {msg}  {elapsed} gone";
 
 /// A bar on standard error, if a person sees it.

@@ -13,8 +13,8 @@ use crate::cli::formats::{
 };
 use crate::limits::RequestLimits;
 
-/// A source of requests, in order. A request is read in two steps, so that a run that goes on where another ended passes
-/// over those that are answered without looking up their texts.
+/// A source of requests, in order. A request is read in two steps, so that a run that goes on where another ended
+/// passes over those that are answered without looking up their texts.
 pub(super) trait Requests: Send {
     /// Goes to the next request; none at the end.
     ///
