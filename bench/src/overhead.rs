@@ -30,7 +30,7 @@ const SEED: u64 = 7;
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct OverheadOptions {
-    /// The host, and a running service for the last layer where one is named.
+    /// The host, and optionally a running service for the last layer.
     pub target: TargetOptions,
     /// What to send.
     pub source: LoadSource,

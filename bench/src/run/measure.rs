@@ -207,7 +207,7 @@ fn by_tenant(raw: &RawRepeat<'_>, answered: &[Answered<'_>], elapsed_s: f64) -> 
 }
 
 /// Device time of each tenant's rows while every tenant was sending: what is left of one after another has stopped is
-/// no contest. `None` where it cannot be seen.
+/// no contest. `None` if the driver cannot see it.
 fn device_times_s(raw: &RawRepeat<'_>) -> Option<Vec<f64>> {
     let last_sent =
         |tenant| raw.drive.records.iter().filter(|record| record.tenant == tenant).map(|record| record.sent).max();
