@@ -150,7 +150,7 @@ impl Bench {
 }
 
 fn encode(encoder: &Mutex<PairEncoder>, request: &Request) -> Rows {
-    let encoder = encoder.lock().expect("nobody panics with the encoder");
+    let encoder = encoder.lock().expect("no thread panics with the encoder");
     let mut rows = Rows::default();
     let mut query = encoder.query(&request.query, MAX_TOKENS, Cut::LongestFirst).expect("the query fits");
     for document in &request.documents {

@@ -62,7 +62,7 @@ pub(crate) struct DirLock {
 }
 
 impl DirLock {
-    /// Waits until nobody else holds the directory, which is made if it is not there.
+    /// Waits until no other process holds the directory. Makes the directory if it is missing.
     pub(crate) fn acquire(dir: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE))?;

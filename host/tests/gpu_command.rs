@@ -17,7 +17,7 @@ const F32_TOLERANCE: f64 = 1e-4;
 /// The same for f16 storage.
 const F16_TOLERANCE: f64 = 2e-2;
 
-/// The command on a machine without a driver: whatever driver there is, it is not found.
+/// The command on a machine without a driver: any driver here is hidden from it.
 fn without_driver(data_dir: &Path) -> Command {
     let mut command = common::assay(data_dir);
     command.env("VK_DRIVER_FILES", "/nowhere").env("VK_ICD_FILENAMES", "/nowhere");
@@ -120,7 +120,7 @@ fn a_shape_that_the_gpu_engine_does_not_compute_is_named() {
     }
     finish(with_driver(&data).args(["rerank", "--engine", "gpu", "--query", "blue", "sky"]))
         .fails(1, &["attention heads of 4 numbers", "use the CPU engine"]);
-    // Where nobody asked for the GPU by name, the processor takes over.
+    // Without `--engine gpu`, the processor takes over.
     finish(with_driver(&data).args(["rerank", "--query", "blue", "sky"])).succeeds();
 }
 

@@ -260,7 +260,7 @@ fn digits_that_begin_several_revisions_are_refused_with_the_revisions() {
     let store = ModelStore::new(dir.path());
     let (revision, _) = add(&store, "tiny", &tiny(1)).unwrap();
     let dir = store.open(None).unwrap().dir().to_owned();
-    // Another revision that begins alike: nobody can wait for a real one.
+    // Another revision that begins alike, made up: a real one would take too long to find.
     let other = format!("{revision:.8}{}", "0".repeat(56));
     let copy = dir.with_file_name(&other[..16]);
     std::fs::create_dir(&copy).unwrap();

@@ -1,6 +1,6 @@
 //! The forward pass in float64: slow, plain and readable. Every engine and every kernel is held to it.
 //!
-//! Computes whatever an [`Architecture`] can say. Nothing is fused, pruned or reordered; each function is the formula of
+//! Computes everything that an [`Architecture`] can say. Nothing is fused, pruned or reordered; each function is the formula of
 //! one part, whose source the part's own documentation names.
 
 use crate::architecture::{

@@ -11,7 +11,7 @@ use common::{cpu_engine, golden, pack, random_model, random_rows, run, worst};
 /// The reference differs from PyTorch's float64 by the order of sums only.
 const REFERENCE_TOLERANCE: f64 = 1e-9;
 
-/// In ModernBERT, PyTorch computes rotary tables and softmax in f32, whatever the type of the states.
+/// In ModernBERT, PyTorch computes rotary tables and softmax in f32, even for float64 states.
 const MODERNBERT_TOLERANCE: f64 = 1e-5;
 
 /// Largest differences of the engine from float64, by precision. Logits of the tiny models span up to 6.

@@ -82,7 +82,7 @@ impl Skips {
     pub(crate) fn report(&self, machine: Machine, ci: bool) -> Result<()> {
         let (avoidable, rest) = self.split(machine);
         if !rest.is_empty() {
-            step::say(&format!("{} skipped, which this machine cannot do or nobody asked for:", rest.len()));
+            step::say(&format!("{} skipped, which this machine cannot do or were not asked for:", rest.len()));
             eprint!("{}", lines(&rest));
         }
         if avoidable.is_empty() {

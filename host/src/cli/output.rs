@@ -19,7 +19,7 @@ macro_rules! println {
     ($($text:tt)*) => { $crate::cli::output::print(format_args!("{}\n", format_args!($($text)*))) };
 }
 
-/// Prints a line to standard error. Goes on if nobody reads it.
+/// Prints a line to standard error. Goes on if its reader has gone.
 macro_rules! eprintln {
     ($($text:tt)*) => { $crate::cli::output::note(format_args!($($text)*)) };
 }

@@ -47,7 +47,7 @@ pub(super) struct Args {
     /// The text to rank the documents for
     #[arg(long)]
     query: Option<String>,
-    /// The documents; after `--`, whatever they begin with
+    /// The documents; after `--` they may begin with a hyphen
     #[arg(requires = "query", value_name = "DOCUMENT")]
     document: Vec<String>,
     /// A file of documents: for --query in place of arguments, - is standard input; for --run those that it names

@@ -180,7 +180,7 @@ impl<T: Clone> Holdings<T> {
         all
     }
 
-    /// Takes out models that nobody holds, the least recently used first, until one more fits; none where that would
+    /// Takes out unused models, the least recently used first, until one more fits; none where that would
     /// not help.
     ///
     /// # Errors
@@ -247,7 +247,7 @@ mod tests {
         MemoryBudget { bytes, source: BudgetSource::Given }
     }
 
-    /// Adds a model that nobody holds.
+    /// Adds an unused model.
     fn idle(holdings: &mut Holdings<&'static str>, name: &'static str, memory: DeviceMemory) {
         holdings.insert(key(name), name, memory);
         holdings.release(&key(name));

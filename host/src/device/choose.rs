@@ -127,7 +127,7 @@ impl DeviceOptions {
         data_dir.join(TUNE_FILE)
     }
 
-    /// Whether the choices fit each other, whatever the machine has.
+    /// Whether the choices fit each other. Does not look at the machine.
     ///
     /// # Errors
     /// The engine does not have the precision, or an adapter is named for another engine than the GPU's.

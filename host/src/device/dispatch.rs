@@ -80,7 +80,7 @@ impl Dispatch {
         }
     }
 
-    /// Batches that may be in flight together, of whatever engines: no more than any of them takes alone.
+    /// Batches of all engines that may be in flight together: no more than any of them takes alone.
     fn max_in_flight(&self) -> usize {
         self.engines.values().map(|engine| engine.max_in_flight()).min().unwrap_or(0).max(1)
     }

@@ -1,4 +1,4 @@
-//! Whose rows go next: start-time fair queueing over tenants, in device time by weight, whatever models they use.
+//! Whose rows go next: start-time fair queueing over tenants, in device time by weight, across all models.
 //!
 //! Each tenant has a virtual time: the device time that it was charged, divided by its weight. The tenant that is
 //! furthest behind leads the next batch, with a model of its own choice: it gives its models turns. The batch is then

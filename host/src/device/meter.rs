@@ -114,7 +114,7 @@ impl Meter {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Counters stay whole whatever panics elsewhere.
+        // Counters stay whole if another thread panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -160,7 +160,7 @@ impl Drop for LoadedModel {
 }
 
 impl Device {
-    /// A hold on the model, which is loaded now if it is not on the device yet; models that nobody holds make room for
+    /// A hold on the model, which is loaded now if it is not on the device yet; unused models make room for
     /// it. Blocks while weights are read. A model that a GPU cannot compute goes to the processor, if the GPU was chosen
     /// automatically: [`LoadedModel::device`] tells where it is.
     ///
@@ -197,7 +197,7 @@ impl Device {
         // Before the weights are read by what they will take, afterwards by what the engine has taken.
         let architecture = checkpoint::read_config(stored.dir()).map_err(ModelError::from)?;
         let failed = |error| LoadError::device(name, error);
-        let needed = self.hardware.memory_needed(stored, &architecture).map_err(failed)?;
+        let needed = self.hardware.memory_needed(&architecture).map_err(failed)?;
         self.make_room(name, &needed)?;
         let tokenizer: Arc<[u8]> = read_tokenizer(&stored.dir().join(TOKENIZER_FILE))?.into();
         let model = read(stored)?;
@@ -237,7 +237,7 @@ impl Device {
         Some(Arc::new(LoadedModel { device: Arc::clone(self), model }))
     }
 
-    /// Unloads models that nobody holds until one more fits.
+    /// Unloads unused models until one more fits.
     fn make_room(&self, name: &str, needs: &DeviceMemory) -> Result<(), NoRoom> {
         let leaving = self.holdings().make_room(name, needs, &self.budget)?;
         for model in leaving {

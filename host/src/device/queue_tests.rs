@@ -352,7 +352,7 @@ fn a_full_queue_refuses_the_whole_request_and_says_when_to_return() {
     assert_eq!(queue.waiting_tokens_of("busy"), 90);
     let too_large = admit(&mut queue, model, &busy, rows(0, &[101])).unwrap_err();
     assert!(matches!(too_large, ScoreError::TooLarge { requested: 101, allowed: 100 }), "{too_large:?}");
-    // Neighbours have their own room, until nobody has any.
+    // Neighbours have their own room, until all of it is taken.
     let _other = admit(&mut queue, model, &account("other", 1), rows(0, &[100; 9])).unwrap();
     let refused = admit(&mut queue, model, &account("third", 1), rows(0, &[11]));
     assert!(matches!(refused, Err(ScoreError::Overloaded { .. })), "{refused:?}");

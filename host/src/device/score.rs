@@ -13,7 +13,7 @@ pub const DEFAULT_WEIGHT: u32 = 100;
 /// For whom rows are computed, and what that tenant is entitled to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// The tenant's name: requests of the same name have one share of the device together, whatever their models.
+    /// The tenant's name: requests of the same name have one share of the device together, across all models.
     pub tenant: Arc<str>,
     /// The tenant's share of the device against that of the others which have rows waiting.
     pub weight: u32,

@@ -13,7 +13,7 @@ pub struct DeviceStatus {
     pub device: String,
     /// Why it is this one.
     pub reason: String,
-    /// Threads that compute, whatever is loaded; 0 where the processor only waits.
+    /// Threads that compute; 0 where the processor only waits.
     pub threads: usize,
     /// Most bytes that models take.
     pub memory_budget_bytes: u64,

@@ -86,7 +86,7 @@ pub fn model(data_dir: &Path) -> Arc<LoadedModel> {
     device.load(&ModelStore::new(data_dir).open(None).unwrap()).unwrap()
 }
 
-/// Computes what the `seeded` guest must answer, on an engine that nobody else uses.
+/// Computes what the `seeded` guest must answer, on an engine of its own.
 #[derive(Debug)]
 pub struct Oracle(CpuEngine);
 

@@ -2,7 +2,7 @@
 //!
 //! The model's [family](crate::families) says what its tensors are called. Each one that the model needs is looked up by
 //! name and checked for shape, type and finiteness on the way in: a checkpoint that loads can be computed. Other tensors
-//! are ignored, whatever they hold. Stored f16 and bf16 are widened to f32.
+//! are ignored. Stored f16 and bf16 are widened to f32.
 
 mod lora;
 mod tensors;

@@ -5,7 +5,7 @@
 //! stays in the first-level cache while every strip of the left one passes by it; the next panel is asked for ahead.
 //! The left matrix is read in place: its elements are broadcast one at a time, which needs no packing.
 //!
-//! Each number of the product is one chain of fused multiply-adds in ascending k, whatever tile it falls into. So its
+//! Each number of the product is one chain of fused multiply-adds in ascending k, in any tile. So its
 //! bits depend on its row of the left matrix alone.
 
 #![allow(unsafe_code, reason = "pointer arithmetic in the innermost loop, where bounds checks would cost a third")]

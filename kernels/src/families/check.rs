@@ -1,4 +1,4 @@
-//! What no family may say, whatever its `config.json` holds: every size is bounded before anything is made of it.
+//! Bounds that hold for every family: each size is checked before anything is allocated for it.
 
 use super::ConfigError;
 use super::config::{MAX_LAYERS, unsupported};

@@ -154,7 +154,7 @@ fn class(value: &serde_json::Value) -> Result<Option<&str>, ConfigError> {
     }
 }
 
-/// Refuses a model that comes with code of its own: it computes what that code says, whatever its type is called.
+/// Refuses a model that comes with code of its own: it computes what that code says, not what its type is called.
 fn check_own_code(value: &serde_json::Value) -> Result<(), ConfigError> {
     let has_code = match &value["auto_map"] {
         serde_json::Value::Null => false,

@@ -52,7 +52,7 @@ impl Choices {
         }
     }
 
-    /// Enough choices to have every variant of every kernel among them, whatever adapter has it.
+    /// Enough choices to have every variant of every kernel of any adapter among them.
     #[must_use]
     pub fn all(layout: &Layout) -> Vec<Self> {
         let mut all = Vec::new();
