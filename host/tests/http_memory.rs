@@ -1,4 +1,4 @@
-//! What a body costs in memory: at most three times its size, whatever it holds.
+//! What a body costs in memory: at most three times its size, for any contents.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

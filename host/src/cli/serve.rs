@@ -133,7 +133,7 @@ impl Args {
             .and_then(|model| Ok(platform.stand_alone(standard, model.as_deref())?));
         let tenant = match made {
             Ok(tenant) => tenant,
-            // Nobody asked for it: tenants may come.
+            // Keyless callers were a default and not a request, and tenants may still be deployed.
             Err(error) if self.model.is_none() => {
                 eprintln!("callers without a key are refused: {error}");
                 return Ok(None);

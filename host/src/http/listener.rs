@@ -60,7 +60,7 @@ pub(super) async fn run(
     let orders_of_connections = orders.clone();
     let accepting = accept_all(&listener, connections, service, &orders_of_connections, &mut tasks);
     let draining = async {
-        // Whoever gave orders and is gone gives no more: the server goes on.
+        // If the sender is gone, no order comes any more: the server goes on.
         if orders.wait_for(|order| *order == Order::Drain).await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -84,8 +84,8 @@ pub(super) const ROUTES: &[Route] = &[
     route("/", Endpoint::Index, "this list"),
 ];
 
-/// Names that a path may begin with to have one dialect, whatever the rest of it and the body say: for clients whose
-/// requests look like another dialect's.
+/// Dialect names that a path may begin with. The name alone then decides, for clients whose requests look like those of
+/// another dialect.
 const PREFIXES: [(&str, &dyn Dialect); 6] = [
     ("cohere", &CohereV1),
     ("infinity", &Infinity),

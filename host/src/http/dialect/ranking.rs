@@ -77,7 +77,7 @@ pub(super) const KNOWN: &[&str] = &[
     "settings",
 ];
 
-/// Names that stand for whatever is served.
+/// Names that stand for the model that serves.
 const ANY_MODEL: [&str; 2] = ["default", "default/not-specified"];
 
 /// Decodes a body that asks for a ranking.
