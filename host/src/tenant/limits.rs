@@ -25,7 +25,7 @@ const DEFAULT_MAX_WAITING_REQUESTS: u64 = 64;
 const DEFAULT_MAX_TOKENS_PER_S: u64 = 10_000_000;
 
 /// Most tokens in a burst: as many as may wait for the device, because tokens are charged when they begin to wait.
-const DEFAULT_BURST_TOKENS: u64 = DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
+const DEFAULT_BURST_TOKENS: u64 = defaults::DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
 
 /// A tenant's limits: part of a version, and immutable like it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
