@@ -1,8 +1,7 @@
-//! Two reports side by side: what changed, how sure that is, and whether it is a regression.
+//! Two reports side by side: what changed, with which confidence, and whether it is a regression.
 //!
-//! Confidence comes from a bootstrap in two steps, as the values lie: first repeats are drawn, then requests within
-//! each. Throughput is drawn by Little's law (throughput = requests in work ÷ latency), with the mean number of requests
-//! in work that each repeat had.
+//! Confidence comes from a bootstrap in two steps: it draws repeats, then requests within each. Throughput is drawn by
+//! Little's law (throughput = requests in flight ÷ latency) with each repeat's mean number of requests in flight.
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -10,10 +9,10 @@ use serde::Serialize;
 use crate::report::schema::{ConfigurationReport, Repeat, Report};
 use crate::stats::{self, Draws, Interval};
 
-/// A change beyond this is a regression, in percent: repeats on a quiet machine differ by less.
+/// A change for the worse beyond this, in percent, is a regression: repeats on a quiet machine differ by less.
 pub const DEFAULT_THRESHOLD_PERCENT: f64 = 5.0;
 
-/// Equal seeds make equal intervals: two comparisons of the same files agree.
+/// Fixed, so that two comparisons of the same files agree.
 const SEED: u64 = 95;
 
 /// The figures that are compared.
@@ -45,7 +44,7 @@ enum Figure {
     Quantile(f64),
 }
 
-/// What became of one figure.
+/// What a change means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -84,7 +83,7 @@ pub fn compare(before: &Report, after: &Report, threshold_percent: f64) -> Resul
         let Some(right) = after.configurations.iter().find(|right| right.name == left.name) else { continue };
         differences.extend(METRICS.iter().filter_map(|metric| difference(metric, left, right, threshold_percent)));
     }
-    ensure!(!differences.is_empty(), "the reports have no configuration in common that answered a request in both");
+    ensure!(!differences.is_empty(), "the reports have no configuration in common with answered requests in both");
     Ok(differences)
 }
 
@@ -115,7 +114,7 @@ fn difference(
     Some(Difference { configuration, metric: metric.name, before: first, after: second, change_percent, verdict })
 }
 
-/// The repeats in which something was answered.
+/// The repeats with an answered request.
 fn sample(configuration: &ConfigurationReport) -> Vec<&Repeat> {
     configuration.repeats.iter().filter(|repeat| !repeat.samples.latency_ms.is_empty()).collect()
 }
@@ -126,7 +125,7 @@ impl Figure {
         self.of(&drawn, &mut |items: &[usize]| items.iter().map(|_| *draws.one(items)).collect())
     }
 
-    /// The figure over repeats; `pick` takes the requests of each, by their index.
+    /// The figure over repeats; `pick` draws the requests of each, by index.
     fn of(self, repeats: &[&Repeat], pick: &mut dyn FnMut(&[usize]) -> Vec<usize>) -> Option<f64> {
         if repeats.is_empty() {
             return None;
@@ -136,10 +135,10 @@ impl Figure {
             let samples = &repeat.samples;
             let all: Vec<usize> = (0..samples.latency_ms.len()).collect();
             let picked = pick(&all);
-            let in_work = samples.service_ms.iter().sum::<f64>() / (1e3 * repeat.elapsed_s);
+            let in_flight = samples.service_ms.iter().sum::<f64>() / (1e3 * repeat.elapsed_s);
             let service_s: f64 = picked.iter().map(|&index| samples.service_ms[index]).sum::<f64>() / 1e3;
             let pairs: u64 = picked.iter().map(|&index| samples.pairs[index]).sum();
-            throughput += in_work * pairs as f64 / service_s.max(1e-9) / repeats.len() as f64;
+            throughput += in_flight * pairs as f64 / service_s.max(1e-9) / repeats.len() as f64;
             latencies.extend(picked.iter().map(|&index| samples.latency_ms[index]));
         }
         match self {
@@ -173,5 +172,5 @@ pub fn table(differences: &[Difference]) -> String {
             ]
         })
         .collect();
-    crate::table::aligned(&["config", "figure", "before", "after", "change", "95 % confidence", "verdict"], &rows)
+    crate::table::markdown(&["config", "figure", "before", "after", "change", "95 % confidence", "verdict"], &rows)
 }

@@ -6,20 +6,20 @@ use anyhow::{Context, Result, ensure};
 
 use crate::report::schema::Report;
 
-/// How deep below the folder reports are looked for: the folder itself, and one folder for each run.
+/// Levels of folders below the named one that are searched: a folder for each run, and one for a group of runs.
 const MAX_DEPTH: usize = 2;
 
-/// Every report in a folder and in the folders within it, oldest first. Other JSON files are passed over.
+/// Every report in a folder and in the folders within it, oldest first. Ignores other JSON files.
 ///
 /// # Errors
-/// The folder cannot be read, or holds no report.
+/// The folder cannot be read, or has no report.
 pub fn read(dir: &Path) -> Result<Vec<(PathBuf, Report)>> {
     let mut files = Vec::new();
     collect(dir, MAX_DEPTH, &mut files)?;
     let mut reports: Vec<(PathBuf, Report)> =
         files.into_iter().filter_map(|file| Report::read(&file).ok().map(|report| (file, report))).collect();
-    ensure!(!reports.is_empty(), "{} holds no report.json of assay-bench", dir.display());
-    // The timestamp's text sorts as its time does.
+    ensure!(!reports.is_empty(), "{} has no report.json of assay-bench", dir.display());
+    // Timestamps as text sort by time.
     reports.sort_by(|left, right| left.1.timestamp.cmp(&right.1.timestamp));
     Ok(reports)
 }
@@ -60,5 +60,5 @@ pub fn table(reports: &[(PathBuf, Report)]) -> String {
     }
     let header =
         ["when", "commit", "scenario", "config", "engine", "pairs/s", "P50 ms", "P99 ms", "GFLOP/s", "errors", "note"];
-    crate::table::aligned(&header, &rows)
+    crate::table::markdown(&header, &rows)
 }

@@ -1,10 +1,10 @@
 //! Drives guests through the host as production does, and reports what it measured.
 //!
-//! A [`scenario`] says what to run; [`load`] makes the requests; [`run`] sends them to a [`driver`] at the right time
-//! and samples meanwhile; [`report`] turns records into figures and figures into files. [`compare`] and [`history`] read
-//! those files again, [`overhead`] takes the path apart layer by layer.
+//! A [`scenario`] says what to run. [`load`] makes the requests. [`run`] sends them to a [`driver`] on time and takes
+//! samples. [`report`] turns records into figures, and figures into files. [`compare`] and [`history`] read those
+//! files. [`overhead`] measures the layers of a request one by one.
 //!
-//! The bench uses the host's public interface only: what it measures is what everybody gets.
+//! The bench uses only the host's public interface, so it measures what users get.
 
 pub mod compare;
 pub mod driver;

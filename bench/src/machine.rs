@@ -1,4 +1,4 @@
-//! Facts about the machine, and the ceiling that its processor sets.
+//! Facts about the machine, and the ceiling of its processor.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -14,10 +14,10 @@ use crate::stats::Summary;
 /// The matrix multiplication of the ceiling: a feed-forward layer of MiniLM on a batch of about 3,000 tokens.
 const CEILING_SHAPE: [usize; 3] = [3_000, 384, 1_536];
 
-/// Multiplications before timing: the threads start with the first.
+/// Multiplications before timing: the first one starts the threads.
 const CEILING_WARMUP: usize = 3;
 
-/// Timed multiplications; half a second on two processor cores.
+/// Timed multiplications: half a second on two processor cores.
 const CEILING_RUNS: usize = 20;
 
 impl Machine {
@@ -27,7 +27,7 @@ impl Machine {
         let what = RefreshKind::nothing()
             .with_cpu(CpuRefreshKind::nothing())
             .with_memory(MemoryRefreshKind::nothing().with_ram());
-        // A system that does not answer leaves the fact out: the figures are worth the same.
+        // A fact that the system does not tell is left out.
         let system = System::new_with_specifics(what).ok();
         let cpu = system.as_ref().and_then(|system| system.cpus().first()).map_or("", |cpu| cpu.brand()).trim();
         let versions =
@@ -62,7 +62,7 @@ fn commit() -> Option<String> {
 /// Measures what candle's matrix multiplication reaches on all cores, in 10⁹ operations per second, several times.
 ///
 /// # Errors
-/// There is no memory for it.
+/// There is not enough memory.
 pub fn measure_ceiling() -> Result<Vec<f64>> {
     let [m, k, n] = CEILING_SHAPE;
     let left = Tensor::rand(-1f32, 1f32, (m, k), &Device::Cpu)?;
@@ -80,7 +80,7 @@ pub fn measure_ceiling() -> Result<Vec<f64>> {
 }
 
 impl Ceiling {
-    /// Sums measured speeds up.
+    /// A summary of measured speeds.
     #[must_use]
     pub fn of(gflop_per_s: Vec<f64>) -> Self {
         let [m, k, n] = CEILING_SHAPE;

@@ -25,15 +25,15 @@ enum Command {
     Run(cmd::run::Args),
     /// List the built-in scenarios
     Scenarios,
-    /// What changed between two reports; exit code 1 for a regression
+    /// Compare two reports; exit code 1 for a regression
     Compare(cmd::compare::Args),
-    /// A folder of reports as one table
+    /// Show a folder of reports as one table
     History(cmd::history::Args),
-    /// What each layer adds to a request: scheduler, tokenising, sandbox, HTTP
+    /// Measure what each layer adds to a request: scheduler, tokenising, sandbox, HTTP
     Overhead(cmd::overhead::Args),
-    /// Measures an engine against the matrix product that it could at best be
+    /// Measure an engine against the processor's fastest matrix product
     Engine(engine::Args),
-    /// Measures the CPU engine beside Python's ways to run the same model
+    /// Measure the CPU engine beside Python programs that run the same model
     Peers(peers::Args),
 }
 

@@ -1,4 +1,4 @@
-//! The same requests through one layer more each time, so that every layer's cost is a number.
+//! The same requests through one more layer each time, to measure the cost of every layer.
 //!
 //! Question: what do scheduler, tokenising, sandbox and HTTP add to the engine? Baseline: the engine called with ready
 //! rows, cut into batches as the scheduler cuts them. Excluded: loading, compiling, a warm-up round. Each request goes
@@ -20,14 +20,14 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, TenantSetup};
 use crate::load::{LoadSource, NativeTokenizer, Prepared, RowCosts};
 use crate::progress::Progress;
-use crate::report::measure::ms;
+use crate::run::measure::ms;
 use crate::run::TargetOptions;
 use crate::stats::{self, Interval, Summary};
 
-/// Equal seeds make equal intervals.
+/// Fixed, so that equal measurements have equal intervals.
 const SEED: u64 = 7;
 
-/// What to take apart.
+/// What to measure.
 #[derive(Debug, Clone)]
 pub struct OverheadOptions {
     /// The host, and a running service for the last layer where one is named.
@@ -38,7 +38,7 @@ pub struct OverheadOptions {
     pub batch: Option<u32>,
     /// Different requests, at most.
     pub requests: usize,
-    /// Rounds over all of them, after one that is thrown away.
+    /// Rounds over all of them, after one warm-up round.
     pub rounds: usize,
     /// Whether to draw a bar.
     pub progress: Progress,
@@ -47,11 +47,11 @@ pub struct OverheadOptions {
 /// What one layer costs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Layer {
-    /// What is called, from the outermost part on.
+    /// The outermost part that is called.
     pub name: &'static str,
     /// A request through it.
     pub request_ms: Summary,
-    /// What it adds to a request over the layer before: the mean with its confidence; absent for the first.
+    /// What it adds to a request over the layer before it: the mean with its confidence; absent for the first.
     pub adds_ms: Option<Interval>,
 }
 
@@ -73,7 +73,7 @@ struct Bench {
     outputs: Vec<f32>,
 }
 
-/// Measures every layer. Cancelling `stop` ends after the request in work, with what there is.
+/// Measures every layer. After `stop` is cancelled it finishes the current request and returns what it has.
 ///
 /// # Errors
 /// Something cannot be loaded, or a request fails: a layer that fails cannot be compared.
@@ -97,7 +97,8 @@ pub async fn measure(options: &OverheadOptions, stop: &CancellationToken) -> Res
                 if stop.is_cancelled() {
                     break 'rounds;
                 }
-                // Each route is first, second, … equally often: whatever one leaves behind falls on every other.
+                // Each route is first, second, … equally often, so that what one leaves in caches affects all others
+                // alike.
                 let route = (turn + number + round) % routes.len();
                 ms_by_route[route] = ms(bench.time(&routes[route], request).await?);
                 bar.inc(1);
@@ -115,9 +116,9 @@ fn layers(routes: &[Route], times: &[Vec<f64>]) -> Vec<Layer> {
     let layer = |(index, route): (usize, &Route)| {
         let before = match route {
             Route::Engine => None,
-            // Tokenising joins the bare engine, not the scheduler.
+            // Native tokenising calls the bare engine, not the scheduler.
             Route::Native => Some(0),
-            // The guest brings the sandbox to native tokenising, and the scheduler with it.
+            // The guest adds the sandbox, and the scheduler, to native tokenising.
             Route::Scheduler | Route::Guest | Route::Http(_) => Some(index - 1),
         };
         let differences: Option<Vec<f64>> = before
@@ -238,5 +239,5 @@ pub fn table(layers: &[Layer]) -> String {
             [vec![layer.name.to_owned()], figures.to_vec(), vec![adds, confidence, count.to_string()]].concat()
         })
         .collect();
-    crate::table::aligned(&["layer", "avg ms", "P50 ms", "P95 ms", "adds ms", "95 % confidence", "requests"], &rows)
+    crate::table::markdown(&["layer", "avg ms", "P50 ms", "P95 ms", "adds ms", "95 % confidence", "requests"], &rows)
 }

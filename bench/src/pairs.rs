@@ -1,4 +1,4 @@
-//! Pairs of a request file, tokenised as the guests do it, and the files of the model that scores them.
+//! Pairs of a request file, tokenised as by the standard guest, and the files of the model that scores them.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub(crate) struct ModelArgs {
     adapter: Option<PathBuf>,
 }
 
-/// Where a model's files lie.
+/// Where a model's files are.
 #[derive(Debug)]
 pub(crate) struct ModelFiles {
     pub(crate) dir: PathBuf,
@@ -31,7 +31,7 @@ pub(crate) struct ModelFiles {
 }
 
 impl ModelArgs {
-    /// The files of the model that is meant.
+    /// The files of the selected model.
     ///
     /// # Errors
     /// There is no such model.
@@ -48,7 +48,7 @@ impl ModelArgs {
 /// The first `limit` (query, document) pairs of a file of requests.
 ///
 /// # Errors
-/// The file is no file of requests.
+/// The file cannot be read, or its lines are not requests.
 pub(crate) fn read(path: &Path, limit: usize) -> anyhow::Result<Vec<(String, String)>> {
     let requests = read_requests(path)?.into_iter();
     let pairs = requests.flat_map(|Request { query, documents, .. }| {
@@ -60,7 +60,7 @@ pub(crate) fn read(path: &Path, limit: usize) -> anyhow::Result<Vec<(String, Str
 /// Tokenises pairs as the standard guest does, and packs them into one batch.
 ///
 /// # Errors
-/// The model's tokenizer is none that a guest could use.
+/// The standard guest cannot use the model's tokenizer.
 pub(crate) fn tokenise(model_dir: &Path, max_tokens: usize, pairs: &[(String, String)]) -> anyhow::Result<PackedBatch> {
     let path = model_dir.join("tokenizer.json");
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -1,12 +1,12 @@
-//! Question: how fast is the CPU engine beside the Python programs that run the same model on the same processor?
+//! Question: how fast is the CPU engine compared with Python programs that run the same model on the same processor?
 //!
-//! Baseline: each peer of `bench/peers/peer.py`, with the same merged weights, the same pairs in the same order, and the
-//! same number of threads. All are loaded and warmed by one batch first; then they take turns, a slice of the pairs at a
-//! time, so that a processor whose speed drifts is the same for all. Excluded: loading, the first batch (reported
-//! apart), and tokenising, except where a peer's call takes text. Scores are compared with the f32 engine's.
+//! Baseline: each peer of `bench/peers/peer.py`, with the same merged weights, the same pairs in the same order, and
+//! the same number of threads. All load the model and run one batch first. Then they take turns, a slice of the pairs
+//! each, so that changes of the processor's speed affect all alike. Excluded: loading, the first batch (reported
+//! apart), and tokenising, unless a peer's function takes text. Scores are compared with the f32 engine's.
 //!
-//! `cargo run --release -p assay-bench -- peers --requests FILE`, in the repository's root; what the peers need is
-//! installed below `target/` the first time.
+//! `cargo run --release -p assay-bench -- peers --requests FILE`, in the repository's root. The first run installs what
+//! the peers need below `target/`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::num::NonZeroUsize;
@@ -24,10 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::pairs::{self, ModelFiles};
 
-/// Pairs that a contestant scores at a turn: a few seconds' work for the slowest.
+/// Pairs in a turn: a few seconds for the slowest contestant.
 const DEFAULT_SLICE: usize = 128;
 
-/// Most turns of the second and each further size: they show latency, and need no more.
+/// Most turns of each size but the first: enough to show latency.
 const MAX_TURNS: usize = 40;
 
 /// Documents at the top of a ranking that are compared.
@@ -80,7 +80,7 @@ struct Line {
     name: String,
     /// Median over slices, and the least and the most.
     pairs_per_s: [f64; 3],
-    /// Our f32 engine's rate over this one's: median over slices, and the least and the most.
+    /// Our f32 engine's rate divided by this one's: median over slices, and the least and the most.
     assay_f32_is_faster_by: [f64; 3],
     /// Milliseconds of a turn: median over slices, and the least and the most.
     ms_a_turn: [f64; 3],
@@ -92,14 +92,14 @@ struct Line {
     peak_rss_bytes: Option<u64>,
 }
 
-/// How far rankings agree with our f32 engine's: means over queries with at least two documents.
+/// Agreement of rankings with our f32 engine's: means over queries with at least two documents.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 struct Ranking {
-    /// Kendall's rank correlation (tau-a): 1 where every two documents are in the same order.
+    /// Kendall's rank correlation (tau-a): 1 if every two documents are in the same order.
     kendall_tau: f64,
-    /// Part of the queries with the same best document.
+    /// Share of queries with the same best document.
     top_1: f64,
-    /// Part of the ten best documents that are the same.
+    /// Share of the ten best documents that are the same.
     top_10_overlap: f64,
 }
 
@@ -146,7 +146,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has everyone score the pairs, a slice at a time.
+/// Lets all contestants score the pairs, a slice at a time.
 fn take_turns(
     contestants: &mut [Box<dyn Contestant>],
     pairs: &[(String, String)],
@@ -181,7 +181,7 @@ fn take_turns(
     (0..contestants.len()).map(line).collect()
 }
 
-/// Compares rankings query by query; `None` where no query has two documents.
+/// Compares rankings query by query; `None` if no query has two documents.
 fn ranking(pairs: &[(String, String)], scores: &[f64], expected: &[f64]) -> Option<Ranking> {
     let (mut sum, mut queries, mut first) = ([0.0; 3], 0, 0);
     for group in pairs.chunk_by(|(query, _), (next, _)| query == next) {
@@ -202,7 +202,7 @@ fn ranking(pairs: &[(String, String)], scores: &[f64], expected: &[f64]) -> Opti
     (queries > 0).then_some(Ranking { kendall_tau, top_1, top_10_overlap })
 }
 
-/// The best documents, best first; equal ones in their order.
+/// The best documents, best first; equal ones keep their order.
 fn best(scores: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
@@ -210,7 +210,8 @@ fn best(scores: &[f64]) -> Vec<usize> {
     order
 }
 
-/// Kendall, "A new measure of rank correlation", Biometrika 30 (1938): concordant less discordant over all two.
+/// Concordant minus discordant pairs of documents, over all pairs. Kendall, "A new measure of rank correlation",
+/// Biometrika 30 (1938).
 fn kendall_tau(a: &[f64], b: &[f64]) -> f64 {
     let (mut agreement, mut all) = (0.0, 0.0);
     for i in 0..a.len() {
@@ -222,7 +223,7 @@ fn kendall_tau(a: &[f64], b: &[f64]) -> f64 {
     agreement / all
 }
 
-/// What the peers run on: a Python with their packages, the model as they read it, and the pairs.
+/// What the peers need: a Python with their packages, the model in their format, and the pairs.
 #[derive(Debug)]
 struct Peers {
     python: PathBuf,
@@ -231,10 +232,10 @@ struct Peers {
 }
 
 impl Peers {
-    /// Installs and exports what is not there yet.
+    /// Installs and exports what is missing.
     fn set_up(python: Option<&Path>, files: &ModelFiles, pairs: &[(String, String)]) -> anyhow::Result<Self> {
         if !Path::new(SCRIPTS_DIR).is_dir() {
-            bail!("{SCRIPTS_DIR} is not here: run this in the repository's root");
+            bail!("there is no {SCRIPTS_DIR} here: run this in the repository's root");
         }
         let python = match python {
             Some(python) => python.to_owned(),
@@ -271,7 +272,7 @@ fn install() -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
-/// Does `work` unless `stamp` says that it was done with the same `made_of`.
+/// Does `work`, unless the file `stamp` says that it was done with the same `made_of`.
 fn once(stamp: &Path, made_of: &str, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     if std::fs::read_to_string(stamp).is_ok_and(|stamp| stamp == made_of) {
         return Ok(());
@@ -284,7 +285,7 @@ fn once(stamp: &Path, made_of: &str, work: impl FnOnce() -> anyhow::Result<()>) 
 }
 
 fn succeed(command: &mut Command) -> anyhow::Result<()> {
-    // Standard output is for the table.
+    // Standard output is only for the table.
     let status = command.stdout(Stdio::null()).status();
     let status = status.with_context(|| format!("cannot start {}", command.get_program().display()))?;
     if !status.success() {
@@ -293,19 +294,19 @@ fn succeed(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What one turn took, and its scores.
+/// The time of one turn, and its scores.
 #[derive(Debug, Deserialize)]
 struct Turn {
     seconds: f64,
     scores: Vec<f64>,
 }
 
-/// Who scores pairs.
+/// A program that scores pairs.
 trait Contestant {
     /// Name, seconds to load, seconds of the first batch.
     fn start_up(&self) -> (String, f64, f64);
     fn score(&mut self, slice: Range<usize>) -> anyhow::Result<Turn>;
-    /// Ends it, and tells the most memory that it had resident, if it is a process of its own.
+    /// Ends it. Returns its peak resident memory if it is another process.
     fn stop(self: Box<Self>) -> anyhow::Result<Option<u64>>;
 }
 
@@ -447,7 +448,8 @@ fn score_error(scores: &[f64], expected: &[f64]) -> anyhow::Result<[f64; 2]> {
 fn print(Table { slice, pairs, threads, lines }: &Table) {
     println!("{pairs} pairs in turns of {slice}, {threads} threads; median (least to most) over turns\n");
     println!(
-        "| | pairs/s | ms a turn | assay f32 is faster by | largest score error | rms | Kendall tau | same first | same ten | load s | first batch s | peak RSS MiB |"
+        "| | pairs/s | ms a turn | assay f32 is faster by | largest score error | rms | Kendall tau | same first | \
+         same ten | load s | first batch s | peak RSS MiB |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for line in lines {
@@ -483,7 +485,7 @@ mod tests {
         let expected = [3.0, 2.0, 1.0, 1.0, 2.0, 9.0];
         let same = ranking(&pairs, &[30.0, 20.0, 10.0, -1.0, 0.0, 0.0], &expected).unwrap();
         assert_eq!(same, Ranking { kendall_tau: 1.0, top_1: 1.0, top_10_overlap: 1.0 });
-        // Two of the first query's documents change places, one of three twos; the second query is turned round.
+        // Swaps two of the first query's three documents, and both of the second's.
         let other = ranking(&pairs, &[2.0, 3.0, 1.0, 2.0, 1.0, 9.0], &expected).unwrap();
         assert_eq!(other.top_1, 0.0);
         assert!((other.kendall_tau - (1.0 / 3.0 - 1.0) / 2.0).abs() < 1e-12);

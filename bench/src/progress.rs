@@ -1,4 +1,4 @@
-//! What a waiting user sees: a bar with an estimate of the time left. Silent where standard error is no terminal.
+//! A progress bar with an estimate of the time left. Silent if standard error is not a terminal.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub enum Progress {
 }
 
 impl Progress {
-    /// A bar of `steps` steps; a spinner where their number is not known.
+    /// A bar of `steps` steps; a spinner if their number is not known.
     #[must_use]
     pub fn bar(self, label: String, steps: Option<u64>) -> ProgressBar {
         let bar = match (self, steps) {

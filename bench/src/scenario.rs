@@ -1,7 +1,7 @@
 //! Scenarios: what to run, as TOML, decoded and checked once.
 //!
-//! A scenario is a list of configurations that are run one after the other, each several times over. Several built-in
-//! ones are part of the program; any of their files is an example to start from. See `docs/performance.md`.
+//! A scenario is a list of configurations, which run one after the other, each several times. Several are built in;
+//! their files are examples to start from. See `docs/performance.md`.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-/// The built-in scenarios, in the order in which they are listed.
+/// The built-in scenarios, as listed.
 const BUILTIN: [&str; 9] = [
     include_str!("../scenarios/baseline.toml"),
     include_str!("../scenarios/sweep.toml"),
@@ -22,23 +22,23 @@ const BUILTIN: [&str; 9] = [
     include_str!("../scenarios/overload.toml"),
 ];
 
-/// Seed of whatever is drawn at random, where a scenario names none: any number would do, it only has to stay.
+/// Default seed. Any number would do, as long as it stays the same.
 pub const DEFAULT_SEED: u64 = 42;
 
-/// Repeats of each configuration: the least that shows a spread and has a median.
+/// Default repeats of each configuration: the fewest with a median and a spread.
 pub const DEFAULT_REPEATS: u32 = 3;
 
-/// Requests of each tenant before timing begins: the first pays for cold caches, the second for what it left.
+/// Default requests of each tenant before timing begins: the first fills caches, the second what the first left cold.
 pub const DEFAULT_WARMUP_REQUESTS: u32 = 2;
 
-/// Different requests that a generator makes: as many as the baseline's report has.
+/// Default number of different requests: as in the baseline's report.
 pub const DEFAULT_DISTINCT_REQUESTS: u32 = 100;
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// Its name, the report's title.
+    /// Its name, and the report's title.
     pub name: String,
     /// One sentence on what it shows.
     pub about: String,
@@ -48,23 +48,23 @@ pub struct Scenario {
     /// How often each configuration is run.
     #[serde(default = "default_repeats")]
     pub repeats: u32,
-    /// Requests of each tenant before timing begins; reported apart.
+    /// Requests of each tenant before timing begins, reported apart.
     #[serde(default = "default_warmup")]
     pub warmup_requests: u32,
     /// Whether every repeat loads the model and compiles the guests anew.
     #[serde(default)]
     pub start: Start,
-    /// The model; the store's default where absent.
+    /// The model; the store's default if absent.
     pub model: Option<String>,
-    /// How the engine is made.
+    /// The engine.
     #[serde(default)]
     pub engine: EngineSection,
-    /// The generated load; a file of requests takes its place.
+    /// The generated load, unless requests come from a file.
     #[serde(default)]
     pub load: LoadSection,
-    /// Configurations by batch and concurrency, before the listed ones.
+    /// Configurations by batch and concurrency, before the others.
     pub sweep: Option<Sweep>,
-    /// Configurations one by one.
+    /// Single configurations.
     #[serde(default, rename = "configuration")]
     configurations: Vec<ConfigurationSection>,
 }
@@ -73,24 +73,24 @@ pub struct Scenario {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
-    /// The model is loaded and the guests are compiled once.
+    /// Yes: the model is loaded and the guests are compiled once.
     #[default]
     Shared,
-    /// Every repeat loads and compiles anew, with nothing cached, and has no warm-up.
+    /// No: every repeat loads and compiles again, with an empty cache and without warm-up.
     Fresh,
 }
 
-/// How the engine is made.
+/// Settings of the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSection {
-    /// Threads that compute; one for each core where absent.
+    /// Threads that compute; one for each core if absent.
     pub threads: Option<NonZeroUsize>,
-    /// Most tokens in one batch; the host's default where absent.
+    /// Most tokens in one batch; the host's default if absent.
     pub max_batch_tokens: Option<usize>,
 }
 
-/// Lengths in tokens, drawn for each text. They count the text's own tokens; a pair has three special ones more.
+/// Lengths of texts in tokens, without a pair's three special tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Lengths {
@@ -99,22 +99,22 @@ pub enum Lengths {
         /// The length.
         tokens: u32,
     },
-    /// Every length between the two, both included, equally often.
+    /// Every length from the shortest to the longest, equally often.
     Uniform {
         /// The shortest.
         min: u32,
         /// The longest.
         max: u32,
     },
-    /// Log-normal: what lengths of natural passages look like.
+    /// Log-normal, like the lengths of natural passages.
     LogNormal {
-        /// Half of the texts are shorter.
+        /// The median.
         median: u32,
         /// Standard deviation of the length's logarithm.
         sigma: f64,
-        /// Shorter draws are raised to this.
+        /// The shortest: shorter draws become this.
         min: u32,
-        /// Longer draws are cut to this.
+        /// The longest: longer draws become this.
         max: u32,
     },
 }
@@ -123,7 +123,7 @@ pub enum Lengths {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoadSection {
-    /// Different requests; they are used in turn when more are sent.
+    /// Different requests, used in turn.
     pub distinct_requests: u32,
     /// Length of a query.
     pub query: Lengths,
@@ -136,7 +136,7 @@ impl Default for LoadSection {
         Self {
             distinct_requests: DEFAULT_DISTINCT_REQUESTS,
             query: Lengths::LogNormal { median: 9, sigma: 0.35, min: 3, max: 32 },
-            // These give the 42 % padding waste in batches of 32 that the baseline's report has.
+            // These lengths waste 42 % on padding in batches of 32, as in the baseline's report.
             document: Lengths::LogNormal { median: 61, sigma: 0.325, min: 8, max: 400 },
         }
     }
@@ -148,13 +148,13 @@ impl Default for LoadSection {
 pub struct Sweep {
     /// Documents of a request.
     pub batch: Vec<u32>,
-    /// Requests in work at once.
+    /// Requests in flight at once.
     pub concurrency: Vec<u32>,
-    /// Pairs of each configuration, at least; every worker sends one request or more.
+    /// Least pairs of each configuration; every worker sends at least one request.
     pub pairs: u32,
 }
 
-/// One configuration as the file has it: of several tenants, or of one whose settings stand here.
+/// One configuration of the file, with several tenants, or with the settings of one.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConfigurationSection {
@@ -193,9 +193,9 @@ struct TenantSection {
 pub struct Configuration {
     /// Unique within the scenario.
     pub name: String,
-    /// No request is begun after this many seconds.
+    /// No request starts after this many seconds.
     pub max_seconds: Option<f64>,
-    /// Who sends what; at least one has a number of requests, or there is `max_seconds`.
+    /// The tenants. At least one has a number of requests, or there is `max_seconds`.
     pub tenants: Vec<TenantPlan>,
 }
 
@@ -204,15 +204,15 @@ pub struct Configuration {
 pub struct TenantPlan {
     /// The tenant's name.
     pub name: String,
-    /// Its guest; the standard one where absent.
+    /// Its guest; the standard one if absent.
     pub guest: Option<PathBuf>,
     /// Its model.
     pub model: TenantModel,
-    /// Documents of a request; as the file of requests has them where absent.
+    /// Documents of a request; as in the file of requests if absent.
     pub batch: Option<u32>,
     /// When requests are sent.
     pub pace: Pace,
-    /// How many; where absent, until every tenant that has a number is done.
+    /// The number of requests; if absent, until every tenant with a number is done.
     pub requests: Option<u32>,
 }
 
@@ -234,16 +234,16 @@ impl Default for TenantModel {
 /// When requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// Closed loop: each of so many workers sends the next request when it has the answer to its last.
+    /// Closed loop: each worker sends its next request when it has the answer to its last.
     Closed {
         /// Workers.
         concurrency: u32,
     },
-    /// Open loop: requests are sent at their time, whatever has been answered.
+    /// Open loop: requests are sent by a schedule, answered or not.
     Open {
-        /// How many in a second.
+        /// Their rate.
         rate: Rate,
-        /// How they are spread.
+        /// How they are spread in time.
         arrivals: Arrivals,
     },
 }
@@ -253,7 +253,7 @@ pub enum Pace {
 pub enum Rate {
     /// This many.
     PerSecond(f64),
-    /// This multiple of what a closed loop reaches, measured first.
+    /// This multiple of the rate of a closed loop, which is measured first.
     OfCapacity(f64),
 }
 
@@ -284,7 +284,7 @@ impl Scenario {
     /// Reads a scenario.
     ///
     /// # Errors
-    /// It is not TOML of this shape, or contradicts itself.
+    /// It is not TOML of this form, or contradicts itself.
     pub fn parse(text: &str) -> Result<Self> {
         let scenario: Self = toml::from_str(text)?;
         ensure!(scenario.repeats > 0, "repeats is 0: a scenario runs at least once");
@@ -302,7 +302,7 @@ impl Scenario {
     /// A built-in scenario by its name, or one from a file.
     ///
     /// # Errors
-    /// There is neither, or the file is no scenario.
+    /// There is neither, or the file is not a scenario.
     pub fn find(name_or_path: &str) -> Result<Self> {
         for builtin in Self::builtin()? {
             if builtin.name == name_or_path {
@@ -353,7 +353,7 @@ impl Configuration {
         Self { name, max_seconds: None, tenants: vec![tenant] }
     }
 
-    /// Batch and concurrency of a configuration that has one tenant in a closed loop: a point of a sweep.
+    /// Batch and concurrency, if the configuration has one tenant in a closed loop: a point of a sweep.
     #[must_use]
     pub fn point(&self) -> Option<(Option<u32>, u32)> {
         match self.tenants.as_slice() {
@@ -363,7 +363,7 @@ impl Configuration {
     }
 }
 
-/// As the baseline's report names its configurations.
+/// A name as in the baseline's report.
 fn default_name(batch: Option<u32>, pace: Pace) -> String {
     let batch = batch.map_or_else(|| "as filed".to_owned(), |batch| batch.to_string());
     match pace {
@@ -390,7 +390,7 @@ impl ConfigurationSection {
         let what = || format!("configuration {}", self.name.as_deref().unwrap_or("without a name"));
         if !self.tenants.is_empty() {
             let empty = TenantSection { name: own.name.clone(), ..TenantSection::default() };
-            ensure!(own == empty, "{}: settings of tenants stand both in it and in its [[tenant]]s", what());
+            ensure!(own == empty, "{}: a tenant's settings are both in it and in its [[tenant]]s", what());
             ensure!(self.name.is_some(), "a configuration of several tenants needs a name");
         }
         let sections = if self.tenants.is_empty() { std::slice::from_ref(&own) } else { &self.tenants };
@@ -435,7 +435,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_built_in_scenario_is_sound_and_has_its_own_name() {
+    fn every_built_in_scenario_is_valid_and_has_a_name_of_its_own() {
         let mut names: Vec<String> = Scenario::builtin().unwrap().into_iter().map(|scenario| scenario.name).collect();
         assert_eq!(names.len(), BUILTIN.len());
         names.sort();
@@ -453,14 +453,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_gives_every_worker_a_request() {
+    fn every_worker_of_a_sweep_sends_a_request() {
         let sweep = Sweep { batch: vec![1, 128], concurrency: vec![1, 64], pairs: 256 };
         let requests: Vec<_> = sweep.configurations().map(|plan| plan.tenants[0].requests.unwrap()).collect();
         assert_eq!(requests, [256, 256, 2, 64]);
     }
 
     #[test]
-    fn contradictions_are_named() {
+    fn a_contradiction_is_refused_by_name() {
         let cases = [
             ("", "neither a [sweep] nor a [[configuration]]"),
             ("[[configuration]]\nconcurrency = 1\nrate_per_s = 2.0\nrequests = 1", "exactly one of"),
@@ -474,7 +474,7 @@ mod tests {
             ),
             (
                 "[[configuration]]\nbatch = 1\n[[configuration.tenant]]\nname = \"a\"\nconcurrency = 1\nrequests = 1",
-                "stand both in it",
+                "both in it and in its [[tenant]]s",
             ),
         ];
         for (body, expected) in cases {

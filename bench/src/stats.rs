@@ -1,29 +1,29 @@
-//! Figures that stand for many values: quantiles by hdrhistogram, correlation, the bootstrap.
+//! Summaries of many values: quantiles by hdrhistogram, correlation, the bootstrap.
 
 use hdrhistogram::Histogram;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// Quantiles are exact to three significant digits: finer than any two runs agree.
+/// Significant digits of quantiles: more than two runs agree in.
 const SIGNIFICANT_DIGITS: u8 = 3;
 
-/// Values are recorded as whole millionths, so that a nanosecond still counts where the unit is a millisecond.
+/// Values are recorded as whole millionths, so that a nanosecond counts if the unit is a millisecond.
 const UNITS: f64 = 1e6;
 
-/// Most bars of a histogram: as many as can be told apart in a plot.
+/// Most bars of a histogram: as many as a plot can show.
 const MAX_BARS: usize = 40;
 
-/// Fewest bars: with fewer a shape cannot be seen.
+/// Fewest bars: fewer show no shape.
 const MIN_BARS: usize = 8;
 
-/// Resamples of a bootstrap: enough for a 95 % interval to repeat to about a fiftieth of its width.
+/// Resamples of a bootstrap: a 95 % interval then repeats to about a fiftieth of its width.
 const RESAMPLES: usize = 2_000;
 
-/// Many values in few figures. Quantiles are by nearest rank: each is a value that occurred.
+/// A summary of many values. Quantiles are by nearest rank, so each is one of the values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// How many values there are; every other figure is 0 where there are none.
+    /// The number of values; without any, every other figure is 0.
     pub count: u64,
     /// Mean.
     pub avg: f64,
@@ -31,7 +31,7 @@ pub struct Summary {
     pub min: f64,
     /// Largest.
     pub max: f64,
-    /// Standard deviation of the values themselves (not of an estimate).
+    /// Standard deviation of the population.
     pub std: f64,
     /// Median.
     pub p50: f64,
@@ -48,7 +48,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Sums up values that are finite and not negative; others are left out.
+    /// A summary of the values that are finite and not negative.
     #[must_use]
     pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let values: Vec<f64> = values.into_iter().filter(|value| value.is_finite() && *value >= 0.0).collect();
@@ -61,7 +61,7 @@ impl Summary {
         let variance = values.iter().map(|value| (value - avg).powi(2)).sum::<f64>() / count;
         let min = values.iter().copied().fold(f64::INFINITY, f64::min);
         let max = values.iter().copied().fold(0.0, f64::max);
-        // A bucket answers with its upper end, which may lie past the largest value in it.
+        // The histogram returns a bucket's upper end, which may be above its largest value.
         let quantile = |quantile| (histogram.value_at_quantile(quantile) as f64 / UNITS).clamp(min, max);
         Self {
             count: values.len() as u64,
@@ -85,7 +85,7 @@ fn histogram(values: &[f64]) -> Histogram<u64> {
         Err(error) => unreachable!("three digits are always accepted: {error}"),
     };
     for value in values {
-        // A histogram that resizes itself takes every number that its memory can hold.
+        // A histogram that resizes accepts every number.
         let _ = histogram.record((value * UNITS).round() as u64);
     }
     histogram
@@ -102,7 +102,7 @@ pub fn percentile_curve(values: &[f64]) -> Vec<(f64, f64)> {
     let histogram = histogram(values);
     let max = values.iter().copied().fold(0.0, f64::max);
     let value = |percent: f64| (histogram.value_at_quantile(percent / 100.0) as f64 / UNITS).min(max);
-    // Beyond 1 − 1/n the curve would only repeat the largest value.
+    // Above 1 − 1/n the curve would only repeat the largest value.
     let last = 100.0 * (1.0 - 0.5 / values.len() as f64);
     PERCENTS.into_iter().filter(|&percent| percent <= last).map(|percent| (percent, value(percent))).collect()
 }
@@ -110,15 +110,15 @@ pub fn percentile_curve(values: &[f64]) -> Vec<(f64, f64)> {
 /// One bar of a histogram.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Bar {
-    /// Values from here on …
+    /// Values from here …
     pub from: f64,
     /// … to here; the last bar includes its end.
     pub to: f64,
-    /// How many.
+    /// The number of values.
     pub count: u64,
 }
 
-/// Counts values in bars whose widths grow by a constant factor, so that a tail does not squeeze the rest.
+/// Counts values in bars whose widths grow by a constant factor, so that a long tail leaves room for the rest.
 #[must_use]
 pub fn bars(values: &[f64]) -> Vec<Bar> {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min).max(1e-3);
@@ -126,10 +126,10 @@ pub fn bars(values: &[f64]) -> Vec<Bar> {
     if values.is_empty() {
         return Vec::new();
     }
-    // Few values in many bars would be a comb.
+    // Few values in many bars would leave gaps.
     let count = (2.0 * (values.len() as f64).sqrt()) as usize;
     let count = count.clamp(MIN_BARS, MAX_BARS);
-    // Values that are all but equal still get bars of some width.
+    // Nearly equal values still get bars of some width.
     let (low, high) = if most < least * 1.05 { (least * 0.97, most.max(least) * 1.03) } else { (least, most) };
     let step = (high / low).ln() / count as f64;
     let edge = |index: usize| if index == count { high } else { low * (step * index as f64).exp() };
@@ -141,7 +141,7 @@ pub fn bars(values: &[f64]) -> Vec<Bar> {
     bars
 }
 
-/// Pearson's correlation; absent where one side does not vary.
+/// Pearson's correlation; absent if one side does not vary.
 #[must_use]
 pub fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
     let count = pairs.len() as f64;
@@ -157,7 +157,7 @@ pub fn correlation(pairs: &[(f64, f64)]) -> Option<f64> {
     (scale > 0.0).then(|| covariance / scale)
 }
 
-/// A figure and where it lies with a confidence of 95 %.
+/// A figure with its 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The figure.
@@ -168,8 +168,8 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// The percentile bootstrap (Efron and Tibshirani, 1993): draws whole samples anew with `resample` and looks at where
-/// their figures lie. `value` is the figure of the sample itself. Absent where no resample has a figure.
+/// The percentile bootstrap (Efron and Tibshirani, 1993): the interval of the figures that `resample` computes from new
+/// samples. `value` is the figure of the sample itself. Absent if no resample has a figure.
 pub fn bootstrap(value: f64, seed: u64, mut resample: impl FnMut(&mut Draws) -> Option<f64>) -> Option<Interval> {
     let mut draws = Draws(ChaCha8Rng::seed_from_u64(seed));
     let mut figures: Vec<f64> = (0..RESAMPLES).filter_map(|_| resample(&mut draws)).collect();
@@ -186,13 +186,13 @@ impl Draws {
     /// One of `items`.
     ///
     /// # Panics
-    /// There are none.
+    /// `items` is empty.
     pub fn one<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.0.random_range(0..items.len())]
     }
 }
 
-/// The value at a quantile by nearest rank, of values in any order; absent where there are none.
+/// The value at a quantile by nearest rank, of values in any order; absent without values.
 #[must_use]
 pub fn quantile(values: &mut [f64], quantile: f64) -> Option<f64> {
     let rank = ((values.len() as f64 * quantile).ceil() as usize).clamp(1, values.len().max(1)) - 1;
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bootstrap_interval_holds_the_mean_it_was_drawn_from() {
+    fn a_bootstrap_interval_contains_the_mean_of_the_sample() {
         let sample: Vec<f64> = (0..200).map(|index| f64::from(index % 20)).collect();
         let mean =
             |draws: &mut Draws| Some((0..sample.len()).map(|_| *draws.one(&sample)).sum::<f64>() / sample.len() as f64);

@@ -1,4 +1,4 @@
-//! `compare` and `history` on reports whose truth is known.
+//! `compare` and `history` on reports with known figures.
 
 mod common;
 
@@ -10,14 +10,14 @@ use assay_bench::report::schema::Report;
 use assay_bench::run::pace::Schedule;
 use common::{FakeDriver, report, run};
 
-/// Two repeats of 60 requests. The delay of every request is drawn from a pattern around `service_us`.
+/// Two repeats of 60 requests with delays in a pattern around `service_us`.
 async fn measured(service_us: u64, wobble_percent: u64) -> Report {
     let mut repeats = Vec::new();
     for repeat in 0..2 {
         let schedule = Schedule::Closed { workers: 1, requests: Some(60) };
         let driver = FakeDriver::new(1, Duration::from_millis(50));
         let (mut drive, _) = run(driver, schedule, 8).await;
-        // The fake's timer counts in whole milliseconds; the pattern is laid over its records afterwards.
+        // Replaces the recorded times, because the driver's timer counts only whole milliseconds.
         let mut done = Duration::ZERO;
         for (index, record) in drive.records.iter_mut().enumerate() {
             let step = (index as u64 * 7 + repeat) % 11;
@@ -54,7 +54,7 @@ async fn a_slowdown_past_the_threshold_is_a_regression_in_every_figure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_difference_within_the_noise_is_none() {
+async fn a_difference_within_the_noise_is_no_change() {
     let (before, after) = (measured(50_000, 60).await, measured(51_000, 60).await);
     let differences = compare(&before, &after, 1.0).unwrap();
     assert_eq!(differences[1].verdict, Verdict::Same, "{:?}", differences[1]);

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::{Value, json};
 
-/// Answers as a Cohere-shaped service does: one key is good, one is over its limit, and a query can ask for nonsense.
+/// Answers like Cohere's service: one key is good, one is over its limit, and the query "nonsense" gets a bad answer.
 async fn rerank(headers: HeaderMap, Json(body): Json<Value>) -> Response {
     match headers.get("authorization").and_then(|value| value.to_str().ok()) {
         Some("Bearer good") => {}
@@ -41,7 +41,7 @@ fn request(query: &str) -> Request {
 #[tokio::test]
 async fn a_request_is_answered_with_its_counts_and_stages() {
     let driver = HttpDriver::new(&service().await, vec!["good".to_owned()]).unwrap();
-    // A tenant beyond the keys uses the last one.
+    // A tenant without a key of its own uses the last one.
     for tenant in [0, 5] {
         let reply = driver.call(tenant, &request("q")).await.unwrap();
         assert_eq!((reply.pairs, reply.tokens), (2, Some(77)));

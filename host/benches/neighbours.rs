@@ -90,8 +90,8 @@ impl Street {
     async fn call(&self, tenant: &str, documents: usize) -> u64 {
         let (limits, models) = (RequestLimits::default(), Models::only(Arc::clone(&self.model)));
         let account = Account { tenant: tenant.into(), ..Account::default() };
-        let (request, arrived) = (passages_request("why is the sky blue", documents), Instant::now());
-        let call = Call { request, arrived, limits: &limits, models: &models, account: &account, rate: None };
+        let request = limits.admit(passages_request("why is the sky blue", documents)).expect("the request is small");
+        let call = Call { request, arrived: Instant::now(), models: &models, account: &account, rate: None };
         let (response, cost) = self.guest.call(call).await;
         assert_eq!(response.expect("the guest answers").hits.len(), documents);
         cost.tokens

@@ -73,7 +73,7 @@ impl DirLock {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::fs::TryLockError;
 
     use super::*;
 
@@ -97,18 +97,12 @@ mod tests {
     }
 
     #[test]
-    fn a_second_lock_waits_for_the_first() {
+    fn a_directory_has_one_lock_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let first = DirLock::acquire(dir.path()).unwrap();
-        let released = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let second = scope.spawn(|| {
-                let _lock = DirLock::acquire(dir.path()).unwrap();
-                assert!(released.load(Ordering::SeqCst), "both hold the directory");
-            });
-            released.store(true, Ordering::SeqCst);
-            drop(first);
-            second.join().unwrap();
-        });
+        let lock = DirLock::acquire(dir.path()).unwrap();
+        let other = File::open(dir.path().join(LOCK_FILE)).unwrap();
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(lock);
+        other.try_lock().unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! Requests as JSON: what request files and HTTP bodies have in common.
 
+pub mod text;
+
 use serde::Deserialize;
 
 /// One line of a requests file. Fields that we do not know are ignored: such files carry labels and ids of their own.

@@ -1,5 +1,5 @@
-//! Hostile guests: each gets the error that its attack earns, its tenant's next request works, and a neighbour notices
-//! nothing. One guest program, one attack.
+//! Hostile guests. Each attack ends with the right error, the tenant's next request works, and a neighbour gets the
+//! right answers all the time. One guest program for each attack.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -14,11 +14,11 @@ use assay::rerank::{GuestFault, Request, RerankError, Response};
 use common::tenants::{self, Oracle, attack, component, request, seeded};
 use tempfile::TempDir;
 
-/// Short, so that tests of what never ends do.
+/// Short, so that endless loops end soon.
 const MAX_GUEST_CPU: Duration = Duration::from_millis(200);
 
-/// A hostile guest's home, with a well-behaved neighbour in it.
-struct House {
+/// A runtime with a model and a well-behaved guest, for a hostile guest to attack.
+struct Host {
     runtime: GuestRuntime,
     model: Arc<LoadedModel>,
     neighbour: Guest,
@@ -30,7 +30,7 @@ fn limits() -> RequestLimits {
     RequestLimits { max_guest_cpu: MAX_GUEST_CPU, max_wall: Duration::from_secs(20), ..RequestLimits::default() }
 }
 
-impl House {
+impl Host {
     fn new() -> Self {
         let dir = tenants::data_dir();
         let options = RuntimeOptions { max_prepare_cpu: MAX_GUEST_CPU, ..Default::default() };
@@ -49,10 +49,11 @@ impl House {
         let models = Models { default: Arc::clone(&self.model), others: Vec::new(), unlisted: Unlisted::Denied };
         let account = Account { tenant: "hostile".into(), ..Account::default() };
         let (arrived, rate) = (Instant::now(), None);
-        guest.call(Call { request, arrived, limits, models: &models, account: &account, rate }).await.0
+        let request = limits.admit(request)?;
+        guest.call(Call { request, arrived, models: &models, account: &account, rate }).await.0
     }
 
-    /// Runs an attack beside a neighbour's requests, and gives the attacker's error.
+    /// Runs an attack beside a neighbour's requests, and returns the attacker's error.
     async fn attacked(&mut self, guest: &Guest, request: Request, limits: &RequestLimits) -> RerankError {
         let documents = ["some".to_owned(), "documents".to_owned()];
         let expected = self.oracle.scores(7, &documents);
@@ -67,7 +68,7 @@ impl House {
         attacked.expect_err("the attack was answered")
     }
 
-    /// As [`attacked`](Self::attacked), with a guest that answers when it is not asked to attack; it still does so.
+    /// Runs an attack of a guest that otherwise answers, and checks that the next request is answered.
     async fn survives(&mut self, name: &str, request: Request) -> RerankError {
         let guest = self.guest(name);
         let error = self.attacked(&guest, request, &limits()).await;
@@ -93,42 +94,42 @@ fn trap(error: RerankError) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_in_rerank_ends_with_its_processor_time() {
-    let mut house = House::new();
-    let spins = house.guest("spins");
-    let error = house.attacked(&spins, request(&[]), &limits()).await;
+    let mut host = Host::new();
+    let spins = host.guest("spins");
+    let error = host.attacked(&spins, request(&[]), &limits()).await;
     assert_eq!(fault(error), GuestFault::CpuTime { limit: MAX_GUEST_CPU });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_in_rerank_ends_with_its_wall_clock_time() {
-    let mut house = House::new();
-    let spins = house.guest("spins");
+    let mut host = Host::new();
+    let spins = host.guest("spins");
     let limits = RequestLimits { max_wall: Duration::from_millis(100), ..RequestLimits::default() };
-    let error = house.attacked(&spins, request(&[]), &limits).await;
+    let error = host.attacked(&spins, request(&[]), &limits).await;
     assert_eq!(error, RerankError::DeadlineExceeded { limit: Duration::from_millis(100) });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_loop_at_the_start_ends_with_its_processor_time() {
-    let mut house = House::new();
-    // Without a snapshot, which would have found it out already.
-    let guest = house.runtime.load("spins-at-start", &component("spins-at-start")).unwrap();
-    let error = house.attacked(&guest, request(&[]), &limits()).await;
+async fn a_loop_at_instantiation_ends_with_its_processor_time() {
+    let mut host = Host::new();
+    // `load`, because `load_prepared` would fail already.
+    let guest = host.runtime.load("spins-at-start", &component("spins-at-start")).unwrap();
+    let error = host.attacked(&guest, request(&[]), &limits()).await;
     assert_eq!(fault(error), GuestFault::CpuTime { limit: MAX_GUEST_CPU });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_in_prepare_ends_with_its_processor_time() {
-    let mut house = House::new();
-    let guest = house.runtime.load("spins-in-prepare", &component("spins-in-prepare")).unwrap();
-    let error = house.attacked(&guest, request(&[]), &limits()).await;
+    let mut host = Host::new();
+    let guest = host.runtime.load("spins-in-prepare", &component("spins-in-prepare")).unwrap();
+    let error = host.attacked(&guest, request(&[]), &limits()).await;
     assert_eq!(fault(error), GuestFault::CpuTime { limit: MAX_GUEST_CPU });
 }
 
 #[test]
-fn what_prepare_does_wrong_fails_the_snapshot() {
-    let house = House::new();
-    let load = |name: &str| house.runtime.load_prepared(name, &component(name), house.model.info());
+fn a_failing_prepare_fails_the_snapshot() {
+    let host = Host::new();
+    let load = |name: &str| host.runtime.load_prepared(name, &component(name), host.model.info());
     let message = load("holds").unwrap_err().to_string();
     assert!(message.contains("left 1 models open"), "{message}");
     let message = load("spins-in-prepare").unwrap_err().to_string();
@@ -140,40 +141,40 @@ fn what_prepare_does_wrong_fails_the_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_memory_bomb_meets_its_limit() {
-    let mut house = House::new();
-    let guest = house.guest("hoards");
+async fn memory_is_limited() {
+    let mut host = Host::new();
+    let guest = host.guest("hoards");
     let limits = RequestLimits { max_memory_bytes: 128 << 20, max_guest_cpu: Duration::from_secs(10), ..limits() };
-    let error = house.attacked(&guest, request(&[]), &limits).await;
+    let error = host.attacked(&guest, request(&[]), &limits).await;
     assert!(matches!(fault(error), GuestFault::Memory { limit_bytes, .. } if limit_bytes == 128 << 20));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_bomb_meets_its_limit() {
-    let mut house = House::new();
-    let guest = house.guest("big-table");
+async fn tables_are_limited() {
+    let mut host = Host::new();
+    let guest = host.guest("big-table");
     let limits = RequestLimits { max_table_elements: 10_000, ..limits() };
-    let error = house.attacked(&guest, request(&[]), &limits).await;
+    let error = host.attacked(&guest, request(&[]), &limits).await;
     assert!(matches!(fault(error), GuestFault::TableElements { requested: 15_000.., allowed: 10_000 }));
     assert!(
-        house.call(&guest, request(&[]), &RequestLimits::default()).await.is_ok(),
-        "it may have as many by default"
+        host.call(&guest, request(&[]), &RequestLimits::default()).await.is_ok(),
+        "the default limit allows this table"
     );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sleeping_in_a_host_call_ends_with_the_requests_time() {
-    let mut house = House::new();
-    let guest = house.guest("sleeps");
+async fn a_sleep_in_a_host_call_ends_with_the_wall_clock_time() {
+    let mut host = Host::new();
+    let guest = host.guest("sleeps");
     let limits = RequestLimits { max_wall: Duration::from_millis(100), ..limits() };
-    let error = house.attacked(&guest, attack(""), &limits).await;
+    let error = host.attacked(&guest, attack(""), &limits).await;
     assert_eq!(error, RerankError::DeadlineExceeded { limit: Duration::from_millis(100) });
-    assert!(house.call(&guest, request(&["one"]), &limits).await.is_ok());
+    assert!(host.call(&guest, request(&["one"]), &limits).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wasi_grants_nothing() {
-    let RerankError::Internal(found) = House::new().survives("looks-around", attack("")).await else {
+    let RerankError::Internal(found) = Host::new().survives("looks-around", attack("")).await else {
         panic!("another error")
     };
     assert_eq!(found, "0 variables, 0 arguments, 0 directories, 0 s, 0 ns, socket: access-denied");
@@ -181,26 +182,26 @@ async fn wasi_grants_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stack_overflow_is_a_trap() {
-    let message = trap(House::new().survives("recurses", attack("")).await);
+    let message = trap(Host::new().survives("recurses", attack("")).await);
     assert!(message.contains("call stack exhausted"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_host_calls_ends_with_the_guests_processor_time() {
-    let error = House::new().survives("floods", attack("")).await;
+    let error = Host::new().survives("floods", attack("")).await;
     assert_eq!(fault(error), GuestFault::CpuTime { limit: MAX_GUEST_CPU });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_huge_list_is_not_copied() {
-    let error = House::new().survives("huge-list", attack("")).await;
+async fn bytes_of_a_host_call_are_limited() {
+    let error = Host::new().survives("huge-list", attack("")).await;
     assert_eq!(fault(error), GuestFault::CallBytes { limit_bytes: limits().max_call_bytes as u64 });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_rows_are_invalid_input() {
-    let mut house = House::new();
-    let guest = house.guest("bad-rows");
+    let mut host = Host::new();
+    let guest = host.guest("bad-rows");
     for kind in [
         "no-offsets",
         "late-start",
@@ -216,79 +217,79 @@ async fn malformed_rows_are_invalid_input() {
         "segments-extra",
     ] {
         let settings = vec![("rows".to_owned(), kind.to_owned())];
-        let error = house.attacked(&guest, Request { settings, ..request(&["one", "two"]) }, &limits()).await;
+        let error = host.attacked(&guest, Request { settings, ..request(&["one", "two"]) }, &limits()).await;
         assert!(matches!(error, RerankError::InvalidInput(_)), "{kind}: {error}");
     }
-    assert_eq!(house.call(&guest, request(&["one", "two"]), &limits()).await.unwrap().hits.len(), 2);
+    assert_eq!(host.call(&guest, request(&["one", "two"]), &limits()).await.unwrap().hits.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_tenants_model_is_not_opened_and_not_told_from_none() {
-    let mut house = House::new();
+async fn a_model_of_another_tenant_looks_like_one_that_does_not_exist() {
+    let mut host = Host::new();
     for model in ["tiny/two", "no/such"] {
-        let error = house.survives("opens-others", attack(model)).await;
+        let error = host.survives("opens-others", attack(model)).await;
         assert_eq!(error, RerankError::AccessDenied(model.to_owned()));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leaked_handles_meet_their_limit() {
-    let error = House::new().survives("leaks", attack("")).await;
+async fn open_models_are_limited() {
+    let error = Host::new().survives("leaks", attack("")).await;
     assert!(matches!(error, RerankError::TooLarge { limit, allowed: 64, .. } if limit == "max_open_models"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_trap_half_way_costs_its_own_request() {
-    let message = trap(House::new().survives("half-way", attack("")).await);
+async fn a_trap_after_a_host_call_fails_only_its_own_request() {
+    let message = trap(Host::new().survives("half-way", attack("")).await);
     assert!(message.contains("unreachable"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nonsense_is_not_passed_on() {
-    let mut house = House::new();
+async fn a_wrong_answer_is_refused() {
+    let mut host = Host::new();
     for (kind, expected) in [
         ("wrong-index", "a hit for document 2 of 2"),
         ("twice", "two hits for document 0"),
         ("nan", "has the score NaN"),
         ("infinite", "has the score inf"),
-        ("million", "1000000 hits where at most 2"),
+        ("million", "1000000 hits, but at most 2"),
     ] {
-        let error = house.survives("nonsense", attack(kind)).await;
+        let error = host.survives("nonsense", attack(kind)).await;
         let GuestFault::BadAnswer(message) = fault(error) else { panic!("{kind}: another fault") };
         assert!(message.contains(expected), "{kind}: {message}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_instance_has_seen_no_other_request_unless_its_tenant_lets_it() {
-    let house = House::new();
-    let guest = house.guest("remembers");
+async fn an_instance_serves_one_request_unless_its_tenant_allows_more() {
+    let host = Host::new();
+    let guest = host.guest("remembers");
     assert!(guest.is_snapshotted());
     for _ in 0..3 {
-        let usage = house.call(&guest, request(&[]), &limits()).await.unwrap().usage;
+        let usage = host.call(&guest, request(&[]), &limits()).await.unwrap().usage;
         assert_eq!((usage.tokens, usage.rows), (1, 1), "served, prepared");
     }
     let reuse = RequestLimits { max_requests_per_instance: 2, ..limits() };
     let mut served = Vec::new();
     for _ in 0..4 {
-        served.push(house.call(&guest, request(&[]), &reuse).await.unwrap().usage.tokens);
+        served.push(host.call(&guest, request(&[]), &reuse).await.unwrap().usage.tokens);
     }
     assert_eq!(served, [1, 2, 1, 2]);
-    // An instance that was kept serves no other once its tenant has taken that back.
-    house.call(&guest, request(&[]), &reuse).await.unwrap();
+    // An idle instance is dropped, not used, after the limit was lowered.
+    host.call(&guest, request(&[]), &reuse).await.unwrap();
     assert_eq!(guest.idle_instances(), 1);
-    assert_eq!(house.call(&guest, request(&[]), &limits()).await.unwrap().usage.tokens, 1);
+    assert_eq!(host.call(&guest, request(&[]), &limits()).await.unwrap().usage.tokens, 1);
     assert_eq!(guest.idle_instances(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_guest_that_is_not_snapshotted_is_prepared_once_in_every_instance() {
-    let house = House::new();
-    let guest = house.runtime.load("remembers", &component("remembers")).unwrap();
+async fn a_guest_without_a_snapshot_is_prepared_once_in_every_instance() {
+    let host = Host::new();
+    let guest = host.runtime.load("remembers", &component("remembers")).unwrap();
     for _ in 0..5 {
-        let usage = house.call(&guest, request(&[]), &limits()).await.unwrap().usage;
+        let usage = host.call(&guest, request(&[]), &limits()).await.unwrap().usage;
         assert_eq!((usage.tokens, usage.rows), (1, 1), "served, prepared");
-        // The next request finds an instance that was prepared while nobody waited.
+        // The next request finds an instance that was prepared in the background.
         while guest.idle_instances() < 2 {
             tokio::task::yield_now().await;
         }
@@ -296,13 +297,13 @@ async fn a_guest_that_is_not_snapshotted_is_prepared_once_in_every_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_may_not_run_more_rows_or_tokens_than_its_limits() {
-    let house = House::new();
-    let guest = house.guest("seeded");
+async fn rows_and_tokens_of_a_request_are_limited() {
+    let host = Host::new();
+    let guest = host.guest("seeded");
     let documents = ["four"; 4];
     let call = |limits: RequestLimits| {
-        let (house, guest) = (&house, &guest);
-        async move { house.call(guest, request(&documents), &limits).await }
+        let (host, guest) = (&host, &guest);
+        async move { host.call(guest, request(&documents), &limits).await }
     };
     assert!(call(RequestLimits { max_request_rows: 4, max_request_tokens: 20, ..limits() }).await.is_ok());
     let error = call(RequestLimits { max_request_rows: 3, ..limits() }).await.unwrap_err();

@@ -49,7 +49,7 @@ fn documents_come_from_arguments_files_and_standard_input_alike() {
     let bench = Bench::new();
     let expected = bench.rerank(&[&["--json", "--query", "blue"], DOCUMENTS.as_slice()].concat()).succeeds().lines();
     let strings: String = DOCUMENTS.map(|text| json!(text).to_string() + "\n").concat();
-    let objects: String = DOCUMENTS.map(|text| json!({ "id": 7, "text": text }).to_string() + "\n\n").concat();
+    let objects: String = DOCUMENTS.map(|text| json!({ "text": text, "url": "u" }).to_string() + "\n\n").concat();
     let plain = DOCUMENTS.join("\r\n");
     for (name, content) in [("strings.jsonl", &strings), ("objects.jsonl", &objects), ("plain.txt", &plain)] {
         let file = bench.file(name, content);

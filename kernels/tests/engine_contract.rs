@@ -4,6 +4,7 @@
 
 mod common;
 
+use assay_kernels::cpu::PRECISIONS;
 use assay_kernels::{
     BatchError, CheckedBatch, CpuEngine, CpuOptions, Engine, EngineError, PackedBatch, Precision, Row, Task, Ticket,
     flops::batch_flops,
@@ -97,4 +98,17 @@ fn one_batch_is_in_flight_and_tickets_are_checked() {
     assert_eq!(outputs.len(), 1);
     let spent = engine.finish(Ticket(1), &mut outputs);
     assert!(matches!(spent, Err(EngineError::WrongTicket { ticket: 1 })));
+}
+
+#[test]
+fn what_a_model_will_take_is_known_before_its_weights_are_read() {
+    let embeddings = Shape { heads: 3, head_dim: 20, intermediate: 450, task: Task::Embedding, ..SHAPE };
+    for shape in [SHAPE, embeddings, Shape { heads: 2, head_dim: 32, intermediate: 801, outputs: 3, ..SHAPE }] {
+        for &precision in PRECISIONS {
+            let (device, options) = (processor(2), CpuOptions { precision, ..CpuOptions::default() });
+            let needed = CpuEngine::memory_needed(&device, &architecture(shape), &options).unwrap();
+            let engine = CpuEngine::load(&device, random_weights(shape, 1), options).unwrap();
+            assert_eq!(needed, engine.memory(), "{shape:?} in {}", precision.name());
+        }
+    }
 }

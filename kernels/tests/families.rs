@@ -11,12 +11,12 @@ use common::{cpu_engine, golden, pack, random_model, random_rows, run, worst};
 /// The reference differs from PyTorch's float64 by the order of sums only.
 const REFERENCE_TOLERANCE: f64 = 1e-9;
 
-/// PyTorch computes the angles of rotary positions in f32.
-const ROTARY_TOLERANCE: f64 = 1e-6;
+/// In ModernBERT, PyTorch computes rotary tables and softmax in f32, whatever the type of the states.
+const MODERNBERT_TOLERANCE: f64 = 1e-5;
 
-/// Largest differences of the engine from float64, by precision.
+/// Largest differences of the engine from float64, by precision. Logits of the tiny models span up to 6.
 const ENGINE_TOLERANCES: [(Precision, f64); 3] =
-    [(Precision::F32, 1e-4), (Precision::Int8, 0.1), (Precision::Int16, 0.01)];
+    [(Precision::F32, 1e-4), (Precision::Int8, 0.2), (Precision::Int16, 0.03)];
 
 /// Families that the CPU engine computes, by what the names of their tiny models begin with.
 const FAMILIES: [&str; 6] = ["bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra"];
@@ -46,7 +46,7 @@ fn modernbert_agrees_with_pytorch_in_the_reference_and_is_refused_by_the_engine_
         let golden = golden(&dir.join("golden.json"));
         let model = checkpoint::load(&dir, None).unwrap();
         let expected: Vec<f64> = golden.cases.iter().flat_map(|case| case.logits.clone()).collect();
-        check_reference(name, &reference::forward(&model, &pack(&golden.cases)), &expected, ROTARY_TOLERANCE);
+        check_reference(name, &reference::forward(&model, &pack(&golden.cases)), &expected, MODERNBERT_TOLERANCE);
         let error = CpuEngine::supports(&model.architecture).unwrap_err();
         assert!(error.to_string().starts_with("the cpu engine has no "), "{error}");
     }

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 /// Modules of the host from the outside in, with the modules that each may use. Everything may use what its row names
 /// and nothing else, so that a request's path has one direction.
 const HOST_MODULES: &[(&str, &[&str])] = &[
-    ("cli", &["device", "durable", "guest", "http", "json", "limits", "model", "rerank", "tenant"]),
+    ("cli", &["device", "durable", "guest", "http", "json", "limits", "model", "rerank", "sweep", "tenant"]),
     ("http", &["json", "limits", "rerank", "tenant"]),
-    ("tenant", &["device", "durable", "guest", "limits", "model", "rerank"]),
-    ("guest", &["device", "durable", "limits", "model", "rerank"]),
+    ("tenant", &["device", "durable", "guest", "limits", "model", "rerank", "sweep"]),
+    ("guest", &["device", "durable", "limits", "model", "rerank", "sweep"]),
     ("device", &["durable", "limits", "model"]),
-    ("model", &["durable"]),
+    ("model", &["durable", "sweep"]),
+    ("sweep", &["durable"]),
     ("json", &["rerank"]),
     ("limits", &["rerank"]),
     ("durable", &[]),

@@ -1,4 +1,4 @@
-//! `assay-bench compare`: what changed between two reports.
+//! `assay-bench compare`: compares two reports.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ pub(crate) struct Args {
     before: PathBuf,
     /// The report after
     after: PathBuf,
-    /// A change for the worse beyond this many percent is a regression, if its confidence excludes no change
+    /// A change for the worse beyond this many percent is a regression, if its confidence interval excludes 0
     #[arg(long, value_name = "PERCENT", default_value_t = DEFAULT_THRESHOLD_PERCENT)]
     threshold: f64,
     /// Print the differences as JSON

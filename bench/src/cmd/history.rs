@@ -1,4 +1,4 @@
-//! `assay-bench history`: a folder of reports as one table.
+//! `assay-bench history`: shows a folder of reports as one table.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use anyhow::Result;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The folder; reports in folders within it count too
+    /// The folder; folders within it are searched too
     dir: PathBuf,
 }
 

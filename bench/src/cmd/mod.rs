@@ -1,4 +1,4 @@
-//! One file for each subcommand, and what several of them share.
+//! One file for each subcommand, and what they share.
 
 pub(crate) mod compare;
 pub(crate) mod history;
@@ -14,7 +14,7 @@ use assay_bench::run::{Service, TargetOptions};
 use etcetera::BaseStrategy;
 use tokio_util::sync::CancellationToken;
 
-/// Threads for guests and for this program's own tasks: as many as `assay rerank` has.
+/// Threads for guests and for this program's own tasks, as in `assay rerank`.
 const WORKER_THREADS: usize = 2;
 
 /// What requests are sent to.
@@ -28,13 +28,13 @@ pub(crate) struct TargetArgs {
     model: Option<String>,
     #[command(flatten)]
     engine: EngineArgs,
-    /// A guest wherever a tenant names none, in place of the standard one
+    /// The guest of tenants that name none, in place of the standard one
     #[arg(long, value_name = "COMPONENT.wasm")]
     guest: Option<PathBuf>,
     /// A running `assay serve` to send requests to, such as http://127.0.0.1:8080
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// Bearer key of each tenant in turn; the last one serves the rest
+    /// Bearer key of each tenant in turn; the last one is used for the rest
     #[arg(
         long = "key",
         requires = "url",
@@ -44,7 +44,7 @@ pub(crate) struct TargetArgs {
         hide_env_values = true
     )]
     keys: Vec<String>,
-    /// Process of the service on this machine, whose processor time and memory are sampled
+    /// Process id of a service on this machine, to sample its processor time and memory
     #[arg(long, requires = "url", value_name = "PID")]
     server_pid: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! `assay-bench overhead`: what each layer adds to a request.
+//! `assay-bench overhead`: measures what each layer adds to a request.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use assay_bench::scenario::{DEFAULT_SEED, LoadSection};
 
 use super::TargetArgs;
 
-/// Different requests: as many as take a second or so in each layer.
+/// Different requests: about a second in each layer.
 const DEFAULT_REQUESTS: usize = 10;
 
 /// Rounds: enough for a confidence interval.

@@ -1,4 +1,4 @@
-//! `assay-bench run`: run a scenario and write its report.
+//! `assay-bench run`: runs a scenario and writes its report.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use super::TargetArgs;
 pub(crate) struct Args {
     /// A built-in scenario (see `assay-bench scenarios`), or a TOML file
     scenario: String,
-    /// Where the report goes
+    /// The directory for the report
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// JSONL of {"query": …, "documents": […]} in place of generated requests
@@ -59,7 +59,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         );
     }
     if report.interrupted {
-        println!("stopped early: the report has what there is");
+        println!("stopped early: the report has the part that was run");
     }
     println!("{} in {}", REPORT_FILES.join(", "), args.out.display());
     Ok(ExitCode::SUCCESS)

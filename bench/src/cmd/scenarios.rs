@@ -1,4 +1,4 @@
-//! `assay-bench scenarios`: what is built in.
+//! `assay-bench scenarios`: lists the built-in scenarios.
 
 use std::process::ExitCode;
 
@@ -10,6 +10,6 @@ pub(crate) fn run() -> Result<ExitCode> {
         let configurations = scenario.configurations()?.len();
         println!("{:<16} {:>2} × {:>2}  {}", scenario.name, configurations, scenario.repeats, scenario.about);
     }
-    println!("\nconfigurations × repeats; any of them can be written as a TOML file, see docs/performance.md");
+    println!("\nconfigurations × repeats; docs/performance.md says how to write a scenario of your own");
     Ok(ExitCode::SUCCESS)
 }

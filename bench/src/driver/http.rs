@@ -20,7 +20,7 @@ use super::{Driver, Failure, Reply, Stages};
 pub struct HttpDriver {
     client: reqwest::Client,
     url: reqwest::Url,
-    /// By tenant; the last one serves the tenants beyond it.
+    /// By tenant; the last one is used for the rest.
     keys: Vec<String>,
 }
 
@@ -45,11 +45,12 @@ impl HttpDriver {
     /// A client of the service at `base_url`; tenant n uses key n, or the last one.
     ///
     /// # Errors
-    /// The URL is none, or there is no network at all.
+    /// The URL is malformed, or there is no network.
     pub fn new(base_url: &str, keys: Vec<String>) -> Result<Self> {
         let base = base_url.trim_end_matches('/');
-        let url = reqwest::Url::parse(&format!("{base}/v1/rerank")).with_context(|| format!("{base_url} is no URL"))?;
-        // A proxy between bench and service would be measured along.
+        let url =
+            reqwest::Url::parse(&format!("{base}/v1/rerank")).with_context(|| format!("{base_url} is not a URL"))?;
+        // Without a proxy, which would be measured too.
         let client = reqwest::Client::builder().no_proxy().build()?;
         Ok(Self { client, url, keys })
     }

@@ -1,5 +1,5 @@
-//! The host as a library, used as the program `assay` uses it: models from the store, guests compiled, prepared and
-//! cached, one fresh instance for each request.
+//! The host as a library, used as by the program `assay`: models from the store; guests compiled, prepared and cached;
+//! a fresh instance for each request.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ pub struct Started {
 pub struct InProcessDriver {
     tenants: Vec<Tenant>,
     limits: RequestLimits,
-    // Dropped last: it gives the guests their clock.
+    // Dropped last, because it drives the guests' clock.
     _runtime: GuestRuntime,
 }
 
@@ -143,9 +143,10 @@ fn load(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Res
 impl Driver for InProcessDriver {
     fn call<'a>(&'a self, tenant: usize, request: &'a Request) -> BoxFuture<'a, Result<Reply, Failure>> {
         let Tenant { guest, models, account } = &self.tenants[tenant];
-        let (request, arrived, limits) = (request.clone(), Instant::now(), &self.limits);
+        let (request, arrived) = (request.clone(), Instant::now());
         async move {
-            let (response, _) = guest.call(Call { request, arrived, limits, models, account, rate: None }).await;
+            let request = self.limits.admit(request).map_err(|error| failure(&error))?;
+            let (response, _) = guest.call(Call { request, arrived, models, account, rate: None }).await;
             let response = response.map_err(|error| failure(&error))?;
             let timings = response.timings;
             let stages = Stages { guest: timings.guest, queue: timings.queue, inference: timings.inference };

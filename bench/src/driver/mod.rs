@@ -14,23 +14,23 @@ pub use in_process::{InProcessDriver, InProcessOptions, Started, TenantSetup};
 /// What requests are sent to.
 pub trait Driver: Send + Sync + std::fmt::Debug {
     /// Sends a request as the tenant with this number in the configuration, and waits for its answer. Dropping the
-    /// future gives the request up.
+    /// future cancels the request.
     fn call<'a>(&'a self, tenant: usize, request: &'a Request) -> BoxFuture<'a, Result<Reply, Failure>>;
 
-    /// What the device has done so far, as far as can be seen from here. Called ten times a second.
+    /// What the device has done so far, as far as the driver can see. Called ten times a second.
     fn gauge(&self) -> Gauge {
         Gauge::default()
     }
 }
 
-/// An answer, without its numbers.
+/// An answer without its scores.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reply {
     /// Pairs that were scored and came back.
     pub pairs: u64,
-    /// Useful tokens, as the other side counts them.
+    /// Useful tokens by the other side's count.
     pub tokens: Option<u64>,
-    /// Where the time went, as the other side says.
+    /// Where the time went, by the other side's clocks.
     pub stages: Option<Stages>,
 }
 
@@ -48,13 +48,13 @@ pub struct Stages {
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What is counted: one short name for all failures of one kind.
+    /// A short name that all failures of one kind share; they are counted by it.
     pub kind: String,
     /// What happened this time.
     pub message: String,
 }
 
-/// Totals up to now; what cannot be seen is absent.
+/// Totals up to now; absent if the driver cannot see them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gauge {
     /// Memory that models take on the device.

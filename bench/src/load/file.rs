@@ -16,7 +16,7 @@ pub fn read(path: &Path) -> Result<Vec<Request>> {
     let requests: Vec<Request> = lines
         .map(|(index, line)| parse(line).with_context(|| format!("{} line {}", path.display(), index + 1)))
         .collect::<Result<_>>()?;
-    ensure!(!requests.is_empty(), "{} holds no requests", path.display());
+    ensure!(!requests.is_empty(), "{} has no requests", path.display());
     Ok(requests)
 }
 
@@ -26,7 +26,8 @@ fn parse(line: &str) -> Result<Request> {
     Ok(Request { query, documents: documents.into_iter().map(String::from).collect(), ..Default::default() })
 }
 
-/// Gives each query exactly `batch` documents: its own first, then those of the requests after it, round the file.
+/// Gives each query exactly `batch` documents: its own first, then those of the following requests, starting over at
+/// the end of the file.
 pub(super) fn rebatch(requests: &[Request], batch: usize) -> Vec<Request> {
     let from = |index: usize| {
         let documents = requests[index..].iter().chain(&requests[..index]).flat_map(|request| &request.documents);
@@ -41,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_takes_its_own_documents_first_and_wraps_round_the_file() {
+    fn a_batch_takes_its_own_documents_first_and_starts_over_at_the_end() {
         let line = |query: &str, documents: &str| parse(&format!(r#"{{"query":"{query}","documents":{documents}}}"#));
         let requests = [line("a", r#"["1", {"text": "2"}]"#).unwrap(), line("b", r#"["3"]"#).unwrap()];
         let batches = |batch| -> Vec<Vec<String>> {
@@ -59,6 +60,6 @@ mod tests {
         std::fs::write(&path, "{\"query\":\"a\",\"documents\":[\"1\"]}\n\n{\"query\":\"a\"}\n").unwrap();
         assert!(format!("{:#}", read(&path).unwrap_err()).contains("requests.jsonl line 3"));
         std::fs::write(&path, "\n").unwrap();
-        assert!(format!("{:#}", read(&path).unwrap_err()).contains("holds no requests"));
+        assert!(format!("{:#}", read(&path).unwrap_err()).contains("has no requests"));
     }
 }

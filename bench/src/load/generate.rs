@@ -1,7 +1,7 @@
 //! Requests of seeded random words with set lengths.
 //!
-//! Every word is one token of the BERT vocabulary, so a text of n words has n tokens and the lengths that a scenario
-//! sets are those that the model sees. The texts mean nothing; the work that they make is that of real ones.
+//! Every word is one token of the BERT vocabulary, so a text of n words has n tokens, and the model sees the lengths
+//! that the scenario sets. The texts mean nothing, but cost as much as real ones.
 
 use assay::rerank::Request;
 use rand::{Rng, SeedableRng};
@@ -10,10 +10,10 @@ use rand_distr::{Distribution, LogNormal};
 
 use crate::scenario::{Lengths, LoadSection};
 
-/// Documents of a request where neither scenario nor file says: the baseline's.
+/// Default number of documents in a request: the baseline's.
 pub(super) const DEFAULT_BATCH: u32 = 32;
 
-/// Common words that the uncased BERT vocabulary holds whole.
+/// Common words that are tokens of the uncased BERT vocabulary.
 const WORDS: &str = "the of and to in is was for on as with by he that at from his it an were are which this also be \
     has or had first one their its new after but who not they have her she two been other when there all during into \
     time may school more years over only year most would world city some where between later three state such then \
@@ -29,7 +29,8 @@ const WORDS: &str = "the of and to in is was for on as with by he that at from h
 /// Makes `section.distinct_requests` requests of `batch` documents.
 pub(super) fn requests(seed: u64, section: &LoadSection, batch: usize) -> Vec<Request> {
     let words: Vec<&str> = WORDS.split_whitespace().collect();
-    // Specified bit by bit, unlike the default generators: a seed means the same load in every version of this program.
+    // Its output is specified, unlike the default generators': a seed gives the same load in every version of this
+    // program.
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut text = |lengths: &Lengths| -> String {
         let length = draw(lengths, &mut random) as usize;
@@ -52,7 +53,7 @@ fn draw(lengths: &Lengths, random: &mut impl Rng) -> u32 {
         Lengths::LogNormal { median, sigma, min, max } => {
             let length = match LogNormal::new(f64::from(median.max(1)).ln(), sigma) {
                 Ok(distribution) => distribution.sample(random),
-                // Only a sigma that is no number is refused; a scenario cannot mean it.
+                // Only a sigma that is NaN or infinite is refused.
                 Err(_) => f64::from(median),
             };
             (length.round() as u32).clamp(min.min(max), max)
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_decides_the_load_and_lengths_keep_their_bounds() {
+    fn equal_seeds_give_equal_loads_within_the_lengths() {
         let lengths = Lengths::Uniform { min: 2, max: 4 };
         let section = LoadSection { distinct_requests: 50, query: Lengths::Fixed { tokens: 5 }, document: lengths };
         let first = requests(7, &section, 3);

@@ -1,6 +1,7 @@
-//! What is sent: requests from a file or a seeded generator, tokenised beforehand so that the report knows their length.
+//! The requests to send, from a file or a seeded generator, tokenised beforehand so that the report knows their
+//! lengths.
 //!
-//! Tokenising here is for counting only. What is measured tokenises again, in its guest.
+//! Tokenising here is only for counting: the guest tokenises again.
 
 mod deepen;
 mod file;
@@ -83,7 +84,7 @@ pub struct Pool {
 }
 
 impl LoadSource {
-    /// Makes the requests, of `batch` documents each; as many as the source has for each request where absent.
+    /// Makes the requests, of `batch` documents each, or as many as the source has.
     ///
     /// # Errors
     /// The file cannot be read or is malformed, or a text cannot be tokenised.
@@ -132,7 +133,7 @@ impl Prepared {
         })
     }
 
-    /// Documents, each of which makes a pair.
+    /// The number of documents, and so of pairs.
     #[must_use]
     pub fn pairs(&self) -> u64 {
         self.request.documents.len() as u64
@@ -161,7 +162,7 @@ impl Prepared {
 }
 
 impl Pool {
-    /// Wraps requests that are prepared already.
+    /// A pool of prepared requests.
     #[must_use]
     pub fn new(requests: Vec<Prepared>) -> Self {
         Self { requests }
@@ -173,7 +174,7 @@ impl Pool {
         &self.requests
     }
 
-    /// The request to send as number `sequence`: they are used in turn.
+    /// The request to send as number `sequence`; requests are used in turn.
     ///
     /// # Panics
     /// The pool is empty.

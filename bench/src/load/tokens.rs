@@ -1,11 +1,11 @@
-//! Native tokenisation with the standard guest's own code: the same rows, without the sandbox.
+//! Native tokenisation with the standard guest's code: the same rows, without the sandbox.
 
 use anyhow::{Context, Result};
 use assay::rerank::{Request, Truncation};
 use assay_guest::{Cut, PairEncoder, Rows};
 use assay_kernels::PackedBatch;
 
-/// A model's tokenizer, on this side of the sandbox.
+/// A model's tokenizer outside the sandbox.
 #[derive(Debug)]
 pub struct NativeTokenizer {
     encoder: PairEncoder,
@@ -22,10 +22,10 @@ pub struct NativeRows {
 }
 
 impl NativeTokenizer {
-    /// Reads the bytes of a `tokenizer.json`; rows are at most `max_tokens` long.
+    /// Reads a `tokenizer.json`; rows are at most `max_tokens` long.
     ///
     /// # Errors
-    /// The bytes are not a tokenizer that a guest could use.
+    /// The standard guest cannot use the tokenizer.
     pub fn new(tokenizer: &[u8], max_tokens: usize) -> Result<Self> {
         let encoder = PairEncoder::from_json(tokenizer).context("the model's tokenizer")?;
         Ok(Self { encoder, max_tokens })

@@ -1,6 +1,6 @@
-//! What a report is made of, before it is Markdown or HTML.
+//! The parts of a report, before they are Markdown or HTML.
 
-/// One piece of a report.
+/// One part of a report.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Block {
     /// A heading of level 1 to 4.
@@ -11,7 +11,7 @@ pub(super) enum Block {
     Facts(Vec<(&'static str, String)>),
     /// A table.
     Table(Table),
-    /// Plots that stand side by side; not in Markdown.
+    /// Plots side by side; not in Markdown.
     Plots(Vec<Plot>),
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Plot {
     pub(super) kind: PlotKind,
 }
 
-/// An axis. Values outside of its range cannot occur: ranges are those of the data.
+/// An axis. Its range is that of the data.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Axis {
     pub(super) label: String,
@@ -63,22 +63,22 @@ pub(super) enum Scale {
     Linear,
     /// From 0, in whole numbers.
     Count,
-    /// By ratio.
+    /// Logarithmic.
     Log,
-    /// Percentiles, by the logarithm of what is left to 100: each step to the right is ten times as rare.
+    /// Percentiles, by the logarithm of the distance to 100: each step to the right is ten times as rare.
     Percentile,
 }
 
-/// What is drawn.
+/// The kind of a plot, with its data.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum PlotKind {
-    /// Bars from x to x of a height, and values that are marked.
+    /// Bars (from, to, height), and marked values.
     Bars { bars: Vec<(f64, f64, f64)>, marks: Vec<(String, f64)> },
     /// Lines through points.
     Lines(Vec<Series>),
-    /// Areas on top of each other; all have the same x.
+    /// Areas on top of each other, with the same x.
     Stacked(Vec<Series>),
-    /// A value for each pair of names, row by row; `None` where there is none.
+    /// A value, or `None`, for each pair of names, row by row.
     Heat { columns: Vec<String>, rows: Vec<String>, cells: Vec<Option<f64>> },
 }
 

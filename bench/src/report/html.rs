@@ -1,4 +1,4 @@
-//! Blocks as one HTML page: no script, nothing fetched, legible on light and dark and on paper.
+//! Blocks as one HTML page: no script, nothing fetched, legible in light and dark and on paper.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -7,11 +7,11 @@ use super::svg;
 
 const STYLE: &str = include_str!("report.css");
 
-/// Tables with more rows than this are folded away.
+/// Tables with more rows than this are collapsed.
 const LONG_TABLE_ROWS: usize = 24;
 
 pub(super) fn render(title: &str, headline: &[Headline], blocks: &[Block]) -> String {
-    // The headline stands below the facts at the top, before the first section.
+    // The headline comes after the facts at the top, before the first section.
     let first = blocks.iter().position(|block| matches!(block, Block::Heading(2, _))).unwrap_or(blocks.len());
     let (top, sections) = blocks.split_at(first);
     let page = html! {
@@ -21,7 +21,7 @@ pub(super) fn render(title: &str, headline: &[Headline], blocks: &[Block]) -> St
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                // Browsers ask for an icon where none is named.
+                // Without this, browsers request an icon.
                 link rel="icon" href="data:,";
                 title { "assay-bench: " (title) }
                 style { (PreEscaped(STYLE)) }
@@ -39,7 +39,7 @@ pub(super) fn render(title: &str, headline: &[Headline], blocks: &[Block]) -> St
     page.into_string()
 }
 
-/// Small titled tables stand side by side where there is room.
+/// Small titled tables go side by side if there is room.
 fn body(mut blocks: &[Block]) -> Markup {
     let mut parts: Vec<Markup> = Vec::new();
     html! {
@@ -112,7 +112,7 @@ fn table(data: &Table) -> Markup {
     }
 }
 
-/// The little Markdown that blocks use within a line: `code`, and emphasis that only Markdown needs.
+/// The Markdown that blocks use within a line: `code`, and emphasis, which HTML drops.
 fn inline(text: &str) -> Markup {
     let plain = |text: &str| text.replace("**", "");
     let text = text.strip_prefix('_').and_then(|text| text.strip_suffix('_')).unwrap_or(text);

@@ -25,7 +25,7 @@ fn block_text(text: &mut String, block: &Block) {
 
 fn table_text(text: &mut String, table: &Table) -> std::fmt::Result {
     let line = |cells: &[String]| {
-        // A bar within a cell would end it.
+        // A bar would end the cell.
         let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
         format!("| {} |\n", cells.join(" | "))
     };

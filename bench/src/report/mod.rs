@@ -1,13 +1,11 @@
-//! The report: figures ([`measure`], [`schema`]), what is said about them ([`content`]), and the three files.
+//! The report: figures ([`schema`]), their presentation ([`content`]), and the three files.
 //!
-//! `report.md` and `report.html` are two renderings of the same blocks, so they cannot tell different stories; the plots
-//! are in the latter only.
+//! `report.md` and `report.html` render the same blocks, so they cannot disagree. Only the latter has plots.
 
 mod block;
 mod content;
 mod html;
 mod markdown;
-pub mod measure;
 pub mod schema;
 mod svg;
 
@@ -17,11 +15,11 @@ use anyhow::{Context, Result, ensure};
 
 use schema::{Report, SCHEMA, SCHEMA_VERSION};
 
-/// Names of the files that a report consists of.
+/// The files of a report.
 pub const REPORT_FILES: [&str; 3] = ["report.md", "report.json", "report.html"];
 
 impl Report {
-    /// Writes the three files into a directory, which is made where it does not exist.
+    /// Writes the three files into a directory, which is made if necessary.
     ///
     /// # Errors
     /// The directory or a file cannot be written.
@@ -35,10 +33,10 @@ impl Report {
         Ok(())
     }
 
-    /// Reads a `report.json`, or that of a directory.
+    /// Reads a `report.json`, or the one in a directory.
     ///
     /// # Errors
-    /// It cannot be read, or is no report of this version.
+    /// It cannot be read, or is not a report of this version.
     pub fn read(path: &Path) -> Result<Self> {
         let path = if path.is_dir() { path.join("report.json") } else { path.to_owned() };
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -59,7 +57,7 @@ impl Report {
         markdown::render(&content::blocks(self))
     }
 
-    /// The report as one HTML file that needs nothing else.
+    /// The report as one HTML file, which refers to no other.
     #[must_use]
     pub fn html(&self) -> String {
         html::render(&self.scenario, &content::headline(self), &content::blocks(self))

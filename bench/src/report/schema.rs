@@ -1,6 +1,6 @@
-//! `report.json`: what a run measured. `docs/report.md` tells what every field means.
+//! `report.json`: what a run measured. `docs/report.md` explains every field.
 //!
-//! The version rises when a field changes its meaning or goes; new fields may come without it.
+//! The version rises when a field is removed or changes its meaning, not when one is added.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::stats::{Bar, Summary};
 
-/// What `schema` says in every report.
+/// The value of `schema` in every report.
 pub const SCHEMA: &str = "assay-bench/report";
 
 /// The version that this program writes, and the only one that it reads.
@@ -31,11 +31,11 @@ pub struct Report {
     pub interrupted: bool,
     /// Where it ran.
     pub machine: Machine,
-    /// What computed.
+    /// What the requests were sent to.
     pub target: Target,
     /// Where the requests came from.
     pub load_source: String,
-    /// The processor's matrix multiplication, measured before and after this run; absent where another device computes.
+    /// The processor's matrix multiplication, measured before and after the run; absent if another device computes.
     pub ceiling: Option<Ceiling>,
     /// In the order of the scenario.
     pub configurations: Vec<ConfigurationReport>,
@@ -77,11 +77,11 @@ pub struct Target {
     pub device: String,
     /// Numbers as stored and multiplied.
     pub precision: String,
-    /// Threads that compute; 0 where the processor only waits or it is not known.
+    /// Threads that compute; 0 if another device computes, or if unknown.
     pub threads: usize,
 }
 
-/// Matrix multiplication as fast as the processor's best library does it.
+/// The speed of matrix multiplication on the processor, by a fast library.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Ceiling {
     /// Rows of the left matrix.
@@ -99,25 +99,25 @@ pub struct Ceiling {
 pub struct ConfigurationReport {
     /// Its name.
     pub name: String,
-    /// Documents of a request; absent where the file decides or tenants differ.
+    /// Documents of a request; absent if the file decides or tenants differ.
     pub batch: Option<u32>,
-    /// Requests in work at once; absent in an open loop or where tenants differ.
+    /// Requests in flight at once; absent in an open loop or if tenants differ.
     pub concurrency: Option<u32>,
-    /// What each tenant was to do.
+    /// The plan of each tenant.
     pub tenants: Vec<TenantReport>,
-    /// From nothing to readiness; one entry for each start.
+    /// Starts, from nothing to readiness.
     pub starts: Vec<StartReport>,
     /// Requests before timing began.
     pub warmup: Warmup,
-    /// A guest's instance alone: requests without documents. No values where they are refused.
+    /// The start of an instance: requests without documents. No values if the guest refuses them.
     pub instance_start_ms: Summary,
     /// Every repeat, in order.
     pub repeats: Vec<Repeat>,
-    /// Which repeat has the median time: the one that stands in the tables.
+    /// The index of the repeat with the median time, which the tables show.
     pub median_repeat: usize,
 }
 
-/// What one tenant was to do, and with what.
+/// The plan of one tenant, and its load.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TenantReport {
     /// Its name.
@@ -127,7 +127,7 @@ pub struct TenantReport {
     /// Its model.
     #[serde(default)]
     pub model: String,
-    /// Pace in words.
+    /// When it sends requests, in words.
     pub pace: String,
     /// Intended requests per second of an open loop.
     pub rate_per_s: Option<f64>,
@@ -135,7 +135,7 @@ pub struct TenantReport {
     pub load: LoadReport,
 }
 
-/// What the tokenizer says of the different requests of a load.
+/// The different requests of a load, by the tokenizer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LoadReport {
     /// Different requests.
@@ -158,7 +158,7 @@ pub struct LoadReport {
     pub native_tokenize_ms: Summary,
 }
 
-/// What one start took.
+/// The times of one start.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StartReport {
     /// Reading the weights and making the engine.
@@ -167,18 +167,18 @@ pub struct StartReport {
     pub guest_load_ms: f64,
 }
 
-/// Requests that came before the timed ones.
+/// Requests before the timed ones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Warmup {
     /// The very first request after the start.
     pub first_ms: Option<f64>,
-    /// Every warm-up request, the first included.
+    /// Every warm-up request, with the first.
     pub latency_ms: Summary,
     /// Failures by kind.
     pub errors: BTreeMap<String, u64>,
 }
 
-/// One run of a configuration. Failed requests count in `requests` and `errors` and nowhere else.
+/// One run of a configuration. Failed requests count only in `requests` and `errors`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Repeat {
     /// From the start until the last tenant with a number of requests was done.
@@ -189,17 +189,17 @@ pub struct Repeat {
     pub pairs: u64,
     /// Their useful tokens by the tokenizer.
     pub tokens: u64,
-    /// Their useful tokens as the guests counted them; absent where they do not say.
+    /// Their useful tokens by the guests' count; absent if they give none.
     pub tokens_by_guest: Option<u64>,
     /// Failures by kind.
     pub errors: BTreeMap<String, u64>,
-    /// Latency of the first tenant's first request, if it was answered: where a repeat starts anew, the first of all.
+    /// Latency of the first tenant's first request, if answered: after a fresh start, the first request of all.
     pub first_ms: Option<f64>,
     /// From the intended start to the answer.
     pub latency_ms: Summary,
-    /// From sending to the answer: what a closed loop would have called latency.
+    /// From sending to the answer: latency by a closed loop's definition.
     pub service_ms: Summary,
-    /// From the intended start to sending: how late this program was, or was kept.
+    /// From the intended start to sending: how late the request was sent.
     pub send_lag_ms: Summary,
     /// Latencies counted.
     pub latency_histogram: Vec<Bar>,
@@ -223,7 +223,7 @@ pub struct Repeat {
     pub work: Work,
     /// By tenant, in the order of the configuration.
     pub by_tenant: Vec<TenantRepeat>,
-    /// What the samples say.
+    /// Summaries of the samples.
     pub dashboard: Dashboard,
     /// The samples.
     pub series: Vec<SeriesPoint>,
@@ -231,7 +231,7 @@ pub struct Repeat {
     pub samples: Samples,
 }
 
-/// Pairs per second in three senses.
+/// Pairs per second by three definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Throughput {
     /// All pairs over the whole time.
@@ -251,7 +251,7 @@ pub struct Band {
     pub throughput: Summary,
 }
 
-/// Useful work: padding counts for nothing.
+/// Useful work, which excludes padding.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Work {
     /// Useful tokens per second.
@@ -262,7 +262,7 @@ pub struct Work {
     pub gflop_per_s_busy: Option<f64>,
     /// `gflop_per_s` in percent of the ceiling.
     pub ceiling_percent: Option<f64>,
-    /// Padding that was computed, in percent: 0 where rows are packed.
+    /// Padding that was computed, in percent: 0 if rows are packed.
     pub padding_waste_percent: f64,
     /// Padding that batches padded request by request would have computed, in percent of all their tokens.
     pub padded_waste_percent: f64,
@@ -297,7 +297,7 @@ pub struct TenantRepeat {
     pub device_share_percent: Option<f64>,
 }
 
-/// Samples summed up. No values where something cannot be seen.
+/// Summaries of samples. No values if the driver cannot see them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Dashboard {
     /// Memory that models take on the device.
@@ -331,7 +331,7 @@ pub struct SeriesPoint {
     pub completed: u64,
     /// Pairs of the answered requests over the time since the sample before.
     pub pairs_per_s: f64,
-    /// Mean of the answered requests, absent where there are none; so are the rest.
+    /// Mean of the answered requests; absent without any, like the fields below.
     pub latency_ms: Option<f64>,
     /// As in [`Repeat::tokenize_ms`].
     pub tokenize_ms: Option<f64>,
@@ -341,7 +341,7 @@ pub struct SeriesPoint {
     pub queue_ms: Option<f64>,
     /// As in [`Repeat::inference_ms`].
     pub inference_ms: Option<f64>,
-    /// What padding would have wasted.
+    /// As in [`Work::padded_waste_percent`].
     pub padded_waste_percent: Option<f64>,
 }
 
@@ -361,7 +361,7 @@ pub struct Samples {
 }
 
 impl Ceiling {
-    /// Whether something else kept the processor while this was measured: the median is far below the best.
+    /// Whether something else used the processor meanwhile: the median is then far below the best.
     #[must_use]
     pub fn was_disturbed(&self) -> bool {
         self.gflop_per_s.p50 < 0.8 * self.gflop_per_s.max
@@ -369,7 +369,7 @@ impl Ceiling {
 }
 
 impl Report {
-    /// Tells each repeat its share of the ceiling.
+    /// Sets the ceiling, and each repeat's share of it.
     pub fn set_ceiling(&mut self, ceiling: Ceiling) {
         for repeat in self.configurations.iter_mut().flat_map(|configuration| &mut configuration.repeats) {
             repeat.work.ceiling_percent = Some(100.0 * repeat.work.gflop_per_s / ceiling.gflop_per_s.max);
@@ -379,7 +379,7 @@ impl Report {
 }
 
 impl ConfigurationReport {
-    /// The repeat that stands in the tables; absent where none was finished.
+    /// The repeat that the tables show; absent if none was finished.
     #[must_use]
     pub fn shown(&self) -> Option<&Repeat> {
         self.repeats.get(self.median_repeat)

@@ -1,4 +1,4 @@
-//! Plots as SVG. Colours are CSS variables of the page, so that one drawing is legible on light and dark.
+//! Plots as SVG. Colours are CSS variables of the page, so that a plot is legible in light and dark.
 
 use maud::{Markup, html};
 
@@ -11,7 +11,7 @@ const RIGHT: f64 = 18.0;
 const TOP: f64 = 22.0;
 const BOTTOM: f64 = 46.0;
 
-/// Ticks of an axis, about.
+/// Approximate number of ticks of an axis.
 const TICKS: f64 = 5.0;
 
 /// A plot with its title and legend.
@@ -44,8 +44,8 @@ fn drawing(plot: &Plot) -> Markup {
     }
 }
 
-/// From values to places.
-struct Map {
+/// Maps values of an axis to positions in the drawing.
+struct AxisMap {
     scale: Scale,
     low: f64,
     high: f64,
@@ -53,7 +53,7 @@ struct Map {
     to: f64,
 }
 
-impl Map {
+impl AxisMap {
     fn new(axis: &Axis, low: f64, high: f64, from: f64, to: f64) -> Self {
         let scale = axis.scale;
         let low = if scale == Scale::Log { low.max(1e-6) } else { low };
@@ -93,14 +93,14 @@ impl Map {
                 let decades = self.low.log10().floor() as i32..=self.high.log10().ceil() as i32;
                 let steps = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|step| step * 10f64.powi(decade)));
                 let ticks = within(steps.collect());
-                // Less than a decade may hold too few of these to read the axis by.
+                // A range of less than a decade may have too few of these.
                 if ticks.len() >= 3 { ticks } else { linear_ticks(self.low, self.high) }
             }
         }
     }
 }
 
-/// Round numbers between the two.
+/// Round numbers between `low` and `high`.
 fn linear_ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / TICKS;
     let power = 10f64.powf(rough.log10().floor());
@@ -123,7 +123,7 @@ fn trimmed(value: f64) -> String {
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
 }
 
-fn frame(plot: &Plot, x: &Map, y: &Map) -> Markup {
+fn frame(plot: &Plot, x: &AxisMap, y: &AxisMap) -> Markup {
     let bottom = HEIGHT - BOTTOM;
     html! {
         @for tick in y.ticks() {
@@ -146,15 +146,15 @@ fn names(plot: &Plot) -> Markup {
     }
 }
 
-/// A tenth of a unit is finer than a pixel.
+/// A position, to a tenth of a unit: finer than a pixel.
 fn place(value: f64) -> String {
     format!("{value:.1}")
 }
 
 fn bar_plot(plot: &Plot, bars: &[(f64, f64, f64)], marks: &[(String, f64)]) -> Markup {
     let (low, high) = range(bars.iter().flat_map(|bar| [bar.0, bar.1]));
-    let x = Map::x(&plot.x, low, high);
-    let y = Map::y(&plot.y, range(bars.iter().map(|bar| bar.2)).1);
+    let x = AxisMap::x(&plot.x, low, high);
+    let y = AxisMap::y(&plot.y, range(bars.iter().map(|bar| bar.2)).1);
     let bottom = HEIGHT - BOTTOM;
     html! {
         (frame(plot, &x, &y))
@@ -165,7 +165,7 @@ fn bar_plot(plot: &Plot, bars: &[(f64, f64, f64)], marks: &[(String, f64)]) -> M
             }
         }
         @for (number, (name, value)) in marks.iter().enumerate() {
-            // Names at three heights: marks may lie close together.
+            // Names at different heights, because marks may be close together.
             @let top = TOP + 13.0 * number as f64;
             line.quantile x1=(place(x.at(*value))) x2=(place(x.at(*value))) y1=(top - 8.0) y2=(bottom) {}
             @if x.at(*value) > WIDTH * 0.8 {
@@ -201,8 +201,8 @@ fn path(points: impl Iterator<Item = (f64, f64)>) -> String {
 fn line_plot(plot: &Plot, series: &[Series]) -> Markup {
     let (low, high) = range(points(series).map(|point| point.0));
     let low = if plot.x.scale == Scale::Linear { low.min(0.0) } else { low };
-    let x = Map::x(&plot.x, low, high);
-    let y = Map::y(&plot.y, range(points(series).map(|point| point.1)).1);
+    let x = AxisMap::x(&plot.x, low, high);
+    let y = AxisMap::y(&plot.y, range(points(series).map(|point| point.1)).1);
     let few = points(series).count() <= 40;
     html! {
         (frame(plot, &x, &y))
@@ -229,8 +229,8 @@ fn stacked_plot(plot: &Plot, series: &[Series]) -> Markup {
         areas.push((floor, top.clone()));
         floor = top;
     }
-    let x = Map::x(&plot.x, low.min(0.0), high);
-    let y = Map::y(&plot.y, range(floor.iter().copied()).1);
+    let x = AxisMap::x(&plot.x, low.min(0.0), high);
+    let y = AxisMap::y(&plot.y, range(floor.iter().copied()).1);
     let at = |index: usize| x.at(series[0].points[index].0);
     html! {
         (frame(plot, &x, &y))
@@ -248,14 +248,14 @@ fn heat_plot(plot: &Plot, columns: &[String], rows: &[String], cells: &[Option<f
     let (low, high) = range(cells.iter().flatten().copied());
     let (width, height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
     let (step_x, step_y) = (width / columns.len() as f64, height / rows.len() as f64);
-    // Latencies span decades: by ratio, cells differ that would look alike by difference.
+    // Logarithmic, because latencies span decades.
     let share = |value: f64| {
         let (low, high, value) = (low.max(1e-6).ln(), high.max(1e-6).ln(), value.max(1e-6).ln());
         if high > low { 100.0 * (value - low) / (high - low) } else { 50.0 }
     };
     html! {
         @for (row, name) in rows.iter().enumerate() {
-            // The smallest at the bottom, as on an axis.
+            // The smallest value at the bottom, as on an axis.
             @let y = TOP + step_y * (rows.len() - 1 - row) as f64;
             text.tick x=(LEFT - 8.0) y=(place(y + step_y / 2.0 + 4.0)) text-anchor="end" { (name) }
             @for (column, cell) in cells[row * columns.len()..(row + 1) * columns.len()].iter().enumerate() {
@@ -282,17 +282,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_round_and_within_the_axis() {
+    fn ticks_are_round_and_within_the_range() {
         assert_eq!(linear_ticks(0.0, 10.0), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(linear_ticks(0.0, 0.3).len(), 4);
-        let log = Map::x(&Axis::log(""), 90.0, 3_100.0).ticks();
+        let log = AxisMap::x(&Axis::log(""), 90.0, 3_100.0).ticks();
         assert_eq!(log, [100.0, 200.0, 500.0, 1_000.0, 2_000.0]);
-        assert!(Map::x(&Axis::log(""), 100.0, 130.0).ticks().len() >= 3, "a narrow range still has ticks");
+        assert!(AxisMap::x(&Axis::log(""), 100.0, 130.0).ticks().len() >= 3, "a narrow range still has ticks");
         assert_eq!([label(0.0), label(12_500.0), label(2e6), label(0.25)], ["0", "12.5k", "2M", "0.25"]);
     }
 
     #[test]
-    fn an_empty_plot_is_drawn_without_nonsense() {
+    fn an_empty_plot_has_no_invalid_numbers() {
         let kinds = [
             PlotKind::Lines(vec![Series { name: "a".to_owned(), points: Vec::new() }]),
             PlotKind::Stacked(vec![Series { name: "a".to_owned(), points: Vec::new() }]),

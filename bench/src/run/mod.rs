@@ -1,7 +1,7 @@
-//! Running a scenario from its first configuration to the report.
+//! Runs a scenario, from its first configuration to the report.
 //!
-//! For each configuration: start or take over a driver, warm up, look at a guest's start alone, then the timed repeats
-//! with a sampler beside them. Nothing here decides what a figure means; that is [`crate::report::measure`].
+//! For each configuration: get a driver, warm up, measure the start of an instance alone, then run the timed repeats
+//! with a sampler beside them. [`measure`] computes the figures.
 
 pub mod pace;
 pub mod sample;
@@ -21,7 +21,6 @@ use crate::driver::Driver;
 use crate::load::{LoadSource, Pool};
 use crate::machine::measure_ceiling;
 use crate::progress::Progress;
-use crate::report::measure::{self, RawRepeat, ms};
 use crate::report::schema::{
     Ceiling, ConfigurationReport, Machine, Repeat, Report, SCHEMA, SCHEMA_VERSION, StartReport, TenantReport, Warmup,
 };
@@ -31,10 +30,10 @@ use pace::{Schedule, TenantRun, drive};
 use sample::{ProcessProbe, sample};
 pub use target::{Host, Service, TargetOptions};
 
-/// Requests without documents that show what an instance's start takes: enough for a median.
+/// Requests without documents that measure the start of an instance: enough for a median.
 const INSTANCE_PROBES: usize = 15;
 
-/// Closed-loop workers when capacity is measured: enough that guests and device are never idle together.
+/// Closed-loop workers when capacity is measured: enough to keep guests and device busy.
 const CAPACITY_WORKERS: u32 = 4;
 
 /// Requests when capacity is measured.
@@ -49,16 +48,16 @@ pub struct RunOptions {
     pub requests: Option<PathBuf>,
     /// Repeats, in place of the scenario's.
     pub repeats: Option<u32>,
-    /// Most requests of each tenant, whatever the scenario says.
+    /// Most requests of each tenant, if fewer than in the scenario.
     pub max_requests: Option<u32>,
     /// Whether to draw bars.
     pub progress: Progress,
 }
 
-/// Runs every configuration and reports. Cancelling `stop` ends the run early with what there is.
+/// Runs every configuration and reports. If `stop` is cancelled, the report has the part that was run.
 ///
 /// # Errors
-/// The scenario contradicts itself, or the target cannot be started. Requests that fail are no error: they are counted.
+/// The scenario contradicts itself, or the target cannot be started. A failed request is counted, and is no error.
 pub async fn run(scenario: &Scenario, options: &RunOptions, stop: &CancellationToken) -> Result<Report> {
     let source = match &options.requests {
         Some(path) => LoadSource::File(path.clone()),
@@ -109,7 +108,7 @@ struct Runner<'a> {
     capacities: Vec<(Option<u32>, f64)>,
 }
 
-/// A driver that is ready, and what it said on the way.
+/// A driver that is ready, and how long that took.
 struct Ready {
     driver: Arc<dyn Driver>,
     start: Option<StartReport>,
@@ -264,7 +263,7 @@ impl Runner<'_> {
         }
         let bar = self.options.progress.bar("measuring capacity".to_owned(), Some(CAPACITY_REQUESTS as u64));
         let schedule = Schedule::Closed { workers: CAPACITY_WORKERS, requests: Some(CAPACITY_REQUESTS) };
-        // The tenant's own number decides its guest; those before it send nothing.
+        // A tenant's number selects its guest. The tenants before it send nothing.
         let idle = TenantRun { pool: Arc::clone(pool), schedule: Schedule::Open { starts: Arc::from([]) } };
         let mut runs = vec![idle; number];
         runs.push(TenantRun { pool: Arc::clone(pool), schedule });
@@ -281,7 +280,7 @@ fn no_warmup() -> Warmup {
     Warmup { first_ms: None, latency_ms: Summary::default(), errors: BTreeMap::new() }
 }
 
-/// Requests without documents: all that they cost is the instance and its tokenizer.
+/// Sends requests without documents, which cost only the instance and its tokenizer.
 async fn probe_instance(driver: &Arc<dyn Driver>) -> Summary {
     let empty = Request { query: "instance".to_owned(), ..Default::default() };
     let mut starts = Vec::new();
@@ -323,7 +322,7 @@ fn tenants(
     (0..configuration.tenants.len()).map(of).collect()
 }
 
-/// The repeat of median time; the faster of the two middle ones where their number is even.
+/// The repeat of median time; of two middle ones the faster.
 fn median(repeats: &[Repeat]) -> usize {
     let mut order: Vec<usize> = (0..repeats.len()).collect();
     order.sort_by(|&left, &right| repeats[left].elapsed_s.total_cmp(&repeats[right].elapsed_s));

@@ -1,8 +1,8 @@
-//! Sending requests at the right time and noting when each was meant to start, was sent, and was done.
+//! Sends requests on time, and records when each should have started, was sent, and was done.
 //!
-//! In an open loop latency counts from the intended start. A request that could not be sent in time because the other
-//! side, or this one, was stuck is as late as its user would have found it: no coordinated omission (Gil Tene, "How NOT
-//! to Measure Latency").
+//! In an open loop, latency counts from the intended start. So a request that was sent late, because either side was
+//! stuck, counts with the delay that its user would have seen: no coordinated omission (Gil Tene, "How NOT to Measure
+//! Latency").
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,8 +20,7 @@ use crate::driver::{Driver, Failure, Reply};
 use crate::load::Pool;
 use crate::scenario::Arrivals;
 
-/// How long a closed loop's worker waits after a failure: a refused client that came back at once would only measure
-/// how fast it can be refused.
+/// How long a closed loop's worker waits after a failure: retries at once would only measure how fast the host refuses.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(10);
 
 /// What one tenant sends.
@@ -36,11 +35,11 @@ pub struct TenantRun {
 /// When one tenant's requests are sent.
 #[derive(Debug, Clone)]
 pub enum Schedule {
-    /// Each of so many workers sends the next request when it has the answer to its last.
+    /// Each worker sends its next request when it has the answer to its last.
     Closed {
         /// Workers.
         workers: u32,
-        /// How many requests; where absent, until every tenant that has a number is done.
+        /// The number of requests; if absent, until every tenant with a number is done.
         requests: Option<usize>,
     },
     /// At these times from the start, ascending.
@@ -68,7 +67,7 @@ impl Schedule {
         Self::Open { starts: starts.collect() }
     }
 
-    /// How many requests there will be, where that is known.
+    /// The number of requests, if known.
     #[must_use]
     pub fn requests(&self) -> Option<usize> {
         match self {
@@ -78,32 +77,32 @@ impl Schedule {
     }
 }
 
-/// One request and what became of it. Times count from the start of the run.
+/// One request and its result. Times count from the start of the run.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// The tenant's number in the configuration.
     pub tenant: usize,
     /// The request's number within the tenant.
     pub sequence: usize,
-    /// When it was to be sent.
+    /// When it should have been sent.
     pub intended: Duration,
     /// When it was sent.
     pub sent: Duration,
-    /// When the answer was there.
+    /// When the answer arrived.
     pub done: Duration,
     /// The answer.
     pub outcome: Result<Reply, Failure>,
 }
 
 impl Record {
-    /// What its user waited: from the intended start.
+    /// The user's wait, from the intended start.
     #[must_use]
     pub fn latency(&self) -> Duration {
         self.done.saturating_sub(self.intended)
     }
 }
 
-/// What a run left.
+/// The records of a run.
 #[derive(Debug, Default)]
 pub struct Drive {
     /// In the order of completion.
@@ -112,7 +111,7 @@ pub struct Drive {
     pub elapsed: Duration,
 }
 
-/// What every task of a run shares.
+/// What the tasks of a run share.
 #[derive(Debug, Clone)]
 struct Shared {
     driver: Arc<dyn Driver>,
@@ -122,9 +121,11 @@ struct Shared {
     records: UnboundedSender<Record>,
 }
 
-/// Runs all tenants side by side. Ends when every tenant that has a number of requests is done, or every tenant where none
-/// has; when no request may be begun any more after `max`; or when `stop` is cancelled; requests that are then in work are given up without a
-/// record. `done` is called for each record as it comes.
+/// Runs all tenants side by side and calls `done` with each record. Ends when
+///
+/// - every tenant with a number of requests is done, or every tenant if none has a number;
+/// - `max` has passed: no request starts after it, but those in flight are finished;
+/// - `stop` is cancelled: requests in flight are cancelled too, and not recorded.
 pub async fn drive(
     driver: &Arc<dyn Driver>,
     tenants: &[TenantRun],
@@ -215,7 +216,7 @@ impl Shared {
         self.halt.is_cancelled() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
-    /// Sends one request and records it; tells whether it was answered, or nothing where the run ended first.
+    /// Sends one request and records it. Returns whether it was answered, or `None` if the run ended first.
     async fn call(&self, tenant: usize, pool: &Pool, sequence: usize, intended: Duration) -> Option<bool> {
         let request = &pool.get(sequence).request;
         let sent = self.begun.elapsed();
@@ -224,7 +225,7 @@ impl Shared {
             outcome = self.driver.call(tenant, request) => outcome,
         };
         let answered = outcome.is_ok();
-        // Nobody listens only when the run is being dropped.
+        // There is no receiver only while the run is dropped.
         let _ = self.records.send(Record { tenant, sequence, intended, sent, done: self.begun.elapsed(), outcome });
         Some(answered)
     }

@@ -1,4 +1,4 @@
-//! Ten times a second: what the process and the device are doing.
+//! Samples of the process and the device, ten times a second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,32 +9,32 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::{Driver, Gauge};
 
-/// Time between samples: several to a batch on a slow machine, and too few to be a load themselves.
+/// Time between samples: several for each batch on a slow machine, and too few to disturb the measurement.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// One look at process and device.
+/// One sample of the process and the device.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {
     /// From the start of the run.
     pub at: Duration,
     /// Processor time that the process has used.
     pub cpu_time: Duration,
-    /// Memory of the process that is in RAM.
+    /// Resident memory of the process.
     pub rss_bytes: u64,
     /// The device.
     pub gauge: Gauge,
 }
 
-/// Which process is watched: this one, or a service's.
+/// The process to sample: this one, or a service's.
 #[derive(Debug)]
 pub struct ProcessProbe {
-    /// Absent on a system that cannot tell; figures are 0 then.
+    /// Absent on a system that has no such figures; they are 0 then.
     system: Option<System>,
     pid: Pid,
 }
 
 impl ProcessProbe {
-    /// Watches the process with this id.
+    /// A probe of the process with this id.
     #[must_use]
     pub fn new(pid: u32) -> Self {
         Self { system: System::new().ok(), pid: Pid::from_u32(pid) }
@@ -52,7 +52,7 @@ impl ProcessProbe {
     }
 }
 
-/// Samples until `until` is cancelled, once at the beginning and once at the end; hands the probe back.
+/// Samples from the start until `until` is cancelled, and once more then. Returns the probe too.
 pub async fn sample(
     driver: Arc<dyn Driver>,
     mut probe: ProcessProbe,
@@ -60,7 +60,7 @@ pub async fn sample(
 ) -> (Vec<Sample>, ProcessProbe) {
     let begun = Instant::now();
     let mut ticks = interval(SAMPLE_INTERVAL);
-    // Late samples are not made up for: each carries its own time.
+    // Late samples are skipped: each sample has its own time.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut samples = Vec::new();
     loop {
@@ -69,7 +69,7 @@ pub async fn sample(
             () = until.cancelled() => true,
             _ = ticks.tick() => false,
         };
-        // The end takes the place of a sample that was taken just before: rates over a moment are noise.
+        // The last sample replaces one from just before it, as rates over a very short time are noise.
         if last && samples.len() > 1 {
             samples.pop_if(|sample: &mut Sample| begun.elapsed() - sample.at < SAMPLE_INTERVAL / 2);
         }

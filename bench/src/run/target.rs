@@ -23,7 +23,7 @@ pub struct TargetOptions {
     pub model: Option<String>,
     /// How the device is opened, before what the scenario says of threads and batches.
     pub device: DeviceOptions,
-    /// A guest wherever a tenant names none.
+    /// The guest of tenants that name none.
     pub guest: Option<PathBuf>,
     /// A running service in place of this process.
     pub service: Option<Service>,
@@ -36,7 +36,7 @@ pub struct Service {
     pub url: String,
     /// Bearer keys, by tenant.
     pub keys: Vec<String>,
-    /// Its process, if it runs on this machine: whose processor time and memory are sampled.
+    /// Its process, if on this machine, to sample its processor time and memory.
     pub pid: Option<u32>,
 }
 

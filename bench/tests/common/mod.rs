@@ -1,4 +1,4 @@
-//! A driver with known delays, and requests that need no tokenizer.
+//! A driver with known delays, and requests without a tokenizer.
 
 #![allow(dead_code, reason = "each test uses what it needs")]
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use assay::rerank::Request;
 use assay_bench::driver::{Driver, Failure, Gauge, Reply, Stages};
 use assay_bench::load::{Pool, Prepared};
-use assay_bench::report::measure::{self, RawRepeat};
+use assay_bench::run::measure::{self, RawRepeat};
 use assay_bench::report::schema::{
     ConfigurationReport, Machine, Repeat, Report, SCHEMA, SCHEMA_VERSION, StartReport, Target, TenantReport, Warmup,
 };
@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-/// A device that serves `slots` requests at once, each for `service`, and does nothing during one stall.
+/// A driver that serves `slots` requests at once, each in the time `service`, and stalls once.
 #[derive(Debug)]
 pub(crate) struct FakeDriver {
     slots: Semaphore,
@@ -39,13 +39,13 @@ impl FakeDriver {
         Self { slots, service, stall: None, fails_every: None, calls: AtomicU64::new(0), begun: Instant::now() }
     }
 
-    /// Nothing is done from `after` on for `length`.
+    /// Stalls for `length`, starting `after` the start.
     pub(crate) fn with_stall(mut self, after: Duration, length: Duration) -> Self {
         self.stall = Some((self.begun + after, length));
         self
     }
 
-    /// Every so manieth request fails at once.
+    /// Fails every `calls`th request at once.
     pub(crate) fn failing_every(mut self, calls: u64) -> Self {
         self.fails_every = Some(calls);
         self
@@ -97,7 +97,7 @@ pub(crate) fn pool(requests: usize, pairs: usize) -> Arc<Pool> {
     Arc::new(Pool::new(vec![prepared; requests]))
 }
 
-/// Runs one tenant against the driver, without samples.
+/// Runs one tenant with the driver, without samples.
 pub(crate) async fn run(driver: FakeDriver, schedule: Schedule, pairs: usize) -> (Drive, Repeat) {
     let driver: Arc<dyn Driver> = Arc::new(driver);
     let tenants = [TenantRun { pool: pool(4, pairs), schedule }];

@@ -1,8 +1,9 @@
-//! Assay's WIT contract in Rust: the types, the host's `inference`, and the one trait that a guest implements.
+//! Assay's WIT contract in Rust: the types, the host's `inference`, and the trait that a guest implements. It has no
+//! logic.
 //!
-//! It exists apart from `assay-guest` so that a guest which brings its own tokenizer, or none, pays for nothing that it does not use. It holds no logic.
+//! A crate apart from `assay-guest`, so that a guest with its own tokenizer, or none, does not carry the one there.
 //!
-//! On a native target everything compiles, so that a guest's logic can be tested there, but calling the host aborts: there is none.
+//! Everything compiles for a native target too, so that a guest's logic can be tested. A call to the host aborts there.
 
 #[allow(
     unsafe_code,
@@ -30,7 +31,8 @@ pub use generated::exports::assay::rerank::reranker::{Activation, Hit, Request, 
 
 /// A tenant's guest: what the `tenant` world exports. Give it to [`export!`].
 pub trait Guest {
-    /// Called once when the guest is deployed; the instance's memory is then snapshotted, so whatever is loaded here is already there in every later instance. Must hold no resource when it returns. A trap fails the deployment.
+    /// Called once, when the guest is deployed. The host then takes a snapshot of the memory, so every later instance
+    /// starts with what is loaded here. Must hold no resource when it returns. A trap fails the deployment.
     ///
     /// Does nothing by default.
     fn prepare() {}
@@ -39,13 +41,13 @@ pub trait Guest {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] if the request is malformed or does not fit; otherwise what the host's `inference` fails with.
+    /// [`Error::InvalidInput`] if the request is malformed or does not fit, or an error of the host's `inference`.
     fn rerank(request: Request) -> Result<Response, Error>;
 }
 
-/// Makes a type that implements [`Guest`] this component's export. Used once in a `cdylib` crate.
+/// Exports a type that implements [`Guest`] from this component. Use it once in a `cdylib` crate.
 ///
-/// Exports nothing on a native target, where linkers do not take the names that components export.
+/// Exports nothing on a native target, whose linker does not accept a component's export names.
 #[macro_export]
 macro_rules! export {
     ($guest:ty) => {

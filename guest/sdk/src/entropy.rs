@@ -1,16 +1,20 @@
-//! Random bytes for a world that has none.
+//! Random bytes for a target that has none.
 //!
-//! `ahash`, inside `tokenizers`, asks for a seed when it makes its first map, and `getrandom` has no source on `wasm32-unknown-unknown`: without this function the guest would panic, and with `getrandom`'s JavaScript source it would import what no host here offers. `--cfg getrandom_backend="custom"`, in the guest workspace's cargo settings, makes `getrandom` call this instead.
+//! `ahash`, inside `tokenizers`, asks `getrandom` for a seed when it makes its first map. `getrandom` has no source on
+//! `wasm32-unknown-unknown`, and its JavaScript source would import what no host offers. With
+//! `--cfg getrandom_backend="custom"`, in the guest workspace's cargo settings, it calls this function instead.
 //!
-//! The bytes are always the same. That is sound because they seed hash maps and nothing else, and no request adds a key to a map that outlives it: the vocabulary's keys are the model's. It is also useful: the memory snapshot of a guest is then the same each time it is made. Nothing secret may ever be drawn from here.
+//! The bytes are always the same. That is sound because they only seed hash maps, and no map that outlives a request
+//! gets a key from one: the vocabulary's keys are the model's. It also makes snapshots of a guest identical. Never use
+//! these bytes for a secret.
 #![allow(unsafe_code, reason = "getrandom finds its custom source by an unmangled symbol and passes a raw buffer")]
 
 /// Fills `len` bytes at `dest` with a fixed sequence (splitmix64 from a constant seed).
 ///
 /// # Safety
 ///
-/// `dest` must be valid for writing `len` bytes; `getrandom` is the only caller and passes its caller's own buffer.
-// SAFETY: no other symbol of this name exists in a guest: getrandom declares it and leaves it to be defined once.
+/// `dest` must be valid for writing `len` bytes. `getrandom`, the only caller, passes a whole buffer.
+// SAFETY: a guest has no other symbol of this name: getrandom declares it and leaves the definition to its user.
 #[unsafe(no_mangle)]
 unsafe extern "Rust" fn __getrandom_v03_custom(dest: *mut u8, len: usize) -> Result<(), getrandom::Error> {
     let mut state = 0x4173_7361_795f_3031_u64;

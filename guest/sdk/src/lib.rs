@@ -1,4 +1,4 @@
-//! Everything a reranking guest needs, so that its author writes only what is special about it.
+//! Everything that a reranking guest needs, so that its author writes only what is special about it.
 //!
 //! ```
 //! use assay_guest::{Error, Guest, Request, Response};
@@ -18,9 +18,13 @@
 //! assay_guest::export!(Mine);
 //! ```
 //!
-//! [`rerank`] does what a request asks for and is made of public parts: open a [`Scorer`], call [`Scorer::score`] on any query and documents, change the scores, [`rank`] them.
+//! [`rerank`] is made of public parts: open a [`Scorer`], call [`Scorer::score`] with any query and documents, change
+//! the scores, and [`rank`] them.
 //!
-//! Two halves. `encode` and `rank` are plain functions of their arguments, tested on the build machine against golden token ids; they know nothing of the contract. `scorer` joins them to the host's `inference`, `entropy` answers for the random numbers that a component has not got, and `heap` settles the memory that a snapshot is taken of. Nothing here does input or output, keeps a request's text after its answer, or panics on what a request holds.
+//! `encode` and `rank` are plain functions, tested natively against golden token ids; they know nothing of the
+//! contract. `scorer` joins them to the host's `inference`. `entropy` provides the random bytes that a component lacks,
+//! and `heap` tidies the memory before a snapshot. Nothing here does input or output, keeps a request's text after its
+//! answer, or panics on a request's contents.
 
 mod encode;
 #[cfg(target_arch = "wasm32")]
@@ -34,6 +38,6 @@ pub use assay_bindings::{
     Activation, Error, Exceeded, Guest, Hit, Model, ModelInfo, Request, Response, Task, TokenRows, Truncation, Usage,
     export,
 };
-pub use encode::{Cut, LoadError, PairEncoder, PairError, Query, Rows};
+pub use encode::{Cut, LoadError, PairEncoder, PairError, Query, Rows, TemplateError};
 pub use rank::{order, sigmoid};
 pub use scorer::{Inference, Options, SETTING_LABEL, Scorer, Scores, activate, prepare, rank, rerank};

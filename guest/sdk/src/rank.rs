@@ -1,8 +1,9 @@
-//! Scores to an order: plain functions of numbers.
+//! From scores to an order: plain functions of numbers.
 
 /// The positions of `scores`, best first.
 ///
-/// Equal scores keep their order, and −0 equals 0. A score that is not a number comes after all that are: a broken score must not win, and must not make sorting panic either.
+/// Equal scores keep their order, and −0 equals 0. NaN comes last: a broken score must neither win nor make sorting
+/// panic.
 #[must_use]
 pub fn order(scores: &[f32]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -32,7 +33,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_number_comes_last_in_its_order() {
+    fn nan_comes_last_and_keeps_its_order() {
         let (nan, inf) = (f32::NAN, f32::INFINITY);
         assert_eq!(order(&[nan, -inf, -nan, 1.0, inf, nan]), [4, 3, 1, 0, 2, 5]);
     }
@@ -48,7 +49,7 @@ mod tests {
     }
 
     proptest! {
-        /// Few distinct values, so that ties are common; every bit pattern, so that all kinds of NaN are.
+        /// Few distinct values, so that ties are common, and every bit pattern, so that all kinds of NaN are too.
         #[test]
         fn the_order_is_a_stable_descending_permutation(
             scores in proptest::collection::vec(

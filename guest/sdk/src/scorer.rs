@@ -1,6 +1,8 @@
-//! The two halves joined: a request's text through the encoder to the host's model and back.
+//! From a request's text to scores: tokenises it, calls the host's model, and ranks what comes back.
 //!
-//! Tokenizers are kept between calls, by the revision of the model that they belong to: [`prepare`] fills that store before the guest's memory is snapshotted, and a request whose model has since been replaced loads the new tokenizer itself. No resource is kept: every request opens its model anew.
+//! Tokenizers are kept between calls, by model revision. [`prepare`] loads the default model's before the guest's
+//! memory is snapshotted. A request whose model was replaced since loads the new tokenizer. Models are not kept: every
+//! request opens its own.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,13 +12,15 @@ use assay_bindings::{Activation, Error, Hit, Model, ModelInfo, Request, Response
 use crate::encode::{Cut, PairEncoder, PairError, Rows};
 use crate::rank::{order, sigmoid};
 
-/// The setting that picks a label, counted from 0, of a model that has several.
+/// The setting that selects a label, counted from 0, of a model with several.
 pub const SETTING_LABEL: &str = "label";
 
-/// Rows are sent to the model once they hold this many tokens, and the rest in a further call: 4 MiB of ids, far under the 128 MiB that wasmtime lets one call copy by default, so that neither the copy nor the guest's own memory grows with the number of documents. Up to 2,048 of the longest rows still go in one call.
+/// Tokens at which rows are sent to the model, with more calls for the rest: 2,048 rows of 512 tokens, or 4 MiB of ids.
+/// So neither the host's copy, which is limited by default to 16 MiB a call, nor the guest's memory grows with the
+/// number of documents.
 const MAX_TOKENS_PER_RUN: usize = 1 << 20;
 
-/// Tokenizers kept at once; a guest that uses more models than this loads them again.
+/// Most tokenizers kept: a guest that uses more models loads the oldest again.
 const MAX_KEPT_TOKENIZERS: usize = 4;
 
 thread_local! {
@@ -24,7 +28,7 @@ thread_local! {
     static TOKENIZERS: RefCell<Vec<(String, Rc<PairEncoder>)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The part of the contract's `model` that scoring needs: the host's resource in production, a stand-in in tests.
+/// The part of the contract's `model` that scoring needs: the host's resource, or a stand-in for tests.
 pub trait Inference {
     /// Computes every row; see `inference.model.run` in the contract.
     ///
@@ -43,20 +47,20 @@ impl Inference for Model {
 /// How pairs are scored.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Longest row in tokens; the model's own maximum where absent or larger than it.
+    /// Longest row in tokens, if shorter than the model's own maximum.
     pub max_tokens: Option<u32>,
     /// What to do with pairs that do not fit.
     pub truncation: Truncation,
-    /// Which label's logit is the score. A model with one label needs none.
+    /// The label whose logit is the score. A model with one label needs none.
     pub label: Option<u32>,
 }
 
 impl Options {
-    /// What the request asks for, its setting [`SETTING_LABEL`] included.
+    /// The options of a request, with its setting [`SETTING_LABEL`].
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] if that setting is no number.
+    /// [`Error::InvalidInput`] if that setting is not a number.
     pub fn of(request: &Request) -> Result<Self, Error> {
         let label = request
             .settings
@@ -66,7 +70,7 @@ impl Options {
             .map(|(name, value)| {
                 value.parse().map_err(|_| {
                     Error::InvalidInput(format!(
-                        "setting {name} is {value:?}, but must be the number of a label, counted from 0"
+                        "setting {name} is {value:?}, but must be a label's number, counted from 0"
                     ))
                 })
             })
@@ -107,7 +111,7 @@ impl Scorer<Model> {
 }
 
 impl<M: Inference> Scorer<M> {
-    /// Joins a model, its description and its tokenizer; [`Scorer::open`] does this with the host's.
+    /// A scorer of these parts; [`Scorer::open`] takes the host's.
     pub fn new(model: M, info: ModelInfo, encoder: Rc<PairEncoder>) -> Self {
         Self { model, info, encoder }
     }
@@ -122,11 +126,13 @@ impl<M: Inference> Scorer<M> {
         &self.encoder
     }
 
-    /// Scores every document for the query. No documents cost nothing.
+    /// Scores every document for the query. Without documents, it does not call the model.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`], naming the document, if a pair does not fit and may not be cut; if the model computes no score, or several and `label` picks none; if not even the special tokens fit. Otherwise what the host's `run` fails with.
+    /// [`Error::InvalidInput`], naming the document, if a pair does not fit and may not be cut; if the model computes
+    /// no score, or several and `label` picks none; if not even the special tokens fit. Otherwise what the host's `run`
+    /// fails with.
     pub fn score<D: AsRef<str>>(&self, query: &str, documents: &[D], options: &Options) -> Result<Scores, Error> {
         let mut scores =
             Scores { logits: Vec::with_capacity(documents.len()), usage: Usage { tokens: 0, rows: 0, truncated: 0 } };
@@ -140,13 +146,11 @@ impl<M: Inference> Scorer<M> {
             Truncation::LongestFirst => Cut::LongestFirst,
             Truncation::DocumentOnly => Cut::DocumentOnly,
         };
-        let mut query = self
-            .encoder
-            .query(query, max_tokens as usize, cut)
-            .map_err(|error| Error::InvalidInput(error.to_string()))?;
+        let mut query = self.encoder.query(query, max_tokens as usize, cut).map_err(|error| invalid(&error))?;
         let mut rows = Rows::default();
         for (index, document) in documents.iter().enumerate() {
-            let was_cut = query.push_pair(document.as_ref(), &mut rows).map_err(|error| at_document(index, &error))?;
+            let was_cut =
+                query.push_pair(document.as_ref(), &mut rows).map_err(|error| invalid_document(index, &error))?;
             scores.usage.truncated += u32::from(was_cut);
             if rows.ids.len() >= MAX_TOKENS_PER_RUN {
                 rows = self.run(rows, label, &mut scores)?;
@@ -156,7 +160,7 @@ impl<M: Inference> Scorer<M> {
         Ok(scores)
     }
 
-    /// Sends `rows` to the model, appends the label's logits to `scores`, and gives the emptied rows back for more.
+    /// Sends `rows` to the model, appends the label's logits to `scores`, and returns the rows emptied.
     fn run(&self, rows: Rows, label: usize, scores: &mut Scores) -> Result<Rows, Error> {
         if rows.is_empty() {
             return Ok(rows);
@@ -168,7 +172,7 @@ impl<M: Inference> Scorer<M> {
         let outputs = self.info.outputs as usize;
         if numbers.len() != rows.len() * outputs {
             return Err(Error::Internal(format!(
-                "model {} gave {} numbers for {} rows of {outputs}",
+                "model {} computed {} numbers for {} rows of {outputs}",
                 self.info.name,
                 numbers.len(),
                 rows.len(),
@@ -181,33 +185,37 @@ impl<M: Inference> Scorer<M> {
         Ok(rows)
     }
 
-    /// Which of the model's outputs is the score: the only one, or the one picked. A model with several has no ranking score of its own, so that guessing would rank by whatever label happens to be first.
-    fn label(&self, picked: Option<u32>) -> Result<usize, Error> {
+    /// The model's output to rank by: the only one, or the one selected. With several labels there is no default,
+    /// because the first one may mean anything.
+    fn label(&self, selected: Option<u32>) -> Result<usize, Error> {
         let ModelInfo { name, task, outputs, .. } = &self.info;
         if *task != Task::CrossEncoder || *outputs == 0 {
             return Err(Error::InvalidInput(format!(
-                "model {name} is not a cross-encoder and gives no scores to rank by"
+                "model {name} is not a cross-encoder: it computes no score to rank by"
             )));
         }
-        match picked {
+        match selected {
             None if *outputs == 1 => Ok(0),
             None => Err(Error::InvalidInput(format!(
-                "model {name} has {outputs} labels; pick the one to rank by with the setting {SETTING_LABEL}, counted from 0"
+                "model {name} has {outputs} labels; select one with the setting {SETTING_LABEL}, counted from 0"
             ))),
             Some(label) if label < *outputs => Ok(label as usize),
             Some(label) => Err(Error::InvalidInput(format!(
-                "setting {SETTING_LABEL} is {label}, but model {name} has {outputs}, counted from 0"
+                "setting {SETTING_LABEL} is {label}, but the labels of model {name} are 0 to {}",
+                outputs - 1
             ))),
         }
     }
 }
 
-/// Loads the default model's tokenizer and uses it once, so that the snapshot that follows holds it ready, and free memory in one piece. Call it from `Guest::prepare`.
+/// Loads the default model's tokenizer, uses it once, and tidies the heap, so that the snapshot that follows is ready
+/// to serve. Call it from `Guest::prepare`.
 ///
-/// A failure is not reported here, because a component has no way to say why it traps: the first request, which the host sends before it switches a deployment in, fails with the reason in words.
+/// Reports no failure, because a component that traps cannot say why. The host sends a deployment a trial request
+/// before it serves, and that fails with the reason.
 pub fn prepare() {
     if let Ok(scorer) = Scorer::open(None) {
-        // What the tokenizer makes on first use belongs into the snapshot too.
+        // The snapshot then includes what the tokenizer builds on first use.
         let mut rows = Rows::default();
         let _unused = scorer
             .encoder
@@ -218,9 +226,10 @@ pub fn prepare() {
     crate::heap::settle();
 }
 
-/// What the standard guest does: scores every document with the tenant's default model, applies the activation and ranks.
+/// Scores every document with the tenant's default model, applies the activation, and ranks. The standard guest does
+/// just this.
 ///
-/// With `top-n` 0, or no documents, the answer is empty and nothing is computed: no hit could be returned, so none is paid for.
+/// With `top-n` 0, or without documents, the answer is empty and nothing is computed.
 ///
 /// # Errors
 ///
@@ -241,7 +250,7 @@ fn answer<M: Inference>(scorer: &Scorer<M>, request: &Request, options: &Options
     Ok(Response { hits: rank(&scores.logits, request.top_n), usage: scores.usage })
 }
 
-/// Turns logits into the scores that were asked for, in place.
+/// Applies the activation to logits, in place.
 pub fn activate(logits: &mut [f32], activation: Activation) {
     match activation {
         Activation::None => {}
@@ -249,18 +258,22 @@ pub fn activate(logits: &mut [f32], activation: Activation) {
     }
 }
 
-/// The best `top_n` scores, or all, as hits: descending, equal scores in the documents' order, and what is not a number last.
+/// The best `top_n` scores, or all, as hits: descending, equal scores in the order of the documents, NaN last.
 #[must_use]
 pub fn rank(scores: &[f32], top_n: Option<u32>) -> Vec<Hit> {
     let wanted = top_n.map_or(usize::MAX, |top_n| top_n as usize);
     order(scores).into_iter().take(wanted).map(|index| Hit { index: index as u32, score: scores[index] }).collect()
 }
 
-fn at_document(index: usize, error: &PairError) -> Error {
+fn invalid(error: &PairError) -> Error {
+    Error::InvalidInput(error.to_string())
+}
+
+fn invalid_document(index: usize, error: &PairError) -> Error {
     Error::InvalidInput(format!("document {index}: {error}"))
 }
 
-/// The tokenizer of a model, from the store or loaded into it.
+/// The tokenizer of a model: the kept one, or a new one that is kept from now on.
 fn kept_tokenizer(info: &ModelInfo, load: impl FnOnce() -> Vec<u8>) -> Result<Rc<PairEncoder>, Error> {
     let kept = TOKENIZERS.with_borrow(|kept| {
         kept.iter().find(|(revision, _)| *revision == info.revision).map(|(_, encoder)| Rc::clone(encoder))

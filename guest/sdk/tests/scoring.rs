@@ -1,4 +1,4 @@
-//! A request through the scorer, with a model that stands in for the host's.
+//! A request through the scorer, with a stand-in for the host's model.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::rc::Rc;
 use assay_guest::{Error, Inference, ModelInfo, Options, SETTING_LABEL, Scorer, Task, TokenRows, Truncation, rank};
 use common::{bert_json, encoder};
 
-/// Answers with the rows' lengths, times ten for each further label, and remembers what it was sent.
+/// Answers with each row's length, ten times that for each further label, and records the number of rows of each call.
 struct LengthModel {
     outputs: usize,
     calls: RefCell<Vec<usize>>,
@@ -42,7 +42,7 @@ const OPTIONS: Options = Options { max_tokens: None, truncation: Truncation::Lon
 fn invalid_input(error: Error) -> String {
     match error {
         Error::InvalidInput(message) => message,
-        other => panic!("{other:?} where invalid-input was due"),
+        other => panic!("{other:?} instead of invalid-input"),
     }
 }
 
@@ -58,7 +58,7 @@ fn every_document_gets_the_score_of_its_own_row() {
 }
 
 #[test]
-fn no_documents_reach_no_model_and_cost_nothing() {
+fn without_documents_the_model_is_not_called() {
     let model = model(1);
     let scores = scorer(&model).score::<&str>("query", &[], &OPTIONS).unwrap();
     assert!(scores.logits.is_empty() && model.calls.borrow().is_empty());
@@ -67,7 +67,7 @@ fn no_documents_reach_no_model_and_cost_nothing() {
 }
 
 #[test]
-fn rows_that_were_cut_are_counted() {
+fn cut_rows_are_counted() {
     let model = model(1);
     let options = Options { max_tokens: Some(6), ..OPTIONS };
     let scores = scorer(&model).score("query", &["a a a", "a", "a a"], &options).unwrap();
@@ -76,7 +76,7 @@ fn rows_that_were_cut_are_counted() {
 }
 
 #[test]
-fn a_request_cannot_ask_for_longer_rows_than_the_model_takes() {
+fn rows_are_never_longer_than_the_model_allows() {
     let model = model(1);
     let options = Options { max_tokens: Some(100_000), ..OPTIONS };
     let long = "a ".repeat(2000);
@@ -85,7 +85,7 @@ fn a_request_cannot_ask_for_longer_rows_than_the_model_takes() {
 }
 
 #[test]
-fn a_pair_that_may_not_be_cut_is_named_with_its_length_and_the_limit() {
+fn a_pair_that_may_not_be_cut_is_refused_with_its_length_and_the_limit() {
     let model = model(1);
     let options = Options { max_tokens: Some(6), truncation: Truncation::None, ..OPTIONS };
     let error = scorer(&model).score("query", &["a", "a a a"], &options).unwrap_err();
@@ -97,14 +97,14 @@ fn a_pair_that_may_not_be_cut_is_named_with_its_length_and_the_limit() {
 }
 
 #[test]
-fn too_few_tokens_for_the_special_ones_are_refused() {
+fn a_limit_below_the_special_tokens_is_refused() {
     let options = Options { max_tokens: Some(2), ..OPTIONS };
     let error = scorer(&model(1)).score("query", &["a"], &options).unwrap_err();
     assert_eq!(invalid_input(error), "max-tokens is 2, but the special tokens of a pair alone take 3");
 }
 
 #[test]
-fn many_documents_are_split_over_several_calls_and_come_back_in_order() {
+fn many_documents_take_several_calls_and_come_back_in_order() {
     let model = model(1);
     let documents: Vec<String> = (0..5000).map(|index| "a ".repeat(1 + index % 600)).collect();
     let scores = scorer(&model).score("query", &documents, &OPTIONS).unwrap();
@@ -118,7 +118,7 @@ fn many_documents_are_split_over_several_calls_and_come_back_in_order() {
 }
 
 #[test]
-fn of_several_labels_one_must_be_picked() {
+fn a_model_with_several_labels_needs_the_setting_for_one() {
     let model = model(3);
     let error = scorer(&model).score("query", &["a"], &OPTIONS).unwrap_err();
     let message = invalid_input(error);
@@ -131,7 +131,7 @@ fn of_several_labels_one_must_be_picked() {
 }
 
 #[test]
-fn a_model_that_gives_vectors_is_refused() {
+fn an_embedding_model_is_refused() {
     let model = model(1);
     let info = info(384, Task::Embedding);
     let scorer = Scorer::new(&model, info, Rc::new(encoder(&bert_json(true))));
@@ -140,7 +140,7 @@ fn a_model_that_gives_vectors_is_refused() {
 }
 
 #[test]
-fn a_model_that_gives_the_wrong_number_of_numbers_is_an_internal_error() {
+fn a_wrong_number_of_outputs_is_an_internal_error() {
     let model = model(2);
     let info = info(1, Task::CrossEncoder);
     let scorer = Scorer::new(&model, info, Rc::new(encoder(&bert_json(true))));
@@ -149,7 +149,7 @@ fn a_model_that_gives_the_wrong_number_of_numbers_is_an_internal_error() {
 }
 
 #[test]
-fn what_the_host_fails_with_is_passed_on() {
+fn an_error_of_the_host_is_passed_on() {
     struct Overloaded;
     impl Inference for Overloaded {
         fn run(&self, _: &TokenRows) -> Result<Vec<f32>, Error> {

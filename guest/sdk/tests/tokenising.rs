@@ -1,4 +1,4 @@
-//! Whatever the text, a row has the ids and the token types that `tokenizers` gives the pair.
+//! For any text, a row has the ids and token types that `tokenizers` gives the pair.
 
 mod common;
 
@@ -13,7 +13,7 @@ fn row(query: &mut Query<'_>, document: &str) -> Row {
 }
 
 #[test]
-fn odd_texts_pair_as_in_tokenizers() {
+fn odd_texts_become_rows_as_in_tokenizers() {
     let texts = [
         "",
         " ",
@@ -42,7 +42,7 @@ fn odd_texts_pair_as_in_tokenizers() {
     }
 }
 
-/// `tokenizers` itself is the reference; the number of tokens says that it made a pair.
+/// Compares with `tokenizers`, and with the length of a pair in case that is wrong.
 #[test]
 fn a_text_without_tokens_still_makes_a_pair() {
     let without_tokens =
@@ -64,7 +64,7 @@ fn a_text_without_tokens_still_makes_a_pair() {
 }
 
 #[test]
-fn a_bert_pair_is_what_it_should_be() {
+fn a_bert_pair_has_its_special_tokens_and_types() {
     let encoder = encoder(&bert_json(true));
     let mut query = encoder.query("Query", 512, Cut::LongestFirst).unwrap();
     let reference = reference(&bert_json(true));
@@ -76,9 +76,10 @@ fn a_bert_pair_is_what_it_should_be() {
     assert_eq!(our_row(&mut query, "UNAFFABLE!").unwrap(), (expected, false));
 }
 
-/// Each stands within a word, at its start and alone: whether it is dropped, parts words, is a word or changes shows in the ids.
+/// Puts each character inside a word, before one and alone, so that the ids show whether it is dropped, splits a word,
+/// is a word or changes.
 #[test]
-fn every_character_is_taken_as_in_tokenizers() {
+fn every_character_is_tokenised_as_in_tokenizers() {
     let characters: Vec<char> = (0..0x3_0000).chain(0xe_0000..0xe_0200).filter_map(char::from_u32).collect();
     for lowercase in [true, false] {
         let json = bert_json(lowercase);
@@ -132,7 +133,7 @@ fn pieces_may_be_of_any_length() {
 }
 
 #[test]
-fn any_pair_is_as_in_tokenizers() {
+fn any_pair_becomes_a_row_as_in_tokenizers() {
     let kinds = Kinds::new();
     proptest!(ProptestConfig::with_cases(3000), |(query in text(12), document in text(40), kind in 0..Kinds::COUNT)| {
         let (encoder, reference) = kinds.get(kind);

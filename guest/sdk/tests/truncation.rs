@@ -1,4 +1,4 @@
-//! A pair that does not fit is cut where `tokenizers` cuts it, or refused where it refuses.
+//! A pair that does not fit is cut or refused exactly as by `tokenizers`.
 
 mod common;
 
@@ -7,7 +7,7 @@ use common::{Kinds, bare_json, bert_json, encoder, our_row, reference_of, refere
 use proptest::prelude::*;
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
 
-/// The same tokenizer, but cutting.
+/// The same tokenizer with truncation.
 #[allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
 fn truncating(reference: &Tokenizer, max_length: usize, strategy: TruncationStrategy) -> Tokenizer {
     let mut reference = reference.clone();
@@ -17,18 +17,18 @@ fn truncating(reference: &Tokenizer, max_length: usize, strategy: TruncationStra
 }
 
 #[test]
-fn no_room_for_the_special_tokens_is_an_error_that_says_so() {
+fn a_limit_below_the_special_tokens_is_refused() {
     let encoder = encoder(&bert_json(true));
     for cut in [Cut::Nothing, Cut::LongestFirst, Cut::DocumentOnly] {
         let error = encoder.query("a", 2, cut).unwrap_err();
-        assert_eq!(error, PairError::NoRoom { max_tokens: 2, special_tokens: 3 });
+        assert!(matches!(error, PairError::NoRoom { max_tokens: 2, special_tokens: 3 }), "{error}");
         assert_eq!(error.to_string(), "max-tokens is 2, but the special tokens of a pair alone take 3");
         assert!(encoder.query("a", 0, cut).is_err());
     }
 }
 
 #[test]
-fn room_for_the_special_tokens_only_leaves_empty_texts() {
+fn a_limit_of_the_special_tokens_leaves_empty_texts() {
     let encoder = encoder(&bert_json(true));
     let mut query = encoder.query("query", 3, Cut::LongestFirst).unwrap();
     let (row, was_cut) = our_row(&mut query, "document").unwrap();
@@ -36,17 +36,17 @@ fn room_for_the_special_tokens_only_leaves_empty_texts() {
 }
 
 #[test]
-fn where_nothing_may_be_cut_the_length_and_the_limit_are_told() {
+fn a_pair_that_may_not_be_cut_is_refused_with_its_length_and_the_limit() {
     let encoder = encoder(&bert_json(true));
     let mut query = encoder.query("a a", 6, Cut::Nothing).unwrap();
     assert!(our_row(&mut query, "a").is_ok());
     let error = our_row(&mut query, "a a a").unwrap_err();
-    assert_eq!(error, PairError::TooLong { tokens: 8, max_tokens: 6 });
+    assert!(matches!(error, PairError::TooLong { tokens: 8, max_tokens: 6 }), "{error}");
 }
 
-/// `tokenizers` cuts the query too where there is no room at all; the contract says that only the document may be cut.
+/// `tokenizers` then cuts the query too, but the contract allows only the document to be cut.
 #[test]
-fn document_only_refuses_a_query_that_leaves_the_document_nothing() {
+fn document_only_refuses_a_query_that_leaves_no_room_for_the_document() {
     let encoder = encoder(&bert_json(true));
     for (query_text, max_tokens) in [("a a a", 6), ("a a a a", 6), ("a", 3)] {
         let mut query = encoder.query(query_text, max_tokens, Cut::DocumentOnly).unwrap();
@@ -56,8 +56,8 @@ fn document_only_refuses_a_query_that_leaves_the_document_nothing() {
 }
 
 #[test]
-fn a_row_counts_as_cut_even_where_tokenising_itself_stopped_short() {
-    // No special tokens, so that the room is the limit at which tokenising stops.
+fn a_row_counts_as_cut_if_tokenising_stopped_early() {
+    // Without special tokens, tokenising stops exactly at the limit.
     let encoder = encoder(&bare_json());
     let mut query = encoder.query("", 4, Cut::LongestFirst).unwrap();
     assert!(!our_row(&mut query, "a a a a").unwrap().1);
@@ -65,7 +65,7 @@ fn a_row_counts_as_cut_even_where_tokenising_itself_stopped_short() {
     assert!(!our_row(&mut query, "a a a a  ").unwrap().1);
 }
 
-/// `tokenizers` counts the whole texts before it cuts; see the source's header for the two releases that did not.
+/// The reference counts whole texts; the header of `truncate.rs` names two releases that do not.
 #[test]
 fn longest_first_cuts_as_in_tokenizers() {
     let kinds = Kinds::new();
@@ -85,9 +85,9 @@ fn longest_first_cuts_as_in_tokenizers() {
 }
 
 #[test]
-fn of_two_texts_over_the_limit_the_longer_keeps_the_odd_token() {
+fn the_longer_of_two_texts_over_the_limit_keeps_the_odd_token() {
     let encoder = encoder(&bert_json(true));
-    // Room for 5 + 6 tokens, and tokenising a document could stop at 14.
+    // The limit leaves room for 5 + 6 tokens.
     for (query, document, kept) in [(20, 30, (5, 6)), (30, 20, (6, 5)), (15, 14, (6, 5)), (20, 20, (5, 6))] {
         let mut paired = encoder.query(&"a ".repeat(query), 14, Cut::LongestFirst).unwrap();
         let (row, was_cut) = our_row(&mut paired, &"a ".repeat(document)).unwrap();

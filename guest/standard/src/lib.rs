@@ -1,8 +1,9 @@
 //! The default guest: scores every document with the tenant's default model and ranks them.
 //!
-//! It is also the example to start from. A guest of one's own changes the query or the documents before they are scored, or the scores before they are ranked; see the parts that [`assay_guest::rerank`] is made of.
+//! Also the example to start from. A guest of your own changes the query or the documents before they are scored, or
+//! the scores before they are ranked, with the parts of [`assay_guest::rerank`].
 //!
-//! Settings it knows: `label`, the number, from 0, of the label to rank by, for a model that has several.
+//! Setting: `label`, the label to rank by, counted from 0, for a model with several.
 
 use assay_guest::{Error, Guest, Request, Response};
 

@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use serde::Serialize;
 
 use super::error::CliError;
+use super::loaded::loaded_models;
 use super::table;
 use super::tenant::server_device;
 use crate::device::{DeviceOptions, DeviceStatus, MemoryBudget, ModelStatus};
@@ -91,42 +92,11 @@ fn text(devices: &Devices) -> String {
     text += &format!("--engine auto takes {}: {}\n", auto.engine, auto.reason);
     text += &format!("--device-memory is {} unless it is given\n", auto.memory_budget);
     if let Some(server) = server {
-        text += &format!("\nthe server's device\n{}", loaded_models(server, |_| true));
+        text += &format!("\nthe server's device\n{}", loaded_models(server, &|_| true));
     }
     text
 }
 
-/// A server's device, and those of the models on it that are asked for.
-pub(super) fn loaded_models(status: &DeviceStatus, shown: impl Fn(&ModelStatus) -> bool) -> String {
-    let size = |bytes: u64| ByteSize(bytes).to_string();
-    let rows: Vec<Vec<String>> = status
-        .models
-        .iter()
-        .filter(|model| shown(model))
-        .map(|model| {
-            vec![
-                format!("{}@{:.16}", model.name, model.revision),
-                model.precision.clone(),
-                size(model.weights_bytes),
-                size(model.arena_bytes),
-                size(model.io_bytes),
-                model.holders.to_string(),
-                model.tokens.to_string(),
-                format!("{} ms", model.device_time_ms),
-            ]
-        })
-        .collect();
-    let header = ["model", "precision", "weights", "activations", "buffers", "held by", "tokens", "device time"];
-    format!(
-        "{} {}, {}\n{}all models take {}; the budget is {}\n",
-        status.engine,
-        status.device,
-        status.reason,
-        if rows.is_empty() { "no model is loaded\n".to_owned() } else { table::columns(&header, &rows) },
-        size(status.memory_used_bytes),
-        status.memory_budget,
-    )
-}
 
 fn row(adapter: &AdapterDescription) -> Vec<String> {
     let kernels = match (&adapter.unusable, adapter.cooperative.is_empty()) {

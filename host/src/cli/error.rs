@@ -8,6 +8,7 @@ use crate::model::ModelError;
 use crate::rerank::RerankError;
 use crate::tenant::RegistryError;
 use crate::tenant::admin::{AdminError, Cause, Fault};
+use crate::tenant::client::ClientError;
 
 /// The process's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,18 @@ pub enum Exit {
     Failed = 1,
     /// The input is bad: the same command will fail again.
     BadInput = 2,
+    /// All requests were read, and some of them have an error in the place of an answer.
+    SomeFailed = 3,
+    /// The reader of standard output has gone, as `head` does when it has enough. That is no failure.
+    OutputClosed = 0,
+}
+
+impl Exit {
+    /// What the process ends with.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        self as i32
+    }
 }
 
 /// A failed command.
@@ -36,6 +49,17 @@ impl CliError {
     /// Anything else is at fault.
     pub fn failed(message: impl Into<String>) -> Self {
         Self { exit: Exit::Failed, message: message.into() }
+    }
+
+    /// Some requests have an error in the place of an answer.
+    pub fn some_failed(message: impl Into<String>) -> Self {
+        Self { exit: Exit::SomeFailed, message: message.into() }
+    }
+
+    /// The reader of standard output has gone: the command ends without a word.
+    #[must_use]
+    pub fn output_closed() -> Self {
+        Self { exit: Exit::OutputClosed, message: "the reader of standard output has gone".to_owned() }
     }
 
     /// Says where the failure happened.
@@ -113,6 +137,12 @@ impl From<LoadError> for CliError {
             LoadError::Model(error) => error.into(),
             LoadError::Device { .. } | LoadError::NoRoom(_) => Self::failed(error.to_string()),
         }
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        Self::failed(error.to_string())
     }
 }
 

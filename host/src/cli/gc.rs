@@ -34,7 +34,10 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
         let rows: Vec<Vec<String>> = swept
             .dropped
             .iter()
-            .map(|item| vec![kind(item.kind).to_owned(), item.name.clone(), bytes(item.bytes)])
+            .map(|item| {
+                let size = if item.kind == DroppedKind::Version { "-".to_owned() } else { bytes(item.bytes) };
+                vec![kind(item.kind).to_owned(), item.name.clone(), size]
+            })
             .collect();
         if !rows.is_empty() {
             print!("{}", table::columns(&["what", "name", "size"], &rows));

@@ -1,10 +1,16 @@
-//! The command line: one file per command, messages on standard error, and three exit codes.
+//! The command line: one file per command, messages on standard error, and exit codes that say whose fault it is.
 
+// First, so that the modules after it print with its macros.
+#[macro_use]
+mod output;
+
+mod arguments;
 mod devices;
 mod engine;
 mod error;
+mod formats;
 mod gc;
-mod input;
+mod loaded;
 mod model;
 mod rerank;
 mod serve;
@@ -15,7 +21,7 @@ mod tune;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use etcetera::BaseStrategy;
 
 pub use engine::EngineArgs;
@@ -23,7 +29,8 @@ pub use error::{CliError, Exit};
 
 /// Reranks documents for a query with a cross-encoder.
 ///
-/// Exit codes: 0 done, 2 bad input, 1 anything else. Messages go to standard error.
+/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error in the place of an answer (--on-error skip),
+/// 1 anything else. Messages go to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "assay", version, max_term_width = 100)]
 pub struct Cli {
@@ -38,7 +45,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Rank documents for a query
-    Rerank(rerank::Args),
+    Rerank(Box<rerank::Args>),
     /// Bring models in, list and check them
     #[command(subcommand)]
     Model(model::Command),
@@ -61,11 +68,13 @@ enum Command {
 /// Runs the command line that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let arguments = arguments::order(std::env::args_os().collect(), &mut Cli::command());
+    match run(Cli::parse_from(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            if error.exit != Exit::OutputClosed {
+                eprintln!("error: {error}");
+            }
             ExitCode::from(error.exit as u8)
         }
     }
@@ -84,7 +93,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
             .join("assay"),
     };
     match cli.command {
-        Command::Rerank(args) => rerank::run(args, &data_dir),
+        Command::Rerank(args) => rerank::run(*args, &data_dir),
         Command::Model(command) => model::run(command, &data_dir),
         Command::Tenant(command) => tenant::run(command, &data_dir),
         Command::Serve(args) => serve::run(&args, &data_dir),

@@ -1,48 +1,88 @@
-//! `assay rerank`: rank documents for a query, or for a file of queries.
+//! `assay rerank`: rank documents for a query, for a file of queries, or for those of a run.
 
-use std::io::Write;
+mod answer;
+mod fault;
+mod groups;
+mod journal;
+mod progress;
+mod requests;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{ArgGroup, ValueEnum};
-use futures::{StreamExt, TryStreamExt};
-use serde::Serialize;
+use futures::{Stream, StreamExt};
 
+use self::answer::{OutputFormat, Shown, Writer};
+use self::fault::RequestFault;
+use self::journal::{Done, Sink};
+use self::progress::Progress;
+use self::requests::{Header, JsonRequests, OneRequest, PairRequests, Requests, RunRequests, Work};
 use super::engine::EngineArgs;
 use super::error::CliError;
-use super::input::{self, Format, Lines};
-use super::table;
+use super::formats::{
+    self, CliTruncation, Document, FieldChoice, Fields, Format, Lookup, OpenFile, RequestRules, Scores,
+};
 use crate::device::{Device, LoadedModel};
 use crate::guest::{self, Guest, GuestRuntime, RuntimeOptions};
-use crate::json::{Document, RequestLine};
 use crate::limits::RequestLimits;
 use crate::model::ModelStore;
-use crate::rerank::{Activation, Request, Response, Timings, Truncation, Usage};
+use crate::rerank::{Request, Response};
 
 /// Requests of a file that are in work at once: while one is on the device, the next is tokenised.
 const REQUESTS_IN_FLIGHT: usize = 2;
 
+/// Last column of a run.
+const DEFAULT_RUN_TAG: &str = "assay";
+
+/// Ranks documents for a query, for a file of requests, or anew for the queries of a TREC run.
+///
+/// Files are UTF-8, and may be JSONL, a JSON array, CSV, TSV or plain lines: docs/cli.md has each with an example.
+///
+/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error in the place of an answer (--on-error skip),
+/// 1 anything else.
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("what").required(true).args(["query", "requests"]))]
+#[command(group = ArgGroup::new("what").required(true).args(["query", "requests", "run"]))]
 pub(super) struct Args {
     /// The text to rank the documents for
     #[arg(long)]
     query: Option<String>,
-    /// The documents
+    /// The documents; after `--`, whatever they begin with
     #[arg(requires = "query", value_name = "DOCUMENT")]
     document: Vec<String>,
-    /// A file of documents instead: JSONL of strings or {"text": …}, or plain lines; - is standard input
-    #[arg(long, requires = "query", conflicts_with = "document", value_name = "FILE")]
+    /// A file of documents: for --query in place of arguments, - is standard input; for --run those that it names
+    #[arg(long, conflicts_with_all = ["document", "requests"], value_name = "FILE")]
     documents: Option<PathBuf>,
     /// How to read the documents file
     #[arg(long, requires = "documents", default_value = "auto", value_name = "FORMAT")]
     documents_format: Format,
-    /// A JSONL file with one {"query": …, "documents": […]} a line, answered in order; - is standard input
+    /// A file of requests, {"query": …, "documents": […]} each, or rows with a query and a document, answered in order;
+    /// - is standard input
     #[arg(long, value_name = "FILE")]
     requests: Option<PathBuf>,
+    /// How to read the requests file
+    #[arg(long, requires = "requests", default_value = "auto", value_name = "FORMAT")]
+    requests_format: Format,
+    /// A TREC run, `query-id Q0 document-id rank score tag`, whose documents are ranked anew; - is standard input
+    #[arg(long, requires_all = ["queries", "documents"], value_name = "FILE")]
+    run: Option<PathBuf>,
+    /// The queries that a run names: TSV or CSV, JSONL or a JSON array, with ids and texts
+    #[arg(long, requires = "run", value_name = "FILE")]
+    queries: Option<PathBuf>,
+    /// The field or column that is a text, id, query or query-id; several that are the text are joined by spaces
+    #[arg(long = "field", value_name = "ROLE=NAME")]
+    fields: Vec<FieldChoice>,
+    /// Names of the columns of a CSV or TSV file without a row of names
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
+    columns: Vec<String>,
+    /// A further field of requests, given back with the answer
+    #[arg(long = "keep-field", requires = "requests", value_name = "NAME")]
+    keep_fields: Vec<String>,
+    /// What to do at a request that cannot be answered
+    #[arg(long, default_value = "stop")]
+    on_error: OnError,
     /// Most hits to show for each query
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     top_n: Option<u32>,
     /// Longest pair in tokens [default: the model's own maximum]
     #[arg(long, value_name = "N")]
@@ -61,30 +101,70 @@ pub(super) struct Args {
     guest: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
-    /// One JSON object for each query
-    #[arg(long)]
+    /// How to write answers [default: run for --run, otherwise table]
+    #[arg(long, value_name = "FORMAT")]
+    output: Option<OutputFormat>,
+    /// The same as --output jsonl
+    #[arg(long, conflicts_with = "output")]
     json: bool,
+    /// A file for the answers, in place of standard output
+    #[arg(long, short, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+    /// Go on with the output file: requests that have an answer or an error in it are passed over
+    #[arg(long, requires = "output_file")]
+    resume: bool,
+    /// The last column of a run that is written
+    #[arg(long, value_name = "TAG", default_value = DEFAULT_RUN_TAG)]
+    run_tag: String,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Scores {
-    Raw,
-    Sigmoid,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnError {
+    /// Stop there, with what was answered before
+    Stop,
+    /// Write an error in the place of the answer, go on, and end with exit code 3
+    Skip,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum CliTruncation {
-    LongestFirst,
-    DocumentOnly,
-    None,
+impl Args {
+    fn output(&self) -> Result<OutputFormat, CliError> {
+        let format = match (self.output, self.json, &self.run) {
+            (Some(format), _, _) => format,
+            (None, true, _) => OutputFormat::Jsonl,
+            (None, false, Some(_)) => OutputFormat::Run,
+            (None, false, None) => OutputFormat::Table,
+        };
+        if self.resume && format == OutputFormat::Table {
+            return Err(CliError::bad_input("--resume needs --output jsonl or run: a table cannot be gone on with"));
+        }
+        if !formats::trec::is_column(&self.run_tag) {
+            return Err(CliError::bad_input("--run-tag is a column of a run, and holds no white space"));
+        }
+        Ok(format)
+    }
+
+    fn header(&self, otherwise: formats::Header) -> formats::Header {
+        if self.columns.is_empty() { otherwise } else { formats::Header::Named(self.columns.clone()) }
+    }
 }
 
 pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
-    // The input is opened before anything slow, so that a mistake in it is reported at once.
-    let input = Input::open(&args)?;
+    // Input and output are opened before anything slow, so that a mistake in them is reported at once.
+    let format = args.output()?;
+    let limits = RequestLimits::default();
+    let mut input = Input::open(&args, &limits)?;
+    let mut sink = match &args.output_file {
+        Some(path) => Sink::file(path, args.resume)?,
+        None => Sink::StandardOutput,
+    };
     let device = Device::open(&args.engine.options(data_dir)?)?;
     let store = ModelStore::new(data_dir);
     let stored = store.open(args.model.as_deref())?;
+    let done = if args.resume {
+        sink.resume(format, &stored.manifest.name, input.requests.as_mut())?
+    } else {
+        Done::default()
+    };
     // Reading the model and setting up what runs guests have nothing to do with each other.
     let (model, runtime) = std::thread::scope(|scope| {
         let runtime = scope.spawn(|| GuestRuntime::new(&data_dir.join("compiled"), &RuntimeOptions::default()));
@@ -93,12 +173,19 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     });
     let (model, runtime) = (model?, runtime.map_err(|_| CliError::failed("setting up guests panicked"))??);
     let guest = load_guest(&runtime, args.guest.as_deref(), &model)?;
-    let session = Session { model, guest, limits: RequestLimits::default(), args };
+    let writer = writer(&args, format, &model);
+    let session = Session { model, guest, limits, writer, args };
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let threads = threads.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-    let done = threads.block_on(session.answer_all(input));
+    let done = threads.block_on(session.answer_all(input, done, sink));
     drop(runtime);
     done
+}
+
+fn writer(args: &Args, format: OutputFormat, model: &LoadedModel) -> Writer {
+    let engine = model.engine();
+    let engine = format!("{} {} · {} · {}", engine.name, engine.precision, engine.device, model.device().reason());
+    Writer { format, model: model.name().to_owned(), engine, tag: args.run_tag.clone() }
 }
 
 /// Finds the guest, prepared with the model's tokenizer: only the first time takes longer than a moment.
@@ -116,176 +203,248 @@ fn load_guest(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) 
 }
 
 /// Where the requests come from.
-enum Input {
-    One { query: String, documents: Vec<String> },
-    Many(Lines),
+struct Input {
+    requests: Box<dyn Requests>,
+    /// Bytes of the file of requests, if that is known.
+    bytes: Option<u64>,
+    /// Whether there may be more than one request.
+    kind: InputKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InputKind {
+    One,
+    Many,
 }
 
 impl Input {
-    fn open(args: &Args) -> Result<Self, CliError> {
-        match (&args.requests, &args.query) {
-            (Some(requests), _) => Ok(Self::Many(Lines::open(requests)?)),
-            (None, query) => {
-                let documents = match &args.documents {
-                    Some(file) => input::documents(file, args.documents_format)?,
-                    None if args.document.is_empty() => {
-                        return Err(CliError::bad_input(
-                            "no documents: give them as arguments or with --documents FILE",
-                        ));
-                    }
-                    None => args.document.clone(),
-                };
-                Ok(Self::One { query: query.clone().unwrap_or_default(), documents })
+    fn open(args: &Args, limits: &RequestLimits) -> Result<Self, CliError> {
+        let fields = Fields::new(&args.fields);
+        if let Some(path) = &args.requests {
+            return Self::file(args, path, fields, limits);
+        }
+        if let (Some(run), Some(queries), Some(documents)) = (&args.run, &args.queries, &args.documents) {
+            return Self::run(args, run, queries, documents, &fields, limits);
+        }
+        let documents = match &args.documents {
+            Some(path) => read_documents(args, path, &fields, limits)?,
+            None if args.document.is_empty() => {
+                return Err(CliError::bad_input("no documents: give them as arguments or with --documents FILE"));
             }
+            None => args.document.iter().map(|text| Document { id: None, text: text.clone() }).collect(),
+        };
+        let request = OneRequest::new(args.query.clone().unwrap_or_default(), documents);
+        Ok(Self { requests: Box::new(request), bytes: None, kind: InputKind::One })
+    }
+
+    fn file(args: &Args, path: &Path, fields: Fields, limits: &RequestLimits) -> Result<Self, CliError> {
+        let file = OpenFile::open(path, args.requests_format, Format::Jsonl)?;
+        let (bytes, format) = (file.size(), file.format());
+        if format == Format::Lines {
+            return Err(CliError::bad_input("a plain line is no request: --requests-format lines does not exist"));
+        }
+        let (records, _) = file.records(args.header(formats::Header::FirstRow), &fields)?;
+        let requests: Box<dyn Requests> = match format {
+            Format::Csv | Format::Tsv => Box::new(PairRequests::new(records, fields, limits.clone())),
+            _ => {
+                let (keep, max_documents) = (args.keep_fields.clone(), limits.max_documents);
+                Box::new(JsonRequests::new(records, RequestRules { fields, keep, max_documents }))
+            }
+        };
+        Ok(Self { requests, bytes, kind: InputKind::Many })
+    }
+
+    fn run(
+        args: &Args,
+        run: &Path,
+        queries: &Path,
+        documents: &Path,
+        fields: &Fields,
+        limits: &RequestLimits,
+    ) -> Result<Self, CliError> {
+        let file = OpenFile::open(run, Format::Lines, Format::Lines)?;
+        let bytes = file.size();
+        let (records, _) = file.records(formats::Header::FirstRow, fields)?;
+        let look_up = |path: &Path, format, header, fields, what| {
+            let progress = Progress::new(path.metadata().ok().map(|metadata| metadata.len()), false);
+            progress.say(what);
+            Lookup::open(path, format, header, fields, None, |read| progress.read(read))
+        };
+        let queries =
+            look_up(queries, Format::Auto, formats::Header::Guess, fields.of_queries(), "reading the queries")?;
+        let header = args.header(formats::Header::Guess);
+        let documents =
+            look_up(documents, args.documents_format, header, fields.clone(), "reading where documents are")?;
+        let requests = Box::new(RunRequests::new(records, queries, documents, limits.clone()));
+        Ok(Self { requests, bytes, kind: InputKind::Many })
+    }
+}
+
+/// Reads the documents of a single query; a file without any is valid.
+fn read_documents(
+    args: &Args,
+    path: &Path,
+    fields: &Fields,
+    limits: &RequestLimits,
+) -> Result<Vec<Document>, CliError> {
+    let file = OpenFile::open(path, args.documents_format, Format::Lines)?;
+    let name = Arc::clone(file.name());
+    let (mut records, _) = file.records(args.header(formats::Header::FirstRow), fields)?;
+    let (mut documents, mut bytes) = (Vec::new(), 0);
+    while let Some(record) = records.read() {
+        let record = record?;
+        if documents.is_empty()
+            && let Some(note) = fields.note(&record)
+        {
+            eprintln!("{name}: {note}");
+        }
+        let document = fields.document(&record);
+        let document = document.map_err(|error| CliError::bad_input(error).at(&record.place.to_string()))?;
+        bytes += document.text.len();
+        documents.push(document);
+        // A file that is larger than a request is not read on.
+        let over = |limit: &str, allowed: usize| {
+            let message = format!("{limit} is limited to {allowed}, the file has more");
+            Err(CliError::bad_input(message).at(&record.place.to_string()))
+        };
+        if documents.len() > limits.max_documents {
+            return over("max_documents", limits.max_documents);
+        }
+        if bytes > limits.max_request_bytes {
+            return over("max_request_bytes", limits.max_request_bytes);
         }
     }
+    Ok(documents)
 }
 
 struct Session {
     model: Arc<LoadedModel>,
     guest: Guest,
     limits: RequestLimits,
+    writer: Writer,
     args: Args,
 }
 
+/// A request's outcome.
+struct Outcome {
+    header: Header,
+    shown: Shown,
+    response: Result<Response, RequestFault>,
+}
+
 impl Session {
-    async fn answer_all(&self, input: Input) -> Result<(), CliError> {
-        match input {
-            Input::One { query, documents } => {
-                let (documents, response) = self.answer(query.clone(), documents).await?;
-                self.print(&query, &documents, &response)
-            }
-            Input::Many(lines) => {
-                futures::stream::iter(lines)
-                    .map(|line| self.answer_line(line))
-                    .buffered(REQUESTS_IN_FLIGHT)
-                    .try_for_each(async |(query, documents, response)| self.print(&query, &documents, &response))
-                    .await
+    async fn answer_all(&self, input: Input, done: Done, mut sink: Sink) -> Result<(), CliError> {
+        let Input { requests, bytes, kind } = input;
+        let to_standard_output = matches!(sink, Sink::StandardOutput);
+        let mut progress = match kind {
+            InputKind::One => None,
+            InputKind::Many => Some(Progress::new(bytes, to_standard_output)),
+        };
+        if let Some(progress) = &mut progress {
+            progress.begin_at(done.end, done.requests - done.failed, done.failed);
+        }
+        let (mut count, mut failed) = (done.requests, done.failed);
+        let read = read_ahead(requests, done.next);
+        let mut outcomes = std::pin::pin!(read.map(|read| self.outcome(read)).buffered(REQUESTS_IN_FLIGHT));
+        while let Some(outcome) = outcomes.next().await {
+            let Outcome { header, shown, response } = outcome?;
+            count += 1;
+            let text = match &response {
+                Ok(response) => self.writer.answer(&header, &shown, response),
+                Err(fault) if self.args.on_error == OnError::Stop || kind == InputKind::One => {
+                    let error = CliError::from(fault.clone());
+                    return Err(match header.place {
+                        Some(place) => error.at(&place.to_string()),
+                        None => error,
+                    });
+                }
+                Err(fault) => {
+                    failed += 1;
+                    if let (OutputFormat::Run, Some(progress)) = (self.writer.format, &progress) {
+                        let place = header.place.as_ref().map(ToString::to_string).unwrap_or_default();
+                        progress.note(&format!("{place}: {}", fault.message));
+                    }
+                    self.writer.fault(&header, fault)
+                }
+            };
+            sink.write(&text)?;
+            if let Some(progress) = &mut progress {
+                progress.done(header.end, response.is_err());
             }
         }
-    }
-
-    async fn answer_line(
-        &self,
-        line: Result<input::Line, CliError>,
-    ) -> Result<(String, Vec<String>, Response), CliError> {
-        let line = line?;
-        let RequestLine { query, documents } = line.json()?;
-        let documents = documents.into_iter().map(Document::into).collect();
-        match self.answer(query.clone(), documents).await {
-            Ok((documents, response)) => Ok((query, documents, response)),
-            Err(error) => Err(error.at(&line.place)),
+        drop(progress);
+        if failed > 0 {
+            return Err(CliError::some_failed(format!("{failed} of {count} requests have an error and no answer")));
         }
+        Ok(())
     }
 
-    async fn answer(&self, query: String, documents: Vec<String>) -> Result<(Vec<String>, Response), CliError> {
-        // The table shows the documents again; JSON does not, and is spared the copy.
-        let shown = if self.args.json { Vec::new() } else { documents.clone() };
+    async fn outcome(&self, read: Result<ReadRequest, CliError>) -> Result<Outcome, CliError> {
+        let (header, work) = read?;
+        let (shown, response) = match work {
+            Ok(work) => self.answer(&header, work).await?,
+            Err(fault) => (Shown::default(), Err(fault)),
+        };
+        Ok(Outcome { header, shown, response })
+    }
+
+    /// Answers a request, or says what is wrong with it.
+    async fn answer(&self, header: &Header, work: Work) -> Result<(Shown, Result<Response, RequestFault>), CliError> {
+        let Work { query, documents, overrides } = work;
+        if let Err(fault) = self.writer.check(header, &documents) {
+            return Ok((Shown::default(), Err(fault)));
+        }
+        if let Some(other) = overrides.model.filter(|other| other != self.model.name()) {
+            let message = format!("asks for model {other:.100?}, and this run has {}", self.model.name());
+            return Ok((Shown::default(), Err(RequestFault::invalid(message))));
+        }
+        let shown = Shown::of(&query, &documents, self.writer.format);
         let request = Request {
             query,
-            documents,
-            top_n: self.args.top_n,
-            max_tokens: self.args.max_tokens,
-            truncation: match self.args.truncation {
-                CliTruncation::LongestFirst => Truncation::LongestFirst,
-                CliTruncation::DocumentOnly => Truncation::DocumentOnly,
-                CliTruncation::None => Truncation::None,
-            },
-            activation: match self.args.scores {
-                Scores::Raw => Activation::None,
-                Scores::Sigmoid => Activation::Sigmoid,
-            },
-            settings: Vec::new(),
+            documents: documents.into_iter().map(|document| document.text).collect(),
+            top_n: overrides.top_n.or(self.args.top_n),
+            max_tokens: overrides.max_tokens.or(self.args.max_tokens),
+            truncation: overrides.truncation.unwrap_or(self.args.truncation).into(),
+            activation: overrides.scores.unwrap_or(self.args.scores).into(),
+            settings: overrides.settings,
         };
-        let response = self.guest.rerank(Arc::clone(&self.model), request, &self.limits).await?;
+        let response = match self.guest.rerank(Arc::clone(&self.model), request, &self.limits).await {
+            Ok(response) => Ok(response),
+            Err(error) => Err(RequestFault::of(error)?),
+        };
         Ok((shown, response))
     }
+}
 
-    fn print(&self, query: &str, documents: &[String], response: &Response) -> Result<(), CliError> {
-        let text = if self.args.json { self.json(response)? } else { self.table(query, documents, response) };
-        let mut out = std::io::stdout().lock();
-        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(CliError::failed(format!("standard output: {error}"))),
+/// A request that was read, or what is wrong with it.
+type ReadRequest = (Header, Result<Work, RequestFault>);
+
+/// Reads requests on a thread of its own: an answer does not wait for the next request, which may depend on it.
+fn read_ahead(
+    mut requests: Box<dyn Requests>,
+    mut at: Option<Header>,
+) -> impl Stream<Item = Result<ReadRequest, CliError>> {
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
+    // The thread ends with the process: it may be waiting for standard input, which nothing can wake.
+    std::thread::spawn(move || {
+        while let Some(read) = read(requests.as_mut(), &mut at).transpose() {
+            let failed = read.is_err();
+            if sender.blocking_send(read).is_err() || failed {
+                break;
+            }
         }
-    }
-
-    fn json(&self, response: &Response) -> Result<String, CliError> {
-        let Usage { tokens, rows, truncated } = response.usage;
-        let Timings { guest, queue, inference, total } = response.timings;
-        // Microseconds are as fine as these clocks are worth.
-        let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-        let line = JsonLine {
-            model: self.model.name(),
-            hits: response.hits.iter().map(|hit| JsonHit { index: hit.index, score: hit.score }).collect(),
-            usage: JsonUsage { tokens, rows, truncated },
-            timings_ms: JsonTimings { guest: ms(guest), queue: ms(queue), inference: ms(inference), total: ms(total) },
-        };
-        match serde_json::to_string(&line) {
-            Ok(line) => Ok(line + "\n"),
-            Err(error) => Err(CliError::failed(format!("the answer cannot be written as JSON: {error}"))),
-        }
-    }
-
-    fn table(&self, query: &str, documents: &[String], response: &Response) -> String {
-        let rows: Vec<Vec<String>> = response
-            .hits
-            .iter()
-            .enumerate()
-            .map(|(rank, hit)| {
-                let document = documents.get(hit.index as usize).map_or_else(String::new, |text| table::snippet(text));
-                vec![(rank + 1).to_string(), format!("{:.4}", hit.score), document]
-            })
-            .collect();
-        let engine = self.model.engine();
-        let Timings { guest, queue, inference, total } = response.timings;
-        let ms = |time: Duration| time.as_secs_f64() * 1e3;
-        format!(
-            "{}\n{}{} rows, {} tokens, {} cut · {:.1} ms = guest {:.1} + queue {:.1} + inference {:.1}\n{} · {} {} · {} · {}\n\n",
-            table::snippet(query),
-            table::columns(&["rank", "score", "document"], &rows),
-            response.usage.rows,
-            response.usage.tokens,
-            response.usage.truncated,
-            ms(total),
-            ms(guest),
-            ms(queue),
-            ms(inference),
-            self.model.name(),
-            engine.name,
-            engine.precision,
-            engine.device,
-            self.model.device().reason(),
-        )
-    }
+    });
+    futures::stream::poll_fn(move |context| receiver.poll_recv(context))
 }
 
-/// What `--json` prints for a query.
-#[derive(Serialize)]
-struct JsonLine<'a> {
-    model: &'a str,
-    hits: Vec<JsonHit>,
-    usage: JsonUsage,
-    timings_ms: JsonTimings,
-}
-
-#[derive(Serialize)]
-struct JsonHit {
-    index: u32,
-    score: f32,
-}
-
-#[derive(Serialize)]
-struct JsonUsage {
-    tokens: u64,
-    rows: u32,
-    truncated: u32,
-}
-
-#[derive(Serialize)]
-struct JsonTimings {
-    guest: f64,
-    queue: f64,
-    inference: f64,
-    total: f64,
+/// Reads a request; `at` is its header where it was read before.
+fn read(requests: &mut dyn Requests, at: &mut Option<Header>) -> Result<Option<ReadRequest>, CliError> {
+    let header = match at.take() {
+        Some(header) => header,
+        None => match requests.advance()? {
+            Some(header) => header,
+            None => return Ok(None),
+        },
+    };
+    Ok(Some((header, requests.work()?)))
 }

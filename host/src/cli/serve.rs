@@ -52,9 +52,10 @@ async fn serve(port: u16, data_dir: &Path, platform: &Arc<Platform>) -> Result<(
     let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
     let socket = |error: std::io::Error| CliError::failed(format!("{address}: {error}"));
     let listener = tokio::net::TcpListener::bind(address).await.map_err(socket)?;
-    println!("listening on http://{}", listener.local_addr().map_err(socket)?);
-    // Whoever started the server waits for this line.
-    let _ = std::io::stdout().flush();
+    let address = listener.local_addr().map_err(socket)?;
+    // The program that started the server waits for this line. If nothing reads it, the server serves all the same.
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
     tokio::select! {
         served = http::serve(listener, Arc::clone(platform), stop()) => served.map_err(socket),
         () = orders => Ok(()),

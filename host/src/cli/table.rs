@@ -1,29 +1,18 @@
 //! Text for people: columns that line up, and documents cut to one line.
 
+use comfy_table::{Table, presets};
+
 /// Widest start of a document that is shown.
 const MAX_SNIPPET_CHARS: usize = 88;
 
-/// Lays rows out in columns, two spaces apart; the last column runs free.
+/// Rows in columns, two spaces apart. Widths are those of a terminal, where some characters take two places or none.
 pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain(header.get(column).map(|title| title.chars().count())).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut line = String::new();
-        for (cell, &width) in cells.zip(&widths) {
-            let padding = width - cell.chars().count();
-            line.push_str(cell);
-            line.extend(std::iter::repeat_n(' ', padding + 2));
-        }
-        format!("{}\n", line.trim_end())
-    };
-    let mut text = line(&mut header.iter().copied());
-    for row in rows {
-        text.push_str(&line(&mut row.iter().map(String::as_str)));
-    }
-    text
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header).add_rows(rows);
+    table.column_iter_mut().for_each(|column| {
+        column.set_padding((0, 2));
+    });
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// The start of a text on one line, free of control characters that could move a terminal's cursor.
@@ -42,8 +31,9 @@ mod tests {
 
     #[test]
     fn columns_line_up_and_lines_do_not_trail() {
-        let rows = vec![vec!["1".to_owned(), "long cell".to_owned()], vec!["22".to_owned(), "é".to_owned()]];
-        assert_eq!(columns(&["n", "text"], &rows), "n   text\n1   long cell\n22  é\n");
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let rows = [row(["1", "long cell", "x"]), row(["22", "東京", "y"])];
+        assert_eq!(columns(&["n", "text", ""], &rows), "n   text\n1   long cell  x\n22  東京       y\n");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use tokio::runtime::Handle;
 
-use super::devices::loaded_models;
 use super::error::CliError;
+use super::loaded::loaded_models;
 use super::table;
 use crate::device::{DeviceOptions, DeviceStatus, ModelStatus};
 use crate::guest::read_component;
@@ -298,16 +298,19 @@ fn describe(description: &Description) -> String {
         text += &table::columns(&["limit", "allowed", "used"], &rows);
     }
     if let Some(usage) = usage {
-        let crate::tenant::Usage { answered, failed, tokens, device_time_ms, .. } = usage;
+        let crate::tenant::Usage { answered, failed, tokens, device_time_ms, idle_instances, is_snapshotted, .. } =
+            usage;
         text += &format!(
             "\n{answered} requests answered, {failed} failed, {tokens} tokens, {device_time_ms} ms of device time\n"
         );
+        let start = if *is_snapshotted { "start from a snapshot" } else { "are prepared one by one" };
+        text += &format!("instances {start}, {idle_instances} idle\n");
     }
     if let Some(device) = device {
         let mine = |loaded: &ModelStatus| {
             models.iter().any(|opened| (&opened.model.name, &opened.model.revision) == (&loaded.name, &loaded.revision))
         };
-        text += &format!("\ndevice\n{}", loaded_models(device, mine));
+        text += &format!("\ndevice\n{}", loaded_models(device, &mine));
     }
     text += "\nhistory\n";
     let rows: Vec<Vec<String>> = history

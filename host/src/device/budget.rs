@@ -1,7 +1,7 @@
-//! The device's memory: how much of it models may take, who holds it, and who makes room for another.
+//! The device's memory: how much of it models may take, which models hold it, and which make room for another.
 //!
 //! A model's weights and transfer buffers are its own. Activations lie in the device's arena, one for all models, as
-//! large as the most demanding of them needs. Pure bookkeeping: loading and unloading are [`super::models`]'s.
+//! large as the most demanding of them needs. Pure bookkeeping: [`super::models`] loads and unloads.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -49,7 +49,7 @@ pub enum BudgetSource {
     UnknownMemory,
 }
 
-/// The models on a device, what they hold, and how many hold on to them. Two revisions of one name are two models.
+/// The models on a device, the memory of each, and how many holders each has. Two revisions of one name are two models.
 #[derive(Debug)]
 pub(super) struct Holdings<T> {
     models: HashMap<ModelRevision, Holding<T>>,
@@ -57,12 +57,12 @@ pub(super) struct Holdings<T> {
     uses: u64,
 }
 
-/// One model on the device.
+/// A model on the device.
 #[derive(Debug, Clone)]
 pub(super) struct Holding<T> {
     pub(super) model: T,
     pub(super) memory: DeviceMemory,
-    /// Who holds on to it; it makes room only if nobody does.
+    /// How many versions hold it; it makes room only if none does.
     pub(super) holders: usize,
     last_use: u64,
 }

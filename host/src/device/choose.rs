@@ -1,7 +1,7 @@
 //! Which device a machine gives, and how it is set up.
 //!
-//! What is chosen, and why, is part of the answer: a model that is slow because it runs on the wrong device must be seen
-//! to do so.
+//! The reason for the choice is part of the answer, so that a model which is slow because it runs on the wrong device
+//! shows why.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -215,7 +215,7 @@ impl DeviceOptions {
         let otherwise = if software { self.processor_batch_tokens() } else { gpu::DEFAULT_MAX_BATCH_TOKENS };
         let tune = match &self.tune_file {
             None => TuneCache::Defaults,
-            // Timing takes a GPU a second, and a software adapter ten or more: there, `assay tune` is for those who ask.
+            // Timing takes a GPU a second and a software adapter ten or more: there, only `assay tune` times.
             Some(path) if software => TuneCache::Remembered(path.clone()),
             Some(path) => TuneCache::File(path.clone()),
         };
@@ -227,7 +227,7 @@ impl DeviceOptions {
         }
     }
 
-    /// Which adapters may be taken. Who asks for the GPU engine by name gets a software adapter rather than nothing.
+    /// Which adapters may be taken. `--engine gpu` uses any adapter, software ones too.
     pub(super) fn selection(&self) -> AdapterSelection {
         match (self.choice, &self.adapter) {
             (_, Some(adapter)) => adapter.clone(),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn each_engine_refuses_the_precisions_that_it_has_not_and_names_those_that_it_has() {
+    fn an_unsupported_precision_is_refused_with_the_supported_ones() {
         let refused = |choice, precision| options(choice, precision).check().map_err(|error| error.to_string());
         for precision in [EnginePrecision::F32, EnginePrecision::F16] {
             assert_eq!(refused(EngineChoice::Gpu, precision), Ok(()));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_are_for_the_processor_whatever_the_machine_has() {
+    fn integer_precisions_choose_the_processor_on_every_machine() {
         let decision = options(EngineChoice::Auto, EnginePrecision::Int8).decide();
         assert!(decision.is_ok_and(|decision| decision.adapter.is_none() && decision.reason.contains("int8")));
     }

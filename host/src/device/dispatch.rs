@@ -6,28 +6,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use assay_kernels::{BatchReport, Engine, Ticket};
 
 use super::fair_queueing::ModelId;
 use super::queue::BatchPlan;
-use super::scheduler::{DeviceFault, ScoreError, Shared};
-
-/// A model that comes or goes.
-#[derive(Debug)]
-pub(super) enum Change {
-    Add {
-        model: ModelId,
-        engine: Box<dyn Engine>,
-    },
-    Remove {
-        model: ModelId,
-        /// Told when the engine is dropped.
-        dropped: mpsc::Sender<()>,
-    },
-}
+use super::score::{DeviceFault, ScoreError};
+use super::shared::{Change, Shared};
 
 #[derive(Debug)]
 pub(super) struct Dispatch {
@@ -114,7 +101,7 @@ impl Dispatch {
                     let _ = catch_unwind(AssertUnwindSafe(|| drop(engine)));
                 }
                 self.shared.meter.forget(model);
-                // Whoever waited may have given up.
+                // The caller may have gone.
                 let _ = dropped.send(());
             }
         }

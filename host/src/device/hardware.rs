@@ -1,12 +1,13 @@
 //! The processor or GPU that was opened, and engines on it.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use assay_kernels::cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
-use assay_kernels::gpu::{AdapterDescription, AdapterSelection, GpuDevice, GpuEngine, GpuError, GpuOptions};
-use assay_kernels::{DeviceMemory, Engine, Model};
+use assay_kernels::gpu::{AdapterDescription, AdapterSelection, GpuDevice, GpuEngine, GpuOptions};
+use assay_kernels::{Architecture, DeviceMemory, Engine, Model};
 
-use super::choose::{Decision, DeviceError, DeviceOptions};
+use super::choose::{Decision, DeviceError, DeviceOptions, EngineChoice};
 use crate::model::store::StoredModel;
 
 /// The processor's threads or one GPU.
@@ -14,38 +15,53 @@ use crate::model::store::StoredModel;
 pub(super) struct Hardware {
     options: DeviceOptions,
     decision: Decision,
-    opened: Opened,
+    opened: Box<dyn Opened>,
 }
 
-/// What all models share.
+/// What all models share. A trait object, so that the compiler need not look into wgpu's types to see that a future
+/// which holds a device may go to another thread.
+trait Opened: Debug + Send + Sync {
+    /// The device in its own words.
+    fn description(&self) -> String;
+
+    /// Threads that compute; 0 where the processor only waits.
+    fn threads(&self) -> usize;
+
+    /// What a model will take, before its weights are read.
+    fn memory_needed(&self, stored: &StoredModel, architecture: &Architecture) -> Result<DeviceMemory, DeviceError>;
+
+    /// Makes a model's engine.
+    fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError>;
+}
+
 #[derive(Debug)]
-enum Opened {
-    /// The processor's threads.
-    Cpu(Arc<CpuDevice>),
-    /// One GPU.
-    Gpu(Box<dyn Gpu>),
+struct Processor {
+    device: Arc<CpuDevice>,
+    options: CpuOptions,
 }
 
-/// A GPU as a trait object. Whoever proves that a future is `Send` stops here: the types of a graphics library lie deeper
-/// than the compiler looks.
-trait Gpu: std::fmt::Debug + Send + Sync {
-    fn load(&self, model: Model, options: &GpuOptions) -> Result<GpuEngine, GpuError>;
-}
-
-impl Gpu for Arc<GpuDevice> {
-    fn load(&self, model: Model, options: &GpuOptions) -> Result<GpuEngine, GpuError> {
-        GpuEngine::load(self, model, options)
-    }
+#[derive(Debug)]
+struct Gpu {
+    device: Arc<GpuDevice>,
+    options: GpuOptions,
 }
 
 impl Hardware {
     pub(super) fn open(options: &DeviceOptions) -> Result<Self, DeviceError> {
         let decision = options.decide()?;
-        let opened = match &decision.adapter {
-            Some(adapter) => Opened::Gpu(Box::new(GpuDevice::open(&AdapterSelection::Index(adapter.index))?)),
+        let no_gpu = || DeviceError::NoGpu { precision: options.precision, reason: decision.reason.clone() };
+        let opened: Box<dyn Opened> = match &decision.adapter {
+            Some(adapter) => {
+                let precision = options.precision.gpu().ok_or_else(no_gpu)?;
+                let device = GpuDevice::open(&AdapterSelection::Index(adapter.index))?;
+                Box::new(Gpu { device, options: options.gpu_options(adapter, precision) })
+            }
             None => {
-                let options = CpuDeviceOptions { threads: options.threads, ..CpuDeviceOptions::default() };
-                Opened::Cpu(CpuDevice::new(options)?)
+                let precision = options.precision.cpu().ok_or_else(no_gpu)?;
+                let max_batch_tokens = options.max_batch_tokens.unwrap_or_else(|| options.processor_batch_tokens());
+                let device = CpuDeviceOptions { threads: options.threads, ..CpuDeviceOptions::default() };
+                let device = CpuDevice::new(device)?;
+                Box::new(Processor { device, options: CpuOptions { max_batch_tokens, precision } })
             }
         };
         Ok(Self { options: options.clone(), decision, opened })
@@ -61,6 +77,13 @@ impl Hardware {
         &self.decision.reason
     }
 
+    /// How to open the processor for models that this GPU cannot compute; none where the GPU was asked for by name.
+    pub(super) fn options_of_fallback(&self) -> Option<DeviceOptions> {
+        let automatic = self.options.choice == EngineChoice::Auto && self.adapter().is_some();
+        let options = DeviceOptions { choice: EngineChoice::Cpu, memory_bytes: None, ..self.options.clone() };
+        (automatic && self.options.precision.cpu().is_some()).then_some(options)
+    }
+
     /// `cpu` or `gpu`.
     pub(super) fn engine_name(&self) -> &'static str {
         if self.adapter().is_some() { "gpu" } else { "cpu" }
@@ -68,41 +91,63 @@ impl Hardware {
 
     /// The processor and its instruction set, or the adapter, its backend and its driver.
     pub(super) fn description(&self) -> String {
-        match (&self.opened, self.adapter()) {
-            (Opened::Cpu(device), _) => format!("{} ({})", std::env::consts::ARCH, device.instruction_set().name()),
-            (Opened::Gpu(_), adapter) => adapter.map_or(String::new(), ToString::to_string),
-        }
+        self.opened.description()
     }
 
     /// Threads that compute; 0 where the processor only waits.
     pub(super) fn threads(&self) -> usize {
-        match &self.opened {
-            Opened::Gpu(_) => 0,
-            Opened::Cpu(device) => device.threads(),
-        }
+        self.opened.threads()
     }
 
-    /// What a model will take, before it is read.
-    pub(super) fn memory_needed(&self, stored: &StoredModel) -> DeviceMemory {
-        let weights = stored.manifest.files.iter().filter(|(name, _)| name.ends_with(".safetensors"));
-        DeviceMemory { weights_bytes: weights.map(|(_, file)| file.bytes).sum(), ..DeviceMemory::default() }
+    /// What a model will take, before its weights are read.
+    pub(super) fn memory_needed(
+        &self,
+        stored: &StoredModel,
+        architecture: &Architecture,
+    ) -> Result<DeviceMemory, DeviceError> {
+        self.opened.memory_needed(stored, architecture)
     }
 
     /// Makes a model's engine, which takes the weights over.
     pub(super) fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
-        let (options, decision) = (&self.options, &self.decision);
-        let no_gpu = || DeviceError::NoGpu { precision: options.precision, reason: decision.reason.clone() };
-        match (&self.opened, &decision.adapter) {
-            (Opened::Gpu(device), Some(adapter)) => {
-                let precision = options.precision.gpu().ok_or_else(no_gpu)?;
-                Ok(Box::new(device.load(model, &options.gpu_options(adapter, precision))?))
-            }
-            (Opened::Cpu(device), _) => {
-                let precision = options.precision.cpu().ok_or_else(no_gpu)?;
-                let max_batch_tokens = options.max_batch_tokens.unwrap_or_else(|| options.processor_batch_tokens());
-                Ok(Box::new(CpuEngine::load(device, model, CpuOptions { max_batch_tokens, precision })?))
-            }
-            (Opened::Gpu(_), None) => Err(no_gpu()),
-        }
+        self.opened.engine(model)
+    }
+}
+
+impl Opened for Processor {
+    fn description(&self) -> String {
+        format!("{} ({})", std::env::consts::ARCH, self.device.instruction_set().name())
+    }
+
+    fn threads(&self) -> usize {
+        self.device.threads()
+    }
+
+    fn memory_needed(&self, stored: &StoredModel, _: &Architecture) -> Result<DeviceMemory, DeviceError> {
+        // About what the files hold: the engine says exactly once it is made.
+        let weights = stored.manifest.files.iter().filter(|(name, _)| name.ends_with(".safetensors"));
+        Ok(DeviceMemory { weights_bytes: weights.map(|(_, file)| file.bytes).sum(), ..DeviceMemory::default() })
+    }
+
+    fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
+        Ok(Box::new(CpuEngine::load(&self.device, model, self.options)?))
+    }
+}
+
+impl Opened for Gpu {
+    fn description(&self) -> String {
+        self.device.description().to_string()
+    }
+
+    fn threads(&self) -> usize {
+        0
+    }
+
+    fn memory_needed(&self, _: &StoredModel, architecture: &Architecture) -> Result<DeviceMemory, DeviceError> {
+        Ok(GpuEngine::memory_needed(&self.device, architecture, &self.options)?)
+    }
+
+    fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
+        Ok(Box::new(GpuEngine::load(&self.device, model, &self.options)?))
     }
 }

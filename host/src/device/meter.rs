@@ -1,5 +1,5 @@
-//! What a device has done so far, in all, for each model and for each tenant: counters that anybody may read and only the
-//! dispatch thread writes.
+//! What a device has done so far: in all, for each model and for each tenant. Only the dispatch thread writes these
+//! counters; everybody may read them.
 //!
 //! The bench and the metrics read them. They take no part in any decision.
 

@@ -6,7 +6,7 @@
 //! - [`models`]: loaded models; [`budget`]: the memory they may take, and who makes room.
 //! - [`scheduler`]: rows of many tenants' requests onto the models' engines: [`queue`] admits them and packs batches,
 //!   [`fair_queueing`] decides whose turn it is, [`speed`] what rows cost, [`dispatch`] is the thread that owns the
-//!   engines.
+//!   engines, [`shared`] what it shares with callers; [`score`] has what callers give and get.
 //! - [`meter`]: what it has done; [`status`]: all of this for people.
 //!
 //! Knows models, rows, tokens and weights; never text, guests or limits files.
@@ -20,37 +20,39 @@ mod meter;
 mod models;
 mod queue;
 mod scheduler;
+mod score;
+mod shared;
 mod speed;
 mod status;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use budget::{BudgetSource, DEFAULT_DISCRETE_GPU_BYTES, MemoryBudget, NoRoom};
 pub use choose::{Decision, DeviceError, DeviceOptions, EngineChoice, EnginePrecision};
 pub use fair_queueing::ModelId;
 pub use meter::{Meter, MeterReading};
 pub use models::{LoadError, LoadedModel};
-pub use scheduler::{
-    Account, DEFAULT_MAX_QUEUED_TOKENS, DEFAULT_MAX_TENANT_QUEUED_TOKENS, DEFAULT_WEIGHT, DeviceFault, Scheduler,
-    ScoreError, Scored,
-};
+pub use scheduler::{DEFAULT_MAX_QUEUED_TOKENS, Scheduler};
+pub use score::{Account, DEFAULT_WEIGHT, DeviceFault, ScoreError, Scored};
 pub use status::{DeviceStatus, ModelStatus};
 
 use budget::Holdings;
 use hardware::Hardware;
 use models::ResidentModel;
 
-/// What computes, with the models that are loaded on it. Opened once per process and shared by all models, which so
-/// share its threads or its GPU, its memory and its queue.
+/// What computes, with the models that are loaded on it. A process opens one. All models share its threads or its GPU,
+/// its memory and its queue.
 #[derive(Debug)]
 pub struct Device {
-    /// Dropped first: engines go before what they run on.
+    /// Dropped first, with the engines: they go before what they run on.
     scheduler: Scheduler,
     hardware: Hardware,
     budget: MemoryBudget,
     holdings: Mutex<Holdings<Arc<ResidentModel>>>,
-    /// Held by whoever loads a model.
+    /// Held while a model is loaded.
     loading: Mutex<()>,
+    /// Beside a GPU that was chosen automatically: where models go that it cannot compute.
+    processor: OnceLock<Arc<Device>>,
 }
 
 impl Device {
@@ -66,6 +68,7 @@ impl Device {
             hardware,
             holdings: Mutex::default(),
             loading: Mutex::default(),
+            processor: OnceLock::new(),
         }))
     }
 

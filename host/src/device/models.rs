@@ -1,10 +1,10 @@
-//! The models on a device: loaded when they are first needed, shared by all that need them, and unloaded when nobody
-//! holds them and another needs the room.
+//! The models on a device: loaded when they are first needed, shared by all that need them, and unloaded when they have
+//! no holder and another model needs the room.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use assay_kernels::{CheckedBatch, DeviceMemory, Engine, EngineInfo, Model, RowShape};
+use assay_kernels::{CheckedBatch, DeviceMemory, Engine, EngineInfo, Model, RowShape, checkpoint};
 
 use super::Device;
 use super::budget::NoRoom;
@@ -12,7 +12,7 @@ use super::choose::DeviceError;
 use super::fair_queueing::ModelId;
 use super::meter::MeterReading;
 use super::queue::row_flops;
-use super::scheduler::{Account, ScoreError, Scored};
+use super::score::{Account, ScoreError, Scored};
 use crate::model::check::read_tokenizer;
 use crate::model::store::{StoredModel, TOKENIZER_FILE};
 use crate::model::{Manifest, ModelError, ModelInfo, ModelRevision};
@@ -29,14 +29,20 @@ pub enum LoadError {
         /// The model's name.
         model: String,
         /// Why.
-        source: DeviceError,
+        source: Box<DeviceError>,
     },
     /// The device's memory does not suffice.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
 }
 
-/// A hold on a model that is on a device. The model stays there for as long as anybody holds it.
+impl LoadError {
+    fn device(model: &str, error: DeviceError) -> Self {
+        Self::Device { model: model.to_owned(), source: Box::new(error) }
+    }
+}
+
+/// A hold on a model that is on a device. The model stays there as long as it has a holder.
 #[derive(Debug)]
 pub struct LoadedModel {
     device: Arc<Device>,
@@ -155,11 +161,29 @@ impl Drop for LoadedModel {
 
 impl Device {
     /// A hold on the model, which is loaded now if it is not on the device yet; models that nobody holds make room for
-    /// it. Blocks while weights are read.
+    /// it. Blocks while weights are read. A model that a GPU cannot compute goes to the processor, if the GPU was chosen
+    /// automatically: [`LoadedModel::device`] tells where it is.
     ///
     /// # Errors
     /// The model's files are damaged, the device cannot compute it, or it does not fit beside those that are held.
     pub fn load(self: &Arc<Self>, stored: &StoredModel) -> Result<Arc<LoadedModel>, LoadError> {
+        match (self.load_here(stored), self.hardware.options_of_fallback()) {
+            (Err(LoadError::Device { .. }), Some(options)) => {
+                let failed = |error| LoadError::device(&stored.manifest.name, error);
+                let processor = match self.processor.get() {
+                    Some(processor) => processor,
+                    None => {
+                        let opened = Self::open(&options).map_err(failed)?;
+                        self.processor.get_or_init(|| opened)
+                    }
+                };
+                processor.load_here(stored)
+            }
+            (loaded, _) => loaded,
+        }
+    }
+
+    fn load_here(self: &Arc<Self>, stored: &StoredModel) -> Result<Arc<LoadedModel>, LoadError> {
         let Manifest { name, revision, .. } = &stored.manifest;
         let key = stored.manifest.model_revision();
         if let Some(model) = self.hold(&key) {
@@ -170,8 +194,11 @@ impl Device {
         if let Some(model) = self.hold(&key) {
             return Ok(model);
         }
-        // Before anything is read by what the files say, afterwards by what the engine has taken.
-        self.make_room(name, &self.hardware.memory_needed(stored))?;
+        // Before the weights are read by what they will take, afterwards by what the engine has taken.
+        let architecture = checkpoint::read_config(stored.dir()).map_err(ModelError::from)?;
+        let failed = |error| LoadError::device(name, error);
+        let needed = self.hardware.memory_needed(stored, &architecture).map_err(failed)?;
+        self.make_room(name, &needed)?;
         let tokenizer: Arc<[u8]> = read_tokenizer(&stored.dir().join(TOKENIZER_FILE))?.into();
         let model = read(stored)?;
         let task = model.architecture.task();
@@ -202,7 +229,7 @@ impl Device {
     }
 
     fn make_engine(&self, name: &str, model: Model) -> Result<Box<dyn Engine>, LoadError> {
-        self.hardware.engine(model).map_err(|source| LoadError::Device { model: name.to_owned(), source })
+        self.hardware.engine(model).map_err(|error| LoadError::device(name, error))
     }
 
     fn hold(self: &Arc<Self>, key: &ModelRevision) -> Option<Arc<LoadedModel>> {
@@ -222,5 +249,5 @@ impl Device {
 
 /// Reads a model's weights, with its adapter merged into them.
 fn read(stored: &StoredModel) -> Result<Model, ModelError> {
-    Ok(assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())?)
+    Ok(checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())?)
 }

@@ -9,7 +9,7 @@ use assay_kernels::{CheckedBatch, Engine, EngineError, RowShape};
 use tokio::sync::oneshot;
 
 use super::fair_queueing::{FairQueueing, Lead, ModelId, RequestId, Spent};
-use super::scheduler::{Account, DeviceFault, ScoreError, Scored};
+use super::score::{Account, DeviceFault, ScoreError, Scored};
 use super::speed::Speed;
 
 /// Most device time of a batch, by estimate: what a short request of one model waits behind a batch of another, costlier
@@ -382,14 +382,14 @@ impl Queue {
 
     fn fail_job(&mut self, id: RequestId, error: &ScoreError) {
         if let Some(job) = self.remove(id) {
-            // The caller may have gone; there is nobody left to tell then.
+            // The caller may have gone.
             let _ = job.reply.send(Err(error.clone()));
         }
     }
 
     fn answer(&mut self, id: RequestId) {
         if let Some(job) = self.remove(id) {
-            // The caller may have gone; there is nobody left to tell then.
+            // The caller may have gone.
             let _ = job.reply.send(Ok(Scored { outputs: job.outputs, inference: job.inference }));
         }
     }

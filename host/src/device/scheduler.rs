@@ -5,98 +5,24 @@
 //! in the order that [`fair_queueing`](super::fair_queueing) gives. Nothing waits while the device is idle, and rows
 //! whose caller has gone or is late are dropped before they cost anything.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use assay_kernels::{CheckedBatch, Engine, EngineError};
+use assay_kernels::{CheckedBatch, Engine};
 use tokio::sync::oneshot;
 
-use super::dispatch::{Change, Dispatch};
+use super::dispatch::Dispatch;
 use super::fair_queueing::{ModelId, RequestId};
 use super::meter::Meter;
-use super::queue::{Arrival, ModelCosts, Queue, row_flops};
-
-/// Most tokens of one tenant that wait for the device: half a minute of work on two processor cores, thousands of pairs.
-pub const DEFAULT_MAX_TENANT_QUEUED_TOKENS: usize = 1 << 18;
+use super::queue::{Arrival, ModelCosts, row_flops};
+use super::score::{Account, DeviceFault, ScoreError, Scored};
+use super::shared::{Change, Shared};
+use crate::limits::DEFAULT_MAX_TENANT_QUEUED_TOKENS;
 
 /// Most tokens of all tenants together that wait for the device: several times as much, so that a tenant which fills its
 /// own part leaves room for the others.
 pub const DEFAULT_MAX_QUEUED_TOKENS: usize = 8 * DEFAULT_MAX_TENANT_QUEUED_TOKENS;
-
-/// A tenant's share of the device where nothing else is said. A hundred, so that there is room for less.
-pub const DEFAULT_WEIGHT: u32 = 100;
-
-/// For whom rows are computed, and what that tenant is entitled to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
-    /// The tenant's name: requests of the same name have one share of the device together, whatever their models.
-    pub tenant: Arc<str>,
-    /// The tenant's share of the device against that of the others which have rows waiting.
-    pub weight: u32,
-    /// Most tokens of the tenant's that wait.
-    pub max_queued_tokens: usize,
-}
-
-impl Default for Account {
-    fn default() -> Self {
-        Self { tenant: "".into(), weight: DEFAULT_WEIGHT, max_queued_tokens: DEFAULT_MAX_TENANT_QUEUED_TOKENS }
-    }
-}
-
-/// A request's numbers and where its time went.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Scored {
-    /// `[rows, outputs]`, row-major, in the order of the rows.
-    pub outputs: Vec<f32>,
-    /// While rows were on the device.
-    pub inference: Duration,
-}
-
-/// Why a request was not computed.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum ScoreError {
-    /// Too many tokens wait already, of the tenant's or of all.
-    #[error("the queue is full")]
-    Overloaded {
-        /// When there may be room again.
-        retry_after: Duration,
-    },
-    /// The request alone is more than may wait.
-    #[error("a request may have {allowed} tokens, this one has {requested}")]
-    TooLarge {
-        /// The request's tokens.
-        requested: u64,
-        /// The most that may wait.
-        allowed: u64,
-    },
-    /// The request's time ran out before its rows were computed.
-    #[error("the request's time ran out")]
-    DeadlineExceeded,
-    /// The device failed at a batch with rows of this request. It goes on: trying again is sensible.
-    #[error(transparent)]
-    Device(#[from] DeviceFault),
-}
-
-/// How the device failed a batch.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum DeviceFault {
-    /// The engine says how.
-    #[error(transparent)]
-    Engine(Arc<EngineError>),
-    /// The engine has a bug.
-    #[error("the engine panicked")]
-    Panicked,
-    /// The engine computed fewer numbers than the batch has.
-    #[error("the engine lost some of its outputs")]
-    LostOutputs,
-    /// The model was taken off the device.
-    #[error("the model is no longer loaded")]
-    Unloaded,
-    /// The device is going down with the process.
-    #[error("the device has shut down")]
-    ShutDown,
-}
 
 /// Hands rows to one device's dispatch thread. Dropping it ends the thread after the batches in flight.
 #[derive(Debug)]
@@ -105,38 +31,13 @@ pub struct Scheduler {
     dispatch: Option<JoinHandle<()>>,
 }
 
-/// What callers and the dispatch thread share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) meter: Meter,
-    state: Mutex<State>,
-    /// Something is to be done.
-    pub(super) wake: Condvar,
-}
-
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) queue: Queue,
-    /// Engines that come and go, in order.
-    pub(super) changes: Vec<Change>,
-    pub(super) closing: bool,
-}
-
-impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is changed in small steps that leave it whole, so a panic elsewhere does not spoil it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Scheduler {
     /// Starts the dispatch thread of a device without models. At most `max_queued_tokens` tokens wait.
     ///
     /// # Errors
     /// The system gives no thread.
     pub fn start(max_queued_tokens: usize) -> std::io::Result<Self> {
-        let state = State { queue: Queue::new(max_queued_tokens), changes: Vec::new(), closing: false };
-        let shared = Arc::new(Shared { meter: Meter::default(), state: Mutex::new(state), wake: Condvar::new() });
+        let shared = Arc::new(Shared::new(max_queued_tokens));
         let dispatch = Dispatch::new(Arc::clone(&shared));
         let dispatch = std::thread::Builder::new().name("assay-dispatch".to_owned()).spawn(move || dispatch.run())?;
         Ok(Self { shared, dispatch: Some(dispatch) })
@@ -169,7 +70,7 @@ impl Scheduler {
         state.changes.push(Change::Remove { model, dropped });
         drop(state);
         self.shared.wake.notify_one();
-        // The thread may be gone, with all engines: that is as good.
+        // If the thread is gone, so are all engines.
         let _ = wait.recv();
     }
 

@@ -25,6 +25,9 @@ pub struct DeviceStatus {
     pub waiting_tokens: u64,
     /// The models that are loaded, by name and revision.
     pub models: Vec<ModelStatus>,
+    /// The processor beside a GPU that was chosen automatically, with the models that the GPU cannot compute.
+    #[serde(default)]
+    pub processor: Option<Box<DeviceStatus>>,
 }
 
 /// A model on a device.
@@ -83,6 +86,7 @@ impl Device {
             memory_used_bytes: holdings.used_bytes(),
             waiting_tokens: self.waiting_tokens() as u64,
             models: models.collect(),
+            processor: self.processor.get().map(|processor| Box::new(processor.status())),
         }
     }
 }

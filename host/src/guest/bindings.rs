@@ -12,5 +12,5 @@ wasmtime::component::bindgen!({
     world: "tenant",
     imports: { default: async | trappable },
     exports: { default: async },
-    with: { "assay:rerank/inference.model": super::inference::OpenModel },
+    with: { "assay:rerank/inference.model": super::models::OpenModel },
 });

@@ -1,8 +1,8 @@
 //! Compiled components on disk.
 //!
-//! Loading compiled code runs it: whoever can write these files runs code in the host. So the directory is the host's
-//! own and private to its user, nothing is ever copied into it, and a file is only used under the name that this host
-//! gave it, made of the component's hash, of the model that it was prepared with, and of everything that the compiler
+//! Loading compiled code runs it, so anyone who can write these files can run code in the host. Therefore the directory
+//! is private to the host's user, nothing is copied into it, and a file is used only under the name that this host gave
+//! it: the component's hash, the revision of the model that it was prepared with, and a hash of all that the compiler
 //! depends on.
 #![allow(unsafe_code, reason = "loading compiled code cannot be checked; see the argument above")]
 
@@ -22,15 +22,15 @@ pub(super) struct CompiledCache {
     dir: PathBuf,
 }
 
-/// Which form of which component.
+/// A component in one of its compiled forms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form<'a> {
-    /// As it came.
+    /// Compiled as it is.
     Plain {
         /// The component's SHA-256.
         component: &'a str,
     },
-    /// With its memory as `prepare` left it.
+    /// Compiled with its memory as `prepare` left it.
     Prepared {
         /// The component's SHA-256.
         component: &'a str,
@@ -40,7 +40,7 @@ pub(super) enum Form<'a> {
 }
 
 impl CompiledCache {
-    /// The cache in `dir`, which is made if it is not there and closed to other users.
+    /// The cache in `dir`. Makes the directory if necessary, and closes it to other users.
     pub(super) fn open(dir: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         #[cfg(unix)]
@@ -51,40 +51,40 @@ impl CompiledCache {
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// The compiled form of a component, if it is here.
+    /// The compiled form of a component, if the cache has it.
     pub(super) fn get(&self, engine: &Engine, form: Form<'_>) -> Option<Component> {
         let path = self.path(engine, form, "cwasm");
         if !path.is_file() {
             return None;
         }
-        // SAFETY: only `compile` writes into the private directory, and only what the same compiler made of the
-        // component with this hash; the file was complete when it was renamed into slot.
+        // SAFETY: only `compile` writes into the private directory. The file holds what the same compiler made of the
+        // component with this hash, and it was complete when it was renamed to this path.
         match unsafe { Component::deserialize_file(engine, &path) } {
             Ok(component) => Some(component),
             Err(_) => {
-                // Left by another build of wasmtime after all: to be compiled afresh.
+                // Another build of wasmtime wrote it: compile again.
                 drop(std::fs::remove_file(&path));
                 None
             }
         }
     }
 
-    /// Compiles a component and keeps it as the given form.
+    /// Compiles a component and keeps it under the given form.
     pub(super) fn compile(&self, engine: &Engine, form: Form<'_>, wasm: &[u8]) -> wasmtime::Result<Component> {
         let component = Component::new(engine, wasm)?;
         let compiled = component.serialize()?;
-        // A cache that cannot be written costs time at the next start, and nothing else.
+        // If the file cannot be written, the next start compiles again.
         let _ = durable::replace(&self.path(engine, form, "cwasm"), &compiled, Durability::Process);
         Ok(component)
     }
 
-    /// Notes that no snapshot can be taken of a form, and why.
+    /// Records that there can be no snapshot, and why.
     pub(super) fn keep_impossible(&self, engine: &Engine, form: Form<'_>, reason: &str) {
         // As above.
         let _ = durable::replace(&self.path(engine, form, "impossible"), reason.as_bytes(), Durability::Process);
     }
 
-    /// Whether it was found that no snapshot can be taken of a form.
+    /// Whether there can be no snapshot.
     pub(super) fn is_impossible(&self, engine: &Engine, form: Form<'_>) -> bool {
         self.path(engine, form, "impossible").is_file()
     }

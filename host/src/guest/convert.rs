@@ -1,4 +1,4 @@
-//! Between the contract's types and the host's own: decoded once, here, in both directions.
+//! Converts between the contract's types and the host's own, in both directions, and checks answers.
 
 use std::time::Duration;
 
@@ -26,12 +26,12 @@ pub(super) fn request(request: Request) -> wit::Request {
     }
 }
 
-/// Takes a guest's answer only if it makes sense for the request.
+/// A guest's answer, if it makes sense for the request.
 pub(super) fn response(response: &wit::Response, documents: usize, top_n: Option<u32>) -> Result<Response, GuestFault> {
     let bad = |message: String| Err(GuestFault::BadAnswer(message));
     let most = top_n.map_or(documents, |top_n| documents.min(top_n as usize));
     if response.hits.len() > most {
-        return bad(format!("{} hits where at most {most} were asked for", response.hits.len()));
+        return bad(format!("{} hits, but at most {most} were requested", response.hits.len()));
     }
     let mut seen = vec![false; documents];
     for hit in &response.hits {
@@ -51,7 +51,7 @@ pub(super) fn response(response: &wit::Response, documents: usize, top_n: Option
     })
 }
 
-/// What a guest returned as an error, in the host's words.
+/// A guest's error as the host's.
 pub(super) fn error(error: Error, limits: &RequestLimits) -> RerankError {
     match error {
         Error::AccessDenied(model) => RerankError::AccessDenied(model),

@@ -1,7 +1,7 @@
 //! The `inference` interface: what a guest may call.
 //!
-//! Everything that a guest hands over is checked here, once: rows become a [`PackedBatch`] or an error, names become
-//! models that the tenant may use or an error, and what the request may spend is charged before the device sees it.
+//! Checks once what a guest passes: rows become a [`PackedBatch`], names become models that the tenant may use, and
+//! rows and tokens are charged to the request before the device sees them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,72 +11,20 @@ use wasmtime::component::{HasData, Resource, ResourceTable};
 
 use super::bindings::assay::rerank::inference::{Host, HostModel};
 use super::bindings::assay::rerank::types::{self, Error, Exceeded, TokenRows};
+use super::models::{Models, OpenModel, Unlisted};
 use crate::device::{Account, LoadedModel, ScoreError};
 use crate::limits::{RequestLimits, TokenRate};
 use crate::model::{ModelInfo, ModelTask};
 
-/// When a guest whose batch met a fault of the device may try again: the engine is back for the next batch.
+/// When to retry after a fault of the device: the engine is ready for the next batch at once.
 const DEVICE_RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// The models that a guest may open.
-#[derive(Debug, Clone)]
-pub struct Models {
-    /// What `open(none)` gives.
-    pub default: Arc<LoadedModel>,
-    /// What may be opened by name besides.
-    pub others: Vec<Arc<LoadedModel>>,
-    /// What a guest is told of a name that is none of these.
-    pub unlisted: Unlisted,
-}
-
-/// What a guest is told of a model that is not among its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unlisted {
-    /// That there is none: there is no other tenant whose model it could be.
-    NotFound,
-    /// That it may not use it, whether or not the host has it.
-    Denied,
-}
-
-impl Models {
-    /// One model and no other.
-    #[must_use]
-    pub fn only(model: Arc<LoadedModel>) -> Self {
-        Self { default: model, others: Vec::new(), unlisted: Unlisted::NotFound }
-    }
-
-    fn open(&self, name: Option<String>) -> Result<OpenModel, Error> {
-        let Some(name) = name else { return Ok(OpenModel::from(&self.default)) };
-        let mut known = std::iter::once(&self.default).chain(&self.others);
-        match (known.find(|model| model.name() == name), self.unlisted) {
-            (Some(model), _) => Ok(OpenModel::from(model)),
-            (None, Unlisted::NotFound) => Err(Error::NotFound(name)),
-            (None, Unlisted::Denied) => Err(Error::AccessDenied(name)),
-        }
-    }
-}
-
-/// A model that a guest has opened.
-#[derive(Debug)]
-#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
-pub struct OpenModel {
-    info: Arc<ModelInfo>,
-    /// Absent while a guest is being prepared: nothing is computed then.
-    loaded: Option<Arc<LoadedModel>>,
-}
-
-impl From<&Arc<LoadedModel>> for OpenModel {
-    fn from(model: &Arc<LoadedModel>) -> Self {
-        Self { info: Arc::clone(model.info()), loaded: Some(Arc::clone(model)) }
-    }
-}
-
-/// On whose behalf a guest runs.
+/// What a guest runs for.
 #[derive(Debug, Clone)]
 pub(super) enum Purpose {
-    /// `prepare`: the model may be looked at.
+    /// `prepare`: it may open the model, and run none.
     Prepare(Arc<ModelInfo>),
-    /// A request: models may be run.
+    /// A request: it may run models.
     Request(Budget),
 }
 
@@ -96,7 +44,7 @@ pub(super) struct Budget {
 pub(super) struct Used {
     pub(super) rows: u64,
     pub(super) tokens: u64,
-    /// Time that rows waited, and their numbers after them.
+    /// Time that rows waited for the device, and that their results waited for the guest.
     pub(super) queue: Duration,
     /// Time that rows were on the device.
     pub(super) inference: Duration,
@@ -121,7 +69,7 @@ impl Inference {
         Self { table, open_models: 0, max_open_models: limits.max_open_models, purpose, used: Used::default() }
     }
 
-    /// Puts the store to another use. Resources that the guest still holds stay its own.
+    /// Starts the next use of the store. The guest keeps its resources.
     pub(super) fn begin(&mut self, purpose: Purpose) {
         self.purpose = purpose;
         self.used = Used::default();
@@ -132,6 +80,15 @@ impl Inference {
         self.open_models
     }
 
+    fn unlisted(&self, name: String) -> Error {
+        match &self.purpose {
+            Purpose::Request(Budget { models: Models { unlisted: Unlisted::Denied, .. }, .. }) => {
+                Error::AccessDenied(name)
+            }
+            Purpose::Request(_) | Purpose::Prepare(_) => Error::NotFound(name),
+        }
+    }
+
     fn info_of(&self, model: &Resource<OpenModel>) -> wasmtime::Result<Arc<ModelInfo>> {
         Ok(Arc::clone(&self.table.get(model)?.info))
     }
@@ -140,9 +97,9 @@ impl Inference {
         let rows = PackedBatch::new(rows.ids, rows.offsets, rows.second_segment)
             .map_err(|error| Error::InvalidInput(error.to_string()))?;
         let (Some(model), Purpose::Request(budget)) = (model, &self.purpose) else {
-            return Err(Error::Internal("models are not run while a guest is prepared".to_owned()));
+            return Err(Error::Internal("no model can be run in prepare".to_owned()));
         };
-        // What does not fit the model is the guest's mistake before it is anybody's expense.
+        // Rows that do not fit the model are refused before anything is charged.
         let rows = rows.check(model.shape()).map_err(|error| Error::InvalidInput(error.to_string()))?;
         let (row_count, tokens) = (rows.rows() as u64, rows.tokens() as u64);
         charge("max_request_rows", &mut self.used.rows, row_count, budget.max_rows)?;
@@ -167,7 +124,7 @@ impl Inference {
     }
 }
 
-/// Adds to what a request has used of something, up to a limit.
+/// Adds to what a request has used, up to a limit.
 fn charge(limit: &str, used: &mut u64, more: u64, allowed: u64) -> Result<(), Error> {
     let requested = used.saturating_add(more);
     if requested > allowed {
@@ -217,16 +174,13 @@ impl Host for Inference {}
 impl HostModel for Inference {
     async fn open(&mut self, name: Option<String>) -> wasmtime::Result<Result<Resource<OpenModel>, Error>> {
         let model = match &self.purpose {
-            Purpose::Request(budget) => budget.models.open(name),
-            Purpose::Prepare(info) => match name {
-                Some(name) if name != info.name => Err(Error::NotFound(name)),
-                _ => Ok(OpenModel { info: Arc::clone(info), loaded: None }),
-            },
+            Purpose::Request(budget) => budget.models.open(name.as_deref()),
+            Purpose::Prepare(info) => {
+                let is_default = name.as_ref().is_none_or(|name| *name == info.name);
+                is_default.then(|| OpenModel { info: Arc::clone(info), loaded: None })
+            }
         };
-        let model = match model {
-            Ok(model) => model,
-            Err(error) => return Ok(Err(error)),
-        };
+        let Some(model) = model else { return Ok(Err(self.unlisted(name.unwrap_or_default()))) };
         match self.table.push(model) {
             Ok(model) => {
                 self.open_models += 1;

@@ -1,4 +1,4 @@
-//! An instance in a store of its own, and everything that the store counts.
+//! An instance in a store of its own, and what the store counts.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,23 +8,23 @@ use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use super::bindings::{Tenant, TenantPre};
+use super::clock::EPOCH_TICK;
 use super::inference::{Inference, Purpose};
-use super::runtime::EPOCH_TICK;
 use super::wasi::Wasi;
 use crate::limits::RequestLimits;
 use crate::model::ModelInfo;
 use crate::rerank::{GuestFault, RerankError};
 
-/// Memories and tables of a guest. A count alone costs the host little: what they hold is limited by size.
+/// Most memories and tables of a guest. Their number costs the host little; their sizes have limits of their own.
 const MAX_MEMORIES: usize = 4;
 const MAX_TABLES: usize = 16;
 
-/// When to come back if every slot for an instance is taken after all.
-const NO_PLACE_RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
+/// When to retry if wasmtime's own pool is full.
+const POOL_FULL_RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// What a store carries.
+/// What a store holds beside the guest.
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct StoreData {
     pub(super) inference: Inference,
     pub(super) wasi: Wasi,
     quota: Quota,
@@ -32,7 +32,7 @@ pub(super) struct State {
     max_cpu_ticks: u32,
 }
 
-/// Counts what a guest's instances hold, and remembers the first thing that it was refused.
+/// Limits the memory and the tables of a guest, and keeps the first refusal.
 #[derive(Debug)]
 struct Quota {
     max_memory_bytes: usize,
@@ -45,7 +45,7 @@ struct Quota {
 
 impl ResourceLimiter for Quota {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // A component may have several memories: what counts is their sum.
+        // The limit is on the sum, since a component may have several memories.
         let total = self.memory_bytes.saturating_add(desired.saturating_sub(current));
         if total > self.max_memory_bytes {
             let (requested_bytes, limit_bytes) = (total as u64, self.max_memory_bytes as u64);
@@ -82,17 +82,17 @@ impl ResourceLimiter for Quota {
 
 /// Why the epoch callback stopped a guest.
 #[derive(Debug, thiserror::Error)]
-#[error("processor time is used up")]
+#[error("the processor time is used up")]
 struct CpuTimeUsedUp;
 
-/// What a guest's code has cost so far.
+/// The memory and the processor time of a guest so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Cost {
     pub(super) memory_bytes: usize,
     pub(super) cpu: std::time::Duration,
 }
 
-impl State {
+impl StoreData {
     fn new(purpose: Purpose, limits: &RequestLimits) -> Self {
         Self {
             inference: Inference::new(purpose, limits),
@@ -114,10 +114,10 @@ impl State {
         Cost { memory_bytes: self.quota.memory_bytes, cpu: EPOCH_TICK * self.cpu_ticks }
     }
 
-    /// Tells why a guest stopped. A refused memory is named even though it is its consequence that trapped.
+    /// Why a guest stopped. If it was refused memory, that is the cause, although its own code trapped.
     pub(super) fn fault(&self, error: &wasmtime::Error, limits: &RequestLimits) -> RerankError {
         if error.is::<wasmtime::PoolConcurrencyLimitError>() {
-            return RerankError::Overloaded { retry_after: NO_PLACE_RETRY_AFTER };
+            return RerankError::Overloaded { retry_after: POOL_FULL_RETRY_AFTER };
         }
         if error.is::<CpuTimeUsedUp>() {
             return GuestFault::CpuTime { limit: limits.max_guest_cpu }.into();
@@ -134,7 +134,7 @@ impl State {
     }
 }
 
-impl WasiView for State {
+impl WasiView for StoreData {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.wasi.view()
     }
@@ -146,8 +146,8 @@ fn max_cpu_ticks(limits: &RequestLimits) -> u32 {
 }
 
 /// A store for one purpose, with every limit set.
-pub(super) fn store(engine: &Engine, purpose: Purpose, limits: &RequestLimits) -> Store<State> {
-    let mut store = Store::new(engine, State::new(purpose, limits));
+pub(super) fn store(engine: &Engine, purpose: Purpose, limits: &RequestLimits) -> Store<StoreData> {
+    let mut store = Store::new(engine, StoreData::new(purpose, limits));
     store.limiter(|state| &mut state.quota);
     store.set_hostcall_fuel(limits.max_call_bytes);
     store.set_epoch_deadline(1);
@@ -157,7 +157,7 @@ pub(super) fn store(engine: &Engine, purpose: Purpose, limits: &RequestLimits) -
         if state.cpu_ticks >= state.max_cpu_ticks {
             return Err(CpuTimeUsedUp.into());
         }
-        // Yielding lets the wall-clock limit fire, and other requests run, however long the guest computes.
+        // Yields, so that the wall-clock limit can fire and other requests can run while the guest computes.
         Ok(UpdateDeadline::Yield(1))
     });
     store
@@ -165,11 +165,11 @@ pub(super) fn store(engine: &Engine, purpose: Purpose, limits: &RequestLimits) -
 
 /// An instance that can serve requests, one at a time.
 pub(super) struct Instance {
-    pub(super) store: Store<State>,
+    pub(super) store: Store<StoreData>,
     pub(super) tenant: Tenant,
     pub(super) served: u32,
-    /// The slot in the pool that the instance takes.
-    _slot: OwnedSemaphorePermit,
+    /// The instance's permit of the pool.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl std::fmt::Debug for Instance {
@@ -178,45 +178,45 @@ impl std::fmt::Debug for Instance {
     }
 }
 
-/// Whether an instance's memory is that of a prepared one already.
+/// How an instance gets the memory that `prepare` leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Start {
-    /// It was snapshotted after `prepare`.
+    /// From a snapshot taken after `prepare`.
     Snapshotted,
-    /// `prepare` is called in every instance.
+    /// By calling `prepare` in every instance.
     Prepare,
 }
 
 impl Instance {
-    /// A fresh instance of a snapshotted guest, which is prepared already.
+    /// A fresh instance of a guest with a snapshot.
     pub(super) async fn open(
-        pre: &TenantPre<State>,
+        pre: &TenantPre<StoreData>,
         purpose: Purpose,
         limits: &RequestLimits,
-        slot: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Result<Self, RerankError> {
         let mut store = store(pre.engine(), purpose, limits);
         let instantiated = pre.instantiate_async(&mut store).await;
         let tenant = instantiated.map_err(|error| store.data().fault(&error, limits))?;
-        Ok(Self { store, tenant, served: 0, _slot: slot })
+        Ok(Self { store, tenant, served: 0, _permit: permit })
     }
 
-    /// A fresh instance of a guest without a snapshot, with `prepare` called. [`begin`](Self::begin) makes it ready for
-    /// a request.
+    /// A fresh instance of a guest without a snapshot, after `prepare`. Call [`begin`](Self::begin) before its first
+    /// request.
     pub(super) async fn prepare(
-        pre: &TenantPre<State>,
+        pre: &TenantPre<StoreData>,
         info: Arc<ModelInfo>,
         limits: &RequestLimits,
-        slot: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Result<Self, RerankError> {
-        let mut instance = Self::open(pre, Purpose::Prepare(info), limits, slot).await?;
+        let mut instance = Self::open(pre, Purpose::Prepare(info), limits, permit).await?;
         let prepared = instance.tenant.call_prepare(&mut instance.store).await;
         prepared.map_err(|error| instance.store.data().fault(&error, limits))?;
         check_prepared(instance.store.data())?;
         Ok(instance)
     }
 
-    /// Makes a prepared instance, which may have served before, ready for a request under these limits.
+    /// Readies a prepared or idle instance for a request under these limits.
     pub(super) fn begin(&mut self, purpose: Purpose, limits: &RequestLimits) {
         let state = self.store.data_mut();
         state.inference.begin(purpose);
@@ -231,15 +231,15 @@ impl Instance {
     }
 }
 
-/// Checks what `prepare` left behind: whatever it holds, no request could use.
-pub(super) fn check_prepared(state: &State) -> Result<(), GuestFault> {
+/// Checks that `prepare` left no model open: no request could use it.
+pub(super) fn check_prepared(state: &StoreData) -> Result<(), GuestFault> {
     match state.inference.open_models() {
         0 => Ok(()),
         open => Err(GuestFault::LeftOpen(open)),
     }
 }
 
-/// How long is left until a deadline.
+/// The time left until a deadline.
 pub(super) fn time_left(deadline: Instant) -> std::time::Duration {
     deadline.saturating_duration_since(Instant::now())
 }

@@ -1,26 +1,30 @@
 //! Tenants' components: compiled once, prepared once, instantiated afresh for every request.
 //!
-//! The only module that names wasmtime. [`runtime`] owns the engine, the epoch clock and the [`cache`] of compiled code;
-//! [`snapshot`] runs `prepare` and keeps what it left; [`instance`] is an instance in a store of its own, with every limit
-//! set; [`call`] runs one request in one; [`inference`] is what a guest may call. A guest sees nothing else of the host:
-//! [`wasi`] is there for languages that cannot do without it, and grants nothing.
+//! The only module that names wasmtime. [`runtime`] owns the engine, the epoch [`clock`] and the [`cache`] of compiled
+//! code. [`snapshot`] runs `prepare` and keeps the memory that it leaves. [`instance`] is an instance in a store of its
+//! own, with every limit set. [`call`] runs one request in an instance. [`inference`] is what a guest may call, on the
+//! [`models`] that it may open. A guest sees nothing else of the host: [`wasi`] exists for languages that need it, and
+//! grants nothing.
 
 mod bindings;
 mod cache;
 mod call;
+mod clock;
+mod component;
 mod convert;
+mod error;
 mod inference;
 mod instance;
+mod models;
 mod runtime;
 mod snapshot;
 mod wasi;
 
 pub use call::{Call, CallCost};
-pub use inference::{Models, Unlisted};
-pub use runtime::{
-    DEFAULT_MAX_INSTANCES, DEFAULT_MAX_PREPARE_CPU, Guest, GuestError, GuestRuntime, MAX_COMPONENT_BYTES,
-    RuntimeOptions, read_component,
-};
+pub use component::{MAX_COMPONENT_BYTES, read_component};
+pub use error::{EngineError, GuestError};
+pub use models::{Models, Unlisted};
+pub use runtime::{DEFAULT_MAX_INSTANCES, DEFAULT_MAX_PREPARE_CPU, Guest, GuestRuntime, RuntimeOptions};
 
 /// The standard guest that this program carries; `None` in a program that was built without `cargo xtask build`.
 #[must_use]

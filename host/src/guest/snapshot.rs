@@ -1,8 +1,8 @@
-//! A guest's memory after `prepare`, made part of the component.
+//! A component with its memory as `prepare` leaves it.
 //!
-//! `prepare` runs once, with the model's tokenizer to load and nothing to compute with; what it left in the guest's
-//! memory becomes the data that every instance starts with. The tool is wasmtime's own (`wasmtime-wizer`); it keeps
-//! `prepare` in slot, which must not be called again.
+//! `prepare` runs once. It can load the model's tokenizer and compute nothing. The memory that it leaves becomes the
+//! data that every instance starts with. wasmtime's own tool (`wasmtime-wizer`) does this; it leaves `prepare` in the
+//! component, where it must not be called again.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
 use super::bindings::Tenant;
 use super::inference::Purpose;
-use super::instance::{self, State, check_prepared};
+use super::instance::{self, StoreData, check_prepared};
 use crate::limits::RequestLimits;
 use crate::model::ModelInfo;
 use crate::rerank::RerankError;
@@ -20,57 +20,70 @@ use crate::rerank::RerankError;
 /// The export that is run before the snapshot is taken.
 const PREPARE: &str = "prepare";
 
-/// What came of a snapshot.
+/// The result of taking a snapshot.
 #[derive(Debug)]
 pub(super) enum Snapshot {
-    /// A component whose instances are prepared.
+    /// A component whose instances start prepared.
     Taken(Vec<u8>),
-    /// The tool cannot take one of this component; `prepare` must run in every instance.
-    Impossible(String),
+    /// There can be no snapshot; `prepare` must run in every instance.
+    Impossible(NoSnapshot),
+}
+
+/// Why there can be no snapshot of a component.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoSnapshot {
+    /// The tool does not support the component.
+    #[error("{0:#}")]
+    Unsupported(wasmtime::Error),
+    /// `prepare` holds handles, which would dangle in a snapshot.
+    #[error("prepare left handles of WASI open")]
+    HoldsHandles,
+    /// The tool does not support the component, and panicked.
+    #[error("the snapshot tool panicked")]
+    Panicked,
 }
 
 /// Runs `prepare` and takes the snapshot.
 ///
-/// Fails only where the guest is at fault: what it did in `prepare` it would do in every instance.
+/// Fails only if the guest is at fault: it would fail in every instance.
 pub(super) async fn take(
     engine: &Engine,
-    linker: &Linker<State>,
+    linker: &Linker<StoreData>,
     wasm: &[u8],
     info: &Arc<ModelInfo>,
     limits: &RequestLimits,
 ) -> Result<Snapshot, RerankError> {
-    let impossible = |error: &wasmtime::Error| Ok(Snapshot::Impossible(format!("{error:#}")));
+    let impossible = |error| Ok(Snapshot::Impossible(NoSnapshot::Unsupported(error)));
     let mut wizer = Wizer::new();
     wizer.init_func(PREPARE).keep_init_func(true);
-    // What the tool makes of the component, and compiling that, is the tool's to fail at.
+    // A failure up to here is the tool's; from `prepare` on it is the guest's.
     let (context, instrumented) = match wizer.instrument_component(wasm) {
         Ok(instrumented) => instrumented,
-        Err(error) => return impossible(&error),
+        Err(error) => return impossible(error),
     };
     let component = match Component::new(engine, &instrumented) {
         Ok(component) => component,
-        Err(error) => return impossible(&error),
+        Err(error) => return impossible(error),
     };
-    // From here on it is the guest's.
     let mut store = instance::store(engine, Purpose::Prepare(Arc::clone(info)), limits);
     let prepared = tokio::time::timeout(limits.max_wall, prepare(&mut store, linker, &component)).await;
     let prepared = prepared.map_err(|_| RerankError::DeadlineExceeded { limit: limits.max_wall })?;
     let instance = prepared.map_err(|error| store.data().fault(&error, limits))?;
     check_prepared(store.data())?;
     if store.data().wasi.holds_handles() {
-        return Ok(Snapshot::Impossible("prepare left handles of WASI open".to_owned()));
+        return Ok(Snapshot::Impossible(NoSnapshot::HoldsHandles));
     }
     let mut reader = Reader { store: &mut store, instance, failed: None };
     let snapshot = wizer.snapshot_component(&context, &mut reader).await;
     match (snapshot, reader.failed) {
         (Ok(snapshot), None) => Ok(Snapshot::Taken(snapshot)),
-        (_, Some(error)) | (Err(error), None) => impossible(&error),
+        (_, Some(error)) | (Err(error), None) => impossible(error),
     }
 }
 
 async fn prepare(
-    store: &mut Store<State>,
-    linker: &Linker<State>,
+    store: &mut Store<StoreData>,
+    linker: &Linker<StoreData>,
     component: &Component,
 ) -> wasmtime::Result<Instance> {
     let pre = linker.instantiate_pre(component)?;
@@ -79,11 +92,11 @@ async fn prepare(
     Ok(instance)
 }
 
-/// Reads the guest's memory and globals, through the functions that the tool has put beside them.
+/// Reads the guest's memory and globals through functions that the tool added to the component.
 struct Reader<'a> {
-    store: &'a mut Store<State>,
+    store: &'a mut Store<StoreData>,
     instance: Instance,
-    /// The tool has no slot for a failure, so that the first is kept here.
+    /// The first failure, kept here because the tool's interface has no error.
     failed: Option<wasmtime::Error>,
 }
 

@@ -1,8 +1,8 @@
-//! WASI that grants nothing, for guests whose language cannot do without it.
+//! WASI that grants nothing, for guests whose language needs it.
 //!
-//! No files, no arguments, no environment, no network; what is written to standard output and error is dropped. Clocks
-//! stand still: they would tell a guest how busy its neighbours are. Random numbers are real, since they give nothing
-//! away and protect a guest's hash tables. A guest that does not use WASI pays nothing for it.
+//! No files, arguments, environment or network; standard output and error are dropped. Clocks stand still, because they
+//! would show how busy a guest's neighbours are. Random numbers are real: they reveal nothing and protect a guest's
+//! hash tables. A guest that does not use WASI pays nothing for it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const MAX_HANDLES: usize = 256;
 /// Most random bytes in one call: seeds take 32.
 const MAX_RANDOM_BYTES: u64 = 1 << 16;
 
-/// Made when a guest first calls into it.
+/// A guest's WASI, made at its first call.
 #[derive(Default)]
 pub(super) struct Wasi(Option<Box<(WasiCtx, ResourceTable)>>);
 
@@ -25,7 +25,7 @@ impl Wasi {
         WasiCtxView { ctx, table }
     }
 
-    /// Whether the guest holds handles, which a snapshot of its memory would leave dangling.
+    /// Whether the guest holds handles. They would dangle in a snapshot of its memory.
     pub(super) fn holds_handles(&self) -> bool {
         self.0.as_ref().is_some_and(|wasi| !wasi.1.is_empty())
     }

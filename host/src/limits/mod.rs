@@ -1,4 +1,4 @@
-//! Every bound on a request, in one place. Each default says why it is that number.
+//! The limits of a request. Each default says why it is that number.
 
 mod rate;
 
@@ -8,52 +8,53 @@ pub use rate::{RateExceeded, TokenRate};
 
 use crate::rerank::{Request, RerankError};
 
-/// Most documents in a request: ten times what rerankers are usually asked for, and still a second or so of work on a
-/// fast device.
+/// Most documents in a request: ten times the usual number, and about a second of work on a fast device.
 pub const DEFAULT_MAX_DOCUMENTS: usize = 1_000;
 
-/// Longest query or document in bytes: several hundred times what a row of 512 tokens holds, so nothing that could
-/// matter to the score is refused.
+/// Longest query or document in bytes: several hundred times a row of 512 tokens, so a text is only refused for a part
+/// that could not affect its score.
 pub const DEFAULT_MAX_TEXT_BYTES: usize = 1 << 20;
 
-/// Most bytes of all texts together: bounds what is copied into a guest, and leaves a guest of the default memory
-/// limit several times as much to work in.
+/// Most bytes of all texts together: they are copied into the guest, and the default memory limit is several times as
+/// much.
 pub const DEFAULT_MAX_REQUEST_BYTES: usize = 16 << 20;
 
-/// Most memory of a guest: the standard guest needs 20 MB with its vocabulary loaded, and the largest request as much
-/// again a few times over.
+/// Most memory of a guest: the standard guest needs 20 MB with its vocabulary, and a few times that for the largest
+/// request.
 pub const DEFAULT_MAX_MEMORY_BYTES: usize = 256 << 20;
 
-/// Most processor time of a guest in one request: a thousand long documents take the standard guest under a second.
+/// Most processor time of a guest in one request: the standard guest takes under a second for a thousand long
+/// documents.
 pub const DEFAULT_MAX_GUEST_CPU: Duration = Duration::from_secs(10);
 
 /// Most wall-clock time of a request: a thousand documents of 512 tokens take minutes on a small processor.
 pub const DEFAULT_MAX_WALL: Duration = Duration::from_secs(300);
 
-/// Most elements of all of a guest's tables together: ten times what a large Rust program's function table has.
+/// Most elements of all tables of a guest together: ten times the function table of a large Rust program.
 pub const DEFAULT_MAX_TABLE_ELEMENTS: usize = 20_000;
 
-/// Most core instances that a guest is made of: a Rust guest has three (itself and two that link it), a Python guest
-/// about ten.
+/// Most core instances of a guest: a Rust guest has three (itself and two that link it), a Python guest about ten.
 pub const DEFAULT_MAX_CORE_INSTANCES: usize = 16;
 
-/// Most bytes that a guest hands the host in one call: the rows of a thousand documents of 512 tokens take 4 MB.
+/// Most bytes that a guest passes to the host in one call: the rows of a thousand documents of 512 tokens take 4 MB.
 pub const DEFAULT_MAX_CALL_BYTES: usize = 16 << 20;
 
-/// Most rows that one request runs: each document cut into several passages, and no more.
+/// Most rows of one request: sixteen passages of each document.
 pub const DEFAULT_MAX_REQUEST_ROWS: u64 = 16_384;
 
-/// Most tokens that one request runs: four hundred of the longest rows, and what may wait of one tenant at once.
-pub const DEFAULT_MAX_REQUEST_TOKENS: u64 = crate::device::DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
+/// Most tokens of one tenant that wait for the device: half a minute of work on two processor cores, thousands of pairs.
+pub const DEFAULT_MAX_TENANT_QUEUED_TOKENS: usize = 1 << 18;
 
-/// Most models that a guest holds open at once: it has no use for more than it may run, and every open one is an entry
-/// in the host's table.
+/// Most tokens of one request: as many as one tenant may have queued at once.
+pub const DEFAULT_MAX_REQUEST_TOKENS: u64 = DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
+
+/// Most models that a guest has open at once: more than a tenant may use. Each takes an entry in a table of the host.
 pub const DEFAULT_MAX_OPEN_MODELS: usize = 64;
 
-/// Most requests that one instance serves. One: nothing of a request is there for the next to see.
+/// Most requests that one instance serves: one, so that no request can see another's data.
 pub const DEFAULT_MAX_REQUESTS_PER_INSTANCE: u32 = 1;
 
-/// The bounds that one request runs under.
+/// The limits that one request runs under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestLimits {
     /// Most documents.
@@ -64,23 +65,23 @@ pub struct RequestLimits {
     pub max_request_bytes: usize,
     /// Most memory of the guest.
     pub max_memory_bytes: usize,
-    /// Most elements of the guest's tables, all together.
+    /// Most elements of all tables of the guest together.
     pub max_table_elements: usize,
-    /// Most core instances that the guest is made of.
+    /// Most core instances of the guest.
     pub max_core_instances: usize,
-    /// Most bytes that the guest hands the host in one call.
+    /// Most bytes that the guest passes to the host in one call.
     pub max_call_bytes: usize,
-    /// Most rows that the guest runs, over all calls.
+    /// Most rows, over all calls.
     pub max_request_rows: u64,
-    /// Most tokens that the guest runs, over all calls.
+    /// Most tokens, over all calls.
     pub max_request_tokens: u64,
-    /// Most models that the guest holds open.
+    /// Most models that the guest has open.
     pub max_open_models: usize,
     /// Most requests that one instance serves, one after the other.
     pub max_requests_per_instance: u32,
-    /// Most processor time of the guest, counted in ticks of the epoch.
+    /// Most processor time of the guest, counted in epoch ticks.
     pub max_guest_cpu: Duration,
-    /// Most wall-clock time from call to answer, waiting for the device included.
+    /// Most wall-clock time from call to answer, with the wait for the device.
     pub max_wall: Duration,
 }
 
@@ -104,12 +105,28 @@ impl Default for RequestLimits {
     }
 }
 
+/// A request within its size limits, and those limits. Only [`RequestLimits::admit`] makes one, so the check runs
+/// exactly once.
+#[derive(Debug, Clone)]
+pub struct AdmittedRequest<'limits> {
+    request: Request,
+    limits: &'limits RequestLimits,
+}
+
+impl<'limits> AdmittedRequest<'limits> {
+    /// The request and the limits that it runs under.
+    #[must_use]
+    pub fn into_parts(self) -> (Request, &'limits RequestLimits) {
+        (self.request, self.limits)
+    }
+}
+
 impl RequestLimits {
-    /// Checks a request before anything is spent on it.
+    /// Checks a request's size before anything is spent on it.
     ///
     /// # Errors
-    /// [`RerankError::TooLarge`] with the limit that is exceeded; for a document, its index is in the limit's name.
-    pub fn admit(&self, request: &Request) -> Result<(), RerankError> {
+    /// [`RerankError::TooLarge`] with the exceeded limit, and the document's index if it is a document's.
+    pub fn admit(&self, request: Request) -> Result<AdmittedRequest<'_>, RerankError> {
         let check = |limit: &dyn Fn() -> String, requested: usize, allowed: usize| {
             if requested <= allowed {
                 return Ok(());
@@ -122,7 +139,8 @@ impl RequestLimits {
             check(&|| format!("max_text_bytes of document {index}"), document.len(), self.max_text_bytes)?;
         }
         let bytes = request.query.len() + request.documents.iter().map(String::len).sum::<usize>();
-        check(&|| "max_request_bytes".to_owned(), bytes, self.max_request_bytes)
+        check(&|| "max_request_bytes".to_owned(), bytes, self.max_request_bytes)?;
+        Ok(AdmittedRequest { request, limits: self })
     }
 }
 
@@ -131,19 +149,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_that_is_exceeded_is_named_with_its_document() {
+    fn an_exceeded_limit_is_named_with_its_document() {
         let limits = RequestLimits { max_text_bytes: 3, max_documents: 2, max_request_bytes: 6, ..Default::default() };
         let request = |query: &str, documents: &[&str]| Request {
             query: query.to_owned(),
             documents: documents.iter().map(|&text| text.to_owned()).collect(),
             ..Default::default()
         };
-        let message = |request: &Request| limits.admit(request).unwrap_err().to_string();
-        assert_eq!(limits.admit(&request("abc", &["abc"])), Ok(()));
-        assert_eq!(limits.admit(&request("", &[])), Ok(()));
-        assert!(message(&request("abcd", &[])).contains("query is limited to 3, the request has 4"));
-        assert!(message(&request("", &["", "abcd"])).contains("document 1 is limited to 3"));
-        assert!(message(&request("", &["", "", ""])).contains("max_documents is limited to 2"));
-        assert!(message(&request("abc", &["abc", "a"])).contains("max_request_bytes is limited to 6"));
+        let message = |request: Request| limits.admit(request).unwrap_err().to_string();
+        for request in [request("abc", &["abc"]), request("", &[])] {
+            assert_eq!(limits.admit(request.clone()).unwrap().into_parts(), (request, &limits));
+        }
+        assert!(message(request("abcd", &[])).contains("query is limited to 3, the request has 4"));
+        assert!(message(request("", &["", "abcd"])).contains("document 1 is limited to 3"));
+        assert!(message(request("", &["", "", ""])).contains("max_documents is limited to 2"));
+        assert!(message(request("abc", &["abc", "a"])).contains("max_request_bytes is limited to 6"));
     }
 }

@@ -1,9 +1,9 @@
-//! Tokens per second: a bucket that fills at a steady rate and holds a burst.
+//! Tokens per second: a bucket that fills at a steady rate up to a burst.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A tenant's bucket of tokens, shared by all its requests. Full at first.
+/// A tenant's bucket of tokens, shared by all its requests. It starts full.
 #[derive(Debug)]
 pub struct TokenRate {
     tokens_per_s: f64,
@@ -20,16 +20,16 @@ struct Level {
 /// Why tokens may not be spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateExceeded {
-    /// The bucket will hold enough of them later.
+    /// The bucket will hold enough tokens later.
     Later {
-        /// When.
+        /// After how long.
         retry_after: Duration,
     },
-    /// The bucket never holds as many.
+    /// The bucket never holds so many tokens.
     Never {
-        /// The tokens asked for.
+        /// The tokens requested.
         requested: u64,
-        /// The most that it holds.
+        /// The bucket's size.
         allowed: u64,
     },
 }
@@ -43,10 +43,10 @@ impl TokenRate {
         Self { tokens_per_s: tokens_per_s.max(1) as f64, burst_tokens, level }
     }
 
-    /// Takes tokens out, all or none.
+    /// Takes tokens from the bucket, all or none.
     ///
     /// # Errors
-    /// The bucket does not hold as many now, or never does.
+    /// The bucket does not hold so many tokens now, or never does.
     pub fn spend(&self, tokens: u64, now: Instant) -> Result<(), RateExceeded> {
         let wanted = tokens as f64;
         if wanted > self.burst_tokens {
@@ -62,7 +62,7 @@ impl TokenRate {
         Ok(())
     }
 
-    /// Tokens that may be spent at once.
+    /// Tokens in the bucket now.
     #[must_use]
     pub fn available(&self, now: Instant) -> u64 {
         let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +73,7 @@ impl TokenRate {
 
 impl Level {
     fn fill(&mut self, rate: &TokenRate, now: Instant) {
-        // Callers read their clocks before they get the lock, so `now` may lie a little in the past.
+        // Callers read the clock before they get the lock, so `now` may lie a little in the past.
         let elapsed_s = now.saturating_duration_since(self.at).as_secs_f64();
         self.tokens = (self.tokens + elapsed_s * rate.tokens_per_s).min(rate.burst_tokens);
         self.at = self.at.max(now);
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_gives_its_burst_at_once_and_then_its_rate() {
+    fn a_bucket_allows_its_burst_at_once_and_then_its_rate() {
         let start = Instant::now();
         let rate = TokenRate::new(100, 250, start);
         assert_eq!(rate.spend(250, start), Ok(()));
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_burst_is_refused_for_good() {
+    fn more_than_the_burst_is_never_allowed() {
         let start = Instant::now();
         let rate = TokenRate::new(100, 250, start);
         assert_eq!(rate.spend(251, start), Err(RateExceeded::Never { requested: 251, allowed: 250 }));

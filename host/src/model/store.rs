@@ -20,28 +20,20 @@
 
 use std::path::{Path, PathBuf};
 
-use assay_kernels::checkpoint;
-
 use super::check::check_model;
+pub use super::check::{MAX_TOKENIZER_BYTES, TOKENIZER_FILE};
 use super::error::{Damage, ModelError};
 use super::manifest::{FileRecord, Manifest, revision};
 use super::name::{self, DEFAULT_FILE};
 use crate::durable::{self, DirLock, Durability};
 use crate::sweep::{DroppedKind, GRACE, Sweep};
 
-/// The tokenizer's file in a model directory.
-pub const TOKENIZER_FILE: &str = "tokenizer.json";
 pub(super) const ADAPTER_DIR: &str = "adapter";
 pub(super) const MANIFEST_FILE: &str = "manifest.json";
 const CURRENT_FILE: &str = "current";
-pub(super) const MODEL_FILES: [&str; 3] = [checkpoint::CONFIG_FILE, TOKENIZER_FILE, checkpoint::WEIGHTS_FILE];
-pub(super) const ADAPTER_FILES: [&str; 2] = [checkpoint::ADAPTER_CONFIG_FILE, checkpoint::ADAPTER_WEIGHTS_FILE];
 
 /// Digits of a revision that name its directory.
 const DIRECTORY_DIGITS: usize = 16;
-
-/// Largest `tokenizer.json`: the largest vocabularies in use make 20 MB of it.
-pub const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
 /// Models on disk.
 #[derive(Debug, Clone)]

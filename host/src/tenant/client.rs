@@ -1,9 +1,9 @@
 //! Sends requests to the server that runs on a data directory.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::admin::{AdminError, AdminRequest, Reply};
+use super::admin::{AdminRequest, Reply};
 use super::blobs::Blobs;
 
 /// The socket's name in the data directory.
@@ -17,6 +17,31 @@ type Stream = std::os::unix::net::UnixStream;
 #[cfg(not(unix))]
 type Stream = io::Empty;
 
+/// Why a request did not reach the server, or no reply came.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The data directory or its socket cannot be used.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The data directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The component cannot be written.
+    #[error("the component cannot be stored: {0}")]
+    Component(io::Error),
+    /// The request cannot be encoded.
+    #[error("the request cannot be encoded: {0}")]
+    Request(serde_json::Error),
+    /// The connection broke. The server may have carried the request out or not.
+    #[error("the server went away: {0}")]
+    Gone(io::Error),
+    /// The reply is not one, perhaps because the server ended or is of another version.
+    #[error("the server sent no reply: {0}")]
+    Reply(serde_json::Error),
+}
+
 /// A connection to a server's admin socket, for one request.
 #[derive(Debug)]
 pub struct AdminClient {
@@ -29,8 +54,8 @@ impl AdminClient {
     ///
     /// # Errors
     /// A server runs, but refuses this user.
-    pub fn connect(data_dir: &Path) -> Result<Option<Self>, AdminError> {
-        let failed = |error: io::Error| AdminError::host(format!("{}: {error}", data_dir.display()));
+    pub fn connect(data_dir: &Path) -> Result<Option<Self>, ClientError> {
+        let failed = |source| ClientError::Io { path: data_dir.to_owned(), source };
         let Some(stream) = connect(data_dir).map_err(failed)? else { return Ok(None) };
         let blobs = Blobs::open(&data_dir.join("tenants").join("blobs")).map_err(failed)?;
         Ok(Some(Self { stream, blobs }))
@@ -40,22 +65,21 @@ impl AdminClient {
     ///
     /// # Errors
     /// The data directory cannot be written.
-    pub fn put_component(&self, wasm: &[u8]) -> Result<String, AdminError> {
-        self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be kept: {error}")))
+    pub fn put_component(&self, wasm: &[u8]) -> Result<String, ClientError> {
+        self.blobs.put(wasm).map_err(ClientError::Component)
     }
 
     /// Sends the request and waits for the reply.
     ///
     /// # Errors
     /// The server went away. It may have carried the request out or not.
-    pub fn execute(mut self, request: &AdminRequest) -> Result<Reply, AdminError> {
-        let gone = |error: io::Error| AdminError::host(format!("the server went away: {error}"));
-        let mut text = serde_json::to_vec(request).map_err(|error| AdminError::host(error.to_string()))?;
+    pub fn execute(mut self, request: &AdminRequest) -> Result<Reply, ClientError> {
+        let mut text = serde_json::to_vec(request).map_err(ClientError::Request)?;
         text.push(b'\n');
-        self.stream.write_all(&text).map_err(gone)?;
+        self.stream.write_all(&text).map_err(ClientError::Gone)?;
         let mut line = String::new();
-        BufReader::new(self.stream).read_line(&mut line).map_err(gone)?;
-        serde_json::from_str(&line).map_err(|error| AdminError::host(format!("the server went away: {error}")))
+        BufReader::new(self.stream).read_line(&mut line).map_err(ClientError::Gone)?;
+        serde_json::from_str(&line).map_err(ClientError::Reply)
     }
 }
 

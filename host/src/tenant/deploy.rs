@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::admin::{AdminError, Cause, Reply};
 use super::compile::CompileError;
 use super::live::{LiveTenant, Parts};
+use super::platform::Change;
 use super::records::Deployment;
 use super::registry::now_ms;
 use super::{Action, Platform, RegistryError, TenantLimits, TenantName};
@@ -21,18 +22,6 @@ use crate::rerank::{Request, RerankError, Response};
 
 /// Most wall-clock time of the request that a deployment is tried with.
 const MAX_SMOKE_WALL: Duration = Duration::from_secs(30);
-
-/// What a deployment changes. Absent parts stay as they are.
-#[derive(Debug)]
-pub(super) struct Change {
-    /// SHA-256 of the component.
-    pub(super) component: Option<String>,
-    pub(super) limits: Option<TenantLimits>,
-    /// `NAME[@REVISION]` of the default model.
-    pub(super) model: Option<String>,
-    /// `NAME[@REVISION]` of other models that the limits name.
-    pub(super) other_models: Vec<String>,
-}
 
 impl Platform {
     pub(super) fn deploy(&self, tenant: &TenantName, change: Change, by: String) -> Result<Reply, AdminError> {
@@ -202,10 +191,9 @@ impl Platform {
             documents: vec!["A reranker puts documents in order.".to_owned(), "Rain is wet.".to_owned()],
             ..Request::default()
         };
-        let (limits, models) = (&limits, &parts.models);
+        let request = limits.admit(request)?;
         let account = parts.deployment.limits.account(parts.name.as_str());
-        let arrived = Instant::now();
-        let call = Call { request, arrived, limits, models, account: &account, rate: None };
+        let call = Call { request, arrived: Instant::now(), models: &parts.models, account: &account, rate: None };
         self.tokio.block_on(parts.guest.call(call)).0
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Account, DEFAULT_MAX_TENANT_QUEUED_TOKENS, DEFAULT_WEIGHT};
+use crate::device::{Account, DEFAULT_WEIGHT};
 use crate::limits as defaults;
 use crate::limits::RequestLimits;
 
@@ -84,7 +84,7 @@ impl Default for TenantLimits {
             max_waiting_requests: DEFAULT_MAX_WAITING_REQUESTS,
             max_tokens_per_s: DEFAULT_MAX_TOKENS_PER_S,
             burst_tokens: DEFAULT_BURST_TOKENS,
-            max_queued_tokens: DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64,
+            max_queued_tokens: defaults::DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64,
             max_documents: defaults::DEFAULT_MAX_DOCUMENTS as u64,
             max_text_bytes: defaults::DEFAULT_MAX_TEXT_BYTES as u64,
             max_request_bytes: defaults::DEFAULT_MAX_REQUEST_BYTES as u64,

@@ -89,12 +89,12 @@ impl LiveTenant {
         arrived: Instant,
         cost: &mut CallCost,
     ) -> Result<Response, RerankError> {
-        // Refuses a request that is too large before it waits.
-        self.limits.admit(&request)?;
+        // Checked before the wait: a request that is too large gets its answer at once.
+        let request = self.limits.admit(request)?;
         let late = |_| RerankError::DeadlineExceeded { limit: self.limits.max_wall };
         let _permit = tokio::time::timeout(self.limits.max_wall, self.concurrency.enter()).await.map_err(late)??;
-        let (limits, models, account) = (&self.limits, &self.models, &self.account);
-        let call = Call { request, arrived, limits, models, account, rate: Some(Arc::clone(&self.rate)) };
+        let (models, account, rate) = (&self.models, &self.account, Some(Arc::clone(&self.rate)));
+        let call = Call { request, arrived, models, account, rate };
         let (response, used) = self.guest.call(call).await;
         *cost = used;
         response
@@ -112,6 +112,8 @@ impl LiveTenant {
             queued_tokens: device.waiting_tokens_of(self.name.as_str()) as u64,
             burst_tokens_left: self.rate.available(Instant::now()),
             device_time_ms: u64::try_from(device_time.as_millis()).unwrap_or(u64::MAX),
+            idle_instances: self.guest.idle_instances() as u64,
+            is_snapshotted: self.guest.is_snapshotted(),
             ..self.meter.usage()
         }
     }

@@ -27,6 +27,10 @@ pub struct Usage {
     pub queued_tokens: u64,
     /// Tokens left in the burst now.
     pub burst_tokens_left: u64,
+    /// Instances that are prepared and wait for a request now.
+    pub idle_instances: u64,
+    /// Whether instances start from a snapshot of the guest's memory.
+    pub is_snapshotted: bool,
     /// Most documents of a request so far.
     pub most_documents: u64,
     /// Most rows of a request so far.

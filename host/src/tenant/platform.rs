@@ -1,8 +1,7 @@
 //! All tenants of one data directory: opening it, looking tenants up, and carrying out requests for changes.
 //!
-//! Changes are made one at a time, on a thread that may block; requests never wait for them. How a version comes to
-//! serve is [`deploy`](super::deploy)'s, and what is removed is [`garbage`](super::garbage)'s. A request keeps the
-//! [`LiveTenant`] that it began on.
+//! Changes are made one at a time, on a thread that may block; requests never wait for them. `deploy` makes versions
+//! serve, `garbage` removes what no version needs. A request keeps the [`LiveTenant`] that it began on.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,10 +12,9 @@ use tokio::runtime::Handle;
 use super::admin::{AdminError, AdminRequest, Command, Description, HeldModel, OpenedModel, Reply, Stored};
 use super::blobs::Blobs;
 use super::compile::CompilerOptions;
-use super::deploy::Change;
 use super::live::LiveTenant;
 use super::records::Deployment;
-use super::{KeyHash, NewKey, Registry, RegistryError, TenantName, TenantRecord};
+use super::{KeyHash, NewKey, Registry, RegistryError, TenantLimits, TenantName, TenantRecord};
 use crate::device::{Device, DeviceOptions};
 use crate::guest::{GuestRuntime, RuntimeOptions};
 use crate::model::ModelStore;
@@ -64,6 +62,18 @@ struct Live {
     keys: HashMap<[u8; 32], TenantName>,
     /// Versions that were replaced or removed and may still have running requests.
     replaced: Vec<Weak<LiveTenant>>,
+}
+
+/// What a deployment changes. Absent parts stay as they are.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// SHA-256 of the component.
+    pub(super) component: Option<String>,
+    pub(super) limits: Option<TenantLimits>,
+    /// `NAME[@REVISION]` of the default model.
+    pub(super) model: Option<String>,
+    /// `NAME[@REVISION]` of other models that the limits name.
+    pub(super) other_models: Vec<String>,
 }
 
 impl Platform {
@@ -150,7 +160,7 @@ impl Platform {
     /// # Errors
     /// The data directory cannot be written.
     pub fn put_component(&self, wasm: &[u8]) -> Result<String, AdminError> {
-        self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be kept: {error}")))
+        self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be stored: {error}")))
     }
 
     /// Carries out a request. Blocks, for seconds if something is compiled; must not be called from an asynchronous task.

@@ -15,7 +15,7 @@ pub(super) struct Tensors<'a> {
     path: PathBuf,
     file: SliceSafetensors<'a>,
     /// What the file leaves out in front of the names that are asked for: an encoder stored by itself has `encoder.…`
-    /// where a classifier has, for example, `bert.encoder.…`.
+    /// where a classifier has the family's name in front.
     left_out: &'static str,
 }
 

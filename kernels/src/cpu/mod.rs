@@ -55,6 +55,14 @@ const MIN_MEMBER_TOKENS: usize = 12;
 /// Every precision that the CPU engine computes in.
 pub const PRECISIONS: &[Precision] = &[Precision::F32, Precision::Int8, Precision::Int16];
 
+impl TryFrom<Precision> for Format {
+    type Error = EngineError;
+
+    fn try_from(precision: Precision) -> Result<Self, EngineError> {
+        Self::of(precision).ok_or(EngineError::Precision { engine: "cpu", precision, supported: PRECISIONS })
+    }
+}
+
 /// How a [`CpuEngine`] is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuOptions {
@@ -99,6 +107,26 @@ impl CpuEngine {
         supports::check(architecture)
     }
 
+    /// What [`load`](Self::load) will take, before any weights are read: the model's own memory, and what it needs of
+    /// the device's buffers, which are as large as the largest need and not as their sum.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn memory_needed(
+        device: &CpuDevice,
+        architecture: &Architecture,
+        options: &CpuOptions,
+    ) -> Result<DeviceMemory, EngineError> {
+        Self::supports(architecture)?;
+        let (isa, format) = (device.isa(), Format::try_from(options.precision)?);
+        let needs = Needs::of(isa, format, architecture);
+        Ok(DeviceMemory {
+            weights_bytes: PackedModel::bytes_of(isa, format, architecture),
+            arena_bytes: device.threads() as u64 * needs.bytes(),
+            io_bytes: 0,
+        })
+    }
+
     /// Packs the weights and has the device make room for rows as long as most are. A longer row makes the device's
     /// buffers grow when it comes.
     ///
@@ -107,12 +135,11 @@ impl CpuEngine {
     pub fn load(device: &Arc<CpuDevice>, model: Model, options: CpuOptions) -> Result<Self, EngineError> {
         Self::supports(&model.architecture)?;
         let CpuOptions { max_batch_tokens, precision } = options;
-        let unsupported = EngineError::Precision { engine: "cpu", precision, supported: PRECISIONS };
-        let format = Format::of(precision).ok_or(unsupported)?;
+        let format = Format::try_from(precision)?;
         let isa = device.isa();
         let max_batch_tokens = max_batch_tokens.max(model.architecture.max_tokens);
         let model = PackedModel::new(isa, format, model);
-        let needs = Needs::of(isa, format, &model);
+        let needs = Needs::of(isa, format, &model.architecture);
         if !device.reserve(needs) {
             return Err(EngineError::Device("a compute thread has no memory".to_owned()));
         }

@@ -5,7 +5,7 @@
 
 use super::pack::{Format, PackedLinear};
 use super::simd::{Isa, Kernel, Simd};
-use crate::architecture::Embeddings;
+use crate::architecture::{Architecture, Embeddings, Positions};
 use crate::weights::{EmbeddingWeights, NormWeights};
 
 /// LayerNorm's weights, padded with zeros to whole panels: what it writes to padding is zero.
@@ -157,6 +157,18 @@ impl PackedEmbeddings {
     /// Width of an embedded token with padding: a hidden state's, unless there is a projection to that.
     pub(super) fn stride(&self) -> usize {
         self.stride
+    }
+
+    /// What a model's tables take, in bytes.
+    pub(super) fn bytes_of(architecture: &Architecture) -> u64 {
+        let Embeddings { width, positions, token_types, .. } = architecture.embeddings;
+        let positions = match positions {
+            Positions::None => 0,
+            Positions::Learned { rows, .. } => rows,
+        };
+        // An absent table is one row of zeros.
+        let rows = architecture.vocab_size + positions.max(1) + token_types.rows().max(1);
+        (rows * width * size_of::<f32>()) as u64
     }
 
     pub(super) fn bytes(&self) -> u64 {

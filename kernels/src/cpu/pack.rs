@@ -87,6 +87,19 @@ impl PackedLinear {
         Self { panels, bias, inputs: inputs.len(), outputs }
     }
 
+    /// What a layer of these sizes takes, in bytes; `outputs` are padded.
+    pub(super) fn bytes_of(format: Format, outputs: usize, inputs: usize) -> u64 {
+        let blocks = (0..inputs).step_by(K_BLOCK);
+        let pairs = || blocks.clone().map(|first| K_BLOCK.min(inputs - first).next_multiple_of(2)).sum::<usize>();
+        let scales = blocks.len() * size_of::<f32>();
+        let of_output = match format {
+            Format::F32 => inputs * size_of::<f32>(),
+            Format::Int8 => pairs() + scales,
+            Format::Int16 => pairs() * size_of::<i16>() + scales,
+        };
+        (outputs * (of_output + size_of::<f32>())) as u64
+    }
+
     /// Outputs, padded.
     pub(super) fn outputs(&self) -> usize {
         self.outputs

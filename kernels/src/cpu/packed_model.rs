@@ -20,6 +20,15 @@ pub(super) struct Widths {
     pub(super) heads: usize,
 }
 
+impl Widths {
+    pub(super) fn of(isa: Isa, architecture: &Architecture) -> Self {
+        let attention = architecture.block.attention;
+        let head = attention.head_dim.next_multiple_of(isa.panel());
+        let hidden = architecture.hidden_size.next_multiple_of(isa.panel());
+        Self { hidden, head, heads: head * attention.heads }
+    }
+}
+
 /// Everything that a forward pass reads.
 #[derive(Debug)]
 pub(super) struct PackedModel {
@@ -58,14 +67,7 @@ impl PackedModel {
     /// Packs layer by layer, dropping the originals on the way: the peak is one layer above what is kept.
     pub(super) fn new(isa: Isa, format: Format, model: Model) -> Self {
         let Model { architecture, weights } = model;
-        let panel = isa.panel();
-        let attention = architecture.block.attention;
-        let head_width = attention.head_dim.next_multiple_of(panel);
-        let widths = Widths {
-            hidden: architecture.hidden_size.next_multiple_of(panel),
-            head: head_width,
-            heads: head_width * attention.heads,
-        };
+        let widths = Widths::of(isa, &architecture);
         let embeddings = PackedEmbeddings::new(isa, &architecture.embeddings, weights.embeddings);
         let pack = |layer| PackedLayer::new(isa, format, &architecture.block, widths, layer);
         let layers = weights.layers.into_iter().map(pack).collect();
@@ -87,6 +89,38 @@ impl PackedModel {
             Head::Classifier { dense, .. } => dense.and_then(|dense| dense.activation),
             Head::Embedding => None,
         }
+    }
+
+    /// What a model takes once it is packed, in bytes, before any weights are read.
+    pub(super) fn bytes_of(isa: Isa, format: Format, architecture: &Architecture) -> u64 {
+        let (panel, widths) = (isa.panel(), Widths::of(isa, architecture));
+        let (hidden, stride) = (architecture.hidden_size, widths.hidden);
+        let linear =
+            |format, outputs: usize, inputs| PackedLinear::bytes_of(format, outputs.next_multiple_of(panel), inputs);
+        let norm = |width: usize| (2 * width.next_multiple_of(panel) * size_of::<f32>()) as u64;
+        let intermediate = architecture.block.mlp.intermediate_size;
+        let layer = linear(format, 3 * widths.heads, hidden)
+            + linear(format, hidden, widths.heads)
+            + linear(format, intermediate, hidden)
+            + linear(format, hidden, intermediate)
+            + norm(hidden);
+        let attention_norms = architecture.layers.iter().filter(|layer| layer.attention_norm).count() as u64;
+        let head = match architecture.head {
+            Head::Embedding => 0,
+            Head::Classifier { dense, labels, .. } => {
+                dense.map_or(0, |_| linear(Format::F32, hidden, hidden)) + linear(Format::F32, labels, hidden)
+            }
+        };
+        let projection = match architecture.has_projection() {
+            true => linear(Format::F32, stride, architecture.embeddings.width),
+            false => 0,
+        };
+        PackedEmbeddings::bytes_of(architecture)
+            + architecture.embeddings.norm.map_or(0, |_| norm(architecture.embeddings.width))
+            + projection
+            + architecture.layers.len() as u64 * layer
+            + attention_norms * norm(hidden)
+            + head
     }
 
     pub(super) fn bytes(&self) -> u64 {

@@ -12,9 +12,10 @@ use super::buffer::grow;
 use super::gemm::K_BLOCK;
 use super::integer::LeftBuffer;
 use super::pack::Format;
-use super::packed_model::PackedModel;
+use super::packed_model::Widths;
 use super::simd::Isa;
 use super::stages::Clock;
+use crate::architecture::{Architecture, Head};
 
 /// Tokens to a group. State, sums and one block of the intermediate layer are 4.5 KiB a token in MiniLM, a little more
 /// than a second-level cache of 512 KiB in all, of which one product touches two thirds; fewer tokens would read each
@@ -67,19 +68,32 @@ pub(super) struct Needs {
 
 impl Needs {
     /// For a model, with rows as long as most are.
-    pub(super) fn of(isa: Isa, format: Format, model: &PackedModel) -> Self {
-        let widths = model.widths;
+    pub(super) fn of(isa: Isa, format: Format, architecture: &Architecture) -> Self {
+        let widths = Widths::of(isa, architecture);
+        let panels = |width: usize| width.next_multiple_of(isa.panel());
         Self {
-            tokens: GROUP_TOKENS + model.architecture.max_tokens.min(RESERVED_ROW_TOKENS),
+            tokens: GROUP_TOKENS + architecture.max_tokens.min(RESERVED_ROW_TOKENS),
             hidden: widths.hidden,
             heads: widths.heads,
             exchange: (3 * widths.heads).max(widths.hidden),
             head: widths.head,
-            embedded: model.embeddings.projection.as_ref().map_or(0, |_| model.embeddings.stride()),
-            labels: model.head.as_ref().map_or(0, |head| head.classifier.outputs()),
+            embedded: if architecture.has_projection() { panels(architecture.embeddings.width) } else { 0 },
+            labels: match architecture.head {
+                Head::Classifier { labels, .. } => panels(labels),
+                Head::Embedding => 0,
+            },
             quantised: format != Format::F32,
             isa,
         }
+    }
+
+    /// What one thread's buffers take, its part of the exchange included. Makes them to see: zeroed memory costs nothing
+    /// until it is written.
+    pub(super) fn bytes(&self) -> u64 {
+        let mut worker = Worker::new(0);
+        let arena = Arena::new(1);
+        worker.fit(self, &arena);
+        arena.bytes.load(Ordering::Relaxed)
     }
 
     /// The same for at least so many tokens of one thread. Rounded up, so that a slowly growing length does not have

@@ -1,17 +1,17 @@
-//! The sampled values: summed up, and as a series.
+//! The sampled values, as summaries and as series.
 
 use super::super::block::{Block, Table};
 use super::super::schema::{Repeat, Report, SeriesPoint};
-use super::{number, plots, shown};
+use super::{number, plots, series, shown};
 use crate::stats::Summary;
 
-/// Rows of a series: about as many as the baseline's report has. The JSON has every sample.
+/// Rows of a series, as in the baseline's report. The JSON has every sample.
 const SERIES_ROWS: usize = 40;
 
 /// Rows of each series in a report of many configurations.
 const SHORT_SERIES_ROWS: usize = 8;
 
-/// From this many configurations on series are short.
+/// From this many configurations on, series are short.
 const MANY_CONFIGURATIONS: usize = 4;
 
 pub(super) fn summary(blocks: &mut Vec<Block>, report: &Report) {
@@ -25,7 +25,7 @@ pub(super) fn summary(blocks: &mut Vec<Block>, report: &Report) {
     }
 }
 
-/// `GPU`, as the baseline's report has it, where it is one.
+/// `GPU`, as in the baseline's report, if the device is one.
 fn device(report: &Report) -> &'static str {
     if report.target.engine == "gpu" { "GPU" } else { "Device" }
 }
@@ -57,7 +57,7 @@ fn metrics(report: &Report, repeat: &Repeat, padded: &Summary) -> Table {
     table
 }
 
-pub(super) fn series(blocks: &mut Vec<Block>, report: &Report) {
+pub(super) fn time_series(blocks: &mut Vec<Block>, report: &Report) {
     blocks.push(Block::Heading(2, "Dashboard Time-Series Data".to_owned()));
     let many = report.configurations.len() >= MANY_CONFIGURATIONS;
     let rows = if many { SHORT_SERIES_ROWS } else { SERIES_ROWS };
@@ -69,7 +69,7 @@ pub(super) fn series(blocks: &mut Vec<Block>, report: &Report) {
     }
 }
 
-fn series_table(report: &Report, series: &[SeriesPoint], rows: usize) -> Table {
+fn series_table(report: &Report, points: &[SeriesPoint], rows: usize) -> Table {
     let device = device(report);
     let (memory, utilization) = (format!("{device} Mem (MB)"), format!("{device} Util (%)"));
     let mut table = Table::new(&[
@@ -89,8 +89,7 @@ fn series_table(report: &Report, series: &[SeriesPoint], rows: usize) -> Table {
         "Waiting tokens",
     ]);
     let of = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
-    for (index, chunk) in series.chunks(series.len().div_ceil(rows).max(1)).enumerate() {
-        let point = merge(chunk);
+    for (index, point) in series::thin(points, rows).iter().enumerate() {
         table.row([
             index.to_string(),
             of(point.device_memory_mb),
@@ -109,36 +108,4 @@ fn series_table(report: &Report, series: &[SeriesPoint], rows: usize) -> Table {
         ]);
     }
     table
-}
-
-/// Several points as one: means, those of requests weighted by their number; time and queue as at the end.
-pub(super) fn merge(points: &[SeriesPoint]) -> SeriesPoint {
-    let Some(&last) = points.last() else { return SeriesPoint::default() };
-    let completed: u64 = points.iter().map(|point| point.completed).sum();
-    let mean = |figure: fn(&SeriesPoint) -> f64| points.iter().map(figure).sum::<f64>() / points.len() as f64;
-    let known = |figure: fn(&SeriesPoint) -> Option<f64>| {
-        let values: Vec<f64> = points.iter().filter_map(figure).collect();
-        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-    };
-    let weighted = |figure: fn(&SeriesPoint) -> Option<f64>| {
-        let values = points.iter().filter_map(|point| Some((figure(point)?, point.completed as f64)));
-        let (sum, weight) =
-            values.fold((0.0, 0.0), |(sum, total), (value, weight)| (sum + value * weight, total + weight));
-        (weight > 0.0).then(|| sum / weight)
-    };
-    SeriesPoint {
-        device_memory_mb: known(|point| point.device_memory_mb),
-        device_utilization_percent: known(|point| point.device_utilization_percent),
-        cpu_percent: mean(|point| point.cpu_percent),
-        rss_mb: mean(|point| point.rss_mb),
-        completed,
-        pairs_per_s: mean(|point| point.pairs_per_s),
-        latency_ms: weighted(|point| point.latency_ms),
-        tokenize_ms: weighted(|point| point.tokenize_ms),
-        guest_ms: weighted(|point| point.guest_ms),
-        queue_ms: weighted(|point| point.queue_ms),
-        inference_ms: weighted(|point| point.inference_ms),
-        padded_waste_percent: weighted(|point| point.padded_waste_percent),
-        ..last
-    }
 }

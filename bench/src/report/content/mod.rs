@@ -1,8 +1,9 @@
-//! What the report says, in the sections and units of the baseline's and with what that one lacks.
+//! The report's contents: the baseline report's sections in its units, and what it lacks.
 
 mod dashboard;
 mod detail;
 mod plots;
+mod series;
 
 use super::block::{Block, Headline, Table};
 use super::schema::{ConfigurationReport, Repeat, Report};
@@ -12,10 +13,11 @@ pub(super) fn blocks(report: &Report) -> Vec<Block> {
     let mut blocks = vec![Block::Heading(1, report.scenario.clone()), Block::Paragraph(format!("_{}_", report.about))];
     blocks.push(Block::Facts(facts(report)));
     if report.interrupted {
-        blocks.push(Block::Paragraph("The run was stopped before its end: this is what there is.".to_owned()));
+        blocks.push(Block::Paragraph("The run was stopped early. The report has the part that was run.".to_owned()));
     }
     if report.ceiling.is_some_and(|ceiling| ceiling.was_disturbed()) {
-        let warning = "Something else was running: the processor's own speed varied by a fifth and more. Do not compare these figures.";
+        let warning = "Something else was running: the processor's own speed varied by a fifth or more. Do not compare \
+                       these figures.";
         blocks.push(Block::Paragraph(warning.to_owned()));
     }
     blocks.push(Block::Heading(2, "Results Summary".to_owned()));
@@ -28,7 +30,7 @@ pub(super) fn blocks(report: &Report) -> Vec<Block> {
     blocks.push(Block::Heading(2, "Overall Summary".to_owned()));
     blocks.push(Block::Table(overall(report)));
     dashboard::summary(&mut blocks, report);
-    dashboard::series(&mut blocks, report);
+    dashboard::time_series(&mut blocks, report);
     blocks.push(Block::Heading(2, "Machine".to_owned()));
     blocks.push(Block::Table(machine(report)));
     blocks.push(Block::Heading(2, "How to read this".to_owned()));
@@ -36,15 +38,25 @@ pub(super) fn blocks(report: &Report) -> Vec<Block> {
     blocks
 }
 
-/// What every figure means, where its name does not say it.
+/// What the figures mean.
 const NOTES: [&str; 7] = [
-    "Tables show the repeat of median time; the spread is the smallest and the largest value over all repeats. Percentiles are by nearest rank, to three significant digits.",
-    "Latency counts from the intended start. In a closed loop that is when the request was sent; in an open loop it is the request's place in the schedule, so a stall counts against every request that it delays. Warm-up requests are in no figure but their own.",
-    "Throughput, Value: the average is all pairs over the whole time; the other rows are each request's pairs over its latency, as in the baseline's report. With several requests in work at once the device is shared and these lie below the average. Per second: pairs completed in each whole second.",
-    "Tokenization is the guest's whole time (instance, tokenising, ranking, copies) less the median start of an instance, which requests without documents show. Queue wait and inference are the host's own clocks.",
-    "Padding waste is what the device computes for nothing: 0, because rows are packed end to end. Padded batching would waste what the column beside it says, if each request were one batch padded to its longest row, as the baseline did it.",
-    "Useful FLOPs follow from the rows' lengths by formula, padding excluded and the last layer pruned to what the head reads. The ceiling is candle's matrix multiplication on all cores, best of the runs before and after; attention, layer norms and activations are not in it.",
-    "Device utilization is the share of time with a batch on the device. CPU usage is the process's share of all cores, this program's own work included. Memory is in 10⁶ bytes.",
+    "Tables show the repeat of median time. The spread is the smallest and the largest value over all repeats. \
+     Percentiles are by nearest rank, to three significant digits.",
+    "Latency counts from the intended start: in a closed loop, when the request was sent; in an open loop, when the \
+     schedule would have sent it, so a stall counts against every request that it delays. Warm-up requests have figures \
+     of their own.",
+    "Throughput, Value: the average is all pairs over the whole time. The other rows are each request's pairs over its \
+     latency, as in the baseline's report; with several requests in flight they share the device and lie below the \
+     average. Per second: pairs completed in each whole second.",
+    "Tokenization is the guest's whole time (instance, tokenising, ranking, copies) minus the median start of an \
+     instance, measured by requests without documents. Queue wait and inference are by the host's clocks.",
+    "Padding waste is computation on padding: 0, because rows are packed end to end. Padded batching would waste the \
+     share in the other column, if each request were one batch padded to its longest row, as in the baseline.",
+    "Useful FLOPs are computed from the rows' lengths by formula, without padding, with the last layer pruned to what the \
+     head reads. The ceiling is candle's matrix multiplication on all cores, the best run before and after. It excludes \
+     attention, layer norms and activations.",
+    "Device utilization is the share of time with a batch on the device. CPU usage is the process's share of all cores, \
+     with this program's own work. Memory is in 10⁶ bytes.",
 ];
 
 /// Milliseconds in a summary's column.
@@ -52,7 +64,7 @@ fn ms(value: f64) -> String {
     format!("{value:.1}ms")
 }
 
-/// A number with as many digits as its size is worth.
+/// A number with digits that suit its size.
 fn number(value: f64) -> String {
     match value.abs() {
         value_abs if value_abs >= 1_000.0 => format!("{value:.0}"),
@@ -65,7 +77,7 @@ fn dash_or<T: std::fmt::Display>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// Smallest and largest over the repeats, or a dash where there is one only.
+/// Smallest and largest over the repeats, or a dash if there is only one.
 fn spread(configuration: &ConfigurationReport, figure: impl Fn(&Repeat) -> f64) -> String {
     let values: Vec<f64> = configuration.repeats.iter().map(figure).collect();
     if values.len() < 2 {
@@ -190,7 +202,7 @@ fn machine(report: &Report) -> Table {
     table
 }
 
-/// The figures at the top of the page: those of the configuration with the best throughput.
+/// The figures at the top of the page, of the configuration with the best throughput.
 pub(super) fn headline(report: &Report) -> Vec<Headline> {
     let best = shown(report).max_by(|left, right| left.1.throughput.average.total_cmp(&right.1.throughput.average));
     let Some((configuration, repeat)) = best else { return Vec::new() };

@@ -1,17 +1,17 @@
-//! What is plotted.
+//! The plots.
 
 use super::super::block::{Axis, Block, Plot, PlotKind, Scale, Series};
 use super::super::schema::{ConfigurationReport, Repeat, Report, SeriesPoint};
-use super::dashboard::merge;
+use super::series::{smoothed, thin};
 use super::shown;
 
-/// Points of a line: more than this and neighbours share a pixel.
+/// Most points of a line: with more, neighbours would share a pixel.
 const LINE_POINTS: usize = 160;
 
-/// Points of the stacked stages: several requests each, so that the areas show a trend and not noise.
+/// Most points of the stacked stages: each has several requests, so that the areas show a trend and not noise.
 const STAGE_POINTS: usize = 60;
 
-/// Throughput and latency by batch and concurrency; nothing where the configurations are no grid.
+/// Throughput and latency by batch and concurrency, if the configurations are a grid.
 pub(super) fn sweep(report: &Report) -> Option<Block> {
     let points: Vec<(&ConfigurationReport, &Repeat, u32, u32)> = shown(report)
         .filter_map(|(configuration, repeat)| {
@@ -75,7 +75,10 @@ pub(super) fn configuration(repeat: &Repeat) -> Vec<Plot> {
             title: "Throughput over time".to_owned(),
             x: Axis::linear("time (s)"),
             y: Axis::linear("pairs/s, mean of the second before"),
-            kind: PlotKind::Lines(vec![Series { name: "pairs/s".to_owned(), points: smoothed(&repeat.series) }]),
+            kind: PlotKind::Lines(vec![Series {
+                name: "pairs/s".to_owned(),
+                points: smoothed(&repeat.series, LINE_POINTS),
+            }]),
         },
     ];
     let merged = thin(&repeat.series, STAGE_POINTS);
@@ -119,20 +122,4 @@ pub(super) fn dashboard(repeat: &Repeat) -> Vec<Plot> {
         line("Padding that batches padded by request would have", "%", |point| point.padded_waste_percent),
     ];
     plots.into_iter().flatten().collect()
-}
-
-/// Neighbours merged until at most `most` points are left.
-fn thin(series: &[SeriesPoint], most: usize) -> Vec<SeriesPoint> {
-    series.chunks(series.len().div_ceil(most).max(1)).map(merge).collect()
-}
-
-/// Throughput as the mean over the second before each point: single intervals hold one request or none.
-fn smoothed(series: &[SeriesPoint]) -> Vec<(f64, f64)> {
-    let at = |end: usize| {
-        let now = series[end].at_s;
-        let begin = series[..end].iter().rposition(|point| point.at_s <= now - 1.0).map_or(0, |index| index + 1);
-        let window = &series[begin..=end];
-        (now, window.iter().map(|point| point.pairs_per_s).sum::<f64>() / window.len() as f64)
-    };
-    (0..series.len()).step_by(series.len().div_ceil(LINE_POINTS).max(1)).map(at).collect()
 }

@@ -1,9 +1,9 @@
-//! Proves that the host believes nothing about rows: `rerank` opens the default model and sends it rows with one fault, which the request's setting `rows` names.
+//! Proves that the host checks rows: sends the default model rows with one fault, which the setting `rows` names.
 //!
 //! | `rows` | what is sent |
 //! | --- | --- |
-//! | `good` | two well-formed rows, so that a test can tell the fault from the guest |
-//! | `none` | no rows at all, which is no fault: `run` gives no numbers |
+//! | `good` | two well-formed rows, to tell a fault of the rows from one of the guest |
+//! | `none` | no rows, which is no fault: `run` returns no numbers |
 //! | `no-offsets` | ids without any offset |
 //! | `late-start` | offsets that start at 1 |
 //! | `not-monotonic` | offsets that decrease |
@@ -17,7 +17,8 @@
 //! | `segments-missing` | one entry of `second-segment` for two rows |
 //! | `segments-extra` | three entries of `second-segment` for two rows |
 //!
-//! What `run` fails with is passed on; what it computes is returned, one hit per number, so that a host which let the rows through is found out. A setting that is none of these fails with `internal`, which no malformed row may.
+//! Passes on the error of `run`, and returns one hit for each number that it computes, so that a host which accepts the
+//! rows is noticed. Any other setting fails with `internal`, which no malformed row may.
 
 use assay_bindings::{Error, Guest, Hit, Model, Request, Response, TokenRows, Usage};
 

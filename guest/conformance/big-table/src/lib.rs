@@ -1,4 +1,5 @@
-//! Proves that tables are limited: its table has 15 000 elements more than its functions need, by `build.rs`. Where it may have them, it answers with no hits.
+//! Proves that tables are limited: `build.rs` gives it a table of 15,000 elements more than its functions need. If the
+//! limit allows them, it answers with no hits.
 
 use assay_bindings::{Error, Guest, Request, Response, Usage};
 

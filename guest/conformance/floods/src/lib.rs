@@ -1,4 +1,5 @@
-//! Proves that calls of the host count as the guest's time: `rerank` asks for the tokenizer for ever, each time a copy of it. Without the setting `attack` it answers with no hits, so that it can be deployed.
+//! Proves that calls of the host count as the guest's time: with the setting `attack`, it asks for copies of the
+//! tokenizer without end. Without the setting, it answers with no hits, so that it can be deployed.
 
 use assay_bindings::{Error, Guest, Model, Request, Response, Usage};
 

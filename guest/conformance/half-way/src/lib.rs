@@ -1,4 +1,5 @@
-//! Proves that a trap half-way costs its own request only: `rerank` runs a row and then traps. Without the setting `attack` it answers with no hits, so that it can be deployed.
+//! Proves that a trap half-way affects only its own request: with the setting `attack`, it runs a row and then traps.
+//! Without the setting, it answers with no hits, so that it can be deployed.
 
 use assay_bindings::{Error, Guest, Model, Request, Response, TokenRows, Usage};
 

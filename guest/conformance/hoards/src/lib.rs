@@ -1,18 +1,19 @@
-//! Proves that memory is limited: `rerank` asks for 10 GB, in steps of 64 MiB because no single one could be larger than a 32-bit memory, and writes to every page of what it gets.
+//! Proves that memory is limited: asks for 10 GB and writes to every page that it gets. It asks in steps of 64 MiB,
+//! since a wasm memory has 32-bit addresses.
 //!
-//! What it does once it is refused is for the request's setting `when-refused` to say:
+//! The setting `when-refused` says what it does when it is refused:
 //!
-//! | value | what happens |
+//! | value | what it does |
 //! | --- | --- |
-//! | `trap`, or no such setting | it traps, as a Rust program without memory does |
-//! | `report` | it fails with `internal`, saying how many MiB it was given |
+//! | `trap`, or no such setting | traps, as a Rust program without memory does |
+//! | `report` | fails with `internal` and the number of MiB that it got |
 
 use assay_bindings::{Error, Guest, Request, Response};
 
 const STEP_BYTES: usize = 64 << 20;
-/// 10 GB, which as a number of bytes has no room in a wasm32 `usize`.
+/// 10 GB in steps; as bytes it would overflow a wasm32 `usize`.
 const STEPS: usize = 150;
-/// A page of wasm memory is larger; hosts hand out memory in pages of their own.
+/// The unit in which a host provides memory, smaller than wasm's own pages.
 const HOST_PAGE_BYTES: usize = 4096;
 
 struct Hoards;

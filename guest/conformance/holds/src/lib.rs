@@ -1,4 +1,5 @@
-//! Proves that nothing of the host's is snapshotted: `prepare` keeps a model open, whose handle would mean nothing in another instance, so that the deployment must fail.
+//! Proves that a snapshot has no handles of the host: `prepare` keeps a model open. Its handle would mean nothing in
+//! another instance, so the deployment must fail.
 
 use assay_bindings::{Error, Guest, Model, Request, Response};
 

@@ -1,4 +1,5 @@
-//! Proves that what the host copies in one call is limited: `rerank` sends rows of 64 MB. Without the setting `attack` it answers with no hits, so that it can be deployed.
+//! Proves that a call's bytes are limited: with the setting `attack`, it sends rows of 64 MB. Without the setting, it
+//! answers with no hits, so that it can be deployed.
 
 use assay_bindings::{Error, Guest, Model, Request, Response, TokenRows, Usage};
 

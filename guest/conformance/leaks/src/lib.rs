@@ -1,4 +1,5 @@
-//! Proves that handles are limited: `rerank` opens the model for ever and drops none of them. Without the setting `attack` it answers with no hits, so that it can be deployed.
+//! Proves that handles are limited: with the setting `attack`, it opens the model without end and drops no handle.
+//! Without the setting, it answers with no hits, so that it can be deployed.
 
 use assay_bindings::{Error, Guest, Model, Request, Response, Usage};
 

@@ -1,4 +1,5 @@
-//! Proves that WASI grants nothing: with the setting `attack` it fails with a list of what it found. Without, it answers with no hits, so that it can be deployed.
+//! Proves that WASI grants nothing: with the setting `attack`, it fails with a list of what it found. Without the
+//! setting, it answers with no hits, so that it can be deployed.
 
 use assay_bindings::{Error, Guest, Request, Response, Usage};
 

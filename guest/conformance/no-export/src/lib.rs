@@ -1,1 +1,2 @@
-//! Proves that a deployment is checked: a valid component, but of an empty world, so that it neither exports `reranker` nor imports anything.
+//! Proves that a deployment is checked: a valid component of an empty world, which neither exports `reranker` nor
+//! imports anything.

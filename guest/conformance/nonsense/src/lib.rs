@@ -1,4 +1,5 @@
-//! Proves that answers are checked: `rerank` returns what the setting `attack` names, one of `wrong-index`, `twice`, `nan`, `infinite` and `million`. Without the setting `attack` it answers with no hits, so that it can be deployed.
+//! Proves that answers are checked: the setting `attack` names a wrong answer, one of `wrong-index`, `twice`, `nan`,
+//! `infinite` and `million`. Without the setting, it answers with no hits, so that it can be deployed.
 
 use assay_bindings::{Error, Guest, Hit, Request, Response, Usage};
 

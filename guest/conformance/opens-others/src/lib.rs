@@ -1,4 +1,5 @@
-//! Proves that a model is opened by those only who may: `rerank` opens the model that the setting `attack` names, and fails as the host does. Without the setting `attack` it answers with no hits, so that it can be deployed.
+//! Proves that a tenant opens only its own models: opens the model that the setting `attack` names, and fails as the
+//! host does. Without the setting, it answers with no hits, so that it can be deployed.
 
 use assay_bindings::{Error, Guest, Model, Request, Response, Usage};
 

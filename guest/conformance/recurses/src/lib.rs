@@ -1,4 +1,5 @@
-//! Proves that the stack is limited: `rerank` calls itself without end. Without the setting `attack` it answers with no hits, so that it can be deployed.
+//! Proves that the stack is limited: with the setting `attack`, it calls itself without end. Without the setting, it
+//! answers with no hits, so that it can be deployed.
 
 use assay_bindings::{Error, Guest, Request, Response, Usage};
 

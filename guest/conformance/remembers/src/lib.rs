@@ -1,4 +1,5 @@
-//! Proves that an instance is fresh, or reused where the tenant allows it: every answer's `usage.tokens` is the number of requests that this instance has served, `usage.rows` the number of times that `prepare` ran in its memory.
+//! Proves that an instance is fresh, or reused if its tenant allows that: `usage.tokens` of an answer is the number of
+//! requests that the instance has served, `usage.rows` the number of times that `prepare` ran in its memory.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -1,10 +1,11 @@
-//! Proves that answers reach those who asked: a row is the guest's seed and the document's bytes, so that a tenant's scores are told from any other's.
+//! Proves that an answer reaches its caller: a row is the guest's seed and the document's bytes, so every tenant has
+//! scores of its own.
 //!
-//! The seed is the 16 digits after `ASSAY-SEED-` in the component; tests overwrite them to make components that differ.
+//! The seed is the 16 digits after `ASSAY-SEED-` in the component. Tests overwrite them to make different components.
 
 use assay_bindings::{Error, Guest, Hit, Model, Request, Response, TokenRows, Usage};
 
-/// Read as if it could change, because in the component file it does.
+/// Read through `black_box`, because tests change it in the component file.
 static SEED: [u8; 27] = *b"ASSAY-SEED-0000000000000000";
 
 struct Seeded;

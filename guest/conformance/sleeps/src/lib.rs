@@ -1,4 +1,5 @@
-//! Proves that time in a host call counts: with the setting `attack` it asks WASI to wake it in an hour. Without, it answers with no hits, so that it can be deployed.
+//! Proves that time in a host call counts: with the setting `attack`, it asks WASI to wake it in an hour. Without the
+//! setting, it answers with no hits, so that it can be deployed.
 
 use assay_bindings::{Error, Guest, Request, Response, Usage};
 

@@ -1,4 +1,4 @@
-//! Proves that instantiation is limited too: the module's `_initialize`, which runs before any export, never returns.
+//! Proves that instantiation is limited: the module's `_initialize`, which runs before any export, never returns.
 #![allow(unsafe_code, reason = "an export by a name of its own; it touches nothing")]
 
 use assay_bindings::{Error, Guest, Request, Response};

@@ -1,4 +1,4 @@
-//! Proves that preparing is limited too: `prepare` never returns, so that the deployment must fail.
+//! Proves that preparation is limited: `prepare` never returns, so the deployment must fail.
 
 use assay_bindings::{Error, Guest, Request, Response};
 

@@ -1,4 +1,5 @@
-//! Proves that CPU time is limited: `rerank` never returns and never calls the host, so that only an interruption from outside can end it.
+//! Proves that processor time is limited: `rerank` never returns and never calls the host, so only an interruption from
+//! outside can end it.
 
 use assay_bindings::{Error, Guest, Request, Response};
 

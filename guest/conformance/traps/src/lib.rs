@@ -1,4 +1,4 @@
-//! Proves that a trap in one guest reaches nobody else: every `rerank` traps.
+//! Proves that a trap affects no other guest: every `rerank` traps.
 
 use assay_bindings::{Error, Guest, Request, Response};
 

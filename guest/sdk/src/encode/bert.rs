@@ -1,8 +1,16 @@
-//! The shorter way from text to ids for BERT's tokenizer, which the default model and most rerankers have.
+//! The fast path from text to ids for BERT's tokenizer, which the default model and most rerankers use.
 //!
-//! `tokenizers` keeps, for every character and through every stage, where in the original text it came from, and makes a string of every token. A row needs neither, and without them the same ids take a small part of the time. The stages come down to this: control characters are dropped, accents are taken off, letters become small, Chinese characters and punctuation stand alone, and a word is the longest vocabulary entries that it can be covered with from the left. No stage looks past a space, or past ASCII's punctuation to what is before it: a word of few ASCII letters that ends there needs nothing but small letters, and is looked up as it stands. Whatever else comes, up to the next space, goes through the stages.
+//! `tokenizers` records, for every character and through every stage, where it came from in the original text, and
+//! makes a string of every token. A row needs neither. Without them the same ids take a small part of the time.
 //!
-//! Source: `normalizers/bert.rs`, `pre_tokenizers/bert.rs` and `models/wordpiece/mod.rs` of `tokenizers` 0.23. The tests hold the two ways equal.
+//! The stages amount to this: control characters are dropped, accents removed, letters lowercased; Chinese characters
+//! and punctuation stand alone; a word becomes the longest vocabulary entries that cover it from the left. No stage
+//! looks past a space, or past ASCII punctuation to the text before it. So a short word of ASCII letters that ends
+//! there only has to be lowercased before it is looked up. All other text goes through the stages, up to the next
+//! space.
+//!
+//! Source: `normalizers/bert.rs`, `pre_tokenizers/bert.rs` and `models/wordpiece/mod.rs` of `tokenizers` 0.23. Property
+//! tests hold this path to the crate's.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -13,34 +21,34 @@ use unicode_categories::UnicodeCategories;
 use unicode_normalization_alignments::UnicodeNormalization;
 
 use super::pieces::{Key, NO_ID, Vocabulary, WINDOW_BYTES, Window};
-use super::text::Extent;
+use super::stages::Extent;
 
-/// All that is needed of the tokenizer.
+/// The parts of the tokenizer that this path needs.
 pub(super) struct BertEncoder {
     normalizer: BertNormalizer,
     vocabulary: Vocabulary,
-    /// Texts to find before anything else, such as `[SEP]`.
+    /// Texts that are found before anything else, such as `[SEP]`.
     added_tokens: Vec<String>,
-    /// Those of them that start with an ASCII letter or digit, and so can stand within a word.
+    /// The added tokens that start with an ASCII letter or digit, and so can start within a word.
     added_within_words: Vec<String>,
-    /// [`CLASSES`], and [`ADDED`] with every byte that an added token can start with.
+    /// [`CLASSES`], with [`ADDED`] set for each byte that starts an added token.
     classes: [u8; 256],
     scratch: RefCell<Scratch>,
 }
 
-/// Reused, so that a text costs no allocation.
+/// Buffers, reused so that a text costs no allocation.
 #[derive(Default)]
 struct Scratch {
-    /// The text, its ASCII letters small if the tokenizer makes them so, and spaces after it.
+    /// The text with spaces after it, its ASCII letters lowercased if the tokenizer does that.
     lowered: Vec<u8>,
-    /// A run without what is not text.
+    /// A run without control characters.
     clean: String,
-    /// A run as its words are cut from it.
+    /// A run after the normaliser, from which words are cut.
     normal: String,
 }
 
 impl BertEncoder {
-    /// Whether this is BERT's tokenizer and nothing but.
+    /// The fast path for a tokenizer, if it is exactly BERT's.
     pub(super) fn of(tokenizer: &Tokenizer) -> Option<Self> {
         let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() else {
             return None;
@@ -52,7 +60,7 @@ impl BertEncoder {
             return None;
         };
         let added_tokens = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
-        // Added tokens that are looked for in normalised text would have to be looked for here too.
+        // The crate finds added tokens marked as normalised only after the normaliser, which this path skips.
         if !normalizer.clean_text || added_tokens.values().any(|token| token.normalized) {
             return None;
         }
@@ -68,7 +76,8 @@ impl BertEncoder {
         Some(Self { normalizer: *normalizer, vocabulary, added_tokens, added_within_words, classes, scratch })
     }
 
-    /// As [`TextEncoder::encode`](super::text::TextEncoder::encode); `None`, and what `ids` then holds has no meaning, where an added token stands in the text: this way knows nothing of those.
+    /// As [`TextEncoder::encode`](super::text::TextEncoder::encode). `None` if the text contains an added token, which
+    /// this path does not handle; `ids` then holds nothing of use.
     pub(super) fn encode(&self, text: &str, stop: usize, ids: &mut Vec<u32>) -> Option<Extent> {
         if self.added_within_words.iter().any(|token| text.contains(token.as_str())) {
             return None;
@@ -79,7 +88,7 @@ impl BertEncoder {
         if self.normalizer.lowercase {
             lowered.make_ascii_lowercase();
         }
-        // So that the last word ends in a space, and a window can be read where any starts.
+        // The last word then ends at a space, and a window can be read at every position.
         lowered.extend_from_slice(&[b' '; WINDOW_BYTES]);
         let mut words = [Word::default(); MAX_WORDS];
         let mut start = 0;
@@ -103,13 +112,15 @@ impl BertEncoder {
         Some(Extent::Whole)
     }
 
-    // From here on, functions of their own where one would do: a compiler keeps the values of a small loop in registers. Guests' compiler has few to give, since every loop of theirs also watches the clock.
+    // The steps below are separate functions because a compiler keeps the values of a small loop in registers. In a
+    // guest it has fewer registers, as every loop also checks the epoch.
 
-    /// Finds the words of some text, as many as there is room for, up to what needs the stages.
+    /// Finds words until `words` is full or text follows that needs the stages.
     #[inline(never)]
     fn find(&self, lowered: &[u8], text: Range<usize>, words: &mut [Word; MAX_WORDS]) -> Found {
         let (mut start, mut count) = (text.start, 0);
-        // A round finds a word and punctuation after it, or only one of them. What there is not is written too, and then written over: a branch would be mispredicted.
+        // A round finds a word, a punctuation character after it, or both. It always writes both and then overwrites
+        // the absent one, because a branch here would be mispredicted.
         while start < text.end && count + 2 <= MAX_WORDS {
             let Some(bytes) = lowered.get(start..).and_then(|rest| rest.first_chunk()) else { break };
             let window = Window::of(bytes);
@@ -130,7 +141,7 @@ impl BertEncoder {
         Found { words: count, end: start, rare: false }
     }
 
-    /// Looks once for each word that has no id yet.
+    /// Looks up each word that has no id yet, once.
     #[inline(never)]
     fn look(&self, words: &mut [Word]) {
         for word in words {
@@ -138,7 +149,7 @@ impl BertEncoder {
         }
     }
 
-    /// Appends the ids of words.
+    /// Appends the words' ids.
     #[inline(never)]
     fn take(&self, words: &[Word], lowered: &[u8], stop: usize, ids: &mut Vec<u32>) -> Extent {
         for &Word { id, start, length, .. } in words {
@@ -153,13 +164,13 @@ impl BertEncoder {
         Extent::Whole
     }
 
-    /// What `text` begins with, up to the next space; `None`, where an added token stands there.
+    /// The start of `text`, up to the next space; `None` if an added token starts there.
     #[inline(never)]
     fn run<'text>(&self, text: &'text str) -> Option<&'text str> {
         let bytes = text.as_bytes();
         let end = bytes.iter().position(|&byte| self.classes[usize::from(byte)] & !ADDED == SPACE);
         let end = end.unwrap_or(bytes.len());
-        // The space too can be a token's first.
+        // An added token may start with the space.
         let mut starts = (0..=end).map(|start| &bytes[start..]);
         if starts.any(|start| self.added_tokens.iter().any(|token| start.starts_with(token.as_bytes()))) {
             return None;
@@ -167,7 +178,7 @@ impl BertEncoder {
         Some(&text[..end])
     }
 
-    /// Appends the ids of all that a run has become, which gets spaces after it.
+    /// Appends the ids of a normalised run, and spaces to the run.
     #[inline(never)]
     fn encode_words(&self, normal: &mut String, stop: usize, ids: &mut Vec<u32>) -> Extent {
         let end = normal.len();
@@ -207,17 +218,17 @@ impl BertEncoder {
     }
 }
 
-/// Words that are looked for together: several times as many as a processor waits for at once.
+/// Words that are looked up together: several times the number of loads that a processor keeps in flight.
 const MAX_WORDS: usize = 32;
 
-/// A word of a text, and what is known of it so far.
+/// A word of a text, and its id once that is known.
 #[derive(Clone, Copy, Default)]
 struct Word {
-    /// That of no text where the id is known.
+    /// The key of no text if the id is known already.
     key: Key,
-    /// See [`Vocabulary::look`].
+    /// Where [`Vocabulary::look`] looks for it.
     place: usize,
-    /// [`NO_ID`] where only [`Vocabulary::encode`] can tell.
+    /// [`NO_ID`] if the word needs [`Vocabulary::encode`].
     id: u32,
     start: usize,
     length: usize,
@@ -226,21 +237,21 @@ struct Word {
 /// How far words were found.
 struct Found {
     words: usize,
-    /// Where the next one begins.
+    /// Where the next word begins.
     end: usize,
-    /// What is there needs the stages.
+    /// Whether the text there needs the stages.
     rare: bool,
 }
 
 const SPACE: u8 = 0;
 const PUNCTUATION: u8 = 1;
 const LETTER: u8 = 2;
-/// Control characters, and all that is not ASCII.
+/// Control characters, and all bytes outside ASCII.
 const OTHER: u8 = 3;
-/// Set beside one of these.
+/// Set in addition to one of the others for a byte that starts an added token.
 const ADDED: u8 = 4;
 
-/// What each byte is.
+/// The class of each byte.
 const CLASSES: [u8; 256] = {
     let mut classes = [LETTER; 256];
     let mut byte = 0;
@@ -258,7 +269,7 @@ const CLASSES: [u8; 256] = {
     classes
 };
 
-/// Cuts a text into words and punctuation, each a word of its own.
+/// Cuts a text into words. Each punctuation character is a word.
 fn words(text: &str) -> impl Iterator<Item = Range<usize>> {
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -274,7 +285,7 @@ fn words(text: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// Neither a control character nor one that stands for a broken one. Tabs and line ends never get here.
+/// Neither a control character nor U+FFFD. Tabs and line ends never get here.
 fn is_text(character: char) -> bool {
     character != '\u{fffd}' && !character.is_other()
 }

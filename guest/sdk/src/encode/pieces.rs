@@ -1,8 +1,13 @@
-//! A WordPiece vocabulary, asked for the longest entry that a word begins with.
+//! A WordPiece vocabulary that finds the longest entry at the start of a word.
 //!
-//! `WordPiece` makes a string of every beginning of a word and asks a hash map for it. Nearly all entries have at most 12 bytes: here they are two numbers, which are cut with a mask, hashed with two products and compared at once. Nor has a guest to emulate the 128-bit products of that map's hash.
+//! `WordPiece` makes a string of every prefix of a word and looks it up in a hash map. Nearly all entries have at most
+//! 12 bytes. Here they are two numbers: cut with a mask, hashed with two products, compared at once. A guest does not
+//! have to emulate the 128-bit products of the map's hash.
 //!
-//! What takes time is to wait for memory, as a vocabulary is larger than a processor's second cache. Most words are entries: one [`look`](Vocabulary::look) finds them, has no branch, and so goes on to the next word while the first is still waited for. A word that is not is asked for beginning by beginning, and a table of a bit for each hash, which is in the cache, answers for most of those that are no entries either.
+//! Most of the time goes into waiting for memory, since a vocabulary is larger than a processor's second-level cache.
+//! Most words are entries. [`look`](Vocabulary::look) finds those without a branch, so the processor goes on to the
+//! next word while it waits for the first. Any other word is looked up prefix by prefix. A table with one bit per hash,
+//! small enough for the cache, rejects most prefixes that are no entries.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -10,16 +15,16 @@ use std::ops::Range;
 use tokenizers::Model;
 use tokenizers::models::wordpiece::WordPiece;
 
-/// Bytes that a [`Key`] holds: what 98.8 % of BERT's vocabulary fits in, and with an id a quarter of a cache line.
+/// Bytes that a [`Key`] holds: 98.8 % of BERT's vocabulary fits, and a key with its id is a quarter of a cache line.
 pub(super) const KEY_BYTES: usize = 12;
 
-/// Bytes that a [`Window`] shows: a key can be cut from it, and it tells where most words end.
+/// Bytes of a [`Window`]: a key can be cut from it, and most words end within it.
 pub(super) const WINDOW_BYTES: usize = 16;
 
-/// Stands for an id where there is none.
+/// In place of an id: none.
 pub(super) const NO_ID: u32 = u32::MAX;
 
-/// A text of up to [`KEY_BYTES`] bytes, the first of them lowest; 0 where there are none. No text here contains a 0 of its own.
+/// A text of up to [`KEY_BYTES`] bytes, the first byte lowest, filled up with zeros. No text here contains a zero byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Key {
     low: u64,
@@ -27,21 +32,21 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// Of a text that is no longer than a key.
+    /// The key of a text of at most [`KEY_BYTES`] bytes.
     fn of(text: &[u8]) -> Self {
         let mut window = [0; WINDOW_BYTES];
         window[..text.len()].copy_from_slice(text);
         Window::of(&window).first(text.len())
     }
 
-    /// Multiplies, as all of a product's highest bits depend on all of the key; the constants are odd and have no pattern.
+    /// A product, because its high bits depend on every bit of the key. The constants are odd and have no pattern.
     #[inline]
     fn hash(self) -> u64 {
         (self.low ^ u64::from(self.high).wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xf135_7aea_2e62_a9c5)
     }
 }
 
-/// The bytes of a text that one look takes in.
+/// The next [`WINDOW_BYTES`] bytes of a text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     low: u64,
@@ -54,20 +59,20 @@ impl Window {
         Self { low: half(bytes.first_chunk()), high: half(bytes.last_chunk()) }
     }
 
-    /// The first bytes, if a key holds so many; the key of no text, if not.
+    /// The key of the first `bytes` bytes; the key of no text if a key cannot hold so many.
     pub(super) fn first(self, bytes: usize) -> Key {
         let mask = MASKS[bytes % MASKS.len()];
         Key { low: self.low & mask.low, high: self.high as u32 & mask.high }
     }
 
-    /// How many of the first bytes are ASCII letters and digits.
+    /// How many bytes from the first on are ASCII letters or digits.
     pub(super) fn word_bytes(self) -> usize {
         let (low, high) = (word_bytes(self.low), word_bytes(self.high));
         low + if low == 8 { high } else { 0 }
     }
 }
 
-/// For each number of bytes that a window can begin with, those of a key.
+/// For each number of bytes, the mask that cuts a key of them from a window.
 const MASKS: [Key; 32] = {
     let mut masks = [Key { low: 0, high: 0 }; 32];
     let mut bytes = 1;
@@ -79,10 +84,11 @@ const MASKS: [Key; 32] = {
     masks
 };
 
-/// How many of a number's lowest bytes are ASCII letters and digits: all eight are looked at together, their highest bits standing for the answers.
+/// How many of a number's lowest bytes are ASCII letters or digits. Tests all eight bytes at once; the highest bit of
+/// each byte is its answer.
 fn word_bytes(number: u64) -> usize {
     const HIGHEST: u64 = every(0x80);
-    // Without the highest bits, no sum below runs over into the next byte.
+    // Without the highest bits, no sum below carries into the next byte.
     let ascii = number & !HIGHEST;
     let between = |bytes: u64, first: u8, last: u8| (bytes + every(0x80 - first)) & !(bytes + every(0x7f - last));
     let small = ascii | every(0x20);
@@ -94,12 +100,12 @@ const fn every(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
 
-/// The pieces that words are covered with.
+/// The pieces that cover words.
 #[derive(Debug)]
 pub(super) struct Vocabulary {
-    /// What a word can start with.
+    /// Pieces that start a word.
     first: Pieces,
-    /// What can follow, without the prefix that marks it in the vocabulary.
+    /// Pieces that continue a word, without the vocabulary's prefix for them.
     following: Pieces,
     /// The id of a word of one byte, or [`NO_ID`].
     byte_ids: [u32; 256],
@@ -108,11 +114,12 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// `None` where the vocabulary lacks its own unknown token, has an id that stands for none, or has no words as long as a key.
+    /// `None` if the vocabulary lacks its unknown token, uses [`NO_ID`] as an id, or allows only words shorter than a
+    /// key.
     pub(super) fn of(model: &WordPiece) -> Option<Self> {
         let vocab = model.get_vocab();
         let mut pieces: Vec<_> = vocab.iter().map(|(piece, &id)| (piece.as_str(), id)).collect();
-        // Vocabularies list first what is frequent: it gets the slot that its hash names.
+        // Vocabularies list frequent entries first. Those get the slot that their hash names.
         pieces.sort_unstable_by_key(|&(_, id)| id);
         let prefix = &model.continuing_subword_prefix;
         let following = pieces.iter().filter_map(|&(piece, id)| Some((piece.strip_prefix(prefix)?, id)));
@@ -124,13 +131,13 @@ impl Vocabulary {
         usable.then_some(Self { first, following, byte_ids, unknown_id, max_word_chars })
     }
 
-    /// Where [`look`](Self::look) looks for a word.
+    /// The slot in which [`look`](Self::look) looks for a word.
     #[inline]
     pub(super) fn place(&self, word: Key) -> usize {
         self.first.place(word.hash())
     }
 
-    /// The id of a word that is a piece and lies in its place; [`NO_ID`] for any other, and for the key of no text.
+    /// The id of a word that is a piece and lies in its place. [`NO_ID`] for all others, and for the key of no text.
     #[inline]
     pub(super) fn look(&self, word: Key, place: usize) -> u32 {
         self.first.look(word, place)
@@ -142,7 +149,8 @@ impl Vocabulary {
         self.byte_ids[usize::from(word)]
     }
 
-    /// Covers a word with pieces, the longest first; a word that cannot be covered is one unknown token. The text goes on for [`WINDOW_BYTES`] or more after the word.
+    /// Appends the ids of the pieces that cover a word, the longest first, or of the unknown token if none do. `text`
+    /// needs [`WINDOW_BYTES`] or more after the word.
     #[inline(never)]
     pub(super) fn encode(&self, text: &[u8], word: Range<usize>, ids: &mut Vec<u32>) {
         let (before, mut start, mut pieces) = (ids.len(), word.start, &self.first);
@@ -161,7 +169,7 @@ impl Vocabulary {
     }
 }
 
-/// Characters of a text, by the bytes that start one.
+/// The number of characters of a text: of bytes that start one.
 #[inline(never)]
 fn chars(text: &[u8]) -> usize {
     text.iter().filter(|&&byte| byte & 0xc0 != 0x80).count()
@@ -170,17 +178,18 @@ fn chars(text: &[u8]) -> usize {
 /// Texts and their ids.
 #[derive(Debug)]
 struct Pieces {
-    /// Those that a key holds, each in the first free slot from its place on; a power of two, at least half of it free.
+    /// Texts that fit a key, each in the first free slot from its place on. A power of two, at least half of it free.
     slots: Vec<Slot>,
-    /// Four bits for each slot, together a power of two: set where one of these has that hash.
+    /// Four bits for each slot, a power of two: a bit is set if a text of `slots` has that hash.
     hashes: Vec<u64>,
+    /// Texts that are longer than a key.
     long: HashMap<Box<[u8]>, u32>,
-    /// Of the long ones, descending.
+    /// Lengths of the long texts, descending.
     long_lengths: Vec<usize>,
 }
 
 /// A piece, or room for one.
-// A key and an id would have 24 bytes, as a key by itself is padded to 16.
+// The key's fields, because a `Key` is padded to 16 bytes and would make a slot 24.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     low: u64,
@@ -191,7 +200,7 @@ struct Slot {
 const FREE: Slot = Slot { low: 0, high: 0, id: NO_ID };
 
 impl Slot {
-    /// Whether this is the piece of that text. No branch between the two halves: see the module.
+    /// Whether this is the piece with that text. Compares without a branch: see the module.
     #[inline]
     fn holds(&self, key: Key) -> bool {
         (self.low ^ key.low) | u64::from(self.high ^ key.high) == 0
@@ -204,7 +213,8 @@ impl Slot {
 }
 
 impl<'text> FromIterator<(&'text str, u32)> for Pieces {
-    /// What no word is or contains is left out: nothing, a 0, and punctuation beside something else.
+    /// Leaves out entries that no word contains: the empty one, and those with a zero byte or with punctuation beside
+    /// other characters.
     fn from_iter<I: IntoIterator<Item = (&'text str, u32)>>(pieces: I) -> Self {
         let pieces = pieces.into_iter().map(|(piece, id)| (piece.as_bytes(), id));
         let pieces = pieces.filter(|(piece, _)| !piece.is_empty() && !piece.contains(&0));
@@ -232,7 +242,7 @@ impl<'text> FromIterator<(&'text str, u32)> for Pieces {
 }
 
 impl Pieces {
-    /// The longest piece that a part of a text starts with: its id and its length.
+    /// The longest piece at the start of a part of a text: its id and its length in bytes.
     #[inline]
     fn longest_prefix(&self, text: &[u8], part: Range<usize>) -> Option<(u32, usize)> {
         if part.len() > KEY_BYTES
@@ -288,7 +298,7 @@ impl Pieces {
         (hash >> 40) as usize & (self.slots.len() - 1)
     }
 
-    /// Where [`hashes`](Self::hashes) has the bit of a hash.
+    /// The word and the bit in [`hashes`](Self::hashes) for a hash.
     fn bit(&self, hash: u64) -> (usize, u64) {
         ((hash >> 38) as usize & (self.hashes.len() - 1), 1 << ((hash >> 32) % 64))
     }
@@ -299,7 +309,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A text with room after it, as the functions here want it.
+    /// A text with the bytes after it that the functions here need.
     fn padded(text: &[u8]) -> Vec<u8> {
         [text, &[b'!'; WINDOW_BYTES]].concat()
     }
@@ -310,25 +320,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_is_the_first_bytes_and_nothing_of_those_after(text in proptest::collection::vec(1_u8.., 1..20), bytes in 1..=KEY_BYTES) {
+        fn a_key_holds_the_first_bytes_only(text in proptest::collection::vec(1_u8.., 1..20), bytes in 1..=KEY_BYTES) {
             prop_assume!(bytes <= text.len());
             prop_assert_eq!(window(&text).first(bytes), Key::of(&text[..bytes]));
             let word = text.iter().take(WINDOW_BYTES).take_while(|byte| byte.is_ascii_alphanumeric()).count();
             prop_assert_eq!(window(&text).word_bytes(), word);
         }
 
-        /// Texts of two letters, so that most begin with several pieces; of up to 20 bytes, so that some pieces are long.
+        /// Two letters, so that most texts start with several pieces. Up to 20 bytes, so that some pieces are long.
         #[test]
-        fn the_longest_piece_is_found(pieces in proptest::collection::btree_set("[ab]{1,20}", 0..60), text in "[ab]{1,24}") {
+        fn the_longest_piece_is_found(
+            pieces in proptest::collection::btree_set("[ab]{1,20}", 0..60), text in "[ab]{1,24}"
+        ) {
             let made: Pieces = pieces.iter().map(String::as_str).zip(0..).collect();
             let expected = pieces.iter().zip(0..).filter(|(piece, _)| text.starts_with(piece.as_str()));
             let expected = expected.max_by_key(|(piece, _)| piece.len()).map(|(piece, id)| (id, piece.len()));
             prop_assert_eq!(made.longest_prefix(&padded(text.as_bytes()), 0..text.len()), expected);
         }
 
-        /// All pieces are asked for, and a word that may be none.
+        /// Looks up every piece, and a word that may be no piece.
         #[test]
-        fn a_look_finds_a_piece_that_lies_in_its_place_and_nothing_else(pieces in proptest::collection::btree_set("[a-d]{1,14}", 1..200), other in "[a-d]{1,14}") {
+        fn look_finds_a_piece_in_its_place_and_nothing_else(
+            pieces in proptest::collection::btree_set("[a-d]{1,14}", 1..200), other in "[a-d]{1,14}"
+        ) {
             let ids: HashMap<&str, u32> = pieces.iter().map(String::as_str).zip(0..).collect();
             let made: Pieces = pieces.iter().map(String::as_str).zip(0..).collect();
             let look = |word: &str| {
@@ -339,7 +353,7 @@ mod tests {
             let found = pieces.iter().filter(|&piece| look(piece) == ids[piece.as_str()]).count();
             let lost = pieces.iter().filter(|&piece| look(piece) == NO_ID).count();
             prop_assert_eq!(found + lost, pieces.len());
-            // Long pieces have no place, and few pieces can all have the same by chance.
+            // Long pieces have no place. A few short ones may share a place by chance.
             let short = pieces.iter().filter(|piece| piece.len() <= KEY_BYTES).count();
             prop_assert!(short < 50 || found * 2 > short, "{} of {} are in their places", found, short);
         }
@@ -355,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_holds_no_piece_that_only_begins_or_ends_alike() {
+    fn a_slot_does_not_match_a_similar_text() {
         let slot = |piece: &[u8]| Slot { low: Key::of(piece).low, high: Key::of(piece).high, id: 1 };
         assert!(slot(b"transports").holds(Key::of(b"transports")));
         for other in ["transporte", "transport", "transpor", "Transports"] {
@@ -363,9 +377,9 @@ mod tests {
         }
     }
 
-    /// Every byte alone, and before and after a letter, so that no sum runs over into a neighbour unseen.
+    /// Every byte alone, and before and after a letter, so that a carry into a neighbour would show.
     #[test]
-    fn letters_and_digits_are_told_from_every_other_byte() {
+    fn only_ascii_letters_and_digits_count_as_word_bytes() {
         for byte in 0..=u8::MAX {
             let word = byte.is_ascii_alphanumeric();
             assert_eq!(window(&[byte; WINDOW_BYTES]).word_bytes(), if word { WINDOW_BYTES } else { 0 }, "{byte}");

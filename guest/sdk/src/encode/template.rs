@@ -1,17 +1,19 @@
 //! What a tokenizer puts around a pair.
 //!
-//! `tokenizer.json` says it in one of five kinds of post-processor, some of them nested. Instead of understanding each, this module shows the post-processor marked tokens when the tokenizer is loaded and reads the template off the answer, special tokens and token types included. Whatever `tokenizers` would do with a pair is therefore done here too.
+//! `tokenizer.json` has five kinds of post-processor for that, and they nest. This module does not interpret them. When
+//! a tokenizer is loaded, it passes two marked tokens through the post-processor and reads the special tokens and token
+//! types from the result. So a row is always what `tokenizers` would make of the pair.
 
 use tokenizers::{Encoding, PostProcessor, Token, Tokenizer};
 
-use super::LoadError;
+use super::error::{LoadError, TemplateError};
 use super::rows::Rows;
 
-/// Stand for the query and the document; no vocabulary is that large.
+/// Mark the query and the document; no vocabulary is that large.
 const QUERY_MARK: u32 = u32::MAX;
 const DOCUMENT_MARK: u32 = u32::MAX - 1;
 
-/// Special tokens, query and document in the order of a row; token type 0 comes first, and type 1 follows.
+/// The special tokens, the query and the document in the order of a row. Token type 0 comes first, then type 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template {
     pieces: Vec<Piece>,
@@ -32,18 +34,18 @@ impl Template {
     pub(super) fn of_pair(tokenizer: &Tokenizer) -> Result<Self, LoadError> {
         let row = tokenizer
             .post_process(mark(QUERY_MARK, 0), Some(mark(DOCUMENT_MARK, 1)), true)
-            .map_err(|error| LoadError::Unreadable(error.to_string()))?;
+            .map_err(LoadError::Unreadable)?;
         let template = Self::read(row.get_ids(), row.get_type_ids())?;
         let announced = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
-        if template.special_tokens != announced {
-            // `tokenizers` would cut such rows to another length than the one asked for.
-            return Err(LoadError::Template("it announces another number of special tokens than it adds"));
+        let added = template.special_tokens;
+        if added != announced {
+            return Err(TemplateError::SpecialTokens { announced, added }.into());
         }
         Ok(template)
     }
 
     /// Reads a row in which each mark stands once.
-    fn read(ids: &[u32], type_ids: &[u32]) -> Result<Self, LoadError> {
+    fn read(ids: &[u32], type_ids: &[u32]) -> Result<Self, TemplateError> {
         let pieces: Vec<Piece> = ids
             .iter()
             .map(|&id| match id {
@@ -54,11 +56,11 @@ impl Template {
             .collect();
         let count = |wanted| pieces.iter().filter(|&&piece| piece == wanted).count();
         if count(Piece::Query) != 1 || count(Piece::Document) != 1 {
-            return Err(LoadError::Template("query and document do not each appear once"));
+            return Err(TemplateError::TextsNotOnce);
         }
         let first_segment_pieces = type_ids.iter().take_while(|&&type_id| type_id == 0).count();
         if type_ids[first_segment_pieces..].iter().any(|&type_id| type_id != 1) {
-            return Err(LoadError::Template("token types are not zeros followed by ones"));
+            return Err(TemplateError::TokenTypes);
         }
         Ok(Self { special_tokens: pieces.len() - 2, pieces, first_segment_pieces })
     }
@@ -94,10 +96,6 @@ fn mark(id: u32, type_id: u32) -> Encoding {
 mod tests {
     use super::*;
 
-    fn read(ids: &[u32], type_ids: &[u32]) -> Result<Template, String> {
-        Template::read(ids, type_ids).map_err(|error| error.to_string())
-    }
-
     fn row(template: &Template, query: &[u32], document: &[u32]) -> (Vec<u32>, Vec<u32>) {
         let mut rows = Rows::default();
         template.push(query, document, &mut rows);
@@ -108,7 +106,7 @@ mod tests {
     #[test]
     fn a_bert_pair_starts_its_second_segment_at_the_document() {
         let bert = [1, QUERY_MARK, 2, DOCUMENT_MARK, 2];
-        let template = read(&bert, &[0, 0, 0, 1, 1]).unwrap();
+        let template = Template::read(&bert, &[0, 0, 0, 1, 1]).unwrap();
         assert_eq!(template.special_tokens(), 3);
         assert_eq!(row(&template, &[7, 8], &[9]), (vec![1, 7, 8, 2, 9, 2], vec![4]));
         assert_eq!(row(&template, &[], &[]), (vec![1, 2, 2], vec![2]));
@@ -117,17 +115,17 @@ mod tests {
     #[test]
     fn a_roberta_pair_has_no_second_segment() {
         let roberta = [0, QUERY_MARK, 2, 2, DOCUMENT_MARK, 2];
-        let template = read(&roberta, &[0; 6]).unwrap();
+        let template = Template::read(&roberta, &[0; 6]).unwrap();
         assert_eq!(row(&template, &[7], &[8, 9]), (vec![0, 7, 2, 2, 8, 9, 2], vec![7]));
     }
 
     #[test]
     fn pairs_that_rows_cannot_express_are_refused() {
-        assert!(read(&[QUERY_MARK], &[0]).unwrap_err().contains("once"));
-        assert!(read(&[QUERY_MARK, DOCUMENT_MARK, QUERY_MARK], &[0; 3]).unwrap_err().contains("once"));
+        let error = |ids: &[u32], type_ids: &[u32]| Template::read(ids, type_ids).unwrap_err();
+        assert_eq!(error(&[QUERY_MARK], &[0]), TemplateError::TextsNotOnce);
+        assert_eq!(error(&[QUERY_MARK, DOCUMENT_MARK, QUERY_MARK], &[0; 3]), TemplateError::TextsNotOnce);
         for type_ids in [[1, 0], [0, 2]] {
-            let error = read(&[QUERY_MARK, DOCUMENT_MARK], &type_ids).unwrap_err();
-            assert!(error.contains("zeros followed by ones"), "{error}");
+            assert_eq!(error(&[QUERY_MARK, DOCUMENT_MARK], &type_ids), TemplateError::TokenTypes);
         }
     }
 }

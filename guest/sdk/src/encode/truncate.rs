@@ -1,10 +1,14 @@
-//! How many tokens of a pair stay, as Hugging Face's `tokenizers` counts them.
+//! How many tokens of each side of a pair stay, as Hugging Face's `tokenizers` counts them.
 //!
-//! Source: `truncate_encodings` in `tokenizers` 0.23, <https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/utils/truncation.rs>, always from the right and without stride. Of two texts that both overrun, the longer one keeps the odd token. It is the longer of the whole texts, as in every release but 0.23.1 and 0.23.2: those compare the texts where tokenising stopped, which made the odd token depend on how the last word was split, and 0.23.3 took that back.
+//! Source: `truncate_encodings` in `tokenizers` 0.23,
+//! <https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/utils/truncation.rs>, from the right and without
+//! stride. If both texts are over the limit, the longer one keeps the odd token. Lengths are those of the whole texts,
+//! as in 0.23.3 and in all releases up to 0.22. (0.23.1 and 0.23.2 stop tokenising early and compare the texts where
+//! they stopped.)
 
-use super::PairError;
+use super::error::PairError;
 
-/// What may be cut from a pair that does not fit.
+/// What to cut from a pair that does not fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     /// Nothing.
@@ -23,13 +27,14 @@ pub(super) struct Kept {
 }
 
 impl Cut {
-    /// Tokenising a document may stop once there are this many tokens: more of them change nothing that [`keep`](Self::keep) decides.
+    /// Tokenising a document may stop at this many tokens: more of them do not change what [`keep`](Self::keep)
+    /// decides.
     pub(super) fn document_stop(self, query: usize, max_tokens: usize) -> Option<usize> {
         match self {
-            // As long as the query, it counts as the longer one.
+            // A document as long as the query counts as the longer one already.
             Self::LongestFirst => Some(query.max(max_tokens)),
             Self::DocumentOnly => Some(max_tokens),
-            // The error says how long it is.
+            // The error reports the whole length.
             Self::Nothing => None,
         }
     }
@@ -48,7 +53,7 @@ impl Cut {
         }
         match self {
             Self::Nothing => Err(PairError::TooLong { tokens: query + document + special_tokens, max_tokens }),
-            // Where the query fills the row to the last token `only_second` fails too: a document of no tokens has no meaning.
+            // `only_second` fails here too: a document cut to no tokens has no meaning.
             Self::DocumentOnly if query >= room => Err(PairError::QueryTooLong { query_tokens: query, max_tokens }),
             Self::DocumentOnly => Ok(Kept { query, document: room - query }),
             Self::LongestFirst => Ok(longest_first(query, document, room)),
@@ -56,7 +61,8 @@ impl Cut {
     }
 }
 
-/// The shorter side keeps all it has up to half of the room; the longer one takes the rest, and the odd token. Of two as long as each other the document counts as the longer.
+/// The shorter side keeps up to half of the room. The longer side takes the rest, and with it the odd token. If both
+/// are equally long, the document takes it.
 fn longest_first(query: usize, document: usize, room: usize) -> Kept {
     let (shorter, swapped) = if query > document { (document, true) } else { (query, false) };
     let shorter = shorter.min(room / 2);
@@ -69,44 +75,45 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn kept(cut: Cut, query: usize, document: usize, max: usize) -> Result<(usize, usize), PairError> {
-        cut.keep(query, document, max, 3).map(|kept| (kept.query, kept.document))
+    fn kept(cut: Cut, query: usize, document: usize, max_tokens: usize) -> (usize, usize) {
+        let kept = cut.keep(query, document, max_tokens, 3).unwrap();
+        (kept.query, kept.document)
     }
 
     #[test]
     fn a_pair_that_fits_is_left_alone() {
         for cut in [Cut::Nothing, Cut::LongestFirst, Cut::DocumentOnly] {
-            assert_eq!(kept(cut, 2, 3, 8), Ok((2, 3)));
-            assert_eq!(kept(cut, 0, 0, 3), Ok((0, 0)));
+            assert_eq!(kept(cut, 2, 3, 8), (2, 3));
+            assert_eq!(kept(cut, 0, 0, 3), (0, 0));
         }
     }
 
     #[test]
     fn longest_first_gives_the_odd_token_to_the_longer_side() {
-        assert_eq!(kept(Cut::LongestFirst, 2, 100, 13), Ok((2, 8)));
-        assert_eq!(kept(Cut::LongestFirst, 100, 2, 13), Ok((8, 2)));
-        assert_eq!(kept(Cut::LongestFirst, 50, 60, 14), Ok((5, 6)));
-        assert_eq!(kept(Cut::LongestFirst, 60, 50, 14), Ok((6, 5)));
-        assert_eq!(kept(Cut::LongestFirst, 50, 50, 14), Ok((5, 6)));
-        assert_eq!(kept(Cut::LongestFirst, 1, 1, 3), Ok((0, 0)));
+        assert_eq!(kept(Cut::LongestFirst, 2, 100, 13), (2, 8));
+        assert_eq!(kept(Cut::LongestFirst, 100, 2, 13), (8, 2));
+        assert_eq!(kept(Cut::LongestFirst, 50, 60, 14), (5, 6));
+        assert_eq!(kept(Cut::LongestFirst, 60, 50, 14), (6, 5));
+        assert_eq!(kept(Cut::LongestFirst, 50, 50, 14), (5, 6));
+        assert_eq!(kept(Cut::LongestFirst, 1, 1, 3), (0, 0));
     }
 
     #[test]
     fn document_only_never_touches_the_query() {
-        assert_eq!(kept(Cut::DocumentOnly, 4, 100, 10), Ok((4, 3)));
-        let error = PairError::QueryTooLong { query_tokens: 7, max_tokens: 10 };
-        assert_eq!(kept(Cut::DocumentOnly, 7, 1, 10), Err(error));
+        assert_eq!(kept(Cut::DocumentOnly, 4, 100, 10), (4, 3));
+        let error = Cut::DocumentOnly.keep(7, 1, 10, 3).unwrap_err();
+        assert!(matches!(error, PairError::QueryTooLong { query_tokens: 7, max_tokens: 10 }), "{error}");
     }
 
     #[test]
-    fn where_nothing_may_be_cut_length_and_limit_are_told() {
-        let error = PairError::TooLong { tokens: 9, max_tokens: 8 };
-        assert_eq!(kept(Cut::Nothing, 2, 4, 8), Err(error));
+    fn a_pair_that_may_not_be_cut_is_refused_with_its_length_and_the_limit() {
+        let error = Cut::Nothing.keep(2, 4, 8, 3).unwrap_err();
+        assert!(matches!(error, PairError::TooLong { tokens: 9, max_tokens: 8 }), "{error}");
     }
 
     proptest! {
         #[test]
-        fn longest_first_fills_the_room_and_never_grows_a_side(
+        fn longest_first_fills_the_room_and_grows_no_side(
             query in 0_usize..50, document in 0_usize..50, room in 0_usize..60
         ) {
             let kept = Cut::LongestFirst.keep(query, document, room + 3, 3).unwrap();

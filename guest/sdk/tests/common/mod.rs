@@ -1,5 +1,5 @@
-//! Small tokenizers of each kind that rerankers come with, texts to try them with, and what `tokenizers` itself makes of a pair.
-#![allow(dead_code, reason = "every test file is a crate of its own and uses its share")]
+//! Small tokenizers of each kind that rerankers come with, texts to try them on, and the rows of `tokenizers` itself.
+#![allow(dead_code, reason = "every test file is a crate and uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
 
 use assay_guest::{PairEncoder, PairError, Query, Rows};
@@ -14,7 +14,8 @@ pub(crate) struct Row {
     pub(crate) type_ids: Vec<u32>,
 }
 
-/// BERT's tokenizer over a small vocabulary: every ASCII letter and digit as a piece, and some longer ones. Its own truncation and padding settings are absurd, to prove that nobody obeys them.
+/// BERT's tokenizer over a small vocabulary: every ASCII letter and digit as a piece, and some longer pieces. Its
+/// settings for truncation and padding are absurd, to show that they are ignored.
 pub(crate) fn bert_json(lowercase: bool) -> Vec<u8> {
     bert_json_with(lowercase, &template())
 }
@@ -29,32 +30,47 @@ fn bert_json_with(lowercase: bool, post_processor: &Value) -> Vec<u8> {
     let longer = ["query", "##ing", "doc", "##ument", "un", "##aff", "##able", "東", "京", "ß", "я", "##я"];
     entries.extend(longer.map(String::from));
     entries.extend("!\"#$%&'()*+,-./:;<=>?@\\]^_`{|}—“".chars().map(String::from));
-    let special = |id: usize, content: &str| json!({"id": id, "content": content, "single_word": false, "lstrip": content == "[MASK]", "rstrip": false, "normalized": false, "special": true});
+    let special = |id: usize, content: &str| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": content == "[MASK]", "rstrip": false,
+            "normalized": false, "special": true,
+        })
+    };
     let added: Vec<Value> = (0..5).map(|id| special(id, &entries[id])).collect();
     let vocabulary: serde_json::Map<String, Value> =
         entries.iter().enumerate().map(|(id, entry)| (entry.clone(), json!(id))).collect();
     let tokenizer = json!({
         "version": "1.0",
         "truncation": {"direction": "Left", "max_length": 4, "strategy": "OnlyFirst", "stride": 0},
-        "padding": {"strategy": {"Fixed": 64}, "direction": "Left", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"},
+        "padding": {
+            "strategy": {"Fixed": 64}, "direction": "Left", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]",
+        },
         "added_tokens": added,
-        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": lowercase},
+        "normalizer": {
+            "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null,
+            "lowercase": lowercase,
+        },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": post_processor,
         "decoder": null,
-        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100, "vocab": vocabulary},
+        "model": {
+            "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": vocabulary,
+        },
     });
     tokenizer.to_string().into_bytes()
 }
 
-/// RoBERTa's way of pairing, four special tokens and no token type 1, over whole words.
+/// RoBERTa's post-processor (four special tokens, no token type 1) over whole words.
 pub(crate) fn roberta_json() -> Vec<u8> {
-    whole_words_json(
-        &json!({"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1], "trim_offsets": true, "add_prefix_space": true}),
-    )
+    whole_words_json(&json!({
+        "type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1],
+        "trim_offsets": true, "add_prefix_space": true,
+    }))
 }
 
-/// BERT's tokenizer as older files have it, with a post-processor made for BERT alone.
+/// BERT's tokenizer with the older post-processor for BERT alone.
 pub(crate) fn older_bert_json() -> Vec<u8> {
     bert_json_with(true, &json!({"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}))
 }
@@ -65,7 +81,7 @@ pub(crate) fn sequence_json() -> Vec<u8> {
     bert_json_with(true, &json!({"type": "Sequence", "processors": [byte_level, template()]}))
 }
 
-/// No post-processor at all: the document follows the query.
+/// No post-processor: the document follows the query directly.
 pub(crate) fn bare_json() -> Vec<u8> {
     whole_words_json(&Value::Null)
 }
@@ -92,11 +108,14 @@ fn template() -> Value {
         "type": "TemplateProcessing",
         "single": [special("[CLS]", 0), sequence("A", 0), special("[SEP]", 0)],
         "pair": [special("[CLS]", 0), sequence("A", 0), special("[SEP]", 0), sequence("B", 1), special("[SEP]", 1)],
-        "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]}, "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}},
+        "special_tokens": {
+            "[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]},
+            "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]},
+        },
     })
 }
 
-/// The same tokenizer in `tokenizers`' own hands, without truncation and padding.
+/// The tokenizer as `tokenizers` loads it, without truncation and padding.
 pub(crate) fn reference(json: &[u8]) -> Tokenizer {
     let mut tokenizer = Tokenizer::from_bytes(json).unwrap();
     tokenizer.with_padding(None);
@@ -108,7 +127,7 @@ pub(crate) fn encoder(json: &[u8]) -> PairEncoder {
     PairEncoder::from_json(json).unwrap()
 }
 
-/// A tokenizer of each kind, made once for each test: ours, and the same one as `tokenizers` has it.
+/// A tokenizer of each kind, as an encoder and as the reference.
 pub(crate) struct Kinds(Vec<(PairEncoder, Tokenizer)>);
 
 impl Kinds {
@@ -126,10 +145,9 @@ impl Kinds {
     }
 }
 
-/// What `tokenizers` makes of a pair.
-pub(crate) fn reference_row(tokenizer: &Tokenizer, query: &str, document: &str) -> Result<Row, String> {
-    let pair = tokenizer.encode((query, document), true).map_err(|error| error.to_string())?;
-    Ok(reference_of(&pair))
+/// A pair as `tokenizers` encodes it.
+pub(crate) fn reference_row(tokenizer: &Tokenizer, query: &str, document: &str) -> Result<Row, tokenizers::Error> {
+    Ok(reference_of(&tokenizer.encode((query, document), true)?))
 }
 
 /// A pair of `tokenizers` as a row.
@@ -137,7 +155,7 @@ pub(crate) fn reference_of(pair: &Encoding) -> Row {
     Row { ids: pair.get_ids().to_vec(), type_ids: pair.get_type_ids().to_vec() }
 }
 
-/// What we make of it, and whether it was cut. Pushed behind another row, so that rows are seen to keep apart.
+/// A pair as our encoder pushes it, and whether it was cut. A row goes before it, to show that rows stay apart.
 pub(crate) fn our_row(query: &mut Query<'_>, document: &str) -> Result<(Row, bool), PairError> {
     let mut rows = Rows::default();
     query.push_pair("a", &mut rows)?;
@@ -152,7 +170,7 @@ pub(crate) fn our_row(query: &mut Query<'_>, document: &str) -> Result<(Row, boo
     Ok((Row { ids, type_ids }, was_cut))
 }
 
-/// Texts of all that tokenizers trip over.
+/// Texts of characters and words that tokenizers treat in special ways.
 pub(crate) fn text(max_fragments: usize) -> impl Strategy<Value = String> {
     let fragments: Vec<String> = [
         "a",

@@ -4,25 +4,25 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::schema::{Band, Dashboard, LoadReport, Repeat, Samples, SeriesPoint, TenantRepeat, Throughput, Work};
+use crate::report::schema::{Band, Dashboard, LoadReport, Repeat, Samples, SeriesPoint, TenantRepeat, Throughput, Work};
 use crate::driver::{Reply, Stages};
 use crate::load::{Pool, Prepared};
-use crate::run::pace::{Drive, Record};
-use crate::run::sample::Sample;
+use super::pace::{Drive, Record};
+use super::sample::Sample;
 use crate::stats::{self, Summary};
 
-/// What one run left, and what is needed to make sense of it.
+/// The records and samples of one run, and what the figures need besides.
 #[derive(Debug)]
 pub struct RawRepeat<'a> {
     /// The records.
     pub drive: &'a Drive,
-    /// The samples, first and last included.
+    /// The samples, with the first and the last.
     pub samples: &'a [Sample],
     /// Name and requests of each tenant.
     pub tenants: &'a [(String, std::sync::Arc<Pool>)],
     /// Cores of the machine.
     pub cores: usize,
-    /// A guest's instance alone; taken off the guest's time to tell its work.
+    /// The start of an instance; it is subtracted from the guest's time.
     pub instance_start: Duration,
 }
 
@@ -50,7 +50,7 @@ pub fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Sums up the different requests of a load.
+/// The figures of the different requests of a load.
 #[must_use]
 pub fn load(pool: &Pool) -> LoadReport {
     let requests = pool.requests();
@@ -131,7 +131,7 @@ fn errors<'a>(records: impl Iterator<Item = &'a Record>) -> BTreeMap<String, u64
     errors
 }
 
-/// Pairs completed in each whole second; the last, broken one would look slow and is left out.
+/// Pairs completed in each whole second, without the last, incomplete one.
 fn per_second(answered: &[Answered<'_>], elapsed_s: f64) -> Vec<f64> {
     let mut seconds = vec![0.0; elapsed_s as usize];
     for answer in answered {
@@ -142,7 +142,7 @@ fn per_second(answered: &[Answered<'_>], elapsed_s: f64) -> Vec<f64> {
     seconds
 }
 
-/// Cut by rank, so that the ranges hold their share of the requests even where many latencies are equal.
+/// Cut by rank, so that each range has its share of the requests even if many latencies are equal.
 fn bands(latency: &Summary, points: &[(f64, f64)]) -> Vec<Band> {
     let Summary { p50, p75, p90, .. } = *latency;
     let mut sorted = points.to_vec();
@@ -204,8 +204,8 @@ fn by_tenant(raw: &RawRepeat<'_>, answered: &[Answered<'_>], elapsed_s: f64) -> 
     raw.tenants.iter().enumerate().map(tenant).collect()
 }
 
-/// Device time of each tenant's rows while every tenant was sending: what is left of one after another has stopped is no
-/// contest. `None` where it cannot be seen.
+/// Device time of each tenant's rows while every tenant was sending: what is left of one after another has stopped is
+/// no contest. `None` where it cannot be seen.
 fn device_times_s(raw: &RawRepeat<'_>) -> Option<Vec<f64>> {
     let last_sent =
         |tenant| raw.drive.records.iter().filter(|record| record.tenant == tenant).map(|record| record.sent).max();
@@ -216,7 +216,7 @@ fn device_times_s(raw: &RawRepeat<'_>) -> Option<Vec<f64>> {
     (times.len() == raw.tenants.len()).then_some(times)
 }
 
-/// One point for each sample but the first: what happened since the sample before.
+/// One point for each sample but the first: what happened since the one before.
 fn series(raw: &RawRepeat<'_>, answered: &[Answered<'_>]) -> Vec<SeriesPoint> {
     let mut rest = answered;
     let point = |pair: &[Sample]| {
@@ -241,7 +241,7 @@ fn series(raw: &RawRepeat<'_>, answered: &[Answered<'_>]) -> Vec<SeriesPoint> {
             device_memory_mb: now.gauge.device_memory_bytes.map(megabytes),
             device_utilization_percent: busy
                 .map(|(before, now)| (100.0 * now.saturating_sub(before).as_secs_f64() / width_s).min(100.0)),
-            // The system counts processor time in ticks of 10 ms, which may fall into the next interval.
+            // The system counts processor time in ticks of 10 ms, which may belong to the next interval.
             cpu_percent: (100.0 * cpu / width_s / raw.cores.max(1) as f64).min(100.0),
             rss_mb: megabytes(now.rss_bytes),
             waiting_tokens: now.gauge.waiting_tokens,
@@ -264,7 +264,7 @@ fn megabytes(bytes: u64) -> f64 {
 }
 
 fn dashboard(samples: &[Sample], series: &[SeriesPoint]) -> Dashboard {
-    // The last interval is as short as it happens to be, and its rates are noise.
+    // Without the last interval, which may be very short: its rates are noise.
     let whole = &series[..series.len().saturating_sub(1).max(series.len().min(1))];
     Dashboard {
         device_memory_mb: Summary::of(series.iter().filter_map(|point| point.device_memory_mb)),
@@ -278,7 +278,7 @@ fn dashboard(samples: &[Sample], series: &[SeriesPoint]) -> Dashboard {
 }
 
 fn samples(answered: &[Answered<'_>]) -> Samples {
-    // Microseconds are as fine as these clocks are worth, and keep the file small.
+    // Microseconds are precise enough, and keep the file small.
     let round = |value: f64, digits: f64| (value * digits).round() / digits;
     Samples {
         tenant: answered.iter().map(|answer| answer.record.tenant).collect(),

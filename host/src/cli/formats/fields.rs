@@ -1,0 +1,347 @@
+//! Which field of an object, or which column of a row, is the text, the id and the query.
+
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Number, Value};
+
+use super::record::{Content, Record};
+use super::row::{Columns, Row};
+use crate::json::text::replace_lone_surrogates;
+
+/// Longest id in bytes: ids are held for every document in work, and copied into answers.
+const MAX_ID_BYTES: usize = 1024;
+
+/// What a field can be chosen for, as `--field` names it.
+pub(in crate::cli) const ROLES: [&str; 4] = ["text", "id", "query", "query-id"];
+
+/// Names that mean the same in files as people have them; the first that is there is taken.
+const TEXT: &[&str] = &["text", "document", "passage", "contents"];
+const ID: &[&str] = &["id", "_id", "document_id", "doc_id", "docid", "docno", "pid"];
+const QUERY: &[&str] = &["query"];
+const QUERY_ID: &[&str] = &["query_id", "qid", "query-id"];
+
+/// Which names stand for what.
+#[derive(Debug, Clone)]
+pub(in crate::cli) struct Fields {
+    text: Names,
+    id: Names,
+    query: Names,
+    query_id: Names,
+}
+
+#[derive(Debug, Clone)]
+enum Names {
+    /// The first of these that is there.
+    Usual(Vec<&'static str>),
+    /// What the caller chose: all of them.
+    Chosen(Vec<String>),
+}
+
+/// `ROLE=NAME`, a value of `--field`.
+#[derive(Debug, Clone)]
+pub(in crate::cli) struct FieldChoice {
+    role: &'static str,
+    name: String,
+}
+
+impl std::str::FromStr for FieldChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (role, name) = text.split_once('=').ok_or("is not ROLE=NAME")?;
+        let role = ROLES.into_iter().find(|known| *known == role);
+        let role = role.ok_or_else(|| format!("a role is one of {}", ROLES.join(", ")))?;
+        Ok(Self { role, name: name.to_owned() })
+    }
+}
+
+/// A document with its id.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(in crate::cli) struct Document {
+    pub(in crate::cli) id: Option<Id>,
+    pub(in crate::cli) text: String,
+}
+
+/// A caller's name for a query or a document, given back as it came.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(in crate::cli) enum Id {
+    Text(String),
+    Number(Number),
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Number(number) => number.fmt(f),
+        }
+    }
+}
+
+impl TryFrom<Value> for Id {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        match value {
+            Value::String(text) if text.len() > MAX_ID_BYTES => {
+                Err(format!("an id is limited to {MAX_ID_BYTES} bytes, this one has {}", text.len()))
+            }
+            Value::String(text) => Ok(Self::Text(text)),
+            // A larger number would come back rounded.
+            Value::Number(number) if number.as_f64().is_some_and(|number| number.abs() < 1e15) => {
+                Ok(Self::Number(number))
+            }
+            Value::Number(number) if number.is_i64() || number.is_u64() => Ok(Self::Number(number)),
+            _ => Err("an id must be a string or a whole number of 64 bits".to_owned()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::try_from(Value::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+impl Fields {
+    /// The usual names, but for those that were chosen.
+    pub(in crate::cli) fn new(choices: &[FieldChoice]) -> Self {
+        let names = |role: &str, usual: &[&'static str]| {
+            let chosen = choices.iter().filter(|choice| choice.role == role).map(|choice| choice.name.clone());
+            let chosen: Vec<String> = chosen.collect();
+            if chosen.is_empty() { Names::Usual(usual.to_vec()) } else { Names::Chosen(chosen) }
+        };
+        Self {
+            text: names("text", TEXT),
+            id: names("id", ID),
+            query: names("query", QUERY),
+            query_id: names("query-id", QUERY_ID),
+        }
+    }
+
+    /// For a file of queries: its texts are queries, and its ids theirs.
+    #[must_use]
+    pub(in crate::cli) fn of_queries(&self) -> Self {
+        let with = |names: &Names, more: &Names| match (names, more) {
+            (_, Names::Chosen(_)) => more.clone(),
+            (Names::Chosen(_), _) => names.clone(),
+            (Names::Usual(names), Names::Usual(more)) => Names::Usual([more.as_slice(), names].concat()),
+        };
+        Self { text: with(&self.text, &self.query), id: with(&self.id, &self.query_id), ..self.clone() }
+    }
+
+    /// The columns of a file that has no names for its two.
+    pub(super) fn id_and_text(&self) -> Columns {
+        [&self.id, &self.text].map(|names| names.iter().next().unwrap_or_default().to_owned()).into()
+    }
+
+    /// What to tell about a file whose records have a title that is not ranked.
+    pub(in crate::cli) fn note(&self, record: &Record) -> Option<&'static str> {
+        const TITLE: &str = "title";
+        let Names::Usual(_) = &self.text else { return None };
+        let titled = match &record.content {
+            Content::Text(_) => false,
+            Content::Json(json) => matches!(
+                parse(json),
+                Ok(DocumentValue::Object(object)) if object.get(TITLE).is_some_and(|title| title != "")
+            ),
+            Content::Row(row) => row.get(TITLE).is_some_and(|title| !title.is_empty()),
+        };
+        titled.then_some("titles are not ranked: --field text=title --field text=text ranks both")
+    }
+
+    /// Whether the cells of a row are the names of an id and a text.
+    pub(super) fn are_named_in(&self, cells: &[String]) -> bool {
+        let named =
+            |names: &Names| names.iter().any(|name| cells.iter().any(|cell| cell.trim().eq_ignore_ascii_case(name)));
+        named(&self.text) && named(&self.id)
+    }
+
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(in crate::cli) fn document(&self, record: &Record) -> Result<Document, String> {
+        match &record.content {
+            Content::Text(text) => Ok(Document { id: None, text: text.clone() }),
+            Content::Json(json) => self.document_of(parse(json)?),
+            Content::Row(row) => Ok(Document { id: self.id_of(row)?, text: self.text_of(row)? }),
+        }
+    }
+
+    /// Reads a document of a request.
+    pub(super) fn document_of(&self, value: DocumentValue) -> Result<Document, String> {
+        match value {
+            DocumentValue::Text(text) => Ok(Document { id: None, text }),
+            DocumentValue::Object(object) => Ok(Document { id: self.id_of(&object)?, text: self.text_of(&object)? }),
+        }
+    }
+
+    /// The query of a row of pairs, and its id.
+    pub(in crate::cli) fn query_of(&self, row: &Row) -> Result<(Option<Id>, String), String> {
+        let id = first(&self.query_id, row).map(Id::try_from).transpose()?;
+        let query = join(&self.query, row)?.ok_or_else(|| missing("query", &self.query, row))?;
+        Ok((id, query))
+    }
+
+    fn id_of(&self, named: &impl Named) -> Result<Option<Id>, String> {
+        match first(&self.id, named) {
+            Some(value) => Id::try_from(value).map(Some),
+            None if matches!(self.id, Names::Chosen(_)) => Err(missing("id", &self.id, named)),
+            None => Ok(None),
+        }
+    }
+
+    fn text_of(&self, named: &impl Named) -> Result<String, String> {
+        join(&self.text, named)?.ok_or_else(|| missing("text", &self.text, named))
+    }
+}
+
+/// Parses JSON that may hold half surrogate pairs; the message has the column.
+pub(in crate::cli) fn parse<T: de::DeserializeOwned>(json: &str) -> Result<T, String> {
+    serde_json::from_str(&replace_lone_surrogates(json)).map_err(|error| without_line(&error))
+}
+
+/// A message of the parser: of its position the column is left, as a record has a place of its own.
+pub(super) fn without_line(error: &serde_json::Error) -> String {
+    let (text, column) = (error.to_string(), error.column());
+    let position = format!(" at line {} column {column}", error.line());
+    let message = match text.strip_suffix(&position) {
+        Some(message) if error.line() == 1 => format!("{message} at column {column}"),
+        _ => text,
+    };
+    // Most often that is a value that goes on in the next line.
+    let remedy = if error.is_eof() { ": each JSON value must be on one line, as `jq -c .` writes it" } else { "" };
+    message + remedy
+}
+
+/// A document in JSON: its text, or an object.
+pub(super) enum DocumentValue {
+    Text(String),
+    Object(Map<String, Value>),
+}
+
+impl<'de> Deserialize<'de> for DocumentValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Document;
+        impl<'de> Visitor<'de> for Document {
+            type Value = DocumentValue;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a document, which must be a string or an object with a \"text\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<DocumentValue, E> {
+                Ok(DocumentValue::Text(text.to_owned()))
+            }
+
+            fn visit_string<E: de::Error>(self, text: String) -> Result<DocumentValue, E> {
+                Ok(DocumentValue::Text(text))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<DocumentValue, A::Error> {
+                let mut object = Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if object.insert(name.clone(), value).is_some() {
+                        return Err(de::Error::custom(format!("two fields have the name {name:?}")));
+                    }
+                }
+                Ok(DocumentValue::Object(object))
+            }
+        }
+        deserializer.deserialize_any(Document)
+    }
+}
+
+/// An object or a row: something with named values.
+trait Named {
+    /// A text; none if there is no such field or it is null.
+    fn text(&self, name: &str) -> Result<Option<&str>, String>;
+    fn value(&self, name: &str) -> Option<Value>;
+    /// What is there, for messages.
+    fn names(&self) -> Vec<&str>;
+    /// What else may help where a name is missing.
+    fn remedy(&self) -> &'static str;
+}
+
+impl Named for Map<String, Value> {
+    fn text(&self, name: &str) -> Result<Option<&str>, String> {
+        match self.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(format!("{name:?} must be a string")),
+        }
+    }
+
+    fn value(&self, name: &str) -> Option<Value> {
+        self.get(name).filter(|value| !value.is_null()).cloned()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.keys().map(String::as_str).collect()
+    }
+
+    fn remedy(&self) -> &'static str {
+        ""
+    }
+}
+
+impl Named for Row {
+    fn text(&self, name: &str) -> Result<Option<&str>, String> {
+        Ok(self.get(name))
+    }
+
+    fn value(&self, name: &str) -> Option<Value> {
+        self.get(name).filter(|cell| !cell.is_empty()).map(|cell| Value::String(cell.to_owned()))
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.columns().iter().map(String::as_str).collect()
+    }
+
+    fn remedy(&self) -> &'static str {
+        "; --columns names those of a file without a row of names"
+    }
+}
+
+impl Names {
+    fn iter(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        match self {
+            Self::Usual(names) => Box::new(names.iter().copied()),
+            Self::Chosen(names) => Box::new(names.iter().map(String::as_str)),
+        }
+    }
+}
+
+/// The first value that is there.
+fn first(names: &Names, named: &impl Named) -> Option<Value> {
+    names.iter().find_map(|name| named.value(name))
+}
+
+/// The first of the usual texts, or all chosen ones with a space between.
+fn join(names: &Names, named: &impl Named) -> Result<Option<String>, String> {
+    let mut texts = Vec::new();
+    for name in names.iter() {
+        texts.extend(named.text(name)?);
+        if matches!(names, Names::Usual(_)) && !texts.is_empty() {
+            break;
+        }
+    }
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    if texts.len() > 1 {
+        texts.retain(|text| !text.is_empty());
+    }
+    Ok(Some(texts.join(" ")))
+}
+
+fn missing(role: &str, names: &Names, named: &impl Named) -> String {
+    /// Most names that a message lists.
+    const MOST: usize = 12;
+    let asked: Vec<String> = names.iter().take(1).map(|name| format!("{name:?}")).collect();
+    let there: Vec<String> = named.names().into_iter().take(MOST).map(|name| format!("{name:.40?}")).collect();
+    let there = if there.is_empty() { "nothing".to_owned() } else { there.join(", ") };
+    format!("has no {} but {there}: choose with --field {role}=NAME{}", asked.concat(), named.remedy())
+}

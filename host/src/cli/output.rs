@@ -1,0 +1,52 @@
+//! Printing: the macros with which commands print, and what happens when the reader of standard output has gone.
+//!
+//! The standard library's `print!` panics if standard output is a closed pipe, as in `assay model list | head -1`.
+//! These macros have the same names and take their place in every module of the command line, so that a new command
+//! does right without a word. Modules declared after this one see them.
+
+use std::fmt::Arguments;
+use std::io::{self, ErrorKind, Write};
+
+use super::error::{CliError, Exit};
+
+/// Prints to standard output. Ends the process quietly if the reader has gone.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::cli::output::print(format_args!($($text)*)) };
+}
+
+/// Prints a line to standard output. Ends the process quietly if the reader has gone.
+macro_rules! println {
+    ($($text:tt)*) => { $crate::cli::output::print(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints a line to standard error. Goes on if nobody reads it.
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::cli::output::note(format_args!($($text)*)) };
+}
+
+/// What `print!` does.
+pub(super) fn print(text: Arguments<'_>) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_fmt(text).and_then(|()| out.flush()) {
+        let error = standard_output(&error);
+        if error.exit != Exit::OutputClosed {
+            note(format_args!("error: {error}"));
+        }
+        // A command prints when its work is done, so nothing is cut short.
+        std::process::exit(error.exit.code());
+    }
+}
+
+/// What `eprintln!` does.
+pub(super) fn note(text: Arguments<'_>) {
+    // There is no place left to report a failure to.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// The error of a command whose standard output failed.
+pub(super) fn standard_output(error: &io::Error) -> CliError {
+    match error.kind() {
+        ErrorKind::BrokenPipe => CliError::output_closed(),
+        _ => CliError::failed(format!("standard output: {error}")),
+    }
+}

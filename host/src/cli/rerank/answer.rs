@@ -1,0 +1,231 @@
+//! What a request's outcome looks like: a table for people, a line of JSON, or lines of a TREC run.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::fault::{FaultKind, RequestFault};
+use super::requests::Header;
+use crate::cli::formats::{Document, Id, trec};
+use crate::cli::table;
+use crate::rerank::{Response, Timings, Usage};
+
+/// How answers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OutputFormat {
+    /// A table for each query, to read
+    Table,
+    /// One JSON object for each request, in order
+    Jsonl,
+    /// A TREC run: `query-id Q0 document-id rank score tag`, a line for each document
+    Run,
+}
+
+/// A request's query and documents, as far as the output shows them again.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    pub(super) query: String,
+    /// Of a table, with texts; otherwise with ids only, if any document has one.
+    pub(super) documents: Vec<Document>,
+}
+
+impl Shown {
+    /// What a format needs of a request. JSON shows no texts and is spared the copy.
+    pub(super) fn of(query: &str, documents: &[Document], format: OutputFormat) -> Self {
+        match format {
+            OutputFormat::Table => Self { query: query.to_owned(), documents: documents.to_vec() },
+            OutputFormat::Jsonl | OutputFormat::Run if documents.iter().all(|document| document.id.is_none()) => {
+                Self::default()
+            }
+            OutputFormat::Jsonl | OutputFormat::Run => {
+                let ids = documents.iter().map(|document| Document { id: document.id.clone(), text: String::new() });
+                Self { query: String::new(), documents: ids.collect() }
+            }
+        }
+    }
+
+    fn id(&self, index: u32) -> Option<&Id> {
+        self.documents.get(index as usize)?.id.as_ref()
+    }
+}
+
+/// Writes outcomes in one format.
+pub(super) struct Writer {
+    pub(super) format: OutputFormat,
+    /// The model's name.
+    pub(super) model: String,
+    /// The last line of a table: what computed.
+    pub(super) engine: String,
+    /// The last column of a run.
+    pub(super) tag: String,
+}
+
+impl Writer {
+    /// What is wrong with a request for this format, before anything is computed for it.
+    pub(super) fn check(&self, header: &Header, documents: &[Document]) -> Result<(), RequestFault> {
+        if self.format != OutputFormat::Run {
+            return Ok(());
+        }
+        let column = |what: &str, id: Option<&Id>| match id {
+            None => Err(RequestFault::invalid(format!("{what} has no id, and a line of a run is made of ids"))),
+            Some(id) if trec::is_column(&id.to_string()) => Ok(()),
+            Some(id) => {
+                let id = id.to_string();
+                let message = format!("{what} has the id {id:.80?}, and an id of a run holds no white space");
+                Err(RequestFault::invalid(message))
+            }
+        };
+        if documents.is_empty() {
+            return Err(RequestFault::invalid("the request has no documents, and so no line in a run"));
+        }
+        column("the query", header.id.as_ref())?;
+        documents
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, document)| column(&format!("document {index}"), document.id.as_ref()))
+    }
+
+    /// The text of an answer.
+    pub(super) fn answer(&self, header: &Header, shown: &Shown, response: &Response) -> String {
+        match self.format {
+            OutputFormat::Table => self.table(shown, response),
+            OutputFormat::Jsonl => self.json(header, shown, response),
+            OutputFormat::Run => self.run(header, shown, response),
+        }
+    }
+
+    /// The text in the place of an answer; a run has no line for one.
+    pub(super) fn fault(&self, header: &Header, fault: &RequestFault) -> String {
+        let place = header.place.as_ref().map(ToString::to_string).unwrap_or_default();
+        match self.format {
+            OutputFormat::Table => format!("error: {place}: {}\n\n", fault.message),
+            OutputFormat::Jsonl => json_line(&ErrorLine {
+                id: header.id.as_ref(),
+                error: ErrorBody { kind: fault.kind, message: &fault.message, place: &place },
+                fields: &header.kept,
+            }),
+            OutputFormat::Run => String::new(),
+        }
+    }
+
+    fn json(&self, header: &Header, shown: &Shown, response: &Response) -> String {
+        let Usage { tokens, rows, truncated } = response.usage;
+        let Timings { guest, queue, inference, total } = response.timings;
+        // Microseconds are as fine as these clocks are worth.
+        let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let hits = response.hits.iter();
+        json_line(&AnswerLine {
+            id: header.id.as_ref(),
+            model: &self.model,
+            hits: hits.map(|hit| JsonHit { index: hit.index, id: shown.id(hit.index), score: hit.score }).collect(),
+            usage: JsonUsage { tokens, rows, truncated },
+            timings_ms: JsonTimings { guest: ms(guest), queue: ms(queue), inference: ms(inference), total: ms(total) },
+            fields: &header.kept,
+        })
+    }
+
+    fn run(&self, header: &Header, shown: &Shown, response: &Response) -> String {
+        let mut text = String::new();
+        let query = header.id.as_ref().map(ToString::to_string).unwrap_or_default();
+        for (rank, hit) in response.hits.iter().enumerate() {
+            let document = shown.id(hit.index).map(ToString::to_string).unwrap_or_default();
+            // A float's shortest form: it reads back as the same number, so no two scores become equal. Writing to a
+            // string does not fail.
+            let _ = writeln!(text, "{query} Q0 {document} {} {} {}", rank + 1, hit.score, self.tag);
+        }
+        text
+    }
+
+    fn table(&self, shown: &Shown, response: &Response) -> String {
+        let with_ids = shown.documents.iter().any(|document| document.id.is_some());
+        let row = |(rank, hit): (usize, &crate::rerank::Hit)| {
+            let text = shown.documents.get(hit.index as usize).map_or("", |document| &document.text);
+            let mut row = vec![(rank + 1).to_string(), format!("{:.4}", hit.score)];
+            if with_ids {
+                row.push(table::snippet(&shown.id(hit.index).map(ToString::to_string).unwrap_or_default()));
+            }
+            row.push(table::snippet(text));
+            row
+        };
+        let rows: Vec<Vec<String>> = response.hits.iter().enumerate().map(row).collect();
+        let header: &[&str] =
+            if with_ids { &["rank", "score", "id", "document"] } else { &["rank", "score", "document"] };
+        let Timings { guest, queue, inference, total } = response.timings;
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        format!(
+            "{}\n{}{} rows, {} tokens, {} cut · {:.1} ms = guest {:.1} + queue {:.1} + inference {:.1}\n{} · {}\n\n",
+            table::snippet(&shown.query),
+            table::columns(header, &rows),
+            response.usage.rows,
+            response.usage.tokens,
+            response.usage.truncated,
+            ms(total),
+            ms(guest),
+            ms(queue),
+            ms(inference),
+            self.model,
+            self.engine,
+        )
+    }
+}
+
+fn json_line(line: &impl Serialize) -> String {
+    // Nothing of a line can fail to be JSON: names are strings, and a float that is not finite is null.
+    serde_json::to_string(line).unwrap_or_default() + "\n"
+}
+
+/// The line of an answer.
+#[derive(Serialize)]
+struct AnswerLine<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a Id>,
+    model: &'a str,
+    hits: Vec<JsonHit<'a>>,
+    usage: JsonUsage,
+    timings_ms: JsonTimings,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    fields: &'a Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct JsonHit<'a> {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a Id>,
+    score: f32,
+}
+
+#[derive(Serialize)]
+struct JsonUsage {
+    tokens: u64,
+    rows: u32,
+    truncated: u32,
+}
+
+#[derive(Serialize)]
+struct JsonTimings {
+    guest: f64,
+    queue: f64,
+    inference: f64,
+    total: f64,
+}
+
+/// The line in the place of an answer.
+#[derive(Serialize)]
+struct ErrorLine<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a Id>,
+    error: ErrorBody<'a>,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    fields: &'a Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    kind: FaultKind,
+    message: &'a str,
+    place: &'a str,
+}

@@ -1,0 +1,62 @@
+//! What is wrong with one request, as opposed to with the run: the next request may be answered all the same.
+
+use serde::Serialize;
+
+use crate::cli::error::CliError;
+use crate::rerank::RerankError;
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct RequestFault {
+    pub(super) kind: FaultKind,
+    pub(super) message: String,
+}
+
+/// Kinds of faults, as error lines name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum FaultKind {
+    InvalidInput,
+    TooLarge,
+    GuestFailed,
+    DeadlineExceeded,
+}
+
+impl RequestFault {
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self { kind: FaultKind::InvalidInput, message: message.into() }
+    }
+
+    pub(super) fn too_large(message: impl Into<String>) -> Self {
+        Self { kind: FaultKind::TooLarge, message: message.into() }
+    }
+
+    /// The fault of a request that failed.
+    ///
+    /// # Errors
+    /// The failure is not the request's: those after it would fail too, or it would succeed another time.
+    pub(super) fn of(error: RerankError) -> Result<Self, CliError> {
+        let kind = match error {
+            RerankError::InvalidInput(_) => FaultKind::InvalidInput,
+            RerankError::TooLarge { .. } => FaultKind::TooLarge,
+            RerankError::Guest(_) => FaultKind::GuestFailed,
+            RerankError::DeadlineExceeded { .. } => FaultKind::DeadlineExceeded,
+            RerankError::AccessDenied(_)
+            | RerankError::ModelNotFound(_)
+            | RerankError::Overloaded { .. }
+            | RerankError::TooManyRequests { .. }
+            | RerankError::DeviceFailed(_)
+            | RerankError::Internal(_) => return Err(error.into()),
+        };
+        Ok(Self { kind, message: error.to_string() })
+    }
+}
+
+impl From<RequestFault> for CliError {
+    fn from(fault: RequestFault) -> Self {
+        match fault.kind {
+            FaultKind::InvalidInput | FaultKind::TooLarge => Self::bad_input(fault.message),
+            FaultKind::GuestFailed | FaultKind::DeadlineExceeded => Self::failed(fault.message),
+        }
+    }
+}
