@@ -1,8 +1,8 @@
 //! The engine: one model on a GPU, three batches in flight.
 //!
-//! Several engines share a [`GpuDevice`]: its queue, its pipelines where shapes agree, and its arena. What an engine holds
-//! of its own: the weights on the device, the buffers of its batches in flight, and the weights in the processor's memory,
-//! which it keeps to load the model again after a fault of the device.
+//! Several engines share a [`GpuDevice`]: its queue, its pipelines where shapes agree, and its arena. What an engine
+//! holds of its own: the weights on the device, the buffers of its batches in flight, and the weights in the
+//! processor's memory, which it keeps to load the model again after a fault of the device.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, 
 use crate::flops::{batch_flops, row_flops};
 use crate::weights::Model;
 
-/// Default token budget: 80 rows of 100 tokens, which fills the GPUs of today, in 120 MB of f32 activations for a hidden
-/// size of 384.
+/// Default token budget: 80 rows of 100 tokens, which fills the GPUs of today, in 120 MB of f32 activations for a
+/// hidden size of 384.
 pub const DEFAULT_MAX_BATCH_TOKENS: usize = 8192;
 
 /// How to load a model.
@@ -192,8 +192,8 @@ impl GpuEngine {
         &self.device
     }
 
-    /// Time of each kernel of a forward pass over `batch`, in the order of the pass: name, FLOPs, bytes, and the fastest
-    /// of `repeats` runs of that kernel alone. The numbers computed are discarded.
+    /// Time of each kernel of a forward pass over `batch`, in the order of the pass: name, FLOPs, bytes, and the
+    /// fastest of `repeats` runs of that kernel alone. The numbers computed are discarded.
     ///
     /// # Errors
     /// As [`Engine::run`].
@@ -233,8 +233,8 @@ impl GpuEngine {
         {
             let is_news = self.device.is_current(&loaded.gpu);
             self.drop_device();
-            // The caller learns of the fault by the batches that it took. If none was in flight, and no other engine has
-            // met the fault, it learns by this error.
+            // The caller learns of the fault by the batches that it took. If none was in flight, and no other engine
+            // has met the fault, it learns by this error.
             if is_news && !self.in_flight.iter().any(|batch| batch.held == Held::Lost) {
                 return Err(fault);
             }
@@ -357,8 +357,8 @@ impl Engine for GpuEngine {
         SLOTS
     }
 
-    /// Weights and batches in flight are the engine's own. The arena is the device's: an engine says what it needs of it,
-    /// and [`GpuDevice::arena_bytes`] what the device holds for all.
+    /// Weights and batches in flight are the engine's own. The arena is the device's: an engine says what it needs of
+    /// it, and [`GpuDevice::arena_bytes`] what the device holds for all.
     fn memory(&self) -> DeviceMemory {
         self.memory
     }

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 #[path = "../common/mod.rs"]
-mod common;
+pub(crate) mod common;
 
 use std::path::Path;
 use std::sync::Arc;
