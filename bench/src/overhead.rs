@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, TenantSetup};
 use crate::load::{LoadSource, NativeTokenizer, Prepared, RowCosts};
 use crate::progress::Progress;
-use crate::run::measure::ms;
 use crate::run::TargetOptions;
+use crate::run::measure::ms;
 use crate::stats::{self, Interval, Summary};
 
 /// Fixed, so that equal measurements have equal intervals.
@@ -30,7 +30,7 @@ const SEED: u64 = 7;
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct OverheadOptions {
-    /// The host, and a running service for the last layer where one is named.
+    /// The host, and optionally a running service for the last layer.
     pub target: TargetOptions,
     /// What to send.
     pub source: LoadSource,

@@ -51,7 +51,7 @@ pub struct Scenario {
     /// Requests of each tenant before timing begins, reported apart.
     #[serde(default = "default_warmup")]
     pub warmup_requests: u32,
-    /// Whether every repeat loads the model and compiles the guests anew.
+    /// Whether every repeat loads the model and compiles the guests again.
     #[serde(default)]
     pub start: Start,
     /// The model; the store's default if absent.
@@ -219,7 +219,7 @@ pub struct TenantPlan {
 /// Which model a tenant uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantModel {
-    /// A model of the store; the scenario's where absent.
+    /// A model of the store; the scenario's if absent.
     pub name: Option<String>,
     /// How many times over it has that model's layers: 1 is the model itself, and a larger one is for timing only.
     pub layers_times: NonZeroUsize,

@@ -64,7 +64,7 @@ async fn failures_have_a_kind() {
     assert_eq!(kind(1, "q").await, "HTTP 401");
     assert_eq!(kind(2, "nonsense").await, "malformed answer");
     let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nobody = HttpDriver::new(&format!("http://{unused}"), Vec::new()).unwrap();
-    assert_eq!(nobody.call(0, &request("q")).await.unwrap_err().kind, "cannot connect");
+    let unreachable = HttpDriver::new(&format!("http://{unused}"), Vec::new()).unwrap();
+    assert_eq!(unreachable.call(0, &request("q")).await.unwrap_err().kind, "cannot connect");
     assert!(HttpDriver::new("no url", Vec::new()).is_err());
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use assay_bench::driver::{Driver, Gauge, Reply};
-use assay_bench::run::measure::{self, RawRepeat};
 use assay_bench::report::schema::Ceiling;
+use assay_bench::run::measure::{self, RawRepeat};
 use assay_bench::run::pace::{Drive, Record, Schedule, TenantRun, drive};
 use assay_bench::run::sample::{ProcessProbe, SAMPLE_INTERVAL, Sample, sample};
 use assay_bench::scenario::Arrivals;

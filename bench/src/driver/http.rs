@@ -1,7 +1,7 @@
 //! A running service over HTTP: `POST /v1/rerank` in Cohere's shape, with a bearer key.
 //!
 //! Stages are read from the headers that text-embeddings-inference introduced (`x-queue-time`, `x-inference-time`,
-//! `x-tokenization-time`, in milliseconds) where the service sends them.
+//! `x-tokenization-time`, in milliseconds), if the service sends them.
 
 use std::time::Duration;
 

@@ -24,14 +24,14 @@ pub struct InProcessOptions {
     pub device: DeviceOptions,
     /// The models; the first is that of tenants which name none.
     pub models: Vec<StoredModel>,
-    /// A guest to use wherever a tenant names none; the standard one where absent.
+    /// The guest of tenants that name none; the standard one if absent.
     pub guest: Option<PathBuf>,
 }
 
 /// What one tenant has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TenantSetup {
-    /// Its guest; that of the options where absent.
+    /// Its guest; the options' guest if absent.
     pub guest: Option<PathBuf>,
     /// Its model, by the place in the options' list.
     pub model: usize,
@@ -96,7 +96,7 @@ impl InProcessDriver {
         Ok((driver, Started { model_load, guest_load }))
     }
 
-    /// Uses models that are loaded already, the first for tenants that name none; tells how long the guests took.
+    /// Uses loaded models, the first for tenants that name none. Returns how long the guests took too.
     ///
     /// # Errors
     /// A guest cannot be loaded.

@@ -67,6 +67,6 @@ pub struct Gauge {
     pub tokens: Option<u64>,
     /// Tokens that wait for the device now.
     pub waiting_tokens: Option<u64>,
-    /// Device time of each tenant's rows, in the order of the configuration; empty where it cannot be seen.
+    /// Device time of each tenant's rows, in the order of the configuration; empty if the driver cannot see it.
     pub device_time_by_tenant: Vec<Duration>,
 }

@@ -9,7 +9,7 @@ use assay::rerank::Request;
 /// Reads every request of a file, one `{"query": …, "documents": […]}` a line.
 ///
 /// # Errors
-/// The file cannot be read, a line is no request, or there is none.
+/// The file cannot be read, a line is not a request, or there are no lines.
 pub fn read(path: &Path) -> Result<Vec<Request>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());

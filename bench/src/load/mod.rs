@@ -41,13 +41,13 @@ pub enum LoadSource {
 pub struct RowCosts(Arc<[u64]>);
 
 impl RowCosts {
-    /// Those of a model whose longest row has so many tokens.
+    /// The costs in a model with rows of up to `max_tokens` tokens.
     #[must_use]
     pub fn new(max_tokens: usize, row_flops: impl Fn(usize) -> u64) -> Self {
         Self((0..=max_tokens).map(row_flops).collect())
     }
 
-    /// Of one row; 0 where the model takes no row of this length.
+    /// The cost of one row; 0 if the model takes no row of this length.
     #[must_use]
     pub fn row_flops(&self, tokens: usize) -> u64 {
         self.0.get(tokens).copied().unwrap_or(0)

@@ -1,4 +1,4 @@
-//! The report: figures ([`schema`]), their presentation ([`content`]), and the three files.
+//! The report: its figures ([`schema`]), their presentation ([`content`]), and the three files.
 //!
 //! `report.md` and `report.html` render the same blocks, so they cannot disagree. Only the latter has plots.
 

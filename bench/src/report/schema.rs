@@ -289,7 +289,7 @@ pub struct TenantRepeat {
     pub queue_ms: Summary,
     /// All pairs over the whole time.
     pub throughput: f64,
-    /// Device time of its rows while every tenant was sending, in seconds; absent where it cannot be seen.
+    /// Device time of its rows while every tenant was sending, in seconds; absent if the driver cannot see it.
     #[serde(default)]
     pub device_time_s: Option<f64>,
     /// The same in percent of all tenants' together.

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::report::schema::{Band, Dashboard, LoadReport, Repeat, Samples, SeriesPoint, TenantRepeat, Throughput, Work};
-use crate::driver::{Reply, Stages};
-use crate::load::{Pool, Prepared};
 use super::pace::{Drive, Record};
 use super::sample::Sample;
+use crate::driver::{Reply, Stages};
+use crate::load::{Pool, Prepared};
+use crate::report::schema::{
+    Band, Dashboard, LoadReport, Repeat, Samples, SeriesPoint, TenantRepeat, Throughput, Work,
+};
 use crate::stats::{self, Summary};
 
 /// The records and samples of one run, and what the figures need besides.
@@ -205,7 +207,7 @@ fn by_tenant(raw: &RawRepeat<'_>, answered: &[Answered<'_>], elapsed_s: f64) -> 
 }
 
 /// Device time of each tenant's rows while every tenant was sending: what is left of one after another has stopped is
-/// no contest. `None` where it cannot be seen.
+/// no contest. `None` if the driver cannot see it.
 fn device_times_s(raw: &RawRepeat<'_>) -> Option<Vec<f64>> {
     let last_sent =
         |tenant| raw.drive.records.iter().filter(|record| record.tenant == tenant).map(|record| record.sent).max();

@@ -3,6 +3,7 @@
 //! For each configuration: get a driver, warm up, measure the start of an instance alone, then run the timed repeats
 //! with a sampler beside them. [`measure`] computes the figures.
 
+pub mod measure;
 pub mod pace;
 pub mod sample;
 mod target;
@@ -26,6 +27,7 @@ use crate::report::schema::{
 };
 use crate::scenario::{Configuration, Pace, Rate, Scenario, Start, TenantPlan};
 use crate::stats::Summary;
+use measure::{RawRepeat, ms};
 use pace::{Schedule, TenantRun, drive};
 use sample::{ProcessProbe, sample};
 pub use target::{Host, Service, TargetOptions};

@@ -49,7 +49,7 @@ pub struct Host {
     /// The scenario's model first, then those that tenants have instead; in the order of the options.
     models: Vec<HostModel>,
     target: Target,
-    /// Absent over HTTP, and where every repeat loads anew.
+    /// Absent over HTTP, and if every repeat loads again.
     shared: Option<(Vec<Arc<LoadedModel>>, Duration)>,
     /// Where models were made for this run.
     _made: tempfile::TempDir,
@@ -65,7 +65,7 @@ struct HostModel {
 }
 
 impl Host {
-    /// Reads the models, and loads them unless each repeat is to do so anew.
+    /// Reads the models, and loads them unless every repeat does.
     ///
     /// # Errors
     /// There is no such model, or it is damaged.

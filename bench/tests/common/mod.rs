@@ -10,10 +10,10 @@ use std::time::Duration;
 use assay::rerank::Request;
 use assay_bench::driver::{Driver, Failure, Gauge, Reply, Stages};
 use assay_bench::load::{Pool, Prepared};
-use assay_bench::run::measure::{self, RawRepeat};
 use assay_bench::report::schema::{
     ConfigurationReport, Machine, Repeat, Report, SCHEMA, SCHEMA_VERSION, StartReport, Target, TenantReport, Warmup,
 };
+use assay_bench::run::measure::{self, RawRepeat};
 use assay_bench::run::pace::{Drive, Schedule, TenantRun, drive};
 use assay_bench::stats::Summary;
 use futures::FutureExt;

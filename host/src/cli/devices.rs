@@ -5,14 +5,13 @@ use std::path::Path;
 
 use assay_kernels::gpu::{self, AdapterDescription, AdapterKind};
 use assay_kernels::{InstructionSet, cpu};
-use bytesize::ByteSize;
 use serde::Serialize;
 
 use super::error::CliError;
 use super::loaded::loaded_models;
 use super::table;
 use super::tenant::server_device;
-use crate::device::{DeviceOptions, DeviceStatus, MemoryBudget, ModelStatus};
+use crate::device::{DeviceOptions, DeviceStatus, MemoryBudget};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -96,7 +95,6 @@ fn text(devices: &Devices) -> String {
     }
     text
 }
-
 
 fn row(adapter: &AdapterDescription) -> Vec<String> {
     let kernels = match (&adapter.unusable, adapter.cooperative.is_empty()) {

@@ -8,7 +8,6 @@ use assay_kernels::gpu::{AdapterDescription, AdapterSelection, GpuDevice, GpuEng
 use assay_kernels::{Architecture, DeviceMemory, Engine, Model};
 
 use super::choose::{Decision, DeviceError, DeviceOptions, EngineChoice};
-use crate::model::store::StoredModel;
 
 /// The processor's threads or one GPU.
 #[derive(Debug)]
@@ -28,7 +27,7 @@ trait Opened: Debug + Send + Sync {
     fn threads(&self) -> usize;
 
     /// What a model will take, before its weights are read.
-    fn memory_needed(&self, stored: &StoredModel, architecture: &Architecture) -> Result<DeviceMemory, DeviceError>;
+    fn memory_needed(&self, architecture: &Architecture) -> Result<DeviceMemory, DeviceError>;
 
     /// Makes a model's engine.
     fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError>;
@@ -100,12 +99,8 @@ impl Hardware {
     }
 
     /// What a model will take, before its weights are read.
-    pub(super) fn memory_needed(
-        &self,
-        stored: &StoredModel,
-        architecture: &Architecture,
-    ) -> Result<DeviceMemory, DeviceError> {
-        self.opened.memory_needed(stored, architecture)
+    pub(super) fn memory_needed(&self, architecture: &Architecture) -> Result<DeviceMemory, DeviceError> {
+        self.opened.memory_needed(architecture)
     }
 
     /// Makes a model's engine, which takes the weights over.
@@ -123,10 +118,8 @@ impl Opened for Processor {
         self.device.threads()
     }
 
-    fn memory_needed(&self, stored: &StoredModel, _: &Architecture) -> Result<DeviceMemory, DeviceError> {
-        // About what the files hold: the engine says exactly once it is made.
-        let weights = stored.manifest.files.iter().filter(|(name, _)| name.ends_with(".safetensors"));
-        Ok(DeviceMemory { weights_bytes: weights.map(|(_, file)| file.bytes).sum(), ..DeviceMemory::default() })
+    fn memory_needed(&self, architecture: &Architecture) -> Result<DeviceMemory, DeviceError> {
+        Ok(CpuEngine::memory_needed(&self.device, architecture, &self.options)?)
     }
 
     fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
@@ -143,7 +136,7 @@ impl Opened for Gpu {
         0
     }
 
-    fn memory_needed(&self, _: &StoredModel, architecture: &Architecture) -> Result<DeviceMemory, DeviceError> {
+    fn memory_needed(&self, architecture: &Architecture) -> Result<DeviceMemory, DeviceError> {
         Ok(GpuEngine::memory_needed(&self.device, architecture, &self.options)?)
     }
 

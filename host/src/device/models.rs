@@ -197,7 +197,7 @@ impl Device {
         // Before the weights are read by what they will take, afterwards by what the engine has taken.
         let architecture = checkpoint::read_config(stored.dir()).map_err(ModelError::from)?;
         let failed = |error| LoadError::device(name, error);
-        let needed = self.hardware.memory_needed(stored, &architecture).map_err(failed)?;
+        let needed = self.hardware.memory_needed(&architecture).map_err(failed)?;
         self.make_room(name, &needed)?;
         let tokenizer: Arc<[u8]> = read_tokenizer(&stored.dir().join(TOKENIZER_FILE))?.into();
         let model = read(stored)?;

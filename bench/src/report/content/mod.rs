@@ -90,7 +90,7 @@ fn spread(configuration: &ConfigurationReport, figure: impl Fn(&Repeat) -> f64) 
 
 fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let target = &report.target;
-    // Of one load this can be said at the top; where several differ, each configuration tells its own.
+    // Only at the top if all configurations have one load; otherwise each configuration shows its own.
     let mut tenants = report.configurations.iter().flat_map(|configuration| &configuration.tenants);
     let first = tenants.next();
     let only = first.filter(|first| tenants.all(|other| other.load.tokens == first.load.tokens));
