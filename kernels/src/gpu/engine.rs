@@ -214,6 +214,14 @@ impl GpuEngine {
     }
 
     fn load_on(&self, gpu: Arc<OpenDevice>) -> Result<Loaded, GpuError> {
+        self.upload(Arc::clone(&gpu)).inspect_err(|error| {
+            if error.ends_opening() {
+                gpu.fail(error.clone());
+            }
+        })
+    }
+
+    fn upload(&self, gpu: Arc<OpenDevice>) -> Result<Loaded, GpuError> {
         let Model { architecture, .. } = &*self.model;
         let weights = gpu.scoped(|| Uploaded::new(&gpu, &self.model, &self.layout))?;
         let slot = |_| Slot::new(&gpu, self.max_batch_tokens, architecture.outputs());
@@ -390,7 +398,8 @@ impl Engine for GpuEngine {
             let submit = self.current().and_then(|loaded| {
                 scratch.fill(&model.architecture, batch, loaded.pass.queries_per_tile());
                 let extents = scratch.extents(batch);
-                loaded.submit(free, &scratch, &extents, outputs_bytes, &mut report)
+                let submitted = loaded.submit(free, &scratch, &extents, outputs_bytes, &mut report);
+                submitted.inspect_err(|error| loaded.gpu.fail(error.clone()))
             });
             self.scratch = scratch;
             match submit {
@@ -423,7 +432,10 @@ impl Engine for GpuEngine {
         let outputs_bytes = (batch.report.rows * self.shape().outputs * 4) as u64;
         let finished = match &mut self.loaded {
             None => Err(Loss::WithBatch.into()),
-            Some(loaded) => loaded.finish(slot, batch.submission.take(), outputs_bytes, outputs),
+            Some(loaded) => {
+                let finished = loaded.finish(slot, batch.submission.take(), outputs_bytes, outputs);
+                finished.inspect_err(|error| loaded.gpu.fail(error.clone()))
+            }
         };
         match finished {
             Ok(device_time) => Ok(BatchReport { elapsed: batch.submitted.elapsed(), device_time, ..batch.report }),

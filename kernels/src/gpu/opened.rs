@@ -125,8 +125,7 @@ impl OpenDevice {
         }
     }
 
-    /// Ends this opening with a fault.
-    #[cfg(feature = "drills")]
+    /// Ends this opening with a fault. A driver may take its time to report a loss that a failed call already shows.
     pub(super) fn fail(&self, fault: GpuError) {
         self.fault.set(fault);
     }
