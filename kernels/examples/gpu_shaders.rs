@@ -10,7 +10,8 @@
 //! step      pass   part   pipeline   threads   FLOPs     one dispatch of a forward pass over that batch
 //! ```
 //!
-//! A pass is one choice of kernel variants; every variant is in one of them.
+//! A pass is one choice of kernel variants; every variant is in one of them. Cooperative matrices, which neither compiler
+//! knows, are in steps and not in pipelines.
 //!
 //! `gpu_shaders compile FILE [NAME=VALUE]…` has the Vulkan driver at hand compile one and prints that driver's
 //! statistics: registers, spills, threads in flight, instructions. It creates a pipeline and runs nothing, so a
@@ -91,9 +92,6 @@ fn list_passes(architecture: &Architecture, storage: Storage) -> Result<()> {
         };
         for step in ForwardPass::new(architecture, &layout, &choices).steps {
             let spec = step.op.pipeline();
-            if spec.shader.cooperative {
-                continue;
-            }
             let work = step.work(&extents);
             let threads = u64::from(workgroup_threads(&spec)?) * work.workgroups.map(u64::from).iter().product::<u64>();
             println!("step\t{} {index}\t{}\t{}\t{threads}\t{}", storage.name(), step.part, spec.name(), work.flops);
