@@ -176,7 +176,7 @@ impl GpuEngine {
             next_ticket: 0,
             scratch: Scratch::default(),
         };
-        engine.loaded = Some(engine.load_on(gpu)?);
+        engine.loaded = Some(engine.load_on(&gpu)?);
         Ok(engine)
     }
 
@@ -213,8 +213,8 @@ impl GpuEngine {
         Ok(times)
     }
 
-    fn load_on(&self, gpu: Arc<OpenDevice>) -> Result<Loaded, GpuError> {
-        self.upload(Arc::clone(&gpu)).inspect_err(|error| {
+    fn load_on(&self, gpu: &Arc<OpenDevice>) -> Result<Loaded, GpuError> {
+        self.upload(Arc::clone(gpu)).inspect_err(|error| {
             if error.ends_opening() {
                 gpu.fail(error.clone());
             }
@@ -249,7 +249,7 @@ impl GpuEngine {
         }
         let mut loaded = match self.loaded.take() {
             Some(loaded) => loaded,
-            None => self.load_on(self.device.opened()?)?,
+            None => self.load_on(&self.device.opened()?)?,
         };
         let arena = self.device.newest_arena(&loaded.arena);
         if !Arc::ptr_eq(&arena, &loaded.arena) {
