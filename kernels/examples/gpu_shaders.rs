@@ -1,8 +1,8 @@
 //! What `cargo xtask gpu-report` asks of this crate: every GPU shader as a file, the forward pass that runs them, and a
 //! compiler's statistics of one shader.
 //!
-//! `gpu_shaders list DIR` writes the shaders that GPUs run for a model of MiniLM-L6's shape into a folder, and prints lines
-//! of fields separated by tabs:
+//! `gpu_shaders list DIR` writes the shaders that GPUs run for a model of MiniLM-L6's shape into a folder, and prints
+//! lines of fields separated by tabs:
 //!
 //! ```text
 //! batch     rows   tokens of each
@@ -10,11 +10,12 @@
 //! step      pass   part   pipeline   threads   FLOPs     one dispatch of a forward pass over that batch
 //! ```
 //!
-//! A pass is one choice of kernel variants; every variant is in one of them.
+//! A pass is one choice of kernel variants; every variant is in one of them. Cooperative matrices, which neither compiler
+//! knows, are in steps and not in pipelines.
 //!
-//! `gpu_shaders compile FILE [NAME=VALUE]…` has the Vulkan driver at hand compile one and prints that driver's statistics:
-//! registers, spills, threads in flight, instructions. It creates a pipeline and runs nothing, so a stand-in device will
-//! do. The report starts it through another system's loader.
+//! `gpu_shaders compile FILE [NAME=VALUE]…` has the Vulkan driver at hand compile one and prints that driver's
+//! statistics: registers, spills, threads in flight, instructions. It creates a pipeline and runs nothing, so a
+//! stand-in device will do. The report starts it through another system's loader.
 #![allow(unsafe_code, reason = "plain Vulkan object creation, which ash exposes as unsafe")]
 
 use std::collections::BTreeMap;
@@ -91,9 +92,6 @@ fn list_passes(architecture: &Architecture, storage: Storage) -> Result<()> {
         };
         for step in ForwardPass::new(architecture, &layout, &choices).steps {
             let spec = step.op.pipeline();
-            if spec.shader.cooperative {
-                continue;
-            }
             let work = step.work(&extents);
             let threads = u64::from(workgroup_threads(&spec)?) * work.workgroups.map(u64::from).iter().product::<u64>();
             println!("step\t{} {index}\t{}\t{}\t{threads}\t{}", storage.name(), step.part, spec.name(), work.flops);

@@ -12,7 +12,18 @@ use gpu_support::{
     F16_TOLERANCE, F32_TOLERANCE, Golden, assert_close, default_goldens, default_model, engine, engine_of, run, tiny,
 };
 
-const TINY: [&str; 3] = ["bert-hd32", "bert-hd64", "bert-hd16-3labels"];
+/// Models of `testdata/models` that the engine computes.
+const TINY: [&str; 9] = [
+    "bert-hd32",
+    "bert-hd64",
+    "bert-hd16-3labels",
+    "xlm-roberta",
+    "roberta",
+    "camembert",
+    "distilbert",
+    "electra",
+    "electra-projected",
+];
 
 #[test]
 fn tiny_models_in_f32_match_their_goldens() {

@@ -1,7 +1,7 @@
 //! Every GPU kernel against float64, each variant and both number formats, at sizes around its tiles.
 //!
-//! Outputs are poisoned before each run, so a number that was not written cannot pass, and what lies past an output must
-//! keep its poison. Inputs are rounded to the number format first: what is measured is the kernel, not the format.
+//! Outputs are poisoned before each run, so a number that was not written cannot pass, and what lies past an output
+//! must keep its poison. Inputs are rounded to the number format first: what is measured is the kernel, not the format.
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(unsafe_code, reason = "dispatching a single unchecked kernel, in one place")]

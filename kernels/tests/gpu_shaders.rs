@@ -41,7 +41,8 @@ fn every_pipeline_is_valid_for_every_backend() {
             write_spirv(&spec, &module, &info, policy);
             write_metal(&spec, &module, &info, policy);
         }
-        // naga 30 writes no cooperative matrices in HLSL, and DX12 adapters report none: the kernel is never made there.
+        // naga 30 writes no cooperative matrices in HLSL, and DX12 adapters report none: the kernel is never made
+        // there.
         if !spec.shader.cooperative {
             write_hlsl(&spec, &module, &info);
         }

@@ -3,8 +3,8 @@
 // Formula, shapes, layouts, bindings and immediates are those of `attention.wgsl`.
 //
 // Algorithm: one lane owns one query of one head, as there, but keys and values are read straight from memory, at
-// addresses that are the same for all lanes: no workgroup memory and no barriers, which a software adapter runs by saving
-// and restoring every lane. KEYS keys share one move of the running maximum.
+// addresses that are the same for all lanes: no workgroup memory and no barriers, which a software adapter runs by
+// saving and restoring every lane. KEYS keys share one move of the running maximum.
 // One workgroup owns THREADS queries of query tile `group.x`, outputs OUTPUT_DIM · group.y … of the heads side by side.
 //
 // Keys past the row's end weigh exp2(−1e30) = 0, so a row's bits depend on no neighbour.

@@ -3,8 +3,8 @@
 //
 // Bindings: 0 q, 1 kv, 2 query_tiles, 3 context.
 // A kernel declares KEYS: how many keys share one move of the running maximum.
-// Constants: HEAD_DIM (a multiple of 8) and OUTPUT_DIM size register arrays, which no override can: `gpu::shader` writes
-// them in front. THREADS: most queries in a tile. Rust caller: `gpu::ops::attention`.
+// Constants: HEAD_DIM (a multiple of 8) and OUTPUT_DIM size register arrays, which no override can: `gpu::shader`
+// writes them in front. THREADS: most queries in a tile. Rust caller: `gpu::ops::attention`.
 
 struct Sizes {
     /// Row strides and first columns, in runs.
@@ -40,8 +40,8 @@ fn clamped_key(tile: QueryTile, key: u32) -> u32 {
     return tile.key_start + min(key, tile.keys - 1u);
 }
 
-/// Masks the scores past the row's last `keys_left` keys, moves the running maximum over the others and rescales what was
-/// summed under the old one. Returns the new maximum.
+/// Masks the scores of keys past the end of the row, which are all but the first `keys_left`. Moves the running maximum
+/// over the others, rescales what was summed under the old one, and returns the new one.
 fn move_maximum(
     maximum: f32,
     scores: ptr<function, array<f32, KEYS>>,

@@ -2,11 +2,11 @@
 //
 // Shapes and layouts are those of `gemm_tile.wgsl`.
 //
-// Algorithm: the same register tile of 16 rows × 4 columns to an invocation, without workgroup memory or barriers, which
-// a software adapter runs by saving and restoring every lane. One lane is one group of four columns; the rows come from
-// the workgroup's number, so that loads of a are one scalar load for all lanes. The sums have names, and their statements
-// are written out: Mesa leaves a loop of this size alone, and an array that a loop indexes is not kept in registers,
-// which costs half the speed.
+// Algorithm: the same register tile of 16 rows × 4 columns to an invocation, without workgroup memory or barriers,
+// which a software adapter runs by saving and restoring every lane. One lane is one group of four columns; the rows
+// come from the workgroup's number, so that loads of a are one scalar load for all lanes. The sums have names, and
+// their statements are written out: Mesa leaves a loop of this size alone, and an array that a loop indexes is not kept
+// in registers, which costs half the speed.
 // One workgroup owns rows 16 · group.y … + 15 and columns 4 · THREADS · group.x … + 4 · THREADS − 1.
 //
 // Bindings: 0 a, 1 w; 2 bias, 3 residual and 4 y in `epilogue.wgsl`.

@@ -7,8 +7,8 @@
 //   y         [m, N]   rows up to the next multiple of 16 are written; not the buffer of residual
 //
 // Algorithm: the product of `gemm_tile.wgsl`. Each thread then has four columns of all 16 rows, so a row's sum is one
-// partial sum from each thread, through workgroup memory: six threads' worth of additions a row where THREADS is 96. The
-// mean comes first, then the variance of what is left of it. It saves a LayerNorm's read, write and dispatch.
+// partial sum from each thread, through workgroup memory: six threads' worth of additions a row where THREADS is 96.
+// The mean comes first, then the variance of what is left of it. It saves a LayerNorm's read, write and dispatch.
 // One workgroup owns rows 16 · group.y … + 15.
 //
 // Bindings: 0 a, 1 w and 5 w_next in `tile_product.wgsl`; 2 params, 3 residual, 4 y.

@@ -7,8 +7,8 @@
 //   norm  [2, STRIDE4 · 4]   f32: weight, bias
 //   y     [rows, STRIDE4 · 4]   the first HIDDEN4 · 4 columns are the row; the rest is padding, never written
 //
-// Algorithm: 32 threads to a row. The mean comes first, then the variance of the centred values, so that nothing cancels.
-// Each pass calls `value` anew: the first reads memory, the other two the cache.
+// Algorithm: 32 threads to a row. The mean comes first, then the variance of the centred values, so that nothing
+// cancels. Each pass calls `value` anew: the first reads memory, the other two the cache.
 // One workgroup owns ROW_GROUPS rows.
 //
 // Constants: HIDDEN4 and STRIDE4 in units of four, EPS. Features: immediates.

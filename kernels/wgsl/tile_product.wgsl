@@ -1,8 +1,8 @@
-// The product of the register-tiled GEMMs: 16 rows × 4 columns of a · w to a thread. Prefixed to `gemm_tile.wgsl`, whose
-// header has the algorithm, and to `gemm_tile_norm.wgsl`.
+// The product of the register-tiled GEMMs: 16 rows × 4 columns of a · w to a thread. Prefixed to `gemm_tile.wgsl`,
+// whose header has the algorithm, and to `gemm_tile_norm.wgsl`.
 //
-// Bindings: 0 a, 1 w, 5 w again, from its second row on. Constants: THREADS (a multiple of 32), K (a multiple of 32), N.
-// Every thread of the workgroup must call it.
+// Bindings: 0 a, 1 w, 5 w again, from its second row on. Constants: THREADS (a multiple of 32), K (a multiple of 32),
+// N. Every thread of the workgroup must call it.
 
 @group(0) @binding(0) var<storage, read> a: array<Run>;
 @group(0) @binding(1) var<storage, read> w: array<Packed4>;

@@ -16,8 +16,16 @@ use crate::step::cargo;
 use crate::wasm_std::debian_mirrors;
 
 /// Test files that need a driver. The GPU engine's other tests run with all the rest.
-pub(crate) const GPU_TESTS: [&str; 6] =
-    ["gpu_kernels", "gpu_golden", "gpu_engine", "gpu_command", "gpu_device_loss", "gpu_shaders"];
+pub(crate) const GPU_TESTS: [&str; 8] = [
+    "gpu_kernels",
+    "gpu_golden",
+    "gpu_architectures",
+    "gpu_engine",
+    "gpu_shared_device",
+    "gpu_command",
+    "gpu_device_loss",
+    "gpu_shaders",
+];
 
 /// The Debian release whose drivers are unpacked.
 const RELEASE: &str = "trixie";

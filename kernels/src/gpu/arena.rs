@@ -1,7 +1,8 @@
 //! Activations of the batch that a device computes: the buffers between the steps of a forward pass.
 //!
-//! One queue runs all batches of all models in turn, so they share one arena, as large as the largest model on the device
-//! needs. A model whose rows have padding is the exception: its padding must stay zero, so it has an arena of its own.
+//! One queue runs all batches of all models in turn, so they share one arena, as large as the largest model on the
+//! device needs. A model whose rows have padding is the exception: its padding must stay zero, so it has an arena of
+//! its own.
 
 use super::error::GpuError;
 use super::layout::Layout;

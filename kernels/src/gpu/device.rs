@@ -1,7 +1,7 @@
 //! A GPU as its models share it: one opening of the adapter with one queue, its pipelines and its arena.
 //!
-//! A fault (device lost, out of memory, a driver's error) ends an opening for all models on it. The first that needs the
-//! device again opens the adapter anew; the others move to that opening with their next batch.
+//! A fault (device lost, out of memory, a driver's error) ends an opening for all models on it. The first that needs
+//! the device again opens the adapter anew; the others move to that opening with their next batch.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -46,8 +46,8 @@ impl GpuDevice {
     }
 
     /// Bytes of activations that the device holds for its models, all together. Engines report what each needs of it:
-    /// the device holds the largest need, not the sum, and what models with padding need beside it. After a larger model
-    /// came, the smaller arena stays until the last model that used it has computed a batch in the new one.
+    /// the device holds the largest need, not the sum, and what models with padding need beside it. After a larger
+    /// model came, the smaller arena stays until the last model that used it has computed a batch in the new one.
     #[must_use]
     pub fn arena_bytes(&self) -> u64 {
         self.current().arenas.iter().filter_map(Weak::upgrade).map(|arena| arena.sizes.total()).sum()

@@ -1,8 +1,8 @@
 //! The engine: one model on a GPU, three batches in flight.
 //!
-//! Several engines share a [`GpuDevice`]: its queue, its pipelines where shapes agree, and its arena. What an engine holds
-//! of its own: the weights on the device, the buffers of its batches in flight, and the weights in the processor's memory,
-//! which it keeps to load the model again after a fault of the device.
+//! Several engines share a [`GpuDevice`]: its queue, its pipelines where shapes agree, and its arena. What an engine
+//! holds of its own: the weights on the device, the buffers of its batches in flight, and the weights in the
+//! processor's memory, which it keeps to load the model again after a fault of the device.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,8 +30,8 @@ use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, 
 use crate::flops::{batch_flops, row_flops};
 use crate::weights::Model;
 
-/// Default token budget: 80 rows of 100 tokens, which fills the GPUs of today, in 120 MB of f32 activations for a hidden
-/// size of 384.
+/// Default token budget: 80 rows of 100 tokens, which fills the GPUs of today, in 120 MB of f32 activations for a
+/// hidden size of 384.
 pub const DEFAULT_MAX_BATCH_TOKENS: usize = 8192;
 
 /// How to load a model.
@@ -176,7 +176,7 @@ impl GpuEngine {
             next_ticket: 0,
             scratch: Scratch::default(),
         };
-        engine.loaded = Some(engine.load_on(gpu)?);
+        engine.loaded = Some(engine.load_on(&gpu)?);
         Ok(engine)
     }
 
@@ -192,8 +192,8 @@ impl GpuEngine {
         &self.device
     }
 
-    /// Time of each kernel of a forward pass over `batch`, in the order of the pass: name, FLOPs, bytes, and the fastest
-    /// of `repeats` runs of that kernel alone. The numbers computed are discarded.
+    /// Time of each kernel of a forward pass over `batch`, in the order of the pass: name, FLOPs, bytes, and the
+    /// fastest of `repeats` runs of that kernel alone. The numbers computed are discarded.
     ///
     /// # Errors
     /// As [`Engine::run`].
@@ -213,7 +213,15 @@ impl GpuEngine {
         Ok(times)
     }
 
-    fn load_on(&self, gpu: Arc<OpenDevice>) -> Result<Loaded, GpuError> {
+    fn load_on(&self, gpu: &Arc<OpenDevice>) -> Result<Loaded, GpuError> {
+        self.upload(Arc::clone(gpu)).inspect_err(|error| {
+            if error.ends_opening() {
+                gpu.fail(error.clone());
+            }
+        })
+    }
+
+    fn upload(&self, gpu: Arc<OpenDevice>) -> Result<Loaded, GpuError> {
         let Model { architecture, .. } = &*self.model;
         let weights = gpu.scoped(|| Uploaded::new(&gpu, &self.model, &self.layout))?;
         let slot = |_| Slot::new(&gpu, self.max_batch_tokens, architecture.outputs());
@@ -233,15 +241,15 @@ impl GpuEngine {
         {
             let is_news = self.device.is_current(&loaded.gpu);
             self.drop_device();
-            // The caller learns of the fault by the batches that it took. If none was in flight, and no other engine has
-            // met the fault, it learns by this error.
+            // The caller learns of the fault by the batches that it took. If none was in flight, and no other engine
+            // has met the fault, it learns by this error.
             if is_news && !self.in_flight.iter().any(|batch| batch.held == Held::Lost) {
                 return Err(fault);
             }
         }
         let mut loaded = match self.loaded.take() {
             Some(loaded) => loaded,
-            None => self.load_on(self.device.opened()?)?,
+            None => self.load_on(&self.device.opened()?)?,
         };
         let arena = self.device.newest_arena(&loaded.arena);
         if !Arc::ptr_eq(&arena, &loaded.arena) {
@@ -357,8 +365,8 @@ impl Engine for GpuEngine {
         SLOTS
     }
 
-    /// Weights and batches in flight are the engine's own. The arena is the device's: an engine says what it needs of it,
-    /// and [`GpuDevice::arena_bytes`] what the device holds for all.
+    /// Weights and batches in flight are the engine's own. The arena is the device's: an engine says what it needs of
+    /// it, and [`GpuDevice::arena_bytes`] what the device holds for all.
     fn memory(&self) -> DeviceMemory {
         self.memory
     }
@@ -390,7 +398,8 @@ impl Engine for GpuEngine {
             let submit = self.current().and_then(|loaded| {
                 scratch.fill(&model.architecture, batch, loaded.pass.queries_per_tile());
                 let extents = scratch.extents(batch);
-                loaded.submit(free, &scratch, &extents, outputs_bytes, &mut report)
+                let submitted = loaded.submit(free, &scratch, &extents, outputs_bytes, &mut report);
+                submitted.inspect_err(|error| loaded.gpu.fail(error.clone()))
             });
             self.scratch = scratch;
             match submit {
@@ -423,7 +432,10 @@ impl Engine for GpuEngine {
         let outputs_bytes = (batch.report.rows * self.shape().outputs * 4) as u64;
         let finished = match &mut self.loaded {
             None => Err(Loss::WithBatch.into()),
-            Some(loaded) => loaded.finish(slot, batch.submission.take(), outputs_bytes, outputs),
+            Some(loaded) => {
+                let finished = loaded.finish(slot, batch.submission.take(), outputs_bytes, outputs);
+                finished.inspect_err(|error| loaded.gpu.fail(error.clone()))
+            }
         };
         match finished {
             Ok(device_time) => Ok(BatchReport { elapsed: batch.submitted.elapsed(), device_time, ..batch.report }),

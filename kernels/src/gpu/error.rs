@@ -98,6 +98,23 @@ pub enum Loss {
     WithBatch,
 }
 
+impl GpuError {
+    /// Whether an adapter that fails to take a model with this error is of no more use to any other.
+    pub(super) fn ends_opening(&self) -> bool {
+        match self {
+            Self::Lost(_) | Self::Map { .. } | Self::Driver(_) => true,
+            Self::Kernel { source, .. } => source.ends_opening(),
+            Self::Adapter(_)
+            | Self::Open { .. }
+            | Self::Unsupported(_)
+            | Self::Precision(_)
+            | Self::BatchTooLong { .. }
+            | Self::TooLarge { .. }
+            | Self::OutOfMemory(_) => false,
+        }
+    }
+}
+
 impl From<Loss> for GpuError {
     fn from(loss: Loss) -> Self {
         Self::Lost(loss)

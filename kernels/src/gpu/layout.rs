@@ -169,8 +169,8 @@ impl Layout {
     }
 }
 
-/// Whether the kernels compute every part of a model. Shaders run without bounds checks: they rely on the widths that are
-/// checked here.
+/// Whether the kernels compute every part of a model. Shaders run without bounds checks: they rely on the widths that
+/// are checked here.
 ///
 /// # Errors
 /// Names the first part that they lack, and what they have in its place.

@@ -1,13 +1,15 @@
 //! The GPU engine: fused WGSL kernels through wgpu, on Metal, Vulkan and DX12.
 //!
-//! A [`GpuDevice`] is shared by all models on it; a [`GpuEngine`] is one of them. Pipelines, bind groups and buffers are
-//! made when a model loads: serving creates no pipeline and no buffer, and no shape of batch ever causes a recompile,
-//! because sizes travel as immediates. A batch is one compute pass in one submission; three of a model may be in flight.
+//! A [`GpuDevice`] is shared by all models on it; a [`GpuEngine`] is one of them. Pipelines, bind groups and buffers
+//! are made when a model loads: serving creates no pipeline and no buffer, and no shape of batch ever causes a
+//! recompile, because sizes travel as immediates. A batch is one compute pass in one submission; three of a model may
+//! be in flight.
 //!
 //! ```text
 //! adapter ◀─ opened ◀─ arena ◀─ device ◀─┐
 //! layout ◀─ shader ◀─ op ◀─ ops ◀─ choices ◀─ pass ◀─ bound ◀─ engine
-//!                                   └─── tune ◀────────────────┘      uploaded, slots: weights and batches of one model
+//!                                   └─── tune ◀────────────────┘
+//! uploaded, slots: weights and batches in flight of one model
 //! ```
 //!
 //! - [`adapters`], [`auto`]: which devices there are, what each supports, and the default one.

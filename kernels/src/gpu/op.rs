@@ -1,5 +1,5 @@
-//! What an op of the forward pass is: the pipeline that it needs, the buffers that it touches, and its cost. Plain values:
-//! nothing here knows a device.
+//! What an op of the forward pass is: the pipeline that it needs, the buffers that it touches, and its cost. Plain
+//! values: nothing here knows a device.
 
 use super::layout::Storage;
 use super::shader::Shader;

@@ -60,9 +60,9 @@ impl OpenDevice {
             | wgpu::Features::SHADER_F16
             | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let features = adapter::REQUIRED | (optional & adapter.features());
-        // SAFETY: the one experimental feature in use is the cooperative matrix, in one kernel that is validated by naga
-        // and tested against float64 on every adapter where the tests find it; it reads and writes within the bounds
-        // that `ops::gemm` states.
+        // SAFETY: the one experimental feature in use is the cooperative matrix, in one kernel that is validated by
+        // naga and tested against float64 on every adapter where the tests find it; it reads and writes within the
+        // bounds that `ops::gemm` states.
         let experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("assay"),
@@ -125,8 +125,7 @@ impl OpenDevice {
         }
     }
 
-    /// Ends this opening with a fault.
-    #[cfg(feature = "drills")]
+    /// Ends this opening with a fault. A driver may take its time to report a loss that a failed call already shows.
     pub(super) fn fail(&self, fault: GpuError) {
         self.fault.set(fault);
     }
@@ -192,16 +191,16 @@ impl OpenDevice {
         });
         let source = wgpu::ShaderSource::Wgsl(spec.source().into());
         let descriptor = wgpu::ShaderModuleDescriptor { label, source };
-        // SAFETY: the sources are this crate's own. Without bounds checks every index must be in bounds, and without loop
-        // bounds every loop must end. Loops run to constants or to sizes that the host sets. Indices are in bounds
+        // SAFETY: the sources are this crate's own. Without bounds checks every index must be in bounds, and without
+        // loop bounds every loop must end. Loops run to constants or to sizes that the host sets. Indices are in bounds
         // because (1) every buffer is sized for the token budget, rows rounded up to the GEMM's step of rows, widths to
         // its step of columns, and `Engine::submit` refuses batches over the budget; (2) token ids are checked by
-        // `PackedBatch::check` before upload, and rows of the other embedding tables follow from the architecture, which
-        // its own check holds to the tables' sizes; (3) row starts and lengths come from a `PackedBatch`, whose
-        // constructors check them; (4) grids are computed from the same sizes by the ops, and threads past a grid's end
-        // return or repeat the last item; (5) tuning sizes its buffers by a layout that `layout::supports` accepted, and
-        // any other caller that dispatches a kernel takes these on by `dispatch`'s contract. Tests poison what lies past
-        // each output and check that it stays.
+        // `PackedBatch::check` before upload, and rows of the other embedding tables follow from the architecture,
+        // whose tables `layout::supports` checks to be long enough; (3) row starts and lengths come from a
+        // `PackedBatch`, whose constructors check them; (4) grids are computed from the same sizes by the ops, and
+        // threads past a grid's end return or repeat the last item; (5) tuning sizes its buffers by a layout that
+        // `layout::supports` accepted, and any other caller that dispatches a kernel takes these on by `dispatch`'s
+        // contract. Tests poison what lies past each output and check that it stays.
         let module =
             unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -307,8 +306,8 @@ impl OpenDevice {
         }))
     }
 
-    /// Runs one dispatch and waits for it: for callers in this module that size buffers by the layout that they make ops
-    /// of, which is part of the invariants that [`compile`](Self::compile) states.
+    /// Runs one dispatch and waits for it: for callers in this module that size buffers by the layout that they make
+    /// ops of, which is part of the invariants that [`compile`](Self::compile) states.
     pub(super) fn run_one(
         &self,
         pipeline: &Pipeline,
@@ -325,9 +324,9 @@ impl OpenDevice {
     /// Runs one dispatch and waits for it.
     ///
     /// # Safety
-    /// Shaders run without bounds checks. Every buffer in `bind_group` is one that the pipeline's op takes and reaches as
-    /// far as `work` does: rows of the op's widths, up to the next multiple of its step of rows, and query tiles that
-    /// name only rows and keys in those buffers.
+    /// Shaders run without bounds checks. Every buffer in `bind_group` is one that the pipeline's op takes and reaches
+    /// as far as `work` does: rows of the op's widths, up to the next multiple of its step of rows, and query tiles
+    /// that name only rows and keys in those buffers.
     ///
     /// # Errors
     /// The device failed.

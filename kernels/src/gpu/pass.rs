@@ -1,9 +1,11 @@
-//! The forward pass of a model as a list of dispatches: a value, made from the architecture and the chosen kernel variants.
+//! The forward pass of a model as a list of dispatches: a value, made from the architecture and the chosen kernel
+//! variants.
 //!
 //! Engines bind it to buffers ([`bound`](super::bound)); the kernel report and the tests of shaders read it without a
-//! device. Per layer: query, key and value in one GEMM; attention; output GEMM with the residual; LayerNorm; GEMM with the
-//! activation; output GEMM with the residual; LayerNorm. A classifier reads the first token of each row only, so the last
-//! layer computes keys and values of all tokens and everything else of first tokens. All layers share five buffers:
+//! device. Per layer: query, key and value in one GEMM; attention; output GEMM with the residual; LayerNorm; GEMM with
+//! the activation; output GEMM with the residual; LayerNorm. A classifier reads the first token of each row only, so
+//! the last layer computes keys and values of all tokens and everything else of first tokens. All layers share five
+//! buffers:
 //!
 //! ```text
 //! fused:      x ─qkv─▶ qkv ─attention─▶ context ─output + x, norm─▶ y ─activation─▶ inner ─output + y, norm─▶ x
@@ -278,7 +280,8 @@ impl Builder<'_> {
         self.push(part, span, op, buffers);
     }
 
-    /// Output projection and feed-forward: from `context` and the residual in `from`, back into `from`; `other` is free.
+    /// Output projection and feed-forward: from `context` and the residual in `from`, back into `from`; `other` is
+    /// free.
     fn after_attention(
         &mut self,
         [attention_output, feed_forward_in, feed_forward_out]: [&'static str; 3],

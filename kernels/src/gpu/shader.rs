@@ -1,8 +1,8 @@
 //! Every kernel's shader: one row of [`TABLE`] each, from which sources, pipelines and the [version](VERSION) come.
 //!
 //! A source is a storage prelude (f32 or f16, the same names in both), the shared texts that the row names, and the
-//! kernel's own file: plain concatenation, no preprocessor. Sizes are override constants, except those that size register
-//! arrays and so must be `const`: generated lines in front.
+//! kernel's own file: plain concatenation, no preprocessor. Sizes are override constants, except those that size
+//! register arrays and so must be `const`: generated lines in front.
 
 use super::adapter::KernelFamily;
 use super::layout::Storage;

@@ -112,8 +112,8 @@ pub fn tune(
     time_all(&*device.opened()?, Subject { architecture, layout: &layout, family, max_batch_tokens })
 }
 
-/// Keeps choices for a model in a cache file, beside those of other devices and models, in place of what it had for this
-/// one.
+/// Keeps choices for a model in a cache file, beside those of other devices and models, in place of what it had for
+/// this one.
 ///
 /// # Errors
 /// The file cannot be written.

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 #[path = "../common/mod.rs"]
-mod common;
+pub(crate) mod common;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ pub(crate) struct Golden {
 }
 
 /// Reads a golden file.
-fn golden(path: &Path) -> Golden {
+pub(crate) fn golden(path: &Path) -> Golden {
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let (mut ids, mut offsets, mut second_segment, mut logits) = (vec![], vec![0], vec![], vec![]);
     for case in json["cases"].as_array().unwrap() {

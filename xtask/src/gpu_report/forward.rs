@@ -62,14 +62,14 @@ pub(crate) fn trips(name: &str, constants: &[String], listing: &Listing, keys: u
         "attention" => vec![keys.div_ceil(16)],
         "pool_mean" => vec![keys],
         "classify" | "pool_normalise" => vec![hidden4],
-        // LayerNorm and embeddings: groups of four over 32 threads, and trees. Some compilers unroll the trees; counting
-        // every loop as the longer of the two keeps the bound a bound.
+        // LayerNorm and embeddings: groups of four over 32 threads, and trees. Some compilers unroll the trees;
+        // counting every loop as the longer of the two keeps the bound a bound.
         _ => listing.loops.iter().map(|_| hidden4.div_ceil(32).max(TREE_LEVELS)).collect(),
     }
 }
 
-/// A table of the parts of a forward pass in one number format, each with its fastest variant. `slots` has the issue slots
-/// of one thread of a kernel; it has none for a kernel that these compilers cannot be asked about.
+/// A table of the parts of a forward pass in one number format, each with its fastest variant. `slots` has the issue
+/// slots of one thread of a kernel; it has none for a kernel that these compilers cannot be asked about.
 ///
 /// # Errors
 /// No variant of a part has slots.

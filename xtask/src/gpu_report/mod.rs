@@ -1,8 +1,8 @@
 //! `cargo xtask gpu-report`: what Apple's and AMD's compilers make of every kernel, and what an M1 could reach with it.
 //!
-//! No hardware is asked. From the compilers come registers, threads in flight, spills and the instruction mix; from these,
-//! trip counts and the clock, the arithmetic-bound time of each kernel and of the whole forward pass. It is a bound from
-//! above: memory latency comes on top, and Apple's own compiler differs from Mesa's. The table is kept in
+//! No hardware is asked. From the compilers come registers, threads in flight, spills and the instruction mix; from
+//! these, trip counts and the clock, the arithmetic-bound time of each kernel and of the whole forward pass. It is a
+//! bound from above: memory latency comes on top, and Apple's own compiler differs from Mesa's. The table is kept in
 //! `docs/kernels.md`; [`check`] compares with the figures kept beside this file, and fails on a spill or a lost share.
 
 mod forward;

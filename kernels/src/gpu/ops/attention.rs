@@ -1,8 +1,8 @@
 //! Packed attention: `attention.wgsl`, and `attention_cpu.wgsl` for software adapters.
 //!
-//! Queries of one row are cut into tiles on the host: [`query_tiles`]. Every index is in bounds without a check: tiles come
-//! from a checked batch, key numbers are clamped to their row, and threads past a tile's queries repeat its last one and
-//! store nothing.
+//! Queries of one row are cut into tiles on the host: [`query_tiles`]. Every index is in bounds without a check: tiles
+//! come from a checked batch, key numbers are clamped to their row, and threads past a tile's queries repeat its last
+//! one and store nothing.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -1,8 +1,8 @@
 //! GEMM with an epilogue: `y = epilogue(a · w + bias)`; `gemm_tile.wgsl`, `gemm_cooperative.wgsl`, `gemm_cpu.wgsl`.
 //!
 //! Shapes: a `[rows, k]`, w `[k, n]` (transposed from the checkpoint at load), bias `[n]` in f32, y `[rows, stride]`.
-//! Every index is in bounds without a check: k and n are multiples of [`WIDTH_STEP`], and a's and y's buffers have rows up to
-//! the next multiple of [`ROW_STEP`] ([`GemmVariant::rows`] for the cooperative kernel).
+//! Every index is in bounds without a check: k and n are multiples of [`WIDTH_STEP`], and a's and y's buffers have rows
+//! up to the next multiple of [`ROW_STEP`] ([`GemmVariant::rows`] for the cooperative kernel).
 
 use crate::architecture::Activation;
 use crate::gpu::adapter::{AdapterDescription, KernelFamily};
@@ -134,7 +134,8 @@ impl GemmShape {
 }
 
 impl GemmVariant {
-    /// Every variant of `family` that can compute `columns` columns, on any adapter; the first is the one to take untimed.
+    /// Every variant of `family` that can compute `columns` columns, on any adapter; the first is the one to take
+    /// untimed.
     #[must_use]
     pub fn all(family: KernelFamily, columns: usize) -> Vec<Self> {
         let fits = |variant: &Self| columns.is_multiple_of(variant.columns());

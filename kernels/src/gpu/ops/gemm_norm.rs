@@ -1,8 +1,8 @@
 //! GEMM, residual and LayerNorm in one: `y = norm(a · w + bias + residual)`; `gemm_tile_norm.wgsl`.
 //!
 //! Shapes: a `[rows, k]`, w `[k, stride]`, params `[3, stride]` in f32 (bias, norm weight, norm bias), residual and y
-//! `[rows, stride]`. One workgroup holds whole rows, so the stride must be at most four times the threads that a workgroup
-//! may have. Indices are in bounds for the reasons in [`super::gemm`].
+//! `[rows, stride]`. One workgroup holds whole rows, so the stride must be at most four times the threads that a
+//! workgroup may have. Indices are in bounds for the reasons in [`super::gemm`].
 
 use crate::gpu::layout::{ROW_STEP, RowLayout};
 use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};

@@ -1,7 +1,7 @@
 //! LayerNorm: `layer_norm.wgsl`.
 //!
-//! Shapes: x and y `[rows, stride]`, of which `width` columns are read and written; norm `[2, stride]` in f32, weight and
-//! bias.
+//! Shapes: x and y `[rows, stride]`, of which `width` columns are read and written; norm `[2, stride]` in f32, weight
+//! and bias.
 
 use crate::gpu::adapter::KernelFamily;
 use crate::gpu::layout::RowLayout;
