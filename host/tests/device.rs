@@ -227,16 +227,17 @@ async fn the_next_batch_is_on_the_device_before_the_first_is_finished() {
 async fn batches_of_two_engines_are_in_flight_together_and_finish_in_the_order_of_submission() {
     let first = puppet(2);
     let second = puppet_on(&first.scheduler, 2);
-    let answers = [first.score(&[1, 1], None)];
-    assert_eq!(first.submitted(), 16);
+    // Two batches of the first engine, so that the second engine's comes while one of them is in flight.
+    let answer = first.score(&[1, 1, 1, 1], None);
+    assert_eq!((first.submitted(), first.submitted()), (16, 16));
     let later = second.score(&[2, 2], None);
-    assert_eq!(second.submitted(), 16);
+    wait_for_tokens(&first.scheduler).await;
     second.plans.send(Plan::Compute).unwrap();
-    assert!(second.events.try_recv().is_err(), "the second batch was finished before the first");
     first.plans.send(Plan::Compute).unwrap();
-    for answer in answers {
-        assert_eq!(answer.await.unwrap().unwrap(), [1.0, 1.0]);
-    }
+    assert_eq!(second.submitted(), 16);
+    assert!(second.events.try_recv().is_err(), "the later batch was finished before the earlier one");
+    first.plans.send(Plan::Compute).unwrap();
+    assert_eq!(answer.await.unwrap().unwrap(), [1.0; 4]);
     assert_eq!(later.await.unwrap().unwrap(), [2.0, 2.0]);
 }
 

@@ -71,7 +71,8 @@ fn scores_equal_pytorchs() {
 /// The mean over requests of one divided by the rank of the first relevant document. Each request lists its relevant
 /// documents in `relevant`.
 fn mean_reciprocal_rank(requests: &[Value]) -> f64 {
-    let answers = rerank(&common::test_data(), &["--model", EMBEDDED], requests);
+    let flags = ["--model", EMBEDDED, "--keep-field", "relevant"];
+    let answers = rerank(&common::test_data(), &flags, requests);
     let reciprocal_ranks = requests.iter().zip(&answers).map(|(request, answer)| {
         let hits = answer["hits"].as_array().unwrap();
         let relevant = request["relevant"].as_array().unwrap();

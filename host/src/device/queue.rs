@@ -190,8 +190,9 @@ impl Queue {
     /// Takes no further requests for a model, and fails those that are here.
     pub(super) fn remove_model(&mut self, model: ModelId) {
         self.models.remove(&model);
-        let of_model = self.jobs.iter().filter(|(_, job)| job.model == model).map(|(&id, _)| id);
-        for id in of_model.collect::<Vec<_>>() {
+        // A job whose last rows are in flight is answered when they return.
+        let waiting = self.jobs.iter().filter(|(_, job)| job.model == model && job.waiting_tokens() > 0);
+        for id in waiting.map(|(&id, _)| id).collect::<Vec<_>>() {
             self.fail_job(id, &ScoreError::Device(DeviceFault::Unloaded));
         }
     }
