@@ -114,8 +114,9 @@ fn a_request_ends_on_the_version_it_began_on() {
     serving(deploy(&platform, "acme", &seeded(31), None));
     let before = platform.tenant(&name("acme")).unwrap();
     serving(deploy(&platform, "acme", &seeded(32), None));
-    let seed =
-        |live: &assay::tenant::LiveTenant| runtime.block_on(live.rerank(request(&["text"]))).unwrap().usage.truncated;
+    let seed = |live: &std::sync::Arc<assay::tenant::LiveTenant>| {
+        runtime.block_on(live.rerank(request(&["text"]))).unwrap().usage.truncated
+    };
     assert_eq!(seed(&before), 31);
     assert_eq!(seed(&platform.tenant(&name("acme")).unwrap()), 32);
 }

@@ -67,7 +67,7 @@ fn what_is_not_a_model_is_refused_and_leaves_nothing_behind() {
     add_damaged(&bench, "gpt", |model| model.config["architectures"] = json!(["GPT2LMHeadModel"]))
         .fails(2, &["unsupported architecture GPT2LMHeadModel", "BertForSequenceClassification"]);
     add_damaged(&bench, "tanh", |model| model.config["hidden_act"] = json!("gelu_new"))
-        .fails(2, &["hidden_act is gelu_new"]);
+        .fails(2, &["tanh/config.json: the cpu engine has no", "gelu by tanh"]);
     add_damaged(&bench, "heads", |model| model.config["num_attention_heads"] = json!(3))
         .fails(2, &["hidden_size is 8, supported is a multiple of num_attention_heads"]);
     add_damaged(&bench, "zero", |model| model.config["hidden_size"] = json!(0)).fails(2, &["hidden_size is 0"]);

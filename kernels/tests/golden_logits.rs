@@ -72,6 +72,6 @@ fn the_backbone_with_another_head_agrees_with_pytorch() {
     weights.weights.head = Some(HeadWeights { dense: Some(dense), dense_norm: None, classifier });
     weights.architecture.pooling = Pooling::First;
     let dense = Some(Dense { bias: true, activation: Some(Activation::Tanh), norm: None });
-    weights.architecture.head = Head::Classifier { dense, labels: 1, bias: true };
+    weights.architecture.head = Head::Classifier { dense, labels: golden.classifier_bias.len(), bias: true };
     check_engine(weights, &golden);
 }

@@ -10,7 +10,7 @@ use common::{Shape, cpu_engine, default_adapter, default_goldens, pack, random_r
 /// Largest difference from float64 on the default model, whose logits here span 14, and least Kendall tau: on our own
 /// passages, and on the goldens beside the checkout.
 const CASES: [(Precision, [(f64, f64); 2]); 2] =
-    [(Precision::Int8, [(0.15, 0.975), (0.15, 0.985)]), (Precision::Int16, [(0.03, 0.99), (0.02, 0.995)])];
+    [(Precision::Int8, [(0.15, 0.975), (0.15, 0.985)]), (Precision::Int16, [(0.03, 0.98), (0.02, 0.995)])];
 
 #[test]
 fn the_default_model_in_integers_is_near_pytorch_and_ranks_the_same() {

@@ -110,6 +110,7 @@ impl From<ModelError> for CliError {
         match error {
             ModelError::NotAModel { .. }
             | ModelError::Checkpoint(_)
+            | ModelError::Unsupported { .. }
             | ModelError::Tokenizer { .. }
             | ModelError::Name { .. }
             | ModelError::NameTaken { .. }

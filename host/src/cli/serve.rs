@@ -180,7 +180,9 @@ async fn serve(
     let listener = tokio::net::TcpListener::bind(address).await.map_err(socket)?;
     let address = listener.local_addr().map_err(socket)?;
     let (order, stops) = watch::channel(Order::Serve);
-    tokio::spawn(stop_at_signals(order));
+    // Handled before the line below: a program that reads it may stop the server at once.
+    let signals = Signals::new().map_err(|error| CliError::failed(format!("signals cannot be handled: {error}")))?;
+    tokio::spawn(stop_at_signals(signals, order));
     // The program that started the server waits for this line. If nothing reads it, the server serves all the same.
     let mut out = std::io::stdout();
     let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
@@ -206,9 +208,7 @@ fn admin_orders(_data_dir: &Path, _platform: &Arc<Platform>) -> Result<impl Futu
 }
 
 /// Has the server drain at the first signal to stop, and ends the process at the second.
-async fn stop_at_signals(order: watch::Sender<Order>) {
-    // Without a handler a signal ends the process, which is what it asks for.
-    let Ok(mut signals) = Signals::new() else { return std::future::pending().await };
+async fn stop_at_signals(mut signals: Signals, order: watch::Sender<Order>) {
     signals.next().await;
     let _ = order.send(Order::Drain);
     signals.next().await;

@@ -79,7 +79,7 @@ impl Hardware {
     /// How to open the processor for models that this GPU cannot compute; none where the GPU was asked for by name.
     pub(super) fn options_of_fallback(&self) -> Option<DeviceOptions> {
         let automatic = self.options.choice == EngineChoice::Auto && self.adapter().is_some();
-        let options = DeviceOptions { choice: EngineChoice::Cpu, memory_bytes: None, ..self.options.clone() };
+        let options = DeviceOptions { choice: EngineChoice::Cpu, ..self.options.clone() };
         (automatic && self.options.precision.cpu().is_some()).then_some(options)
     }
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use assay_kernels::checkpoint;
+use assay_kernels::gpu::GpuEngine;
+use assay_kernels::{Architecture, CpuEngine, checkpoint};
 
 use super::error::{ModelError, TokenizerFault};
 
@@ -32,9 +33,18 @@ pub(super) fn check_model(dir: &Path, adapter: Option<&Path>) -> Result<(), Mode
     }
     // The cheap checks first: a wrong architecture is named before any weights are read.
     let architecture = checkpoint::read_config(dir)?;
+    check_parts(dir, &architecture)?;
     check_tokenizer(&dir.join(TOKENIZER_FILE), architecture.vocab_size)?;
     checkpoint::load(dir, adapter)?;
     Ok(())
+}
+
+/// Refuses a model that no engine computes, by the part that the processor's engine lacks.
+fn check_parts(dir: &Path, architecture: &Architecture) -> Result<(), ModelError> {
+    match (CpuEngine::supports(architecture), GpuEngine::supports(architecture)) {
+        (Err(lacking), Err(_)) => Err(ModelError::Unsupported { path: dir.join(checkpoint::CONFIG_FILE), lacking }),
+        _ => Ok(()),
+    }
 }
 
 fn check_tokenizer(path: &Path, vocab_size: usize) -> Result<(), ModelError> {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use assay_kernels::Unsupported;
 use assay_kernels::checkpoint::CheckpointError;
 
 /// Why a model cannot be added, found or used.
@@ -34,6 +35,15 @@ pub enum ModelError {
     /// The weights or the configuration are bad.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// No engine has a part of the model.
+    #[error("{}: {lacking}", path.display())]
+    Unsupported {
+        /// The file that asks for the part.
+        path: PathBuf,
+        /// The part, and what there is in its place.
+        #[source]
+        lacking: Unsupported,
+    },
     /// The tokenizer is bad, or is another model's.
     #[error("{}: {fault}", path.display())]
     Tokenizer {

@@ -100,30 +100,12 @@ impl LiveTenant {
         }
     }
 
-    /// Answers a request within the tenant's limits. Dropping the future releases everything.
+    /// Waits for a permit and answers a request within the tenant's limits. Dropping the future releases everything.
     ///
     /// # Errors
     /// See [`RerankError`]: the variant tells whose fault it is.
-    pub async fn rerank(&self, request: Request) -> Result<Response, RerankError> {
-        let (arrived, documents) = (Instant::now(), request.documents.len());
-        let mut cost = CallCost::default();
-        let response = self.within_concurrency(request, arrived, &mut cost).await;
-        self.meter.count(response.is_ok(), documents, &cost, arrived.elapsed());
-        response
-    }
-
-    async fn within_concurrency(
-        &self,
-        request: Request,
-        arrived: Instant,
-        cost: &mut CallCost,
-    ) -> Result<Response, RerankError> {
-        // Checked before the wait: a request that is too large gets its answer at once.
-        let request = self.limits.admit(request)?;
-        let _permit = self.permit().await?;
-        let (response, used) = self.call(request, arrived).await;
-        *cost = used;
-        response
+    pub async fn rerank(self: &Arc<Self>, request: Request) -> Result<Response, RerankError> {
+        self.admit().await?.rerank(request).await
     }
 
     async fn permit(&self) -> Result<Permit, RerankError> {
