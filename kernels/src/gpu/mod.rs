@@ -1,8 +1,8 @@
 //! The GPU engine: fused WGSL kernels through wgpu, on Metal, Vulkan and DX12.
 //!
-//! A [`GpuDevice`] is shared by all models on it; a [`GpuEngine`] is one of them. Pipelines, bind groups and buffers are
-//! made when a model loads: serving creates no pipeline and no buffer, and no shape of batch ever causes a recompile,
-//! because sizes travel as immediates. A batch is one compute pass in one submission; three of a model may be in flight.
+//! A [`GpuDevice`] is shared by its models; a [`GpuEngine`] is one of them. Loading a model creates its pipelines, bind
+//! groups and buffers. Serving creates none, and no batch shape causes a recompile, because sizes are passed as
+//! immediates. A batch is one compute pass in one submission; three batches of a model may be in flight.
 //!
 //! ```text
 //! adapter ◀─ opened ◀─ arena ◀─ device ◀─┐
@@ -10,13 +10,13 @@
 //!                                   └─── tune ◀────────────────┘      uploaded, slots: weights and batches of one model
 //! ```
 //!
-//! - [`adapters`], [`auto`]: which devices there are, what each supports, and the default one.
+//! - [`adapters`], [`auto`]: the machine's adapters, what each supports, and the default one.
 //! - [`GpuEngine`]: implements [`Engine`](crate::Engine).
-//! - [`TuneCache`], [`tune`](fn@tune): which kernel variants are fastest on this device.
+//! - [`TuneCache`], [`tune`](fn@tune): the fastest kernel variants on this device.
 //! - [`shader`]: the table of shaders; [`ops`]: one kernel each, with its buffers, grid and cost by formula.
-//! - [`pass`]: the forward pass as a value, which needs no device to be read.
+//! - [`pass`]: the forward pass as a value, readable without a device.
 //!
-//! It never takes a software adapter for a GPU unless asked to, and it never falls back silently.
+//! The engine never uses a software adapter unless asked to, and never falls back silently.
 
 pub mod adapter;
 mod arena;

@@ -1,7 +1,6 @@
-//! One opening of an adapter: its queue, its faults, its pipelines, and the counters that show that serving creates
-//! nothing.
+//! One opening of an adapter: its queue, faults and pipelines, and counters that show that serving creates nothing.
 //!
-//! The only file of the engine with `unsafe`: experimental features and unchecked shaders are asked for here.
+//! The engine's only file with `unsafe`: it enables experimental features and unchecked shaders.
 #![allow(unsafe_code, reason = "unchecked shaders and experimental features; each block says why it is sound")]
 
 use std::collections::HashMap;
@@ -12,7 +11,7 @@ use super::adapter::{self, AdapterDescription, AdapterSelection};
 use super::error::{GpuError, Loss};
 use super::op::{Access, Binding, Buffers, PipelineKey, PipelineSpec, Work};
 
-/// An adapter, open. After a fault it is of no more use: [`GpuDevice`](super::GpuDevice) opens the adapter anew.
+/// An open adapter. After a fault it is unusable, and [`GpuDevice`](super::GpuDevice) opens the adapter again.
 #[derive(Debug)]
 pub struct OpenDevice {
     pub(super) device: wgpu::Device,
@@ -20,7 +19,7 @@ pub struct OpenDevice {
     description: AdapterDescription,
     features: wgpu::Features,
     fault: Fault,
-    /// Pipelines that some engine holds. Engines whose shapes agree share them.
+    /// Pipelines in use. Engines of equal shape share them.
     pipelines: Mutex<HashMap<PipelineKey, Weak<Pipeline>>>,
     pipelines_created: AtomicU64,
     buffer_bytes_created: AtomicU64,
@@ -44,12 +43,12 @@ pub struct Created {
     pub buffer_bytes: u64,
 }
 
-/// The first fault of an opening: what follows it is noise.
+/// The first fault of an opening. Later faults only follow from it.
 #[derive(Debug, Clone, Default)]
 struct Fault(Arc<OnceLock<GpuError>>);
 
 impl OpenDevice {
-    /// Opens the adapter that `selection` names, with every feature that some kernel can use.
+    /// Opens the adapter that `selection` names, with every feature that a kernel can use.
     ///
     /// # Errors
     /// No adapter fits, it lacks what every kernel needs, or its driver refuses.
@@ -100,7 +99,7 @@ impl OpenDevice {
         &self.description
     }
 
-    /// What was created so far.
+    /// Pipelines and buffers created so far.
     #[must_use]
     pub fn created(&self) -> Created {
         Created {
@@ -131,10 +130,10 @@ impl OpenDevice {
         self.fault.set(fault);
     }
 
-    /// Runs `make` and returns the first error that it caused on this thread.
+    /// Runs `make` and returns the first error that it causes on this thread.
     ///
     /// # Errors
-    /// Something that `make` created is invalid, or did not fit into memory.
+    /// `make` created something invalid, or the device is out of memory.
     pub(super) fn scoped<T>(&self, make: impl FnOnce() -> Result<T, GpuError>) -> Result<T, GpuError> {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -147,12 +146,12 @@ impl OpenDevice {
         }
     }
 
-    /// The pipeline of `spec`: one that an engine of a model of equal shape holds, or a new one.
+    /// The pipeline of `spec`: one already held by an engine of equal shape, or a new one.
     ///
     /// # Errors
     /// The driver refuses the shader or the layout.
     pub fn pipeline(&self, spec: &PipelineSpec) -> Result<Arc<Pipeline>, GpuError> {
-        // Held while the driver compiles: two loads at once must not compile the same pipeline twice.
+        // Held while the driver compiles, so that two concurrent loads do not compile the same pipeline twice.
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let key = spec.key();
         if let Some(pipeline) = pipelines.get(&key).and_then(Weak::upgrade) {
@@ -192,16 +191,16 @@ impl OpenDevice {
         });
         let source = wgpu::ShaderSource::Wgsl(spec.source().into());
         let descriptor = wgpu::ShaderModuleDescriptor { label, source };
-        // SAFETY: the sources are this crate's own. Without bounds checks every index must be in bounds, and without loop
-        // bounds every loop must end. Loops run to constants or to sizes that the host sets. Indices are in bounds
+        // SAFETY: the sources are this crate's own. Without bounds checks every index must be in bounds, and without
+        // loop bounds every loop must end. Loops run to constants or to sizes that the host sets. Indices are in bounds
         // because (1) every buffer is sized for the token budget, rows rounded up to the GEMM's step of rows, widths to
-        // its step of columns, and `Engine::submit` refuses batches over the budget; (2) token ids are checked by
-        // `PackedBatch::check` before upload, and rows of the other embedding tables follow from the architecture, which
-        // its own check holds to the tables' sizes; (3) row starts and lengths come from a `PackedBatch`, whose
-        // constructors check them; (4) grids are computed from the same sizes by the ops, and threads past a grid's end
-        // return or repeat the last item; (5) tuning sizes its buffers by a layout that `layout::supports` accepted, and
-        // any other caller that dispatches a kernel takes these on by `dispatch`'s contract. Tests poison what lies past
-        // each output and check that it stays.
+        // its step of columns, and `Engine::submit` refuses batches over the budget; (2) `PackedBatch::check` checks
+        // token ids before upload, and rows of the other embedding tables follow from the architecture, whose own check
+        // compares them with the tables' sizes; (3) row starts and lengths come from a `PackedBatch`, whose
+        // constructors check them; (4) ops compute grids from the same sizes, and threads past a grid's end return or
+        // repeat the last item; (5) tuning sizes its buffers by a layout that `layout::supports` accepted, and
+        // `dispatch`'s contract makes every other caller responsible. Tests poison the memory past each output and
+        // check that it does not change.
         let module =
             unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -223,7 +222,7 @@ impl OpenDevice {
     /// Binds a kernel's buffers.
     ///
     /// # Panics
-    /// They are those of another kernel.
+    /// The buffers belong to another kernel.
     #[must_use]
     pub fn bind<'a, B: Buffers<wgpu::BufferBinding<'a>>>(&self, pipeline: &Pipeline, buffers: B) -> wgpu::BindGroup {
         assert_eq!(pipeline.bindings, B::BINDINGS, "{} has other buffers", pipeline.name);
@@ -243,7 +242,7 @@ impl OpenDevice {
     /// A buffer of `bytes`, zeroed.
     ///
     /// # Errors
-    /// It is larger than a kernel may bind.
+    /// The buffer is larger than a kernel may bind.
     pub fn buffer(&self, label: &'static str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
         self.make_buffer(label, bytes, usage, false, "lower the token budget")
     }
@@ -251,7 +250,7 @@ impl OpenDevice {
     /// A buffer that holds `contents`, padded with zeros to a multiple of 16 bytes.
     ///
     /// # Errors
-    /// It is larger than a kernel may bind.
+    /// The buffer is larger than a kernel may bind.
     pub fn buffer_with(
         &self,
         label: &'static str,
@@ -261,10 +260,10 @@ impl OpenDevice {
         self.buffer_of_pieces(label, contents.len() as u64, std::iter::once(contents.to_vec()), usage)
     }
 
-    /// A buffer of `bytes` bytes, padded with zeros to a multiple of 16, that holds `pieces` one after the other.
+    /// A buffer of `bytes` bytes, padded with zeros to a multiple of 16, that holds `pieces` in order.
     ///
     /// # Errors
-    /// It is larger than a kernel may bind, or the driver does not hand its memory over.
+    /// The buffer is larger than a kernel may bind, or it cannot be mapped.
     pub(super) fn buffer_of_pieces(
         &self,
         label: &'static str,
@@ -307,8 +306,8 @@ impl OpenDevice {
         }))
     }
 
-    /// Runs one dispatch and waits for it: for callers in this module that size buffers by the layout that they make ops
-    /// of, which is part of the invariants that [`compile`](Self::compile) states.
+    /// Runs one dispatch and waits for it. Callers in this module size buffers by the layout of their ops, as the
+    /// invariants of [`compile`](Self::compile) require.
     pub(super) fn run_one(
         &self,
         pipeline: &Pipeline,
@@ -325,9 +324,9 @@ impl OpenDevice {
     /// Runs one dispatch and waits for it.
     ///
     /// # Safety
-    /// Shaders run without bounds checks. Every buffer in `bind_group` is one that the pipeline's op takes and reaches as
-    /// far as `work` does: rows of the op's widths, up to the next multiple of its step of rows, and query tiles that
-    /// name only rows and keys in those buffers.
+    /// Shaders run without bounds checks. Every buffer in `bind_group` must be one that the pipeline's op takes and
+    /// must be large enough for `work`: rows of the op's widths, up to the next multiple of its step of rows. Query
+    /// tiles must name only rows and keys in those buffers.
     ///
     /// # Errors
     /// The device failed.
@@ -360,13 +359,13 @@ impl OpenDevice {
     }
 }
 
-/// Bytes of the buffer that holds `bytes` bytes of contents.
+/// Size of the buffer for `bytes` bytes of contents.
 pub(super) fn padded_bytes(bytes: u64) -> u64 {
     bytes.next_multiple_of(16).max(16)
 }
 
 impl Pipeline {
-    /// Records a dispatch. Nothing to do records nothing.
+    /// Records a dispatch, unless it is empty.
     pub(super) fn record(&self, bind_group: &wgpu::BindGroup, work: &Work, pass: &mut wgpu::ComputePass<'_>) {
         if work.workgroups.contains(&0) {
             return;
@@ -384,7 +383,7 @@ impl Pipeline {
 impl Fault {
     /// Keeps the first fault.
     fn set(&self, fault: GpuError) {
-        // An error means that there was one before.
+        // An error means that an earlier fault is kept.
         let _ = self.0.set(fault);
     }
 }
