@@ -5,12 +5,12 @@
 //   query_tiles  [tiles]               made by the host: which queries of which row
 //   context      [queries, context_stride]
 //
-// Algorithm: one thread owns one query of one head. Keys and values pass through workgroup memory KEYS at a time, read
-// as broadcasts from constant addresses. Scores of a whole key tile are taken first, the running maximum moves once per
-// tile, and the sums are rescaled once per tile: per key, HEAD_DIM multiply-adds for the score, OUTPUT_DIM for the sums
-// and one exp2. A query is read anew for each key tile (one load per key), so that wide heads fit in registers. Above 64
-// a head's output is split over two workgroups (OUTPUT_DIM = HEAD_DIM / 2), which both take the scores.
-// One workgroup owns THREADS queries of query tile `group.x`, outputs OUTPUT_DIM · group.y … of the heads side by side.
+// Algorithm: one thread owns one query of one head. Keys and values are staged in workgroup memory, KEYS at a time, and
+// read as broadcasts from constant addresses. Each key tile's scores are computed first, then the running maximum and
+// the sums are updated once. Cost per key: HEAD_DIM multiply-adds for the score, OUTPUT_DIM for the sums and one exp2.
+// A query is read again for each key tile (one load per key), so that wide heads fit in registers. Above 64 a head's
+// output is split over two workgroups (OUTPUT_DIM = HEAD_DIM / 2), which both compute the scores. One workgroup owns
+// THREADS queries of query tile `group.x`, outputs OUTPUT_DIM · group.y … of the heads side by side.
 //
 // Keys past the row's end weigh exp2(−1e30) = 0, so a row's bits depend on no neighbour.
 //

@@ -2,16 +2,16 @@
 //
 // Formula, shapes, layouts, bindings and immediates are those of `attention.wgsl`.
 //
-// Algorithm: one lane owns one query of one head, as there, but keys and values are read straight from memory, at
-// addresses that are the same for all lanes: no workgroup memory and no barriers, which a software adapter runs by saving
-// and restoring every lane. KEYS keys share one move of the running maximum.
-// One workgroup owns THREADS queries of query tile `group.x`, outputs OUTPUT_DIM · group.y … of the heads side by side.
+// Algorithm: one lane owns one query of one head, as there, but all lanes read keys and values directly from the same
+// addresses. There is no workgroup memory and no barrier: a software adapter runs a barrier by saving and restoring
+// every lane. KEYS keys share one update of the running maximum. One workgroup owns THREADS queries of query tile
+// `group.x`, outputs OUTPUT_DIM · group.y … of the heads side by side.
 //
 // Keys past the row's end weigh exp2(−1e30) = 0, so a row's bits depend on no neighbour.
 //
 // Bindings and constants: `attention_query.wgsl`. Features: immediates. Rust caller: `gpu::ops::attention`.
 
-/// Keys that share one move of the maximum: what Mesa still unrolls.
+/// Keys that share one update of the maximum: the most that Mesa unrolls.
 const KEYS: u32 = 32u / RUN;
 
 @compute @workgroup_size(THREADS)
@@ -40,7 +40,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             scores[j] = exp2(scores[j] - maximum);
             total += scores[j];
         }
-        // Column by column: a sum takes all keys before it goes back to memory.
+        // Column by column: a sum adds all keys before it is stored.
         for (var c = 0u; c < VALUE_RUNS; c++) {
             for (var j = 0u; j < KEYS; j++) {
                 let key = clamped_key(tile, first + j);

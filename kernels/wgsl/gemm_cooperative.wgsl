@@ -2,12 +2,11 @@
 //
 // Shapes and layouts are those of `gemm_tile.wgsl`; rows up to the next multiple of 64 may be read and written.
 //
-// Algorithm: four subgroups own a quadrant of 32 × 32 outputs each, as 4 × 4 accumulators of 8 × 8 named by row and
-// column (an array of them would be indexed at run time, which no backend keeps in registers). Fragments of a and w are
-// loaded from memory row-major (`coopLoadT`); a fragment is used four times, and subgroups of one workgroup share theirs
-// through the cache. Sums pass through workgroup memory once, at the end, to meet the bias and the epilogue: cooperative
-// matrices give no access to single elements.
-// One workgroup owns rows 64 · group.y … + 63 and columns 64 · group.x … + 63.
+// Algorithm: four subgroups own a quadrant of 32 × 32 outputs each, as 4 × 4 accumulators of 8 × 8, named by row and
+// column (no backend keeps an array that is indexed at run time in registers). Fragments of a and w are loaded from
+// memory row-major (`coopLoadT`); each is used four times, and subgroups of a workgroup share them through the cache.
+// At the end, sums pass through workgroup memory once for the bias and the epilogue, because cooperative matrices give
+// no access to single elements. One workgroup owns rows 64 · group.y … + 63 and columns 64 · group.x … + 63.
 //
 // Multiplies in the storage format, f32 or f16, and sums in f32.
 // Bindings: 0 a, 1 w; 2 bias, 3 residual and 4 y in `epilogue.wgsl`.

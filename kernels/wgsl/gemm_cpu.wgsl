@@ -2,12 +2,12 @@
 //
 // Shapes and layouts are those of `gemm_tile.wgsl`.
 //
-// Algorithm: the same register tile of 16 rows × 4 columns to an invocation, without workgroup memory or barriers, which
-// a software adapter runs by saving and restoring every lane. One lane is one group of four columns; the rows come from
-// the workgroup's number, so that loads of a are one scalar load for all lanes. The sums have names, and their statements
-// are written out: Mesa leaves a loop of this size alone, and an array that a loop indexes is not kept in registers,
-// which costs half the speed.
-// One workgroup owns rows 16 · group.y … + 15 and columns 4 · THREADS · group.x … + 4 · THREADS − 1.
+// Algorithm: the same register tile of 16 rows × 4 columns per invocation, without workgroup memory or barriers: a
+// software adapter runs a barrier by saving and restoring every lane. One lane is one group of four columns. The rows
+// follow from the workgroup's index, so one scalar load of a serves all lanes. The sums have names and their statements
+// are written out: Mesa does not unroll a loop of this size, and an array indexed by a loop does not stay in registers,
+// which halves the speed. One workgroup owns rows 16 · group.y … + 15 and columns 4 · THREADS · group.x … + 4 · THREADS
+// − 1.
 //
 // Bindings: 0 a, 1 w; 2 bias, 3 residual and 4 y in `epilogue.wgsl`.
 // Constants: THREADS (4 · THREADS divides N), K, N, EPILOGUE. Features: immediates.
@@ -92,6 +92,6 @@ fn multiply(
     b2: vec4<f32>,
     b3: vec4<f32>,
 ) -> vec4<f32> {
-    // Added to the sum last, so that a sum which is kept in memory is needed only then: a third faster.
+    // Added to the sum last, so that a sum kept in memory is loaded late: a third faster.
     return sum + (a_row.x * b0 + a_row.y * b1 + a_row.z * b2 + a_row.w * b3);
 }
