@@ -1,4 +1,4 @@
-//! `assay serve`: answer tenants' requests over HTTP, and take orders over the admin socket.
+//! `assay serve`: answers tenants' requests over HTTP and takes commands over the admin socket.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::tenant::Platform;
 #[cfg(unix)]
 use crate::tenant::server::AdminServer;
 
-/// Port where none is named.
+/// Default port.
 const DEFAULT_PORT: u16 = 8_790;
 
 #[derive(Debug, clap::Args)]
@@ -31,18 +31,18 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
     let device = args.engine.options(data_dir)?;
     let platform = Arc::new(open_platform(data_dir, device, runtime.handle())?);
-    // A server without its device cannot serve: that is known now, and not with the first tenant.
+    // A server cannot serve without its device, so fail now and not with the first tenant.
     platform.device()?;
     for (tenant, error) in platform.activate_all()? {
         eprintln!("tenant {tenant} is not being served: {}", CliError::from(error));
     }
     match platform.tidy() {
         Ok(swept) if swept.dropped.is_empty() => {}
-        Ok(swept) => eprintln!("removed what no tenant needs: {}", gc::summary(&swept)),
-        Err(error) => eprintln!("what no tenant needs is not removed: {error}"),
+        Ok(swept) => eprintln!("removed unused files: {}", gc::summary(&swept)),
+        Err(error) => eprintln!("unused files cannot be removed: {error}"),
     }
     let served = runtime.block_on(serve(args.port, data_dir, &platform));
-    // What is still being compiled may be left undone: nothing of it is committed.
+    // Unfinished compilations may be abandoned: nothing of them is committed.
     runtime.shutdown_background();
     served
 }
@@ -53,7 +53,7 @@ async fn serve(port: u16, data_dir: &Path, platform: &Arc<Platform>) -> Result<(
     let socket = |error: std::io::Error| CliError::failed(format!("{address}: {error}"));
     let listener = tokio::net::TcpListener::bind(address).await.map_err(socket)?;
     let address = listener.local_addr().map_err(socket)?;
-    // The program that started the server waits for this line. If nothing reads it, the server serves all the same.
+    // The program that started the server waits for this line. If nothing reads it, the server still serves.
     let mut out = std::io::stdout();
     let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
     tokio::select! {
@@ -62,7 +62,7 @@ async fn serve(port: u16, data_dir: &Path, platform: &Arc<Platform>) -> Result<(
     }
 }
 
-/// Takes orders over the admin socket until it is dropped.
+/// Takes commands over the admin socket until it is dropped.
 #[cfg(unix)]
 fn orders(data_dir: &Path, platform: &Arc<Platform>) -> Result<impl Future<Output = ()>, CliError> {
     let admin = AdminServer::bind(data_dir)
@@ -91,6 +91,6 @@ async fn stop() {
             return;
         }
     }
-    // Without a handler the signal ends the process, which is what it asks for.
+    // Without a handler the signal ends the process, as it should.
     let _ = interrupt.await;
 }

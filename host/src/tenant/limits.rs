@@ -21,8 +21,8 @@ const DEFAULT_MAX_CONCURRENT_REQUESTS: u64 = 16;
 /// Most requests that wait to run.
 const DEFAULT_MAX_WAITING_REQUESTS: u64 = 64;
 
-/// Most tokens a second: ten times what two processor cores compute, so that without a limits file the weights divide
-/// the device.
+/// Most tokens a second: ten times the speed of two processor cores, so that without a limits file only the weights
+/// divide the device.
 const DEFAULT_MAX_TOKENS_PER_S: u64 = 100_000;
 
 /// Most tokens in a burst: the largest request.
@@ -114,16 +114,16 @@ pub enum LimitsError {
     /// Not TOML, or not of these keys.
     #[error("{0}")]
     Toml(#[from] toml::de::Error),
-    /// A number that a limit cannot have.
+    /// A number out of range.
     #[error("{limit} is {value}, but must be between {least} and {most}")]
     Range {
         /// The limit.
         limit: &'static str,
-        /// What the file says.
+        /// The file's value.
         value: u64,
-        /// The least that it may be.
+        /// The least allowed value.
         least: u64,
-        /// The most that it may be.
+        /// The largest allowed value.
         most: u64,
     },
 }
@@ -132,7 +132,7 @@ impl TenantLimits {
     /// Reads a limits file.
     ///
     /// # Errors
-    /// Says which key is wrong and what it may be.
+    /// A key or value is wrong; the error names it and the allowed values.
     pub fn parse(text: &str) -> Result<Self, LimitsError> {
         if text.len() > MAX_LIMITS_BYTES {
             return Err(LimitsError::TooLarge { bytes: text.len() as u64 });
@@ -150,7 +150,7 @@ impl TenantLimits {
     /// Writes a limits file that [`parse`](Self::parse) reads.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        // Numbers and strings only, which TOML can always hold.
+        // Numbers and strings only, which TOML can always represent.
         toml::to_string(self).unwrap_or_default()
     }
 

@@ -1,4 +1,4 @@
-//! A tenant that serves: one loaded version behind the tenant's concurrency limit.
+//! A serving tenant: one loaded version behind the tenant's concurrency limit.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::guest::{Call, CallCost, Guest, Models};
 use crate::limits::{RequestLimits, TokenRate};
 use crate::rerank::{Request, RerankError, Response};
 
-/// One version of a tenant, ready for requests. A request keeps the version that it began on. All versions of a tenant
+/// One version of a tenant, ready for requests. A request stays on the version it began on. All versions of a tenant
 /// share its concurrency limit, meter and rate.
 #[derive(Debug)]
 pub struct LiveTenant {
@@ -36,7 +36,7 @@ pub(super) struct Parts {
 }
 
 impl LiveTenant {
-    /// Makes a version ready to serve. It takes over the shared parts of the version `before` it.
+    /// Prepares a version to serve. It takes over the shared parts of the version `before` it.
     pub(super) fn new(parts: Parts, before: Option<&Self>) -> Self {
         let Parts { name, deployment, guest, models } = parts;
         let limits = &deployment.limits;
@@ -74,7 +74,7 @@ impl LiveTenant {
     /// Answers a request within the tenant's limits. Dropping the future releases everything.
     ///
     /// # Errors
-    /// See [`RerankError`]: the variant tells whose fault it is.
+    /// See [`RerankError`]; the variant shows whose fault it is.
     pub async fn rerank(&self, request: Request) -> Result<Response, RerankError> {
         let (arrived, documents) = (Instant::now(), request.documents.len());
         let mut cost = CallCost::default();
@@ -89,7 +89,7 @@ impl LiveTenant {
         arrived: Instant,
         cost: &mut CallCost,
     ) -> Result<Response, RerankError> {
-        // Checked before the wait: a request that is too large gets its answer at once.
+        // Checked before the wait, so that a request that is too large fails at once.
         let request = self.limits.admit(request)?;
         let late = |_| RerankError::DeadlineExceeded { limit: self.limits.max_wall };
         let _permit = tokio::time::timeout(self.limits.max_wall, self.concurrency.enter()).await.map_err(late)??;
@@ -100,7 +100,7 @@ impl LiveTenant {
         response
     }
 
-    /// What the tenant uses now and has used.
+    /// The tenant's current and past use.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let (running, waiting) = self.concurrency.occupancy();
