@@ -1,40 +1,41 @@
-//! An encoder as a value: what engines, the reference, FLOP counts and reports read, and what no type of theirs spells.
+//! An encoder as a value. Engines, the reference, FLOP counts and reports read it instead of having types per family.
 //!
-//! A [family](crate::families) makes one from a `config.json`; [`Weights`](crate::Weights) hold exactly the tensors that
-//! it asks for. What a value can say, the [reference](crate::reference) computes. An engine says which parts it lacks
-//! ([`Unsupported`]) before any weights are read.
+//! A [family](crate::families) makes one from a `config.json`; [`Weights`](crate::Weights) hold exactly the tensors
+//! that it needs. The [reference](crate::reference) computes every possible value. An engine names the parts that it
+//! lacks ([`Unsupported`]) before any weights are read.
 //!
 //! Notation below: x is the state of one token, `[hidden_size]`; a row has n tokens.
 
-/// An encoder, from token ids to a row's numbers.
+/// An encoder, from token ids to a row's outputs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Architecture {
-    /// The family that described it, for people to read; nothing is decided by it.
+    /// The family's name, for display only.
     pub family: &'static str,
-    /// Rows of the word embedding table: token ids are below it.
+    /// Rows of the word embedding table; token ids are below this.
     pub vocab_size: usize,
     /// Width of a hidden state.
     pub hidden_size: usize,
     /// Longest row in tokens.
     pub max_tokens: usize,
-    /// From ids to the state before the first layer.
+    /// From token ids to the state before the first layer.
     pub embeddings: Embeddings,
-    /// What all layers have in common.
+    /// Common to all layers.
     pub block: Block,
-    /// What layers differ in, first to last.
+    /// What differs between layers, first to last.
     pub layers: Vec<Layer>,
     /// Applied to the last layer's states.
     pub final_norm: Option<Norm>,
-    /// Which states the head reads.
+    /// The states that the head reads.
     pub pooling: Pooling,
-    /// From the pooled state to a row's numbers.
+    /// From the pooled state to a row's outputs.
     pub head: Head,
 }
 
 /// `x = projection(norm(word + position + token type))`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embeddings {
-    /// Width of the tables and of the norm. Where it is not `hidden_size`, a linear layer with bias projects to that.
+    /// Width of the tables and the norm. If it is not `hidden_size`, a linear layer with bias projects to
+    /// `hidden_size`.
     pub width: usize,
     /// The position table.
     pub positions: Positions,
@@ -44,7 +45,7 @@ pub struct Embeddings {
     pub norm: Option<Norm>,
 }
 
-/// How a token's place in its row is told apart from another by the embeddings.
+/// How embeddings encode a token's position in its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Positions {
     /// Not at all: layers may rotate queries and keys instead.
@@ -55,14 +56,14 @@ pub enum Positions {
         rows: usize,
         /// The row of a row's first token.
         first: usize,
-        /// Tokens of this id have the table's row of the same number and are not counted: the token after one has the
+        /// Tokens with this id use the table's row of the same number and are not counted: the next token has the
         /// position that the padding would have had.
         padding_id: Option<u32>,
     },
 }
 
 impl Positions {
-    /// The position table's row of each token of a row; 0 where there is no table.
+    /// The position table's row for each token of a row; 0 without a table.
     pub fn indices(self, ids: &[u32]) -> impl Iterator<Item = usize> + '_ {
         let (mut next, padding_id) = match self {
             Self::None => (None, None),
@@ -82,11 +83,11 @@ impl Positions {
 /// The token type table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenTypes {
-    /// None: a row's second segment means nothing.
+    /// No table: a row's second segment has no effect.
     None,
-    /// One row, which every token has: a row's second segment means nothing.
+    /// One row for every token: a row's second segment has no effect.
     One,
-    /// Two rows: the second is of the tokens from a row's second segment on.
+    /// Two rows: the second is for tokens from the row's second segment on.
     Two,
 }
 
@@ -108,7 +109,7 @@ impl TokenTypes {
     }
 }
 
-/// A normalisation over the numbers of one state.
+/// A normalisation of one state.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norm {
     /// The formula.
@@ -128,12 +129,12 @@ pub enum NormKind {
     Rms,
 }
 
-/// What all layers have in common.
+/// Common to all layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block {
     /// Both norms of a layer.
     pub norm: Norm,
-    /// Where they are.
+    /// Where the norms are.
     pub norm_placement: NormPlacement,
     /// Attention's widths.
     pub attention: Attention,
@@ -188,9 +189,9 @@ impl Attention {
 /// The feed-forward part of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mlp {
-    /// Width between its two linear layers.
+    /// Width between the two linear layers.
     pub intermediate_size: usize,
-    /// Applied between them.
+    /// Applied between the two linear layers.
     pub activation: Activation,
     /// Whether a gate is multiplied in.
     pub kind: MlpKind,
@@ -217,7 +218,7 @@ pub enum MlpKind {
     /// `output(activation(intermediate(x)))`.
     Plain,
     /// `output(activation(a) · b)`, where a is the first half of `intermediate(x)` and b the second (Shazeer 2020,
-    /// <https://arxiv.org/abs/2002.05202>). A family whose checkpoints store them the other way round exchanges them.
+    /// <https://arxiv.org/abs/2002.05202>). A family whose checkpoints store them in the other order swaps them.
     Gated,
 }
 
@@ -237,7 +238,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Its name in messages.
+    /// The name in messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -250,19 +251,19 @@ impl Activation {
     }
 }
 
-/// What one layer has for itself.
+/// What differs between layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Layer {
-    /// Which tokens a token attends to.
+    /// The tokens that a token attends to.
     pub mask: Mask,
-    /// How queries and keys are rotated by their position.
+    /// Rotation of queries and keys by position.
     pub rotary: Option<Rotary>,
-    /// Whether the norm of attention is there. Where norms come before, a first layer may do without: its input has just
+    /// Whether the layer has the norm of attention. With norms before, the first layer may lack it: its input has just
     /// been normalised.
     pub attention_norm: bool,
 }
 
-/// Which tokens of its row a token attends to.
+/// The tokens of its row that a token attends to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mask {
     /// All.
@@ -299,8 +300,8 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// The angle of the pair `pair` of a head at `position`. Rounded to f32 at each step, as where models are trained:
-    /// over thousands of positions the exact angle would differ from theirs by 1e-4.
+    /// The angle of pair `pair` of a head at `position`. Rounds to f32 at each step, as training code does: over
+    /// thousands of positions the exact angle would differ by 1e-4.
     #[must_use]
     pub fn angle(self, position: usize, pair: usize, head_dim: usize) -> f32 {
         let exponent = (2 * pair) as f32 / head_dim as f32;
@@ -309,7 +310,7 @@ impl Rotary {
     }
 }
 
-/// Which of a row's states the head reads.
+/// The states of a row that the head reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
     /// The first token's.
@@ -320,14 +321,14 @@ pub enum Pooling {
     Last,
 }
 
-/// What turns the pooled state into a row's numbers.
+/// Turns the pooled state into a row's outputs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Head {
     /// The pooled state scaled to unit length: `hidden_size` numbers.
     Embedding,
     /// `classifier(dense(x))`: one logit for each label.
     Classifier {
-        /// Before the classifier.
+        /// A layer before the classifier.
         dense: Option<Dense>,
         /// Outputs of the classifier.
         labels: usize,
@@ -347,16 +348,16 @@ pub struct Dense {
     pub norm: Option<Norm>,
 }
 
-/// What a model takes and gives.
+/// A model's inputs and outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowShape {
-    /// Token ids are below it.
+    /// Token ids are below this.
     pub vocab_size: usize,
     /// Longest row in tokens.
     pub max_tokens: usize,
-    /// Whether a row's second segment means anything.
+    /// Whether a row's second segment has an effect.
     pub token_types: TokenTypes,
-    /// Numbers per row.
+    /// Outputs per row.
     pub outputs: usize,
 }
 
@@ -375,9 +376,9 @@ pub enum Task {
 pub struct Unsupported {
     /// The engine's name: `cpu` or `gpu`.
     pub engine: &'static str,
-    /// The part that the model has and the engine lacks.
+    /// The part that the engine lacks.
     pub part: String,
-    /// What the engine has in its place.
+    /// What the engine supports instead.
     pub supported: &'static str,
 }
 
@@ -391,7 +392,7 @@ impl Architecture {
         }
     }
 
-    /// Numbers per row.
+    /// Outputs per row.
     #[must_use]
     pub fn outputs(&self) -> usize {
         match self.head {
@@ -400,7 +401,7 @@ impl Architecture {
         }
     }
 
-    /// What rows must be like.
+    /// The rows that the model takes.
     #[must_use]
     pub fn row_shape(&self) -> RowShape {
         RowShape {

@@ -1,8 +1,8 @@
 //! Rows packed end to end for one forward pass.
 //!
-//! A [`PackedBatch`] cannot be malformed: its constructors check the structure once, and engines rely on it without
-//! checking again. A [`CheckedBatch`] fits a model's [`RowShape`] as well (vocabulary, longest row):
-//! [`PackedBatch::check`] is the only way to the first one, and what is put together from checked rows is checked.
+//! A [`PackedBatch`] cannot be malformed: its constructors check the structure once, and engines rely on that. A
+//! [`CheckedBatch`] also fits a model's [`RowShape`] (vocabulary, longest row). [`PackedBatch::check`] makes one, and
+//! further ones are put together from checked rows.
 
 use std::ops::{Deref, Range};
 
@@ -21,17 +21,17 @@ pub struct PackedBatch {
 pub struct Row<'a> {
     /// Token ids, special tokens included; never empty.
     pub ids: &'a [u32],
-    /// Index within the row where token type 1 begins; `ids.len()` where there is no second segment.
+    /// Index within the row where token type 1 begins; `ids.len()` without a second segment.
     pub second_segment: usize,
 }
 
-/// How a batch is malformed, or does not fit the model.
+/// Why a batch is malformed or does not fit the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
     /// The offsets do not start at 0 (or are missing).
     #[error("offsets must start with 0 and have one entry more than there are rows")]
     OffsetsStart,
-    /// An offset is smaller than the one before it, or equal to it.
+    /// An offset is not larger than the one before it.
     #[error("row {row} is empty or runs backwards: offsets {start} to {end}")]
     OffsetsOrder {
         /// The row at fault.
@@ -49,7 +49,7 @@ pub enum BatchError {
         /// How many ids there are.
         ids: usize,
     },
-    /// `second_segment` does not have one entry a row.
+    /// `second_segment` does not have one entry per row.
     #[error("second-segment has {found} entries for {rows} rows")]
     SecondSegmentCount {
         /// Entries found.
@@ -89,10 +89,10 @@ pub enum BatchError {
         /// The vocabulary's size.
         vocab_size: usize,
     },
-    /// Rows that were checked for one model are put into a batch for a model that takes other rows.
+    /// Rows checked for one model were put into a batch for a model that takes other rows.
     #[error("rows that were checked for {from:?} cannot join a batch for {to:?}")]
     OtherShape {
-        /// What the rows were checked for.
+        /// The shape that the rows were checked for.
         from: RowShape,
         /// What the batch is for.
         to: RowShape,
@@ -100,13 +100,13 @@ pub enum BatchError {
 }
 
 impl PackedBatch {
-    /// Takes rows in the form in which they cross the guest boundary; no copy is made.
+    /// Takes rows in the format of the guest boundary, without copying.
     ///
-    /// `ids` is `[tokens]`, `offsets` is `[rows + 1]`, `second_segment` is `[rows]`. No rows at all is `offsets == [0]`
+    /// `ids` is `[tokens]`, `offsets` is `[rows + 1]`, `second_segment` is `[rows]`. Without rows, `offsets` is `[0]`
     /// or empty.
     ///
     /// # Errors
-    /// Says which row is malformed and how.
+    /// A row is malformed; the error says which and how.
     pub fn new(ids: Vec<u32>, mut offsets: Vec<u32>, second_segment: Vec<u32>) -> Result<Self, BatchError> {
         if offsets.is_empty() && ids.is_empty() {
             offsets.push(0);
@@ -142,7 +142,7 @@ impl PackedBatch {
         Self { ids: Vec::with_capacity(tokens), offsets, second_segment: Vec::with_capacity(rows) }
     }
 
-    /// Appends a row. A [`Row`] that came out of a batch is always accepted.
+    /// Appends a row. A [`Row`] taken from a batch is always valid.
     ///
     /// # Errors
     /// The row is empty, its second segment begins past its end, or the batch would pass 2³² − 1 tokens.
@@ -174,7 +174,7 @@ impl PackedBatch {
         self.second_segment.clear();
     }
 
-    /// Becomes a copy of another batch, in the memory that it has.
+    /// Copies another batch into this one, reusing its memory.
     pub fn copy_from(&mut self, other: &Self) {
         self.ids.clone_from(&other.ids);
         self.offsets.clone_from(&other.offsets);
@@ -187,7 +187,7 @@ impl PackedBatch {
         self.second_segment.len()
     }
 
-    /// How many tokens there are: all of them useful.
+    /// How many tokens there are; all are useful.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.ids.len()
@@ -199,7 +199,7 @@ impl PackedBatch {
         &self.ids
     }
 
-    /// Row boundaries, `[rows + 1]`; empty or `[0]` where there are no rows.
+    /// Row boundaries, `[rows + 1]`; empty or `[0]` without rows.
     #[must_use]
     pub fn offsets(&self) -> &[u32] {
         &self.offsets
@@ -226,8 +226,8 @@ impl PackedBatch {
         (0..self.rows()).map(|index| self.row(index))
     }
 
-    /// Checks the rows against the model that is to compute them. Where the model has no second token type, a second
-    /// segment means nothing and is no error: tokenizers mark it whether or not the model looks.
+    /// Checks the rows against the model that will compute them. If the model has no second token type, a second
+    /// segment has no effect and is no error: tokenizers mark it for every model.
     ///
     /// # Errors
     /// A row is longer than the model takes, or an id is past its vocabulary.
@@ -248,7 +248,7 @@ impl PackedBatch {
     }
 }
 
-/// Rows that fit a model. Read like the [`PackedBatch`] that they are.
+/// Rows that fit a model. Dereferences to a [`PackedBatch`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckedBatch {
     rows: PackedBatch,
@@ -262,7 +262,7 @@ impl CheckedBatch {
         Self { rows: PackedBatch::with_capacity(rows, tokens), shape: *shape }
     }
 
-    /// What the rows were checked for.
+    /// The shape that the rows were checked for.
     #[must_use]
     pub fn shape(&self) -> &RowShape {
         &self.shape
@@ -271,10 +271,10 @@ impl CheckedBatch {
     /// Appends some rows of a batch that was checked for the same shape.
     ///
     /// # Errors
-    /// The shapes differ, or the batch would pass 2³² − 1 tokens. The rows before the one at fault have been appended.
+    /// The shapes differ, or the batch would pass 2³² − 1 tokens. Rows before the failing one have been appended.
     ///
     /// # Panics
-    /// `from` does not have all of `rows`.
+    /// `rows` is out of range of `from`.
     pub fn append(&mut self, from: &Self, rows: Range<usize>) -> Result<(), BatchError> {
         if from.shape != self.shape {
             return Err(BatchError::OtherShape { from: from.shape, to: self.shape });
@@ -287,7 +287,7 @@ impl CheckedBatch {
         self.rows.clear();
     }
 
-    /// The rows alone.
+    /// The rows without their shape.
     #[must_use]
     pub fn into_rows(self) -> PackedBatch {
         self.rows

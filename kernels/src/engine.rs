@@ -1,27 +1,27 @@
-//! The contract of what computes a batch on one device.
+//! The contract of an engine, which computes batches on one device.
 //!
-//! One dispatch thread owns an engine; nothing else calls it. [`submit`](Engine::submit) hands a batch over,
-//! [`finish`](Engine::finish) waits for it: a device that works beside the processor computes one batch while the
-//! caller builds the next. A row's numbers depend on neither its neighbours nor its place in the batch. Nothing here says
-//! what kind of model an engine computes: callers need to know what rows are like ([`RowShape`]) and what they cost.
+//! One dispatch thread owns an engine and is its only caller. [`submit`](Engine::submit) hands a batch over and
+//! [`finish`](Engine::finish) waits for it, so a GPU computes one batch while the caller builds the next. A row's
+//! numbers depend neither on its neighbours nor on its place in the batch. Callers do not need to know the kind of
+//! model, only which rows it takes ([`RowShape`]) and what they cost.
 
 use std::time::Duration;
 
 use crate::architecture::{RowShape, Unsupported};
 use crate::batch::CheckedBatch;
 
-/// What computes packed batches of one model on one device.
+/// Computes packed batches of one model on one device.
 pub trait Engine: Send + std::fmt::Debug {
-    /// What the engine is and where it runs; the same for as long as it lives.
+    /// What the engine is and where it runs; never changes.
     fn info(&self) -> &EngineInfo;
 
-    /// What rows must be like, and what comes out of them.
+    /// The rows that the engine takes, and its outputs.
     fn shape(&self) -> RowShape;
 
-    /// Useful floating-point operations of one row, by formula ([`crate::flops`]): what a scheduler charges for it.
+    /// Useful floating-point operations of one row, by formula ([`crate::flops`]). The scheduler charges by it.
     fn row_flops(&self, tokens: usize) -> u64;
 
-    /// Most tokens in one batch; at least the model's longest row.
+    /// Most tokens in one batch: at least the model's longest row.
     fn max_batch_tokens(&self) -> usize;
 
     /// Most batches that may be submitted and not yet finished; at least 1.
@@ -32,18 +32,17 @@ pub trait Engine: Send + std::fmt::Debug {
     /// Memory that the engine holds for this model.
     fn memory(&self) -> DeviceMemory;
 
-    /// Hands a batch over and returns as soon as the batch may be changed. Tickets are finished in the order in which
-    /// they were given.
+    /// Hands a batch over and returns as soon as the caller may change the batch. Tickets must be finished in order.
     ///
     /// # Errors
-    /// The batch was checked for a model of another shape or is over the token budget, too many are in flight, or the
-    /// device failed; after an error the engine takes further batches.
+    /// The batch was checked for a model of another shape or is over the token budget, too many batches are in flight,
+    /// or the device failed. After an error the engine takes further batches.
     fn submit(&mut self, batch: &CheckedBatch) -> Result<Ticket, EngineError>;
 
     /// Waits for the oldest batch in flight and appends its `[rows, outputs]` numbers, row-major, to `outputs`.
     ///
     /// # Errors
-    /// The device failed: this batch is lost, the engine takes further ones.
+    /// The device failed and this batch is lost. The engine takes further batches.
     fn finish(&mut self, ticket: Ticket, outputs: &mut Vec<f32>) -> Result<BatchReport, EngineError>;
 
     /// Computes one batch from end to end.
@@ -56,7 +55,7 @@ pub trait Engine: Send + std::fmt::Debug {
     }
 }
 
-/// Numbers as stored and multiplied. No engine has all of them.
+/// Format in which numbers are stored and multiplied. No engine has all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Weights and activations in f32: within 1e-4 of the float64 reference's logits.
@@ -100,9 +99,9 @@ pub struct EngineInfo {
     pub name: &'static str,
     /// The device, in its own words: processor and instruction set, or adapter, backend and driver.
     pub device: String,
-    /// Numbers as stored and multiplied, by [`Precision::name`].
+    /// The precision, by [`Precision::name`].
     pub precision: &'static str,
-    /// Threads that compute; 0 where the processor only waits.
+    /// Compute threads; 0 if the processor only waits.
     pub threads: usize,
 }
 
@@ -117,18 +116,18 @@ pub struct DeviceMemory {
     pub io_bytes: u64,
 }
 
-/// What one batch took.
+/// Costs of one batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BatchReport {
     /// Rows computed.
     pub rows: usize,
-    /// Tokens computed: all useful.
+    /// Tokens computed; all are useful.
     pub tokens: usize,
     /// Floating-point operations by formula ([`crate::flops`]), a multiply-add as two.
     pub useful_flops: u64,
     /// From submission to the numbers.
     pub elapsed: Duration,
-    /// Time the device worked, where it can tell.
+    /// Time the device worked, if it can measure it.
     pub device_time: Option<Duration>,
     /// Kernels dispatched; 0 on a processor.
     pub dispatches: u32,
@@ -142,9 +141,9 @@ pub enum EngineError {
     /// The batch was checked for a model that takes other rows.
     #[error("the batch was checked for {found:?} but the engine's model takes {expected:?}")]
     OtherShape {
-        /// What the batch was checked for.
+        /// The shape that the batch was checked for.
         found: RowShape,
-        /// What the engine takes.
+        /// The shape that the engine takes.
         expected: RowShape,
     },
     /// The engine does not compute in this precision.
@@ -154,7 +153,7 @@ pub enum EngineError {
         engine: &'static str,
         /// The precision that was asked for.
         precision: Precision,
-        /// What the engine has.
+        /// The precisions of the engine.
         supported: &'static [Precision],
     },
     /// The model has a part that the engine does not compute.
@@ -180,7 +179,7 @@ pub enum EngineError {
         /// The ticket's number.
         ticket: u64,
     },
-    /// The device or its driver failed; trying again is sensible.
+    /// The device or its driver failed. A retry may succeed.
     #[error("the device failed: {0}")]
     Device(String),
 }

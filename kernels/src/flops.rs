@@ -1,5 +1,5 @@
 //! Useful floating-point operations of a forward pass, by formula: a multiply-add counts as two, and elementwise work
-//! is left out. Only what the answer needs is counted, so no engine can look faster by padding.
+//! is left out. Counts only what the result needs, so padding cannot make an engine look faster.
 
 use crate::architecture::{Architecture, Head, Mask, MlpKind, Pooling};
 use crate::batch::PackedBatch;
@@ -40,14 +40,14 @@ pub fn row_flops(architecture: &Architecture, tokens: usize) -> u64 {
     flops
 }
 
-/// Pairs of a token and a token that it attends to, in one row.
+/// Query-key pairs in one row.
 fn attended(mask: Mask, tokens: usize) -> u64 {
     let length = tokens as u64;
     match mask {
         Mask::All => length * length,
         Mask::Causal => length * (length + 1) / 2,
         Mask::Window { radius } => {
-            // A token misses those beyond the radius on either side: 1 + 2 + … of them at each end of the row.
+            // A token misses the tokens beyond the radius on either side: 1 + 2 + … at each end of the row.
             let missed = length.saturating_sub(1).saturating_sub(radius as u64);
             length * length - missed * (missed + 1)
         }
@@ -75,13 +75,14 @@ mod tests {
     }
 
     #[test]
-    fn the_default_models_layers_cost_what_its_widths_say() {
+    fn the_default_models_flops_follow_from_its_widths() {
         let config =
             br#"{"model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 30522,
             "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
             "max_position_embeddings": 512, "num_labels": 1}"#;
         let architecture = crate::families::read_config(config).unwrap();
-        // Five whole layers of 3,538,944 and 1,536 × length a token, keys and values of the last, and one token's rest.
+        // Five whole layers of 3,538,944 and 1,536 × length per token, the last layer's keys and values, and the rest
+        // for one token.
         let token = 5 * 3_538_944 + 4 * 384 * 384;
         let row = |tokens: u64| tokens * token + 5 * 1_536 * tokens * tokens;
         let rest = |tokens: u64| 3_538_944 - 4 * 384 * 384 + 1_536 * tokens + 2 * 384 * 384 + 2 * 384;

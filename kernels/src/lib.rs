@@ -1,14 +1,14 @@
 //! Computes packed batches of encoder models: cross-encoders and embedders.
 //!
-//! Owns everything between token ids and numbers: the packed batch, the model as a value and its weights, reading both
-//! from a checkpoint, the float64 [`reference`] that every engine is held to, and the [engines](Engine) themselves. It
-//! knows nothing of text, WebAssembly, tenants or HTTP.
+//! Owns everything between token ids and numbers: the packed batch, the model as a value and its weights, the
+//! checkpoint reader, the float64 [`reference`] that every engine is tested against, and the [engines](Engine). Knows
+//! nothing of text, WebAssembly, tenants or HTTP.
 //!
-//! - [`PackedBatch`], [`CheckedBatch`]: rows end to end, never padded.
-//! - [`Architecture`], [`Weights`]: the model; [`checkpoint`] reads both from a Hugging Face directory, as its
-//!   [family](families) says.
+//! - [`PackedBatch`], [`CheckedBatch`]: rows end to end, without padding.
+//! - [`Architecture`], [`Weights`]: the model; [`checkpoint`] reads both from a Hugging Face directory by the rules of
+//!   its [family](families).
 //! - [`reference`]: the forward pass in float64, slow and plain.
-//! - [`Engine`]: the contract of what computes a batch on one device; [`cpu`] and [`gpu`] have one each.
+//! - [`Engine`]: the contract of an engine; [`cpu`] and [`gpu`] have one each.
 
 pub mod architecture;
 pub mod batch;

@@ -1,7 +1,7 @@
-//! The forward pass in float64: slow, plain and readable. Every engine and every kernel is held to it.
+//! The forward pass in float64: slow, plain and readable. Every engine and kernel is tested against it.
 //!
-//! Computes everything that an [`Architecture`] can say. Nothing is fused, pruned or reordered; each function is the formula of
-//! one part, whose source the part's own documentation names.
+//! Computes every possible [`Architecture`]. Nothing is fused, pruned or reordered. Each function is the formula of one
+//! part; the part's documentation names the source.
 
 use crate::architecture::{
     Activation, Architecture, Attention, Block, Dense, Head, Layer, Mask, Mlp, MlpKind, Norm, NormKind, NormPlacement,
@@ -10,7 +10,7 @@ use crate::architecture::{
 use crate::batch::{PackedBatch, Row};
 use crate::weights::{HeadWeights, LayerWeights, Linear, Model, NormWeights, Weights};
 
-/// Numbers of every row: `[rows, outputs]`, row-major.
+/// Outputs of every row: `[rows, outputs]`, row-major.
 ///
 /// # Panics
 /// The batch does not fit the model: see [`PackedBatch::check`].
@@ -41,7 +41,7 @@ pub fn embeddings(model: &Model, row: Row<'_>) -> Vec<f64> {
     for (place, (&id, position)) in row.ids.iter().zip(positions).enumerate() {
         let token_type = shape.token_types.index(place, row.second_segment);
         for column in 0..width {
-            // A table that the model does not have is empty.
+            // A missing table is empty.
             let number = |table: &[f32], row: usize| table.get(row * width + column).copied().map_or(0.0, f64::from);
             let word = f64::from(tables.word[id as usize * width + column]);
             states.push(word + number(&tables.position, position) + number(&tables.token_type, token_type));
@@ -75,7 +75,7 @@ pub fn encoder_layer(block: &Block, layer: &Layer, weights: &LayerWeights, state
     })
 }
 
-/// `norm(x + f(x))` or `x + f(norm(x))`, as the block says; a norm that is absent changes nothing.
+/// `norm(x + f(x))` or `x + f(norm(x))`, depending on the block; a missing norm changes nothing.
 fn residual(
     block: &Block,
     weights: Option<&NormWeights>,
@@ -99,8 +99,8 @@ fn residual(
     }
 }
 
-/// What the second linear layer of the feed-forward part reads: `[tokens, intermediate_outputs]` to
-/// `[tokens, intermediate_size]`.
+/// Input of the second linear layer of the feed-forward part: `[tokens, intermediate_outputs]` to `[tokens,
+/// intermediate_size]`.
 fn inner(mlp: &Mlp, intermediate: Vec<f64>) -> Vec<f64> {
     match mlp.kind {
         MlpKind::Plain => intermediate.into_iter().map(|x| activate(mlp.activation, x)).collect(),
@@ -114,7 +114,7 @@ fn inner(mlp: &Mlp, intermediate: Vec<f64>) -> Vec<f64> {
     }
 }
 
-/// A row's numbers from its last hidden states, `[tokens, hidden_size]` to `[outputs]`.
+/// A row's outputs from its last hidden states, `[tokens, hidden_size]` to `[outputs]`.
 #[must_use]
 pub fn head(architecture: &Architecture, weights: &Weights, states: &[f64]) -> Vec<f64> {
     let pooled = pool(architecture.pooling, states, architecture.hidden_size);
@@ -124,7 +124,7 @@ pub fn head(architecture: &Architecture, weights: &Weights, states: &[f64]) -> V
     }
 }
 
-/// What the head reads: `[tokens, hidden_size]` to `[hidden_size]`.
+/// The pooled state: `[tokens, hidden_size]` to `[hidden_size]`.
 #[must_use]
 pub fn pool(pooling: Pooling, states: &[f64], hidden: usize) -> Vec<f64> {
     match pooling {
@@ -142,7 +142,7 @@ pub fn pool(pooling: Pooling, states: &[f64], hidden: usize) -> Vec<f64> {
     }
 }
 
-/// A vector scaled to unit length; one of zeros stays.
+/// A vector scaled to unit length; zeros stay zeros.
 #[must_use]
 pub fn unit(mut x: Vec<f64>) -> Vec<f64> {
     let length = dot(&x, &x).sqrt().max(1e-12);
@@ -206,7 +206,7 @@ pub fn attention(query: &[f64], key: &[f64], value: &[f64], shape: &Attention, m
     context
 }
 
-/// Turns every head of `[tokens, heads · head_dim]` by its token's place in the row.
+/// Rotates every head of `[tokens, heads · head_dim]` by its token's position in the row.
 pub fn rotate(x: &mut [f64], heads: usize, head_dim: usize, rotary: Rotary) {
     let half = head_dim / 2;
     for (place, token) in x.chunks_exact_mut(heads * head_dim).enumerate() {

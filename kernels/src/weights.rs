@@ -1,17 +1,16 @@
-//! A model's weights, widened to f32, as engines take them over.
+//! A model's weights, widened to f32, from which engines are made.
 //!
-//! Plain row-major matrices: a linear layer's weight is `[outputs, inputs]`. Which there are, and of which shapes, an
-//! [`Architecture`] says; [`Weights::collect`] is the one place that goes through them all. Engines repack them as their
-//! kernels like and drop these.
+//! Plain row-major matrices: a linear layer's weight is `[outputs, inputs]`. An [`Architecture`] determines their
+//! number and shapes; only [`Weights::collect`] goes through all of them. Engines repack them for their kernels.
 
 use crate::architecture::{Architecture, Head, Positions};
 
-/// A model: what it computes, and with which numbers.
+/// A model: what it computes, and its weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     /// What it computes.
     pub architecture: Architecture,
-    /// With which numbers.
+    /// The weights.
     pub weights: Weights,
 }
 
@@ -20,7 +19,7 @@ pub struct Model {
 pub struct Linear {
     /// `[outputs, inputs]`, row-major.
     pub weight: Vec<f32>,
-    /// `[outputs]`, where there is one.
+    /// `[outputs]`, if there is a bias.
     pub bias: Option<Vec<f32>>,
     /// Width of x.
     pub inputs: usize,
@@ -33,7 +32,7 @@ impl Linear {
         self.weight.len() / self.inputs
     }
 
-    /// The bias of one output; 0 where there is none.
+    /// The bias of one output; 0 without a bias.
     #[must_use]
     pub fn bias_of(&self, output: usize) -> f32 {
         self.bias.as_ref().map_or(0.0, |bias| bias[output])
@@ -44,12 +43,12 @@ impl Linear {
     }
 }
 
-/// What a norm multiplies and adds.
+/// A norm's weight and bias.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NormWeights {
     /// `[width]`.
     pub weight: Vec<f32>,
-    /// `[width]`, where there is one.
+    /// `[width]`, if there is a bias.
     pub bias: Option<Vec<f32>>,
 }
 
@@ -64,13 +63,13 @@ impl NormWeights {
 pub struct EmbeddingWeights {
     /// `[vocab_size, width]`.
     pub word: Vec<f32>,
-    /// `[rows, width]`; empty where positions are not learned.
+    /// `[rows, width]`; empty if positions are not learned.
     pub position: Vec<f32>,
-    /// `[rows, width]`; empty where there are no token types.
+    /// `[rows, width]`; empty without token types.
     pub token_type: Vec<f32>,
     /// `[width]`.
     pub norm: Option<NormWeights>,
-    /// `[hidden_size, width]`, where these differ.
+    /// `[hidden_size, width]`, if the two differ.
     pub projection: Option<Linear>,
 }
 
@@ -85,13 +84,13 @@ pub struct LayerWeights {
     pub value: Linear,
     /// `[hidden_size, heads · head_dim]`, applied to the heads side by side.
     pub attention_output: Linear,
-    /// The norm of attention, before or after it; absent where the layer has none.
+    /// The norm before or after attention, if the layer has it.
     pub attention_norm: Option<NormWeights>,
     /// `[intermediate_size, hidden_size]`, or `[2 · intermediate_size, hidden_size]` with a gate.
     pub intermediate: Linear,
     /// `[hidden_size, intermediate_size]`.
     pub output: Linear,
-    /// The norm of the feed-forward part, before or after it.
+    /// The norm before or after the feed-forward part.
     pub output_norm: NormWeights,
 }
 
@@ -100,13 +99,13 @@ pub struct LayerWeights {
 pub struct HeadWeights {
     /// `[hidden_size, hidden_size]`.
     pub dense: Option<Linear>,
-    /// The norm after it, `[hidden_size]`.
+    /// The norm after the dense layer, `[hidden_size]`.
     pub dense_norm: Option<NormWeights>,
     /// `[labels, hidden_size]`.
     pub classifier: Linear,
 }
 
-/// Every number that a forward pass needs.
+/// All weights of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights {
     /// The embedding tables.
@@ -115,7 +114,7 @@ pub struct Weights {
     pub layers: Vec<LayerWeights>,
     /// `[hidden_size]`.
     pub final_norm: Option<NormWeights>,
-    /// Absent where the head is [`Head::Embedding`].
+    /// `None` for [`Head::Embedding`].
     pub head: Option<HeadWeights>,
 }
 
@@ -138,7 +137,7 @@ pub enum Module {
     FinalNorm,
     /// The head's linear layer before the classifier.
     Dense,
-    /// The norm after it.
+    /// The norm after the dense layer.
     DenseNorm,
     /// The head's last linear layer.
     Classifier,
@@ -165,32 +164,32 @@ pub enum LayerModule {
     OutputNorm,
 }
 
-/// Where weights come from: a checkpoint, or a generator of made-up ones.
+/// A source of weights: a checkpoint, or a generator for tests.
 pub trait Source {
-    /// Why a module cannot be had.
+    /// Why a module is not available.
     type Error;
 
     /// An embedding table, `[rows, width]`.
     ///
     /// # Errors
-    /// There is none of this shape.
+    /// The source has no table of this shape.
     fn table(&mut self, module: Module, rows: usize, width: usize) -> Result<Vec<f32>, Self::Error>;
 
     /// A linear layer with `[outputs, inputs]` weights.
     ///
     /// # Errors
-    /// There is none of this shape.
+    /// The source has no linear layer of this shape.
     fn linear(&mut self, module: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Self::Error>;
 
     /// A norm's weights, `[width]`.
     ///
     /// # Errors
-    /// There are none of this shape.
+    /// The source has no norm of this shape.
     fn norm(&mut self, module: Module, width: usize, bias: bool) -> Result<NormWeights, Self::Error>;
 }
 
 impl Weights {
-    /// Takes every module that the architecture has from `source`: embeddings first, the head last.
+    /// Takes every module of the architecture from `source`: embeddings first, the head last.
     ///
     /// # Errors
     /// The first error of the source.

@@ -11,7 +11,7 @@
 //
 // Bindings and constants: `attention_query.wgsl`. Features: immediates. Rust caller: `gpu::ops::attention`.
 
-/// Keys that share one move of the maximum: what Mesa still unrolls.
+/// Keys that share one update of the maximum: the most that Mesa unrolls.
 const KEYS: u32 = 32u / RUN;
 
 @compute @workgroup_size(THREADS)
@@ -40,7 +40,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             scores[j] = exp2(scores[j] - maximum);
             total += scores[j];
         }
-        // Column by column: a sum takes all keys before it goes back to memory.
+        // Column by column: a sum adds all keys before it is stored.
         for (var c = 0u; c < VALUE_RUNS; c++) {
             for (var j = 0u; j < KEYS; j++) {
                 let key = clamped_key(tile, first + j);

@@ -1,4 +1,4 @@
-// What both attention kernels share: `attention.wgsl`, whose header has the formula and the shapes, and
+// Shared by both attention kernels: `attention.wgsl`, whose header has the formula and shapes, and
 // `attention_cpu.wgsl`.
 //
 // Bindings: 0 q, 1 kv, 2 query_tiles, 3 context.
@@ -27,15 +27,15 @@ override THREADS: u32 = 64u;
 const KEY_RUNS: u32 = HEAD_DIM / RUN;
 const VALUE_RUNS: u32 = OUTPUT_DIM / RUN;
 const SPLITS: u32 = HEAD_DIM / OUTPUT_DIM;
-/// Finite, since Metal's fast mathematics may not keep infinities.
+/// Finite, because Metal's fast mathematics may not keep infinities.
 const MASKED: f32 = -1e30;
 
-/// First run of a lane's query in `q`. Lanes past a tile's queries repeat its last one.
+/// First run of a lane's query in `q`. Lanes past a tile's queries repeat its last query.
 fn query_index(tile: QueryTile, lane: u32, head: u32) -> u32 {
     return (tile.query_start + min(lane, tile.queries - 1u)) * sizes.q_stride + head * KEY_RUNS;
 }
 
-/// The key of a number: those past the end of the row are its last one, so no neighbour's key is ever read.
+/// The index of a key, clamped to the row's last, so no neighbour's key is ever read.
 fn clamped_key(tile: QueryTile, key: u32) -> u32 {
     return tile.key_start + min(key, tile.keys - 1u);
 }

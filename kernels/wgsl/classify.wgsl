@@ -5,7 +5,7 @@
 //   bias  [OUTPUTS]                f32
 //   y     [rows, OUTPUTS]          f32
 //
-// Algorithm: one thread takes one number. One workgroup owns THREADS of the rows · OUTPUTS numbers.
+// Algorithm: one thread computes one number. One workgroup owns THREADS of the rows · OUTPUTS numbers.
 //
 // Bindings: 0 x, 1 w, 2 bias, 3 y. Constants: HIDDEN4, STRIDE4, OUTPUTS, THREADS. Features: immediates.
 // Rust caller: `gpu::ops::classify`.

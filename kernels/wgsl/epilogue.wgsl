@@ -1,5 +1,5 @@
-// What a GEMM does to a sum before it is stored, and where it goes. Prefixed to every GEMM kernel but
-// `gemm_tile_norm.wgsl`, which stores normalised rows.
+// Transforms and stores a GEMM's sums. Prefixed to every GEMM kernel except `gemm_tile_norm.wgsl`, which stores
+// normalised rows.
 //
 //   BIAS      y = sum + bias             (the bias is what the sum starts from)
 //   GELU      y = gelu(sum + bias)       gelu(x) = x · (1 + erf(x / √2)) / 2, the exact one
@@ -9,9 +9,8 @@
 //   GELU_TANH y = gelu(sum + bias) by its approximation x · (1 + tanh(√(2/π) · (x + 0.044715 · x³))) / 2
 //   SILU      y = x / (1 + e⁻ˣ) of x = sum + bias
 //
-// Bindings: 2 bias, 3 residual (read only where EPILOGUE is RESIDUAL; laid out as y), 4 y.
-// Constants: EPILOGUE, fixed when the pipeline is made, so that the choice costs nothing where it runs.
-// Rust caller: `gpu::ops::gemm`.
+// Bindings: 2 bias, 3 residual (read only where EPILOGUE is RESIDUAL; laid out as y), 4 y. Constants: EPILOGUE, fixed
+// when the pipeline is made, so the choice costs nothing at run time. Rust caller: `gpu::ops::gemm`.
 
 struct Sizes {
     /// First column to compute, in units of four: a slice of w, bias and y.
@@ -67,8 +66,8 @@ fn epilogue(sum: vec4<f32>, residual: vec4<f32>) -> vec4<f32> {
 }
 
 /// The exact GELU as `max(x, 0) − |x| · erfc(|x| / √2) / 2`, with `erfc(t / √2) = exp2(−t · Q(t))` and Q a polynomial
-/// fitted on [0, 6], where what is left of erfc is below 2e-9. Largest error 4.1e-8 absolute, and 2e-5 relative on the
-/// negative side: one branch where erf itself would take two, and no cancellation in the tail.
+/// fitted on [0, 6]; beyond 6, erfc is below 2e-9. Largest error 4.1e-8 absolute, and 2e-5 relative on the negative
+/// side. It has one branch where erf has two, and no cancellation in the tail.
 fn gelu(x: vec4<f32>) -> vec4<f32> {
     let t = min(abs(x), vec4(6.0));
     var q = vec4(-1.285757633695539e-7);
@@ -94,7 +93,7 @@ fn silu(x: vec4<f32>) -> vec4<f32> {
     return x / (1.0 + exp2(-1.4426950408889634 * max(x, vec4(-80.0))));
 }
 
-/// tanh by exp2: Metal's own is NaN beyond about ±45, and ±15 is 1 to the last bit already.
+/// tanh by exp2: Metal's own is NaN beyond about ±45. At ±15 tanh is already ±1 to the last bit.
 fn tanh_clamped(x: vec4<f32>) -> vec4<f32> {
     let t = clamp(x, vec4(-15.0), vec4(15.0));
     return 1.0 - 2.0 / (exp2(2.885390081777927 * t) + 1.0);

@@ -1,4 +1,4 @@
-// First tokens: y[i] = x[first token of row i]. The head reads no others, so the last layer computes no others.
+// First tokens: y[i] = x[first token of row i]. The head reads only these, so the last layer computes only these.
 //
 //   rows  [rows]                which tokens of the batch each row is: `query_tile.wgsl`
 //   x     [tokens, STRIDE4 · 4]

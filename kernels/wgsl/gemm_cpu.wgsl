@@ -92,6 +92,6 @@ fn multiply(
     b2: vec4<f32>,
     b3: vec4<f32>,
 ) -> vec4<f32> {
-    // Added to the sum last, so that a sum which is kept in memory is needed only then: a third faster.
+    // Added to the sum last, so that a sum kept in memory is loaded late: a third faster.
     return sum + (a_row.x * b0 + a_row.y * b1 + a_row.z * b2 + a_row.w * b3);
 }

@@ -7,16 +7,15 @@
 //
 // Algorithm: one thread owns a register tile of 16 rows × 4 columns. Every thread of a workgroup has the same rows and
 // its own columns, so
-//   - a is staged in workgroup memory, 32 columns of K at a time, and read as a broadcast, from addresses that are
-//     constants once the loop over steps is unrolled: no address arithmetic;
-//   - w is read straight from memory, each element once per workgroup, four columns at a time: nothing to share;
+//   - a is staged in workgroup memory, 32 columns of K at a time, and read as a broadcast; the unrolled loop has
+//     constant addresses, so no address arithmetic;
+//   - w is read directly from memory, each element once per workgroup, four columns at a time: nothing to share;
 //   - one step (a run of K: 4 in f32, 8 in f16) is RUN × 64 multiply-adds to 16 workgroup and RUN memory loads.
 // One workgroup owns rows 16 · group.y … + 15 and columns 4 · THREADS · group.x … + 4 · THREADS − 1.
 //
-// Bindings: 0 a, 1 w and 5 w_next in `tile_product.wgsl`; 2 bias, 3 residual and 4 y in `epilogue.wgsl`.
-// Constants: THREADS (a multiple of 32; 4 · THREADS divides N), K, N, EPILOGUE.
-// Features: immediates. Bounds: none checked; `gpu::ops::gemm` says why none are needed.
-// Rust caller: `gpu::ops::gemm`.
+// Bindings: 0 a, 1 w and 5 w_next in `tile_product.wgsl`; 2 bias, 3 residual and 4 y in `epilogue.wgsl`. Constants:
+// THREADS (a multiple of 32; 4 · THREADS divides N), K, N, EPILOGUE. Features: immediates. Bounds: none checked;
+// `gpu::ops::gemm` says why. Rust caller: `gpu::ops::gemm`.
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

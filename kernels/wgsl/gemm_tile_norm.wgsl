@@ -11,9 +11,8 @@
 // The mean comes first, then the variance of what is left of it. It saves a LayerNorm's read, write and dispatch.
 // One workgroup owns rows 16 · group.y … + 15.
 //
-// Bindings: 0 a, 1 w and 5 w_next in `tile_product.wgsl`; 2 params, 3 residual, 4 y.
-// Constants: THREADS, K, N, HIDDEN (columns that are no padding: a multiple of 4), EPS.
-// Rust caller: `gpu::ops::gemm_norm`.
+// Bindings: 0 a, 1 w and 5 w_next in `tile_product.wgsl`; 2 params, 3 residual, 4 y. Constants: THREADS, K, N, HIDDEN
+// (columns without padding: a multiple of 4), EPS. Rust caller: `gpu::ops::gemm_norm`.
 
 @group(0) @binding(2) var<storage, read> params: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> residual: array<Packed4>;
@@ -54,7 +53,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 }
 
-/// Sums `partial` over the threads of each row: the first 16 threads take a row each.
+/// Sums `partial` over the threads of each row: each of the first 16 threads sums one row.
 fn row_totals(lane: u32) {
     workgroupBarrier();
     if lane < ROWS {

@@ -2,7 +2,7 @@
 //
 //   y = (x − mean) / sqrt(variance + EPS) · weight + bias, with the biased variance
 //
-// A kernel that this is prefixed to declares
+// The kernel after this prefix declares
 //   fn value(row, column4)   four numbers of x
 //   norm  [2, STRIDE4 · 4]   f32: weight, bias
 //   y     [rows, STRIDE4 · 4]   the first HIDDEN4 · 4 columns are the row; the rest is padding, never written
@@ -31,7 +31,7 @@ var<workgroup> partial: array<f32, ROW_THREADS * ROW_GROUPS>;
 
 @compute @workgroup_size(ROW_THREADS, ROW_GROUPS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) thread: vec3<u32>) {
-    // Threads past the last row compute it once more: every thread must meet the barriers.
+    // Threads past the last row repeat it: every thread must reach the barriers.
     let row = min(group.x * ROW_GROUPS + thread.y, sizes.rows - 1u);
     var sum = 0.0;
     for (var c = thread.x; c < HIDDEN4; c += ROW_THREADS) {
@@ -50,7 +50,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) t
     }
 }
 
-/// The sum of a number over the 32 threads of a row, given to each of them. Every thread of the workgroup must call it.
+/// The sum of a number over the 32 threads of a row, returned to each. Every thread of the workgroup must call it.
 fn row_total(value: f32, thread: u32, row_group: u32) -> f32 {
     let slot = row_group * ROW_THREADS + thread;
     workgroupBarrier();

@@ -2,9 +2,8 @@
 //
 // Formula, shapes and what a kernel declares are those of `norm_rows.wgsl`.
 //
-// Algorithm: one lane to a row, without barriers or workgroup memory, which a software adapter runs by saving and
-// restoring every lane. The mean comes first, then the variance of the centred values.
-// One workgroup owns THREADS rows.
+// Algorithm: one lane per row, without workgroup memory or barriers: a software adapter runs a barrier by saving and
+// restoring every lane. The mean comes first, then the variance of the centred values. One workgroup owns THREADS rows.
 //
 // Constants: HIDDEN4 and STRIDE4 in units of four, EPS, THREADS. Features: immediates.
 // Rust callers: `gpu::ops::layer_norm`, `gpu::ops::embed`.

@@ -1,15 +1,15 @@
-// The ceiling that benches hold kernels to: multiply-adds on registers, nothing else.
+// The ceiling that benches compare kernels with: only multiply-adds on registers.
 //
 //   y [threads]   the sums, so that no compiler drops them
 //
-// Algorithm: each thread runs 16 independent chains of four-wide multiply-adds, 64 multiply-adds to a trip.
-// One workgroup owns THREADS numbers.
+// Algorithm: each thread runs 16 independent chains of four-wide multiply-adds, 64 multiply-adds per trip. One
+// workgroup owns THREADS numbers.
 //
 // Bindings: 0 y. Constants: THREADS. Features: immediates. Rust caller: `gpu::ops::peak`.
 
 struct Sizes {
     trips: u32,
-    /// A factor that the compiler cannot know; near 1, so that nothing overflows.
+    /// A factor unknown to the compiler; near 1, so that nothing overflows.
     factor: f32,
 }
 

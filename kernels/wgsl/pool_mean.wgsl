@@ -4,8 +4,8 @@
 //   x     [tokens, STRIDE4 · 4]
 //   mean  [rows, HIDDEN4 · 4]     f32
 //
-// Algorithm: one thread takes four columns of one row, token by token. One workgroup owns THREADS of the
-// rows · HIDDEN4 groups of four.
+// Algorithm: one thread sums four columns of one row, token by token. One workgroup owns THREADS of the rows · HIDDEN4
+// groups of four.
 //
 // Bindings: 0 rows, 1 x, 2 mean. Constants: HIDDEN4, STRIDE4, THREADS. Features: immediates.
 // Rust caller: `gpu::ops::pool`.

@@ -3,8 +3,8 @@
 //   mean  [rows, HIDDEN4 · 4]   f32
 //   y     [rows, HIDDEN4 · 4]   f32
 //
-// Algorithm: one thread scales four columns of one row, and takes the norm of the whole row itself: rows are few, and
-// no barrier is needed. One workgroup owns THREADS of the rows · HIDDEN4 groups of four.
+// Algorithm: one thread scales four columns of one row and computes the norm of the whole row itself: there are few
+// rows, and this needs no barrier. One workgroup owns THREADS of the rows · HIDDEN4 groups of four.
 //
 // Bindings: 0 mean, 1 y. Constants: HIDDEN4, THREADS. Features: immediates.
 // Rust caller: `gpu::ops::pool`.

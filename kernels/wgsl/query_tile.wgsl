@@ -1,4 +1,4 @@
-// What the host says about queries and their row: prefixed to attention, and to the kernels that take rows as a whole.
+// The host's description of queries and their row: prefixed to attention and to the kernels that process whole rows.
 // Rust: `gpu::ops::attention::QueryTile`.
 
 struct QueryTile {

@@ -1,9 +1,9 @@
 // Storage in f16: how four numbers, or one 16-byte run of numbers, lie in a buffer.
 //
-// Prefixed to every kernel that names `Packed4` or `Run`; `storage_f32.wgsl` is the other choice and has the same
-// names, so that each kernel is written once. Arithmetic is f32 in both: halves are widened where they are used, which
-// Apple's and AMD's multiply-adds do for nothing. Two halves lie in a u32, so no adapter needs SHADER_F16 for this.
-// Rust caller: `gpu::shader::source`.
+// Prefixed to every kernel that names `Packed4` or `Run`. The alternative, `storage_f32.wgsl`, has the same names, so
+// each kernel is written once. Arithmetic is f32 in both: halves are widened when used, which is free in Apple's and
+// AMD's multiply-adds. A u32 holds two halves, so no adapter needs SHADER_F16 for this. Rust caller:
+// `gpu::shader::source`.
 
 /// Four consecutive numbers of a row.
 alias Packed4 = vec2<u32>;
@@ -18,7 +18,7 @@ fn unpack4(packed: Packed4) -> vec4<f32> {
     return vec4(unpack2x16float(packed.x), unpack2x16float(packed.y));
 }
 
-/// Values beyond the largest half are clamped to it: an infinity would not stay in its row.
+/// Clamps values to the largest half: an infinity would not stay in its row.
 fn pack4(values: vec4<f32>) -> Packed4 {
     let clamped = clamp(values, vec4(-65504.0), vec4(65504.0));
     return vec2(pack2x16float(clamped.xy), pack2x16float(clamped.zw));

@@ -1,8 +1,7 @@
 // Storage in f32: how four numbers, or one 16-byte run of numbers, lie in a buffer.
 //
-// Prefixed to every kernel that names `Packed4` or `Run`; `storage_f16.wgsl` is the other choice and has the same
-// names, so that each kernel is written once. Arithmetic is f32 in both.
-// Rust caller: `gpu::shader::source`.
+// Prefixed to every kernel that names `Packed4` or `Run`. The alternative, `storage_f16.wgsl`, has the same names, so
+// each kernel is written once. Arithmetic is f32 in both. Rust caller: `gpu::shader::source`.
 
 /// Four consecutive numbers of a row.
 alias Packed4 = vec4<f32>;

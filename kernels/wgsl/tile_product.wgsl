@@ -6,7 +6,7 @@
 
 @group(0) @binding(0) var<storage, read> a: array<Run>;
 @group(0) @binding(1) var<storage, read> w: array<Packed4>;
-/// Row k of it is row k + 1 of w: where two rows share an index, a compiler need not add to it for the second.
+/// Row k is row k + 1 of w: two rows then share an index, which saves an addition for the second.
 @group(0) @binding(5) var<storage, read> w_next: array<Packed4>;
 
 override THREADS: u32 = 96u;
@@ -29,14 +29,14 @@ fn tile_product(sums: ptr<function, array<vec4<f32>, ROWS>>, row: u32, column4: 
     for (var k = 0u; k < K / RUN; k += STEPS) {
         workgroupBarrier();
         for (var r = 0u; r < ROWS; r += THREADS / STEPS) {
-            // The first condition is a constant, and true but where THREADS does not divide the tile.
+            // The first condition is constant: false only if THREADS does not divide the tile.
             if r + THREADS / STEPS <= ROWS || r + lane / STEPS < ROWS {
                 tile[staged + r] = a[a_index + r * (K / RUN)];
             }
         }
         a_index += STEPS;
         workgroupBarrier();
-        // Unrolled by hand: compilers leave a loop of this size alone, and then pay for every address in it.
+        // Unrolled by hand: compilers do not unroll a loop of this size and then compute every address in it.
         step(sums, 0u, w_index);
         step(sums, 1u, w_index + RUN * (N / 4u));
         step(sums, 2u, w_index + 2u * RUN * (N / 4u));
@@ -59,7 +59,7 @@ fn step(sums: ptr<function, array<vec4<f32>, ROWS>>, index: u32, w_index: u32) {
         if RUN == 4u {
             b[k + 1u] = w_next[w_index + k * (N / 4u)];
         } else {
-            // In f16 it would save as much, and cost an M1 64 of 576 threads in flight.
+            // In f16 this would save as much, but cost an M1 64 of 576 threads in flight.
             b[k + 1u] = w[w_index + (k + 1u) * (N / 4u)];
         }
     }

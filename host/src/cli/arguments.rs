@@ -1,8 +1,8 @@
 //! Texts on the command line that begin with a hyphen: `assay rerank --query "-40 C in F" "- first item"`.
 //!
-//! To clap such an argument is an option that does not exist. Letting it take every such argument as text is no way
-//! out: then `assay rerank --query q "a document" --json` would rank `--json`. So the arguments are put into an order
-//! that leaves no doubt before clap reads them: options first, then `--`, then the texts.
+//! For clap such an argument is an unknown option. If clap took every such argument as text, `assay rerank --query q "a
+//! document" --json` would rank `--json`. So the arguments are reordered before clap reads them: options first, then
+//! `--`, then the texts.
 
 use std::ffi::{OsStr, OsString};
 
@@ -14,11 +14,11 @@ const SUBCOMMAND: &str = "rerank";
 /// The option whose value is a text.
 const QUERY: &str = "query";
 
-/// Puts texts that begin with a hyphen where clap takes them for texts. Other command lines stay as they are.
+/// Moves texts that begin with a hyphen to where clap takes them as texts. Other command lines do not change.
 ///
 /// A document is a text if it holds white space or if its hyphen is followed by something other than a letter or a
-/// hyphen. The value of `--query` is a text unless it is an option of the command. Everything else that begins with a
-/// hyphen is left to clap, so a misspelt option is still an error.
+/// hyphen. The value of `--query` is a text unless it is an option of the command. Clap handles everything else that
+/// begins with a hyphen, so a misspelt option is still an error.
 pub(super) fn order(arguments: Vec<OsString>, cli: &mut Command) -> Vec<OsString> {
     cli.build();
     let Some(start) = subcommand(&arguments, cli) else { return arguments };
@@ -42,7 +42,7 @@ pub(super) fn order(arguments: Vec<OsString>, cli: &mut Command) -> Vec<OsString
                 }
                 (Takes::Text | Takes::Value, Some(_)) => {
                     options.push(argument.clone());
-                    // Whether the value suits is for clap to say.
+                    // Clap checks the value.
                     options.extend(rest.next().cloned());
                 }
                 _ => options.push(argument.clone()),
@@ -73,7 +73,7 @@ enum Takes {
     Text,
 }
 
-/// Where the subcommand stands.
+/// Position of the subcommand.
 fn subcommand(arguments: &[OsString], cli: &Command) -> Option<usize> {
     let mut at = 1;
     loop {
@@ -88,7 +88,7 @@ fn subcommand(arguments: &[OsString], cli: &Command) -> Option<usize> {
     }
 }
 
-/// What follows an argument that is an option of a command; none if it is not one.
+/// What follows an option of the command; `None` if the argument is not an option.
 fn option(argument: &OsStr, command: &Command) -> Option<Takes> {
     let argument = argument.to_str()?;
     let (name, has_value) = match argument.split_once('=') {

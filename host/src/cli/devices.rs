@@ -1,4 +1,5 @@
-//! `assay devices`: what there is to compute on, what would be taken, and what a running server has loaded.
+//! `assay devices`: lists adapters and the processor, the device that would be chosen, and what a running server has
+//! loaded.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -20,13 +21,13 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// What `--json` prints.
+/// Output of `--json`.
 #[derive(Serialize)]
 struct Devices {
     adapters: Vec<AdapterDescription>,
     processor: Processor,
     auto: Auto,
-    /// Of the server that runs on the data directory; null where none does.
+    /// The device of the server that runs on the data directory; null if none runs.
     server: Option<DeviceStatus>,
 }
 
@@ -43,9 +44,9 @@ struct Auto {
     /// The adapter's number.
     adapter: Option<usize>,
     reason: String,
-    /// Most bytes that models take by default.
+    /// Default memory budget for models, in bytes.
     memory_budget_bytes: u64,
-    /// Where that comes from, in words.
+    /// The reason for the budget, in words.
     memory_budget: String,
 }
 
@@ -99,7 +100,7 @@ fn text(devices: &Devices) -> String {
 fn row(adapter: &AdapterDescription) -> Vec<String> {
     let kernels = match (&adapter.unusable, adapter.cooperative.is_empty()) {
         (Some(_), _) => "none",
-        // Which of them is faster is for `assay tune`, and for the first load, to find out.
+        // `assay tune` and the first load find out which is faster.
         (None, false) if adapter.kind != AdapterKind::Software => "tile or cooperative",
         (None, _) => adapter.variant,
     };

@@ -30,10 +30,10 @@ pub struct EngineArgs {
 }
 
 impl EngineArgs {
-    /// What they say. Kernel choices are kept below `data_dir`.
+    /// The device options. Kernel choices are kept in `data_dir`.
     ///
     /// # Errors
-    /// They contradict each other.
+    /// The options are inconsistent.
     pub fn options(&self, data_dir: &Path) -> Result<DeviceOptions, CliError> {
         let options = DeviceOptions {
             choice: self.engine,

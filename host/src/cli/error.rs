@@ -1,4 +1,4 @@
-//! Which failure gives which exit code: the one place that decides it.
+//! Maps failures to exit codes; no other file does.
 
 use std::fmt;
 
@@ -14,18 +14,18 @@ use crate::tenant::client::ClientError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Something failed that the caller's input is not to blame for.
+    /// A failure that is not the input's fault.
     Failed = 1,
     /// The input is bad: the same command will fail again.
     BadInput = 2,
-    /// All requests were read, and some of them have an error in the place of an answer.
+    /// All requests were read, but some have an error instead of an answer.
     SomeFailed = 3,
-    /// The reader of standard output has gone, as `head` does when it has enough. That is no failure.
+    /// The reader of standard output has gone, as `head` does when it has enough. This is not a failure.
     OutputClosed = 0,
 }
 
 impl Exit {
-    /// What the process ends with.
+    /// The process's exit status.
     #[must_use]
     pub fn code(self) -> i32 {
         self as i32
@@ -51,18 +51,18 @@ impl CliError {
         Self { exit: Exit::Failed, message: message.into() }
     }
 
-    /// Some requests have an error in the place of an answer.
+    /// Some requests have an error instead of an answer.
     pub fn some_failed(message: impl Into<String>) -> Self {
         Self { exit: Exit::SomeFailed, message: message.into() }
     }
 
-    /// The reader of standard output has gone: the command ends without a word.
+    /// The reader of standard output has gone: the command ends silently.
     #[must_use]
     pub fn output_closed() -> Self {
         Self { exit: Exit::OutputClosed, message: "the reader of standard output has gone".to_owned() }
     }
 
-    /// Says where the failure happened.
+    /// Adds the place of the failure.
     #[must_use]
     pub fn at(self, place: &str) -> Self {
         Self { message: format!("{place}: {}", self.message), ..self }
@@ -77,7 +77,7 @@ impl fmt::Display for CliError {
 
 impl std::error::Error for CliError {}
 
-/// What to do about a failure, as commands.
+/// Commands that remedy a failure.
 fn remedy(cause: &Cause) -> Option<String> {
     Some(match cause {
         Cause::NoTenant => "`assay tenant list` shows what there is".to_owned(),

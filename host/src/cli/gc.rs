@@ -1,4 +1,4 @@
-//! `assay gc`: remove what no tenant needs any more.
+//! `assay gc`: removes what no tenant needs.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::tenant::admin::{Command, Reply};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Versions of each tenant that can be gone back to, besides the current one: the newest so many stay
+    /// Versions of each tenant to keep besides the current one, newest first
     #[arg(long, value_name = "N", default_value_t = DEFAULT_KEEP_VERSIONS)]
     keep: u64,
     /// Only list what would be removed
@@ -53,7 +53,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     }
 }
 
-/// How much a sweep removed.
+/// The amount that a sweep removed.
 pub(super) fn summary(swept: &Swept) -> String {
     format!("{} items, {}", swept.dropped.len(), bytes(swept.dropped.iter().map(|item| item.bytes).sum()))
 }
@@ -68,7 +68,7 @@ fn kind(kind: DroppedKind) -> &'static str {
     }
 }
 
-/// Bytes, in full below a kilobyte and to a tenth of their unit above.
+/// Bytes, exact below a kilobyte and to a tenth of the unit above.
 fn bytes(bytes: u64) -> String {
     let (mut number, mut unit) = (bytes as f64, "B");
     for larger in ["kB", "MB", "GB", "TB"] {
@@ -85,7 +85,7 @@ mod tests {
     use super::bytes;
 
     #[test]
-    fn bytes_are_shown_in_the_unit_that_suits_them() {
+    fn bytes_are_shown_in_a_suitable_unit() {
         let shown = [0, 999, 1_000, 84_200_000, 3_000_000_000].map(bytes);
         assert_eq!(shown, ["0 B", "999 B", "1.0 kB", "84.2 MB", "3.0 GB"]);
     }

@@ -1,11 +1,11 @@
-//! What a device has loaded, as `assay devices` and `assay tenant show` print it.
+//! Prints a device's loaded models, for `assay devices` and `assay tenant show`.
 
 use bytesize::ByteSize;
 
 use super::table;
 use crate::device::{DeviceStatus, ModelStatus};
 
-/// A server's device, and those of the models on it that are asked for.
+/// A server's device and the selected models on it.
 pub(super) fn loaded_models(status: &DeviceStatus, shown: &dyn Fn(&ModelStatus) -> bool) -> String {
     let size = |bytes: u64| ByteSize(bytes).to_string();
     let rows: Vec<Vec<String>> = status

@@ -29,8 +29,8 @@ pub use error::{CliError, Exit};
 
 /// Reranks documents for a query with a cross-encoder.
 ///
-/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error in the place of an answer (--on-error skip),
-/// 1 anything else. Messages go to standard error.
+/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error instead of an answer (--on-error skip), 1
+/// anything else. Messages go to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "assay", version, max_term_width = 100)]
 pub struct Cli {
@@ -46,7 +46,7 @@ pub struct Cli {
 enum Command {
     /// Rank documents for a query
     Rerank(Box<rerank::Args>),
-    /// Bring models in, list and check them
+    /// Add, list and check models
     #[command(subcommand)]
     Model(model::Command),
     /// Deploy and manage tenants
@@ -54,12 +54,12 @@ enum Command {
     Tenant(tenant::Command),
     /// Answer tenants' requests over HTTP
     Serve(serve::Args),
-    /// Forget old versions, and remove the components, compiled code and models that none needs
+    /// Forget old versions, and remove unused components, compiled code and models
     Gc(gc::Args),
     /// Compile the component that standard input names; the host starts itself with this
     #[command(hide = true, name = crate::tenant::compile::SUBCOMMAND)]
     InternalCompile,
-    /// List what there is to compute on, what would be taken, and which models a running server has loaded
+    /// List adapters and the processor, the device that would be chosen, and the models of a running server
     Devices(devices::Args),
     /// Time the GPU engine's kernel variants and keep the fastest
     Tune(tune::Args),
@@ -82,7 +82,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), CliError> {
     if matches!(cli.command, Command::InternalCompile) {
-        // Everything that this one needs, its input says.
+        // This command needs only its standard input.
         return crate::tenant::compile::run_in_this_process().map_err(|error| CliError::failed(error.to_string()));
     }
     let data_dir = match cli.data_dir {

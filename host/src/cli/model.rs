@@ -15,9 +15,9 @@ use crate::tenant::admin::HeldModel;
 pub(super) enum Command {
     /// Fetch a model from the Hugging Face hub; without a name, the default model
     Pull(Pull),
-    /// Check a Hugging Face directory and copy it in; what serves goes on with the revision that it has
+    /// Check a Hugging Face directory and copy it in; tenants keep the revision that they have
     Add(Add),
-    /// List the models that are here by revision, where they came from, and which versions of tenants open them
+    /// List the stored models by revision, with their origins and the tenants' versions that open them
     List(List),
     /// Compare every file with what was added, and check every tensor
     Verify(Verify),
@@ -32,7 +32,7 @@ pub(super) struct Pull {
     /// Branch, tag or commit
     #[arg(long, requires = "name")]
     revision: Option<String>,
-    /// Do not ask the hub: take the model that is made of a Python package and the embedded adapter
+    /// Do not ask the hub: use the model made of a Python package and the embedded adapter
     #[arg(long, conflicts_with = "name")]
     embedded: bool,
 }
@@ -51,7 +51,7 @@ pub(super) struct Add {
 
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// One JSON object a line
+    /// One JSON object per line
     #[arg(long)]
     json: bool,
 }
@@ -116,9 +116,9 @@ fn add(args: &Add, store: &ModelStore) -> Result<(), CliError> {
 
 fn list(args: &List, store: &ModelStore, data_dir: &Path) -> Result<(), CliError> {
     let default = store.default_name()?;
-    // The list is useful without them.
+    // The list is useful without tenants.
     let held = tenant::held_models(data_dir)
-        .inspect_err(|error| eprintln!("which tenants open which models cannot be told: {error}"))
+        .inspect_err(|error| eprintln!("cannot tell which tenants open which models: {error}"))
         .unwrap_or_default();
     let mut rows = Vec::new();
     for listed in store.list()? {

@@ -1,8 +1,8 @@
-//! Printing: the macros with which commands print, and what happens when the reader of standard output has gone.
+//! The macros with which commands print, and their behaviour when the reader of standard output has gone.
 //!
 //! The standard library's `print!` panics if standard output is a closed pipe, as in `assay model list | head -1`.
-//! These macros have the same names and take their place in every module of the command line, so that a new command
-//! does right without a word. Modules declared after this one see them.
+//! These macros have the same names and replace them in every module of the command line, so a new command needs no
+//! special care. Modules declared after this one see them.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
@@ -19,7 +19,7 @@ macro_rules! println {
     ($($text:tt)*) => { $crate::cli::output::print(format_args!("{}\n", format_args!($($text)*))) };
 }
 
-/// Prints a line to standard error. Goes on if its reader has gone.
+/// Prints a line to standard error. Continues if its reader has gone.
 macro_rules! eprintln {
     ($($text:tt)*) => { $crate::cli::output::note(format_args!($($text)*)) };
 }
@@ -39,7 +39,7 @@ pub(super) fn print(text: Arguments<'_>) {
 
 /// What `eprintln!` does.
 pub(super) fn note(text: Arguments<'_>) {
-    // There is no place left to report a failure to.
+    // A failure cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{text}");
 }
 

@@ -29,18 +29,18 @@ use crate::limits::RequestLimits;
 use crate::model::ModelStore;
 use crate::rerank::{Request, Response};
 
-/// Requests of a file that are in work at once: while one is on the device, the next is tokenised.
+/// Requests of a file in work at the same time: while one is on the device, the next is tokenised.
 const REQUESTS_IN_FLIGHT: usize = 2;
 
 /// Last column of a run.
 const DEFAULT_RUN_TAG: &str = "assay";
 
-/// Ranks documents for a query, for a file of requests, or anew for the queries of a TREC run.
+/// Ranks documents for a query, for a file of requests, or again for the queries of a TREC run.
 ///
 /// Files are UTF-8, and may be JSONL, a JSON array, CSV, TSV or plain lines: docs/cli.md has each with an example.
 ///
-/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error in the place of an answer (--on-error skip),
-/// 1 anything else.
+/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error instead of an answer (--on-error skip), 1
+/// anything else.
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["query", "requests", "run"]))]
 pub(super) struct Args {
@@ -50,7 +50,8 @@ pub(super) struct Args {
     /// The documents; after `--` they may begin with a hyphen
     #[arg(requires = "query", value_name = "DOCUMENT")]
     document: Vec<String>,
-    /// A file of documents: for --query in place of arguments, - is standard input; for --run those that it names
+    /// A file of documents: for --query instead of arguments, - is standard input; for --run the documents that it
+    /// names
     #[arg(long, conflicts_with_all = ["document", "requests"], value_name = "FILE")]
     documents: Option<PathBuf>,
     /// How to read the documents file
@@ -63,22 +64,22 @@ pub(super) struct Args {
     /// How to read the requests file
     #[arg(long, requires = "requests", default_value = "auto", value_name = "FORMAT")]
     requests_format: Format,
-    /// A TREC run, `query-id Q0 document-id rank score tag`, whose documents are ranked anew; - is standard input
+    /// A TREC run, `query-id Q0 document-id rank score tag`, whose documents are ranked again; - is standard input
     #[arg(long, requires_all = ["queries", "documents"], value_name = "FILE")]
     run: Option<PathBuf>,
     /// The queries that a run names: TSV or CSV, JSONL or a JSON array, with ids and texts
     #[arg(long, requires = "run", value_name = "FILE")]
     queries: Option<PathBuf>,
-    /// The field or column that is a text, id, query or query-id; several that are the text are joined by spaces
+    /// The field or column that is a text, id, query or query-id; several text fields are joined by spaces
     #[arg(long = "field", value_name = "ROLE=NAME")]
     fields: Vec<FieldChoice>,
     /// Names of the columns of a CSV or TSV file without a row of names
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     columns: Vec<String>,
-    /// A further field of requests, given back with the answer
+    /// Another field of requests to return with the answer
     #[arg(long = "keep-field", requires = "requests", value_name = "NAME")]
     keep_fields: Vec<String>,
-    /// What to do at a request that cannot be answered
+    /// What to do with a request that cannot be answered
     #[arg(long, default_value = "stop")]
     on_error: OnError,
     /// Most hits to show for each query
@@ -87,7 +88,7 @@ pub(super) struct Args {
     /// Longest pair in tokens [default: the model's own maximum]
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
-    /// The model's logit, or the same between 0 and 1
+    /// The model's logit, or its sigmoid between 0 and 1
     #[arg(long, default_value = "raw")]
     scores: Scores,
     /// What to do with a pair that is too long: cut the longer text, cut the document, or fail
@@ -96,7 +97,7 @@ pub(super) struct Args {
     /// The model [default: see `assay model list`]
     #[arg(long)]
     model: Option<String>,
-    /// A guest to use in place of the standard one
+    /// A guest to use instead of the standard one
     #[arg(long, value_name = "COMPONENT.wasm")]
     guest: Option<PathBuf>,
     #[command(flatten)]
@@ -107,22 +108,22 @@ pub(super) struct Args {
     /// The same as --output jsonl
     #[arg(long, conflicts_with = "output")]
     json: bool,
-    /// A file for the answers, in place of standard output
+    /// A file for the answers instead of standard output
     #[arg(long, short, value_name = "FILE")]
     output_file: Option<PathBuf>,
-    /// Go on with the output file: requests that have an answer or an error in it are passed over
+    /// Continue the output file: skip requests that have an answer or an error in it
     #[arg(long, requires = "output_file")]
     resume: bool,
-    /// The last column of a run that is written
+    /// The last column of a written run
     #[arg(long, value_name = "TAG", default_value = DEFAULT_RUN_TAG)]
     run_tag: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum OnError {
-    /// Stop there, with what was answered before
+    /// Stop there and keep earlier answers
     Stop,
-    /// Write an error in the place of the answer, go on, and end with exit code 3
+    /// Write an error instead of the answer, continue, and end with exit code 3
     Skip,
 }
 
@@ -135,7 +136,7 @@ impl Args {
             (None, false, None) => OutputFormat::Table,
         };
         if self.resume && format == OutputFormat::Table {
-            return Err(CliError::bad_input("--resume needs --output jsonl or run: a table cannot be gone on with"));
+            return Err(CliError::bad_input("--resume needs --output jsonl or run: a table cannot be resumed"));
         }
         if !formats::trec::is_column(&self.run_tag) {
             return Err(CliError::bad_input("--run-tag is a column of a run, and holds no white space"));
@@ -149,7 +150,7 @@ impl Args {
 }
 
 pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
-    // Input and output are opened before anything slow, so that a mistake in them is reported at once.
+    // Opens input and output before anything slow, so that a mistake in them is reported at once.
     let format = args.output()?;
     let limits = RequestLimits::default();
     let mut input = Input::open(&args, &limits)?;
@@ -165,7 +166,7 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     } else {
         Done::default()
     };
-    // Reading the model and setting up what runs guests have nothing to do with each other.
+    // The model and the guest runtime load in parallel.
     let (model, runtime) = std::thread::scope(|scope| {
         let runtime = scope.spawn(|| GuestRuntime::new(&data_dir.join("compiled"), &RuntimeOptions::default()));
         let model = device.load(&stored);
@@ -188,7 +189,7 @@ fn writer(args: &Args, format: OutputFormat, model: &LoadedModel) -> Writer {
     Writer { format, model: model.name().to_owned(), engine, tag: args.run_tag.clone() }
 }
 
-/// Finds the guest, prepared with the model's tokenizer: only the first time takes longer than a moment.
+/// Finds the guest, prepared with the model's tokenizer. Only the first time is slow.
 fn load_guest(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Result<Guest, CliError> {
     match (path, guest::standard()) {
         (Some(path), _) => {
@@ -207,7 +208,7 @@ struct Input {
     requests: Box<dyn Requests>,
     /// Bytes of the file of requests, if that is known.
     bytes: Option<u64>,
-    /// Whether there may be more than one request.
+    /// Whether more than one request may come.
     kind: InputKind,
 }
 
@@ -241,7 +242,7 @@ impl Input {
         let file = OpenFile::open(path, args.requests_format, Format::Jsonl)?;
         let (bytes, format) = (file.size(), file.format());
         if format == Format::Lines {
-            return Err(CliError::bad_input("a plain line is no request: --requests-format lines does not exist"));
+            return Err(CliError::bad_input("plain lines are not requests: --requests-format lines does not exist"));
         }
         let (records, _) = file.records(args.header(formats::Header::FirstRow), &fields)?;
         let requests: Box<dyn Requests> = match format {
@@ -302,7 +303,7 @@ fn read_documents(
         let document = document.map_err(|error| CliError::bad_input(error).at(&record.place.to_string()))?;
         bytes += document.text.len();
         documents.push(document);
-        // A file that is larger than a request is not read on.
+        // Stops reading a file that is larger than a request.
         let over = |limit: &str, allowed: usize| {
             let message = format!("{limit} is limited to {allowed}, the file has more");
             Err(CliError::bad_input(message).at(&record.place.to_string()))
@@ -388,7 +389,7 @@ impl Session {
         Ok(Outcome { header, shown, response })
     }
 
-    /// Answers a request, or says what is wrong with it.
+    /// Answers a request, or returns its fault.
     async fn answer(&self, header: &Header, work: Work) -> Result<(Shown, Result<Response, RequestFault>), CliError> {
         let Work { query, documents, overrides } = work;
         if let Err(fault) = self.writer.check(header, &documents) {
@@ -416,16 +417,16 @@ impl Session {
     }
 }
 
-/// A request that was read, or what is wrong with it.
+/// A request, or its fault.
 type ReadRequest = (Header, Result<Work, RequestFault>);
 
-/// Reads requests on a thread of its own: an answer does not wait for the next request, which may depend on it.
+/// Reads requests on a separate thread: an answer must not wait for the next request, which may depend on it.
 fn read_ahead(
     mut requests: Box<dyn Requests>,
     mut at: Option<Header>,
 ) -> impl Stream<Item = Result<ReadRequest, CliError>> {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
-    // The thread ends with the process: it may be waiting for standard input, which nothing can wake.
+    // The thread ends with the process: it may be blocked on standard input, which cannot be interrupted.
     std::thread::spawn(move || {
         while let Some(read) = read(requests.as_mut(), &mut at).transpose() {
             let failed = read.is_err();
@@ -437,7 +438,7 @@ fn read_ahead(
     futures::stream::poll_fn(move |context| receiver.poll_recv(context))
 }
 
-/// Reads a request; `at` is its header where it was read before.
+/// Reads a request; `at` is its header if already read.
 fn read(requests: &mut dyn Requests, at: &mut Option<Header>) -> Result<Option<ReadRequest>, CliError> {
     let header = match at.take() {
         Some(header) => header,

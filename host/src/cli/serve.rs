@@ -69,15 +69,15 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let device = args.engine.options(data_dir)?;
     let connections = args.connection_limits()?;
     let platform = Arc::new(open_platform(data_dir, device, runtime.handle())?);
-    // A server without its device cannot serve: that is known now, and not with the first tenant.
+    // A server cannot serve without its device, so fail now and not with the first tenant.
     platform.device()?;
     for (tenant, error) in platform.activate_all()? {
         eprintln!("tenant {tenant} is not being served: {}", CliError::from(error));
     }
     match platform.tidy() {
         Ok(swept) if swept.dropped.is_empty() => {}
-        Ok(swept) => eprintln!("removed what no tenant needs: {}", gc::summary(&swept)),
-        Err(error) => eprintln!("what no tenant needs is not removed: {error}"),
+        Ok(swept) => eprintln!("removed unused files: {}", gc::summary(&swept)),
+        Err(error) => eprintln!("unused files cannot be removed: {error}"),
     }
     let keyless = args.keyless(&platform, data_dir)?;
     let drain_time = Duration::from_secs(args.drain_seconds);
@@ -192,7 +192,7 @@ async fn serve(
     }
 }
 
-/// Takes orders over the admin socket until it is dropped.
+/// Takes commands over the admin socket until it is dropped.
 #[cfg(unix)]
 fn admin_orders(data_dir: &Path, platform: &Arc<Platform>) -> Result<impl Future<Output = ()>, CliError> {
     let admin = AdminServer::bind(data_dir)

@@ -1,11 +1,11 @@
-//! Text for people: columns that line up, and documents cut to one line.
+//! Text for people: aligned columns, and documents cut to one line.
 
 use comfy_table::{Table, presets};
 
-/// Widest start of a document that is shown.
+/// Most characters shown of a document.
 const MAX_SNIPPET_CHARS: usize = 88;
 
-/// Rows in columns, two spaces apart. Widths are those of a terminal, where some characters take two places or none.
+/// Rows in columns, two spaces apart. Uses terminal widths: some characters take two cells or none.
 pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header).add_rows(rows);

@@ -1,4 +1,4 @@
-//! `assay tenant`: deploy guests, change and undo that, and hand out keys.
+//! `assay tenant`: deploys guests, changes limits, rolls back, and manages keys.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use crate::tenant::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Deploy a component, a model or both: checked, compiled, prepared and tried before they serve
+    /// Deploy a component, a model or both: checked, compiled, prepared and tested before they serve
     Deploy(Deploy),
     /// List the tenants
     List(Json),
@@ -40,7 +40,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Deploy {
-    /// The tenant, made if there is none
+    /// The tenant, created if it does not exist
     name: TenantName,
     /// The component [default: that of the current version]
     #[arg(required_unless_present_any = ["limits", "model", "other_models"])]
@@ -52,7 +52,7 @@ pub(super) struct Deploy {
     /// begins with these digits [default: the model and revision of the current version]
     #[arg(long, value_name = "NAME[@REVISION]")]
     model: Option<String>,
-    /// Another model that the limits name, at another revision than the current version opens; may be repeated
+    /// Another model in the limits, at a revision other than the current version's; may be repeated
     #[arg(long = "other-model", value_name = "NAME[@REVISION]")]
     other_models: Vec<String>,
 }
@@ -100,7 +100,7 @@ pub(super) enum Limits {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Key {
-    /// Make a key and print it: it is shown this once
+    /// Make a key and print it; it is shown only once
     Create(One),
     /// List a tenant's keys by their ids
     List(One),
@@ -124,7 +124,7 @@ pub(super) fn open_platform(data_dir: &Path, device: DeviceOptions, tokio: &Hand
 pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
     let json =
         matches!(&command, Command::List(Json { json: true }) | Command::Show(Show { json: Json { json: true }, .. }));
-    // Files are read before anything slow, so that a mistake in one is reported at once.
+    // Reads files before anything slow, so that a mistake in one is reported at once.
     let (command, component) = match command {
         Command::Deploy(Deploy { name, component, limits, model, other_models }) => {
             let limits = limits.as_deref().map(read_limits).transpose()?.map(Box::new);
@@ -145,7 +145,7 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
     print(execute(command, component.as_deref(), data_dir)?, json)
 }
 
-/// Which version opens which revision of which model, from the server that runs on the data directory or from its files.
+/// The models that versions open, from the server that runs on the data directory or from its files.
 pub(super) fn held_models(data_dir: &Path) -> Result<Vec<HeldModel>, CliError> {
     let Some(client) = AdminClient::connect(data_dir)? else { return Ok(held_models_in(data_dir)?) };
     match client.execute(&signed(AdminCommand::ListHeldModels))? {
@@ -155,7 +155,7 @@ pub(super) fn held_models(data_dir: &Path) -> Result<Vec<HeldModel>, CliError> {
     }
 }
 
-/// What the server that runs on the data directory computes on; `None` where none does.
+/// The device of the server that runs on the data directory; `None` if none runs.
 pub(super) fn server_device(data_dir: &Path) -> Result<Option<DeviceStatus>, CliError> {
     let Some(client) = AdminClient::connect(data_dir)? else { return Ok(None) };
     match client.execute(&signed(AdminCommand::ShowDevice))? {
@@ -165,7 +165,7 @@ pub(super) fn server_device(data_dir: &Path) -> Result<Option<DeviceStatus>, Cli
     }
 }
 
-/// Gives a request to the server that runs on the data directory, or carries it out here where none does.
+/// Sends a request to the server that runs on the data directory, or carries it out here if none runs.
 pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Reply, CliError> {
     let mut name_component = |hash: String| {
         if let AdminCommand::Deploy { component, .. } = &mut command {
@@ -188,8 +188,8 @@ pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: 
     Ok(platform.execute(signed(command)))
 }
 
-/// Signs a request with the user's name. It is for the history: what a user may do is decided by whether the data
-/// directory can be written.
+/// Signs a request with the user's name, for the history. Permission depends only on write access to the data
+/// directory.
 fn signed(command: AdminCommand) -> AdminRequest {
     let by = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
     AdminRequest { command, by: by.unwrap_or_else(|| "unknown".to_owned()) }
@@ -248,7 +248,7 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
             let rows: Vec<_> = keys.into_iter().map(|key| vec![key.id, time(key.created_ms), key.by]).collect();
             print!("{}", table::columns(&["key", "created", "by"], &rows));
         }
-        // The first is asked for elsewhere; the others have nothing to print.
+        // The first is handled elsewhere; the others print nothing.
         Reply::HeldModels(_) | Reply::Device(_) | Reply::Swept(_) | Reply::Done | Reply::Refused(_) => {}
     }
     Ok(())
@@ -261,7 +261,7 @@ fn list_row(tenant: &str, current: &Deployment) -> Vec<String> {
     vec![tenant.to_owned(), current.version.to_string(), component, model, deployed, by]
 }
 
-/// A model's name with as many digits of its revision as tell it apart.
+/// A model's name with enough digits of its revision.
 fn model_name(model: &ModelRevision) -> String {
     format!("{}@{:.16}", model.name, model.revision)
 }
@@ -326,7 +326,7 @@ fn describe(description: &Description) -> String {
     text + &table::columns(&["when", "by", "what", "version", "of"], &rows)
 }
 
-/// What is used of a limit: now, or at most so far.
+/// The use of a limit: now, or the maximum so far.
 fn used(usage: &crate::tenant::Usage, limit: &str) -> Option<String> {
     let most = |value: u64| Some(format!("{value} at most"));
     match limit {
@@ -344,7 +344,7 @@ fn used(usage: &crate::tenant::Usage, limit: &str) -> Option<String> {
     }
 }
 
-/// A point in time in UTC, to the second, as RFC 3339 has it.
+/// A time in UTC, to the second, in RFC 3339's format.
 fn time(ms_since_1970: u64) -> String {
     let time = i64::try_from(ms_since_1970).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     time.map_or_else(|| "-".to_owned(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())

@@ -1,7 +1,7 @@
-//! The device's memory: how much of it models may take, which models hold it, and which make room for another.
+//! The device's memory: the budget for models, the models that hold it, and which of them make room for another.
 //!
-//! A model's weights and transfer buffers are its own. Activations lie in the device's arena, one for all models, as
-//! large as the most demanding of them needs. Pure bookkeeping: [`super::models`] loads and unloads.
+//! Each model has its own weights and transfer buffers. All models share the device's arena for activations, as large
+//! as the largest need among them. Pure bookkeeping: [`super::models`] loads and unloads.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,47 +13,47 @@ use sysinfo::{MemoryRefreshKind, System};
 
 use crate::model::ModelRevision;
 
-/// The part of the machine's memory that models get by default: the other half is for guests, for compiled code, for
-/// checkpoints while they are read, and for everything else that runs.
+/// Default share of the machine's memory for models. The other half is for guests, compiled code, checkpoints being
+/// read, and everything else that runs.
 const DEFAULT_PART_OF_MEMORY: u64 = 2;
 
-/// What models get by default on a GPU with memory of its own, whose size no portable interface tells: what nearly every
-/// such GPU has, and room for a dozen models of 300 MB.
+/// Default budget on a GPU with its own memory, whose size no portable interface reports. Nearly every such GPU has
+/// this much, and a dozen models of 300 MB fit.
 pub const DEFAULT_DISCRETE_GPU_BYTES: u64 = 4 << 30;
 
-/// What models get by default where the system does not tell how much memory there is.
+/// Default budget if the system does not report its memory.
 const DEFAULT_UNKNOWN_BYTES: u64 = 2 << 30;
 
-/// Most memory that models take on a device, and why it is that much.
+/// Most memory that models may take on a device, and the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryBudget {
     /// The bytes.
     pub bytes: u64,
-    /// Where they come from.
+    /// Why it is this much.
     pub source: BudgetSource,
 }
 
 /// Why a budget is as large as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BudgetSource {
-    /// It was asked for.
+    /// Given by the user.
     Given,
-    /// Half of the memory that the machine, or the container around the process, has.
+    /// Half of the memory of the machine or the container.
     HalfOfMemory {
-        /// All of it, in bytes.
+        /// The whole memory, in bytes.
         memory_bytes: u64,
     },
     /// [`DEFAULT_DISCRETE_GPU_BYTES`].
     DiscreteGpu,
-    /// The system does not tell how much memory there is.
+    /// The system does not report its memory.
     UnknownMemory,
 }
 
-/// The models on a device, the memory of each, and how many holders each has. Two revisions of one name are two models.
+/// The models on a device, with the memory and holders of each. Two revisions of one name are two models.
 #[derive(Debug)]
 pub(super) struct Holdings<T> {
     models: HashMap<ModelRevision, Holding<T>>,
-    /// Counts uses, to tell which was last.
+    /// Counts uses, to order them.
     uses: u64,
 }
 
@@ -62,12 +62,12 @@ pub(super) struct Holdings<T> {
 pub(super) struct Holding<T> {
     pub(super) model: T,
     pub(super) memory: DeviceMemory,
-    /// How many versions hold it; it makes room only if none does.
+    /// Versions that hold the model; it makes room only if there are none.
     pub(super) holders: usize,
     last_use: u64,
 }
 
-/// A model does not fit beside those that are in use.
+/// A model does not fit beside the models in use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{model} needs {} of the device's memory, whose budget is {}{}: give the device a larger budget{}",
@@ -79,9 +79,9 @@ pub(super) struct Holding<T> {
 pub struct NoRoom {
     /// The model.
     pub model: String,
-    /// What it needs beside the others.
+    /// Additional memory that it needs.
     pub needs_bytes: u64,
-    /// The models in use, and what each holds of its own.
+    /// The models in use, and the own memory of each.
     pub held: Vec<(String, u64)>,
     /// The device's budget.
     pub budget_bytes: u64,
@@ -96,7 +96,7 @@ fn in_use(held: &[(String, u64)]) -> String {
 }
 
 impl MemoryBudget {
-    /// The budget that was asked for, or what suits the device; the processor where there is no adapter.
+    /// The budget given by the user, or the device's default; `None` for the adapter means the processor.
     #[must_use]
     pub fn of(given: Option<u64>, adapter: Option<&AdapterDescription>) -> Self {
         match (given, adapter.map(|adapter| adapter.kind)) {
@@ -119,7 +119,7 @@ impl MemoryBudget {
     }
 }
 
-/// Memory of the machine, or of the container around the process where that is less.
+/// Memory of the machine, or of the container if that is less.
 fn memory_bytes() -> Option<u64> {
     let mut system = System::new().ok()?;
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
@@ -140,7 +140,7 @@ impl fmt::Display for MemoryBudget {
     }
 }
 
-/// What a model holds beside the shared arena.
+/// A model's memory without the shared arena.
 fn own_bytes(memory: &DeviceMemory) -> u64 {
     memory.weights_bytes + memory.io_bytes
 }
@@ -152,7 +152,7 @@ impl<T> Default for Holdings<T> {
 }
 
 impl<T: Clone> Holdings<T> {
-    /// Holds on to a model that is there.
+    /// Adds a holder to a loaded model.
     pub(super) fn hold(&mut self, key: &ModelRevision) -> Option<T> {
         let holding = self.models.get_mut(key)?;
         holding.holders += 1;
@@ -164,7 +164,7 @@ impl<T: Clone> Holdings<T> {
         self.models.insert(key, Holding { model, memory, holders: 1, last_use: self.uses });
     }
 
-    /// One holder less.
+    /// Removes one holder.
     pub(super) fn release(&mut self, key: &ModelRevision) {
         if let Some(holding) = self.models.get_mut(key) {
             holding.holders = holding.holders.saturating_sub(1);
@@ -180,11 +180,10 @@ impl<T: Clone> Holdings<T> {
         all
     }
 
-    /// Takes out unused models, the least recently used first, until one more fits; none where that would
-    /// not help.
+    /// Removes unused models, least recently used first, until the new model fits. Removes none if that would not help.
     ///
     /// # Errors
-    /// The model does not fit beside those that are held.
+    /// The model does not fit beside the held models.
     pub(super) fn make_room(
         &mut self,
         name: &str,
@@ -192,7 +191,7 @@ impl<T: Clone> Holdings<T> {
         budget: &MemoryBudget,
     ) -> Result<Vec<T>, NoRoom> {
         let mut kept: Vec<(&ModelRevision, &Holding<T>)> = self.models.iter().collect();
-        // Those that stay longest come first: the held ones, then the recently used.
+        // Models to keep longest come first: the held ones, then the recently used.
         kept.sort_by_key(|(key, holding)| {
             (std::cmp::Reverse(holding.holders > 0), std::cmp::Reverse(holding.last_use), (*key).clone())
         });
@@ -216,13 +215,13 @@ impl<T: Clone> Holdings<T> {
         Ok(leaving.iter().filter_map(|key| self.models.remove(key)).map(|holding| holding.model).collect())
     }
 
-    /// Bytes that the models take together, the arena included.
+    /// Bytes of all models, including the arena.
     pub(super) fn used_bytes(&self) -> u64 {
         used(self.models.values().map(|holding| &holding.memory))
     }
 }
 
-/// Bytes of models with these needs together: an arena for all of them, and what each has of its own.
+/// Bytes of models with these needs: one arena for all, plus the own memory of each.
 fn used<'a>(models: impl Iterator<Item = &'a DeviceMemory>) -> u64 {
     let (own, arena) =
         models.fold((0, 0), |(own, arena), memory| (own + own_bytes(memory), memory.arena_bytes.max(arena)));
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_model_that_was_not_used_longest_makes_room_first() {
+    fn the_least_recently_used_model_makes_room_first() {
         let mut holdings = Holdings::default();
         for name in ["first", "second", "third"] {
             idle(&mut holdings, name, memory(99, 0));
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_does_not_fit_is_refused_with_the_figures_and_nothing_makes_room_in_vain() {
+    fn a_model_that_cannot_fit_is_refused_with_the_figures_and_unloads_nothing() {
         let mut holdings = Holdings::default();
         idle(&mut holdings, "idle", memory(100 << 20, 0));
         holdings.insert(key("busy"), "busy", memory(600 << 20, 10 << 20));
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn every_device_has_a_default_that_says_where_it_comes_from() {
+    fn every_device_has_a_default_budget_with_a_reason() {
         let adapter = |kind| AdapterDescription {
             index: 0,
             name: String::new(),

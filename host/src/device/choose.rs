@@ -1,7 +1,6 @@
-//! Which device a machine gives, and how it is set up.
+//! Chooses a device on this machine and its settings.
 //!
-//! The reason for the choice is part of the answer, so that a model which is slow because it runs on the wrong device
-//! shows why.
+//! The decision includes its reason, so that users can see why a slow model runs on the wrong device.
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -15,14 +14,14 @@ use assay_kernels::gpu::{
 use assay_kernels::{Architecture, EngineError, Precision};
 use clap::ValueEnum;
 
-/// Most tokens in one batch on a processor, for each thread: within 3 % of the speed of larger batches (docs/kernels-cpu.md),
-/// and so short, 70 ms or so, that a request does not wait long behind a batch that has just begun.
+/// Most tokens per thread in one batch on a processor: within 3 % of the speed of larger batches (docs/kernels-cpu.md),
+/// and short enough, about 70 ms, that a request does not wait long behind a running batch.
 const BATCH_TOKENS_PER_THREAD: usize = 256;
 
-/// The file below a data directory in which the fastest kernel variants of each device are kept.
+/// The file in a data directory with the fastest kernel variants of each device.
 const TUNE_FILE: &str = "gpu-tune.json";
 
-/// Which kind of engine to use.
+/// The kind of engine to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum EngineChoice {
     /// A GPU where there is one, the processor otherwise; never a software adapter
@@ -34,7 +33,7 @@ pub enum EngineChoice {
     Cpu,
 }
 
-/// Numbers as stored and multiplied. Not every engine has each: see [`DeviceOptions::check`].
+/// Format in which numbers are stored and multiplied. No engine has all: see [`DeviceOptions::check`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum EnginePrecision {
     /// Either engine: exact to rounding
@@ -51,32 +50,32 @@ pub enum EnginePrecision {
 /// How to open a device.
 #[derive(Debug, Clone, Default)]
 pub struct DeviceOptions {
-    /// Which kind.
+    /// The kind of engine.
     pub choice: EngineChoice,
-    /// Numbers as stored and multiplied.
+    /// Format in which numbers are stored and multiplied.
     pub precision: EnginePrecision,
-    /// The adapter of [`EngineChoice::Gpu`]; the best where absent.
+    /// The adapter of [`EngineChoice::Gpu`]; `None` means the best.
     pub adapter: Option<AdapterSelection>,
-    /// Threads that compute on the processor; one per core where absent.
+    /// Compute threads on the processor; `None` means one per core.
     pub threads: Option<NonZeroUsize>,
-    /// Most tokens in one batch; where absent, what suits the engine.
+    /// Most tokens in one batch; `None` means the engine's default.
     pub max_batch_tokens: Option<usize>,
-    /// Where the fastest kernel variants of a GPU are kept; not timed where absent.
+    /// File for the fastest kernel variants of a GPU; `None` means no timing.
     pub tune_file: Option<PathBuf>,
-    /// Most bytes of the device's memory that models take; where absent, what suits the device.
+    /// Most bytes of the device's memory for models; `None` means the device's default.
     pub memory_bytes: Option<u64>,
 }
 
-/// What [`DeviceOptions::decide`] found.
+/// Result of [`DeviceOptions::decide`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// The adapter of the GPU engine; none means the CPU engine.
+    /// The adapter of the GPU engine; `None` means the CPU engine.
     pub adapter: Option<AdapterDescription>,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// Why there is no device, or why it cannot compute a model.
+/// Why no device can be opened, or why it cannot compute a model.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The engine does not have the precision.
@@ -86,16 +85,16 @@ pub enum DeviceError {
         engine: EngineChoice,
         /// The precision that was asked for.
         precision: EnginePrecision,
-        /// What that engine has.
+        /// The precisions of that engine.
         has: Vec<&'static str>,
     },
-    /// An adapter is named, and the GPU engine is not.
+    /// An adapter is given without the GPU engine.
     #[error("an adapter is for the GPU engine, not for {engine}: choose the engine gpu with it")]
     Adapter {
         /// The engine that was asked for.
         engine: EngineChoice,
     },
-    /// The precision needs a GPU, and there is none to take by itself.
+    /// The precision needs a GPU, and the automatic choice found none.
     #[error("{precision} needs the GPU engine, which was not chosen: {reason}")]
     NoGpu {
         /// The precision that was asked for.
@@ -103,34 +102,34 @@ pub enum DeviceError {
         /// Why the GPU engine was not chosen.
         reason: String,
     },
-    /// There is no such adapter.
+    /// No adapter matches.
     #[error("{0}; see `assay devices`, or choose the engine cpu")]
     NoAdapter(GpuError),
-    /// The GPU engine cannot be made.
+    /// The GPU engine cannot be created.
     #[error(transparent)]
     Gpu(GpuError),
-    /// The fastest kernel variants cannot be kept.
+    /// The fastest kernel variants cannot be saved.
     #[error(transparent)]
     TuneFile(#[from] RememberError),
-    /// The CPU engine cannot be made.
+    /// The CPU engine cannot be created.
     #[error(transparent)]
     Cpu(#[from] EngineError),
-    /// The system gives no thread.
+    /// The device's thread cannot be started.
     #[error("the device's thread cannot be started: {0}")]
     Thread(std::io::Error),
 }
 
 impl DeviceOptions {
-    /// The file in which a data directory keeps the fastest kernel variants of each device.
+    /// Path of the file with the fastest kernel variants in a data directory.
     #[must_use]
     pub fn tune_file(data_dir: &Path) -> PathBuf {
         data_dir.join(TUNE_FILE)
     }
 
-    /// Whether the choices fit each other. Does not look at the machine.
+    /// Whether the options are consistent. Does not look at the machine.
     ///
     /// # Errors
-    /// The engine does not have the precision, or an adapter is named for another engine than the GPU's.
+    /// The engine lacks the precision, or an adapter is given for an engine other than the GPU's.
     pub fn check(&self) -> Result<(), DeviceError> {
         let (engine, precision) = (self.choice, self.precision);
         let has = match engine {
@@ -151,10 +150,10 @@ impl DeviceOptions {
         Ok(())
     }
 
-    /// Which engine this machine gets, and why.
+    /// Chooses the engine for this machine, with the reason.
     ///
     /// # Errors
-    /// As [`check`](Self::check), or there is no such adapter, or none that the precision needs.
+    /// As [`check`](Self::check), no adapter matches, or the precision needs a GPU and there is none.
     pub fn decide(&self) -> Result<Decision, DeviceError> {
         self.check()?;
         let precision = self.precision;
@@ -182,10 +181,10 @@ impl DeviceOptions {
         }
     }
 
-    /// Times the kernel variants of the GPU engine for a model of this shape, and keeps the fastest in the tune file.
+    /// Times the GPU engine's kernel variants for a model of this shape, and saves the fastest in the tune file.
     ///
     /// # Errors
-    /// As [`decide`](Self::decide), the adapter fails, or the file cannot be written.
+    /// As [`decide`](Self::decide), or the adapter fails, or the file cannot be written.
     pub fn tune(&self, architecture: &Architecture) -> Result<TuneTable, DeviceError> {
         let Decision { adapter, reason } = self.decide()?;
         let Some((adapter, precision)) = adapter.zip(self.precision.gpu()) else {
@@ -200,12 +199,12 @@ impl DeviceOptions {
         Ok(table)
     }
 
-    /// Threads that compute on the processor.
+    /// Compute threads on the processor.
     pub(super) fn processor_threads(&self) -> usize {
         self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
     }
 
-    /// Most tokens in a batch that the processor's threads share.
+    /// Most tokens in a batch on the processor.
     pub(super) fn processor_batch_tokens(&self) -> usize {
         BATCH_TOKENS_PER_THREAD * self.processor_threads()
     }
@@ -215,7 +214,7 @@ impl DeviceOptions {
         let otherwise = if software { self.processor_batch_tokens() } else { gpu::DEFAULT_MAX_BATCH_TOKENS };
         let tune = match &self.tune_file {
             None => TuneCache::Defaults,
-            // Timing takes a GPU a second and a software adapter ten or more: there, only `assay tune` times.
+            // Timing takes a second on a GPU but ten or more on a software adapter, so there only `assay tune` times.
             Some(path) if software => TuneCache::Remembered(path.clone()),
             Some(path) => TuneCache::File(path.clone()),
         };
@@ -227,7 +226,7 @@ impl DeviceOptions {
         }
     }
 
-    /// Which adapters may be taken. `--engine gpu` uses any adapter, software ones too.
+    /// The adapters that may be used. `--engine gpu` uses any adapter, software ones too.
     pub(super) fn selection(&self) -> AdapterSelection {
         match (self.choice, &self.adapter) {
             (_, Some(adapter)) => adapter.clone(),
@@ -247,7 +246,7 @@ impl From<GpuError> for DeviceError {
 }
 
 impl EnginePrecision {
-    /// The same for the GPU engine, if it has it.
+    /// This precision of the GPU engine, if it has it.
     #[must_use]
     pub fn gpu(self) -> Option<Precision> {
         match self {
@@ -257,7 +256,7 @@ impl EnginePrecision {
         }
     }
 
-    /// The same for the CPU engine, if it has it.
+    /// This precision of the CPU engine, if it has it.
     #[must_use]
     pub fn cpu(self) -> Option<Precision> {
         match self {
@@ -327,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn automatic_choice_never_takes_a_software_adapter() {
+    fn the_automatic_choice_never_uses_a_software_adapter() {
         let decision = options(EngineChoice::Auto, EnginePrecision::F32).decide();
         let adapter = decision.map(|decision| decision.adapter);
         assert!(adapter.is_ok_and(|adapter| adapter.is_none_or(|adapter| adapter.kind != AdapterKind::Software)));

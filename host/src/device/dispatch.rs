@@ -1,8 +1,8 @@
-//! The thread that owns a device's engines: submits what the queue packs, hands out what engines compute.
+//! The thread that owns a device's engines: submits the queue's batches and delivers the results.
 //!
-//! It builds the next batch while the device computes one, as deep as the engines take, and never waits while there is
-//! work. Batches in flight may be of different engines; they are finished in the order in which they were submitted. A
-//! fault of an engine costs the requests of the batch that met it, and nothing else.
+//! It builds the next batches while the device computes, as many as the engines allow in flight, and never waits while
+//! there is work. Batches in flight may belong to different engines; they are finished in the order of submission. A
+//! fault of an engine fails only the requests in the affected batch.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,7 +22,7 @@ pub(super) struct Dispatch {
     engines: HashMap<ModelId, Box<dyn Engine>>,
     /// Oldest first.
     in_flight: VecDeque<InFlight>,
-    /// When the device was last known to begin on a batch.
+    /// Latest known start of a batch on the device.
     busy_since: Instant,
 }
 
@@ -55,8 +55,8 @@ impl Dispatch {
         }
     }
 
-    /// The next thing to do: changes first, as batches of new models follow them; then submit while there is room and
-    /// work, else finish what is in flight, else wait.
+    /// The next step. Changes come first, because batches of new models follow them; then submit while there is room
+    /// and work, else finish a batch in flight, else wait.
     fn next(&mut self) -> Next {
         let mut state = self.shared.lock();
         loop {
@@ -80,7 +80,7 @@ impl Dispatch {
         }
     }
 
-    /// Batches of all engines that may be in flight together: no more than any of them takes alone.
+    /// Most batches of all engines in flight together: the smallest limit of any engine.
     fn max_in_flight(&self) -> usize {
         self.engines.values().map(|engine| engine.max_in_flight()).min().unwrap_or(0).max(1)
     }
@@ -97,11 +97,11 @@ impl Dispatch {
                     self.finish(oldest);
                 }
                 if let Some(engine) = self.engines.remove(&model) {
-                    // An engine that panics when it is dropped is gone all the same.
+                    // An engine that panics while dropped is gone anyway.
                     let _ = catch_unwind(AssertUnwindSafe(|| drop(engine)));
                 }
                 self.shared.meter.forget(model);
-                // The caller may have gone.
+                // The caller may have hung up.
                 let _ = dropped.send(());
             }
         }
@@ -114,7 +114,7 @@ impl Dispatch {
         }
         self.shared.meter.submitted(now);
         let Some(engine) = self.engines.get_mut(&plan.model) else { return self.fail(&plan, DeviceFault::Unloaded) };
-        // A bug in an engine must cost the batch that met it, not every request after it.
+        // A bug in an engine must fail only this batch, not every later request.
         match catch_unwind(AssertUnwindSafe(|| engine.submit(&plan.batch))) {
             Ok(Ok(ticket)) => self.in_flight.push_back(InFlight { ticket, plan }),
             Ok(Err(error)) => self.fail(&plan, DeviceFault::Engine(Arc::new(error))),

@@ -1,16 +1,16 @@
-//! Whose rows go next: start-time fair queueing over tenants, in device time by weight, across all models.
+//! Decides whose rows are next: start-time fair queueing over tenants, in device time by weight, across all models.
 //!
-//! Each tenant has a virtual time: the device time that it was charged, divided by its weight. The tenant that is
-//! furthest behind leads the next batch, with a model of its own choice: it gives its models turns. The batch is then
-//! filled with rows of that model, always of the tenant that is furthest behind (P. Goyal, H. Vin and H. Cheng,
-//! "Start-time Fair Queueing", SIGCOMM 1996).
+//! Each tenant has a virtual time: the device time charged to it, divided by its weight. The tenant with the least
+//! virtual time leads the next batch and picks the model, taking its models in turn. The batch is then filled with rows
+//! of that model, always from the tenant with the least virtual time (P. Goyal, H. Vin and H. Cheng, "Start-time Fair
+//! Queueing", SIGCOMM 1996).
 //!
 //! Two rules follow from a batch having one model:
 //!
-//! - A tenant may run ahead of those that wait for other models, by one full batch at most. Otherwise batches of a
-//!   costly model would never be full. Without a bound, a tenant could ride in every batch that others lead.
-//! - What a tenant had in advance is remembered after its last request is answered. A tenant that enters begins at the
-//!   queue's virtual time or at its own, whichever is later: idle time is not saved up either.
+//! - A tenant may run ahead of those that wait for other models, by at most one full batch. Without this, batches of a
+//!   costly model would never be full. Without a bound, a tenant could join every batch that others lead.
+//! - A tenant's advance is remembered after its last request is answered. A tenant that enters begins at the queue's
+//!   virtual time or its own, whichever is later, so idle time does not accumulate.
 //!
 //! Knows tenants, models, requests, tokens and charges; never rows, threads or clocks.
 
@@ -18,35 +18,35 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Tokens that one request may spend before the next request of its tenant and model has its turn: a short request is
-/// served in one go, and never waits for the whole of a long one.
+/// Tokens that one request may use before the next request of its tenant and model has its turn. A short request is
+/// served at once and does not wait for all of a long one.
 const REQUEST_TURN_TOKENS: i64 = 2_048;
 
-/// A request's number, given by the queue.
+/// A request's number, assigned by the queue.
 pub(super) type RequestId = u64;
 
-/// A loaded model's number, given by the queue and never given again.
+/// A loaded model's number, assigned by the queue and never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelId(pub(super) u64);
 
-/// Tenants with waiting rows, and those that are ahead of their share.
+/// Tenants with waiting rows, and tenants ahead of their share.
 #[derive(Debug, Default)]
 pub(super) struct FairQueueing {
     tenants: HashMap<Arc<str>, Tenant>,
-    /// That of the tenant which led the last batch; never goes back.
+    /// Virtual time of the tenant that led the last batch; never decreases.
     virtual_time: f64,
-    /// Counts entries, to break ties by arrival.
+    /// Counts arrivals, to break ties.
     entries: u64,
 }
 
 #[derive(Debug)]
 struct Tenant {
     weight: u32,
-    /// Seconds of device time by weight, up to which the tenant was served.
+    /// In seconds of device time, divided by weight.
     virtual_time: f64,
-    /// When it began to wait, by the count of entries.
+    /// When it began to wait, as an arrival number.
     entered: u64,
-    /// One for each model that rows wait for; the front one has the tenant's turn.
+    /// One per model with waiting rows; the front one is next.
     backlogs: VecDeque<Backlog>,
 }
 
@@ -55,11 +55,11 @@ struct Tenant {
 struct Backlog {
     model: ModelId,
     requests: VecDeque<RequestId>,
-    /// What the front request may still spend in its turn.
+    /// Tokens left in the front request's turn.
     turn_tokens: i64,
 }
 
-/// Who leads the next batch.
+/// The leader of the next batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lead {
     /// The batch's model.
@@ -67,15 +67,15 @@ pub(super) struct Lead {
     weight: u32,
 }
 
-/// A batch that is being filled.
+/// A batch being filled.
 #[derive(Debug)]
 pub(super) struct Filling {
     lead: Lead,
-    /// Most device time, in seconds, by which the leader may run ahead of those that wait for other models.
+    /// Most seconds of device time by which the leader may run ahead of tenants that wait for other models.
     max_advance_s: f64,
-    /// The least virtual time of the tenants that wait for other models only; infinite where there are none.
+    /// Least virtual time of the tenants that wait only for other models; infinite if there are none.
     held_back: f64,
-    /// Tenants that may have rows of the model; the one that is furthest behind on top.
+    /// Tenants with rows of the model, least virtual time on top.
     candidates: BinaryHeap<Candidate>,
 }
 
@@ -86,10 +86,10 @@ struct Candidate {
     entered: u64,
 }
 
-/// What became of the front request.
+/// State of the front request after a row was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spent {
-    /// It has further rows.
+    /// It has more rows.
     More,
     /// That was its last row.
     Last,
@@ -110,7 +110,7 @@ impl FairQueueing {
             tenant.entered = entered;
             tenant.virtual_time = tenant.virtual_time.max(now);
         }
-        // A tenant's weight may change between two requests; the newest counts.
+        // A tenant's weight may change between requests; the newest counts.
         tenant.weight = weight.max(1);
         match tenant.backlog(model) {
             Some(backlog) => backlog.requests.push_back(request),
@@ -122,7 +122,7 @@ impl FairQueueing {
         }
     }
 
-    /// Takes a request out, wherever it stands.
+    /// Removes a request from any position.
     pub(super) fn leave(&mut self, tenant: &Arc<str>, model: ModelId, request: RequestId) {
         let Some(tenant) = self.tenants.get_mut(tenant) else { return };
         let Some(backlog) = tenant.backlog(model) else { return };
@@ -133,8 +133,8 @@ impl FairQueueing {
         tenant.backlogs.retain(|backlog| !backlog.requests.is_empty());
     }
 
-    /// Gives the tenant that is furthest behind the lead of the next batch. The next of its models has its turn
-    /// afterwards. `None` where nothing waits.
+    /// Makes the tenant with the least virtual time leader of the next batch and moves on to the next of its models.
+    /// `None` if nothing waits.
     pub(super) fn lead(&mut self) -> Option<Lead> {
         let waiting = self.tenants.values_mut().filter(|tenant| !tenant.backlogs.is_empty());
         let leader = waiting.min_by(|a, b| a.order().partial_cmp(&b.order()).unwrap_or(Ordering::Equal))?;
@@ -146,8 +146,8 @@ impl FairQueueing {
         Some(lead)
     }
 
-    /// Begins to fill the batch, in which the leader may run ahead of those that wait for other models by
-    /// `max_advance_s` seconds of device time, and lighter tenants by less.
+    /// Begins to fill the batch. The leader may run ahead of tenants that wait for other models by `max_advance_s`
+    /// seconds of device time, lighter tenants by less.
     pub(super) fn fill(&self, lead: Lead, max_advance_s: f64) -> Filling {
         let (mut candidates, mut held_back) = (BinaryHeap::new(), f64::INFINITY);
         for (name, tenant) in self.tenants.iter().filter(|(_, tenant)| !tenant.backlogs.is_empty()) {
@@ -157,11 +157,11 @@ impl FairQueueing {
                 held_back = held_back.min(tenant.virtual_time);
             }
         }
-        // Above zero, so that the leader may have rows even if they cost nothing.
+        // Above zero, so that the leader gets rows even if they cost nothing.
         Filling { lead, max_advance_s: max_advance_s.max(f64::MIN_POSITIVE), held_back, candidates }
     }
 
-    /// The request whose row goes next into the batch; `None` where there is none that may. The same until
+    /// The request whose row is next in the batch; `None` if no row may join. Does not change until
     /// [`charge`](Self::charge) or [`leave`](Self::leave) is called.
     pub(super) fn next(&mut self, filling: &mut Filling) -> Option<RequestId> {
         while let Some(Candidate { tenant, .. }) = filling.candidates.peek() {
@@ -181,7 +181,7 @@ impl FairQueueing {
         None
     }
 
-    /// Charges the tenant of the request that [`next`](Self::next) gave for a row of it that was taken.
+    /// Charges the tenant of the request from [`next`](Self::next) for one row taken.
     pub(super) fn charge(&mut self, filling: &mut Filling, tokens: usize, device_s: f64, spent: Spent) {
         let Some(mut candidate) = filling.candidates.pop() else { return };
         let Some(tenant) = self.tenants.get_mut(&candidate.tenant) else { return };
@@ -201,15 +201,15 @@ impl FairQueueing {
         filling.candidates.push(candidate);
     }
 
-    /// Corrects what a tenant was charged, by seconds of device time: its rows took longer than estimated, or less.
+    /// Corrects a tenant's charge by seconds of device time, after its rows took more or less than estimated.
     pub(super) fn correct(&mut self, tenant: &Arc<str>, device_s: f64) {
-        // A tenant that is not here waits for nothing and is not ahead: it would enter at the queue's time anyway.
+        // A tenant without an entry has no waiting rows and no advance: it would enter at the queue's time anyway.
         if let Some(tenant) = self.tenants.get_mut(tenant) {
             tenant.virtual_time += device_s / f64::from(tenant.weight);
         }
     }
 
-    /// The part of the device that a tenant of this weight gets while what waits now waits, between 0 and 1.
+    /// The share of the device that a tenant of this weight gets beside the tenants that wait now, between 0 and 1.
     pub(super) fn share(&self, tenant: &Arc<str>, weight: u32) -> f64 {
         let others = self.tenants.iter().filter(|(other, state)| *other != tenant && !state.backlogs.is_empty());
         let others: u64 = others.map(|(_, tenant)| u64::from(tenant.weight)).sum();
@@ -231,7 +231,7 @@ impl Tenant {
     }
 }
 
-/// The tenant that is furthest behind is the greatest, as a heap has the greatest on top.
+/// The tenant with the least virtual time is the greatest, because a heap has the greatest on top.
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> Ordering {
         other.virtual_time.total_cmp(&self.virtual_time).then(other.entered.cmp(&self.entered))

@@ -1,4 +1,4 @@
-//! The processor or GPU that was opened, and engines on it.
+//! The opened processor or GPU, and engines on it.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -17,19 +17,19 @@ pub(super) struct Hardware {
     opened: Box<dyn Opened>,
 }
 
-/// What all models share. A trait object, so that the compiler need not look into wgpu's types to see that a future
-/// which holds a device may go to another thread.
+/// The part that all models share. A trait object, so that the compiler need not inspect wgpu's types to see that a
+/// future that holds a device is `Send`.
 trait Opened: Debug + Send + Sync {
-    /// The device in its own words.
+    /// The device's description of itself.
     fn description(&self) -> String;
 
-    /// Threads that compute; 0 where the processor only waits.
+    /// Compute threads; 0 if the processor only waits.
     fn threads(&self) -> usize;
 
-    /// What a model will take, before its weights are read.
+    /// Memory that a model will take, computed without reading its weights.
     fn memory_needed(&self, architecture: &Architecture) -> Result<DeviceMemory, DeviceError>;
 
-    /// Makes a model's engine.
+    /// Makes an engine for a model.
     fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError>;
 }
 
@@ -66,17 +66,17 @@ impl Hardware {
         Ok(Self { options: options.clone(), decision, opened })
     }
 
-    /// The GPU's adapter; none on the processor.
+    /// The GPU's adapter; `None` on the processor.
     pub(super) fn adapter(&self) -> Option<&AdapterDescription> {
         self.decision.adapter.as_ref()
     }
 
-    /// Why it is this one.
+    /// Why this device was chosen.
     pub(super) fn reason(&self) -> &str {
         &self.decision.reason
     }
 
-    /// How to open the processor for models that this GPU cannot compute; none where the GPU was asked for by name.
+    /// How to open the processor for models that this GPU cannot compute; `None` if the GPU was chosen explicitly.
     pub(super) fn options_of_fallback(&self) -> Option<DeviceOptions> {
         let automatic = self.options.choice == EngineChoice::Auto && self.adapter().is_some();
         let options = DeviceOptions { choice: EngineChoice::Cpu, ..self.options.clone() };
@@ -93,17 +93,17 @@ impl Hardware {
         self.opened.description()
     }
 
-    /// Threads that compute; 0 where the processor only waits.
+    /// Compute threads; 0 if the processor only waits.
     pub(super) fn threads(&self) -> usize {
         self.opened.threads()
     }
 
-    /// What a model will take, before its weights are read.
+    /// Memory that a model will take, computed without reading its weights.
     pub(super) fn memory_needed(&self, architecture: &Architecture) -> Result<DeviceMemory, DeviceError> {
         self.opened.memory_needed(architecture)
     }
 
-    /// Makes a model's engine, which takes the weights over.
+    /// Makes an engine for a model and moves the weights into it.
     pub(super) fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
         self.opened.engine(model)
     }

@@ -1,7 +1,7 @@
-//! What a device has done so far: in all, for each model and for each tenant. Only the dispatch thread writes these
-//! counters; everybody may read them.
+//! Counts a device's work: in total, per model and per tenant. Only the dispatch thread writes these counters; all
+//! threads may read them.
 //!
-//! The bench and the metrics read them. They take no part in any decision.
+//! The bench and the metrics read them. No decision depends on them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,21 +12,21 @@ use assay_kernels::BatchReport;
 use super::fair_queueing::ModelId;
 use super::queue::BatchPlan;
 
-/// Totals since the device was opened or the model was loaded. The difference of two readings tells what happened
-/// between them.
+/// Totals since the device was opened or the model was loaded. The difference of two readings covers the time between
+/// them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct MeterReading {
     /// Batches computed.
     pub batches: u64,
-    /// Batches that an engine failed.
+    /// Batches that failed.
     pub failed_batches: u64,
     /// Rows computed.
     pub rows: u64,
-    /// Tokens computed: all useful.
+    /// Tokens computed; all are useful.
     pub tokens: u64,
     /// Useful floating-point operations, by formula.
     pub useful_flops: u64,
-    /// Time that batches took: by the device's clock where it has one, else by the host's.
+    /// Time of batches, by the device's clock if it has one, else by the host's.
     pub device_time: Duration,
 }
 
@@ -47,26 +47,26 @@ struct State {
 }
 
 impl Meter {
-    /// The device's totals up to now.
+    /// The device's totals.
     #[must_use]
     pub fn read(&self) -> MeterReading {
         self.lock().total
     }
 
-    /// Time with at least one batch on the device, the batch in flight included.
+    /// Time with at least one batch on the device, including the batch in flight.
     #[must_use]
     pub fn busy(&self) -> Duration {
         let state = self.lock();
         state.busy + state.busy_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// One model's totals up to now.
+    /// One model's totals.
     #[must_use]
     pub fn model(&self, model: ModelId) -> MeterReading {
         self.lock().models.get(&model).copied().unwrap_or_default()
     }
 
-    /// Device time of a tenant's rows up to now, over all models: of each batch, the rows' part by their work.
+    /// Device time of a tenant's rows, over all models. The time of each batch is divided by work.
     #[must_use]
     pub fn device_time_of(&self, tenant: &str) -> Duration {
         self.lock().tenants.get(tenant).copied().unwrap_or_default()
@@ -79,7 +79,7 @@ impl Meter {
         state.busy_since.get_or_insert(now);
     }
 
-    /// A batch has left the device, which took so long for it.
+    /// A batch has left the device, after `took`.
     pub(super) fn finished(&self, plan: &BatchPlan, report: &BatchReport, took: Duration) {
         let mut state = self.lock();
         state.left();
@@ -100,7 +100,7 @@ impl Meter {
         }
     }
 
-    /// A batch was failed.
+    /// A batch has failed.
     pub(super) fn failed(&self, plan: &BatchPlan) {
         let mut state = self.lock();
         state.left();
@@ -108,13 +108,13 @@ impl Meter {
         state.models.entry(plan.model).or_default().failed_batches += 1;
     }
 
-    /// A model is no longer loaded.
+    /// A model was unloaded.
     pub(super) fn forget(&self, model: ModelId) {
         self.lock().models.remove(&model);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Counters stay whole if another thread panics.
+        // Counters stay consistent if another thread panics.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

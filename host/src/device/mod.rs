@@ -1,13 +1,14 @@
 //! The device: the processor or one GPU, with its memory, its queue, and the models that are loaded on it.
 //!
-//! A process opens one. What it owns, and where that is:
+//! A process opens one. Its parts:
 //!
-//! - [`choose`]: which device a machine gives, and why; [`hardware`]: the threads or the GPU, once opened.
-//! - [`models`]: loaded models; [`budget`]: the memory they may take, and who makes room.
-//! - [`scheduler`]: rows of many tenants' requests onto the models' engines: [`queue`] admits them and packs batches,
-//!   [`fair_queueing`] decides whose turn it is, [`speed`] what rows cost, [`dispatch`] is the thread that owns the
-//!   engines, [`shared`] what it shares with callers; [`score`] has what callers give and get.
-//! - [`meter`]: what it has done; [`status`]: all of this for people.
+//! - [`choose`]: the device for this machine, and why; [`hardware`]: the opened threads or GPU.
+//! - [`models`]: loaded models; [`budget`]: the memory they may take, and which make room.
+//! - [`scheduler`]: schedules rows of many tenants' requests onto the models' engines: [`queue`] admits requests and
+//!   packs batches, [`fair_queueing`] decides whose turn it is, [`speed`] estimates what rows cost, [`dispatch`] is the
+//!   thread that owns the engines, [`shared`] is the state it shares with callers; [`score`] has the callers' inputs
+//!   and results.
+//! - [`meter`]: counters of its work; [`status`]: a report of all this.
 //!
 //! Knows models, rows, tokens and weights; never text, guests or limits files.
 
@@ -40,18 +41,18 @@ use budget::Holdings;
 use hardware::Hardware;
 use models::ResidentModel;
 
-/// What computes, with the models that are loaded on it. A process opens one. All models share its threads or its GPU,
-/// its memory and its queue.
+/// The device and its loaded models. A process opens one. All models share its threads or GPU, its memory and its
+/// queue.
 #[derive(Debug)]
 pub struct Device {
-    /// Dropped first, with the engines: they go before what they run on.
+    /// Dropped first, with the engines, before the hardware that they run on.
     scheduler: Scheduler,
     hardware: Hardware,
     budget: MemoryBudget,
     holdings: Mutex<Holdings<Arc<ResidentModel>>>,
     /// Held while a model is loaded.
     loading: Mutex<()>,
-    /// Beside a GPU that was chosen automatically: where models go that it cannot compute.
+    /// The processor, for models that an automatically chosen GPU cannot compute.
     processor: OnceLock<Arc<Device>>,
 }
 
@@ -59,7 +60,7 @@ impl Device {
     /// Opens the device that the options choose.
     ///
     /// # Errors
-    /// The options contradict each other, or the machine has no such device.
+    /// The options are inconsistent, or the machine has no such device.
     pub fn open(options: &DeviceOptions) -> Result<Arc<Self>, DeviceError> {
         let hardware = Hardware::open(options)?;
         Ok(Arc::new(Self {
@@ -72,32 +73,32 @@ impl Device {
         }))
     }
 
-    /// Why it is this device.
+    /// Why this device was chosen.
     #[must_use]
     pub fn reason(&self) -> &str {
         self.hardware.reason()
     }
 
-    /// What it has done so far.
+    /// Counters of the device's work.
     #[must_use]
     pub fn meter(&self) -> &Meter {
         self.scheduler.meter()
     }
 
-    /// Tokens that wait at this moment, for any model.
+    /// Tokens that wait now, for any model.
     #[must_use]
     pub fn waiting_tokens(&self) -> usize {
         self.scheduler.waiting_tokens()
     }
 
-    /// Tokens of a tenant's rows that wait at this moment, for any model.
+    /// Tokens of a tenant's rows that wait now, for any model.
     #[must_use]
     pub fn waiting_tokens_of(&self, tenant: &str) -> usize {
         self.scheduler.waiting_tokens_of(tenant)
     }
 
     fn holdings(&self) -> MutexGuard<'_, Holdings<Arc<ResidentModel>>> {
-        // The table is changed in small steps that leave it whole.
+        // Each change leaves the table consistent.
         self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,5 +1,5 @@
-//! The models on a device: loaded when they are first needed, shared by all that need them, and unloaded when they have
-//! no holder and another model needs the room.
+//! The models on a device: loaded at first use, shared by their holders, and unloaded when they have no holder and
+//! another model needs the room.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -20,7 +20,7 @@ use crate::model::{Manifest, ModelError, ModelInfo, ModelRevision};
 /// Why a model was not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Its files are damaged, or nothing computes it.
+    /// Its files are damaged, or no engine computes it.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The device cannot compute it.
@@ -31,7 +31,7 @@ pub enum LoadError {
         /// Why.
         source: Box<DeviceError>,
     },
-    /// The device's memory does not suffice.
+    /// The device's memory is too small.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
 }
@@ -42,7 +42,7 @@ impl LoadError {
     }
 }
 
-/// A hold on a model that is on a device. The model stays there as long as it has a holder.
+/// A hold on a model on a device. The model stays loaded as long as it has a holder.
 #[derive(Debug)]
 pub struct LoadedModel {
     device: Arc<Device>,
@@ -69,13 +69,13 @@ impl LoadedModel {
         &self.model.manifest.name
     }
 
-    /// What the store knows of it.
+    /// The store's record of it.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.model.manifest
     }
 
-    /// What its rows are like.
+    /// The rows that it takes.
     #[must_use]
     pub fn shape(&self) -> &RowShape {
         &self.model.shape
@@ -87,13 +87,13 @@ impl LoadedModel {
         self.model.shape.max_tokens
     }
 
-    /// Useful floating-point operations of a row of so many tokens; 0 beyond the longest.
+    /// Useful floating-point operations of a row of `tokens` tokens; 0 beyond the longest row.
     #[must_use]
     pub fn row_flops(&self, tokens: usize) -> u64 {
         self.model.row_flops.get(tokens).copied().unwrap_or(0)
     }
 
-    /// What computes it.
+    /// The engine that computes it.
     #[must_use]
     pub fn engine(&self) -> &EngineInfo {
         &self.model.engine
@@ -105,36 +105,35 @@ impl LoadedModel {
         &self.model.info.tokenizer
     }
 
-    /// What guests may learn of it.
+    /// The model's description for guests.
     #[must_use]
     pub fn info(&self) -> &Arc<ModelInfo> {
         &self.model.info
     }
 
-    /// What it takes of the device's memory.
+    /// Its memory on the device.
     #[must_use]
     pub fn memory(&self) -> DeviceMemory {
         self.model.memory
     }
 
-    /// What the device has done with it so far.
+    /// Counters of the device's work for it.
     #[must_use]
     pub fn meter(&self) -> MeterReading {
         self.device.scheduler.meter().model(self.model.id)
     }
 
-    /// Where it is.
+    /// Its device.
     #[must_use]
     pub fn device(&self) -> &Arc<Device> {
         &self.device
     }
 
-    /// Computes the rows; they may share batches with other requests' and other tenants' rows. Rows that have not
-    /// started by the deadline never do. Dropping the future takes the rows that have not started out of the queue at
-    /// once.
+    /// Computes the rows, possibly in batches with rows of other requests and tenants. Rows that have not started by
+    /// the deadline are not computed. Dropping the future removes rows that have not started from the queue at once.
     ///
     /// # Errors
-    /// The queue is full (the request is refused whole), the deadline passed, the rows were checked for another model,
+    /// The queue is full (the whole request is refused), the deadline passed, the rows were checked for another model,
     /// or the device failed.
     pub async fn score(
         &self,
@@ -147,7 +146,7 @@ impl LoadedModel {
 }
 
 impl ResidentModel {
-    /// Numbers as stored and multiplied.
+    /// Format in which numbers are stored and multiplied.
     pub(super) fn precision(&self) -> &'static str {
         self.engine.precision
     }
@@ -160,12 +159,11 @@ impl Drop for LoadedModel {
 }
 
 impl Device {
-    /// A hold on the model, which is loaded now if it is not on the device yet; unused models make room for
-    /// it. Blocks while weights are read. A model that a GPU cannot compute goes to the processor, if the GPU was chosen
-    /// automatically: [`LoadedModel::device`] tells where it is.
+    /// Holds the model and loads it if needed; unused models make room. Blocks while weights are read. If an
+    /// automatically chosen GPU cannot compute the model, it is loaded on the processor: see [`LoadedModel::device`].
     ///
     /// # Errors
-    /// The model's files are damaged, the device cannot compute it, or it does not fit beside those that are held.
+    /// The model's files are damaged, the device cannot compute it, or it does not fit beside the held models.
     pub fn load(self: &Arc<Self>, stored: &StoredModel) -> Result<Arc<LoadedModel>, LoadError> {
         match (self.load_here(stored), self.hardware.options_of_fallback()) {
             (Err(LoadError::Device { .. }), Some(options)) => {
@@ -189,12 +187,12 @@ impl Device {
         if let Some(model) = self.hold(&key) {
             return Ok(model);
         }
-        // One at a time, so that two do not count on the same room.
+        // One load at a time, so that two do not claim the same room.
         let _loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = self.hold(&key) {
             return Ok(model);
         }
-        // Before the weights are read by what they will take, afterwards by what the engine has taken.
+        // Counts the computed need before the weights are read, and the engine's actual memory afterwards.
         let architecture = checkpoint::read_config(stored.dir()).map_err(ModelError::from)?;
         let failed = |error| LoadError::device(name, error);
         let needed = self.hardware.memory_needed(&architecture).map_err(failed)?;
@@ -220,7 +218,7 @@ impl Device {
         Ok(Arc::new(LoadedModel { device: Arc::clone(self), model }))
     }
 
-    /// An engine of a model with nothing in front of it, outside of the memory budget: for measuring.
+    /// A model's bare engine, without queue or memory budget, for measuring.
     ///
     /// # Errors
     /// The model's files are damaged, or the device cannot compute it.
@@ -237,7 +235,7 @@ impl Device {
         Some(Arc::new(LoadedModel { device: Arc::clone(self), model }))
     }
 
-    /// Unloads unused models until one more fits.
+    /// Unloads unused models until the new one fits.
     fn make_room(&self, name: &str, needs: &DeviceMemory) -> Result<(), NoRoom> {
         let leaving = self.holdings().make_room(name, needs, &self.budget)?;
         for model in leaving {

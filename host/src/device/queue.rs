@@ -1,5 +1,5 @@
-//! The queue's pure part: who is admitted, which rows make the next batch, what they are charged, and who gets which
-//! numbers. No threads and no clock of its own.
+//! The queue's logic: admission, the rows of the next batch, their charges, and delivery of results. No threads and no
+//! clock.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,25 +12,25 @@ use super::fair_queueing::{FairQueueing, Lead, ModelId, RequestId, Spent};
 use super::score::{Account, DeviceFault, ScoreError, Scored};
 use super::speed::Speed;
 
-/// Most device time of a batch, by estimate: what a short request of one model waits behind a batch of another, costlier
-/// one. Four times as long as a full batch of MiniLM-L6 takes on two processor cores. A single row may take longer.
+/// Most device time of a batch, by estimate. It bounds how long a short request waits behind a batch of a costlier
+/// model. Four times as long as a full batch of MiniLM-L6 on two processor cores. A single row may take longer.
 const MAX_BATCH_S: f64 = 0.25;
 
-/// Where a request's answer goes.
+/// Channel for a request's result.
 pub(super) type Reply = oneshot::Sender<Result<Scored, ScoreError>>;
 
-/// What the queue knows of a model.
+/// The queue's view of a model.
 #[derive(Debug, Clone)]
 pub(super) struct ModelCosts {
-    /// What its rows are like.
+    /// The rows that it takes.
     pub(super) shape: RowShape,
     /// Most tokens in one batch.
     pub(super) max_batch_tokens: usize,
-    /// Floating-point operations of a row, by its length in tokens; one entry more than its longest row has tokens.
+    /// Floating-point operations of a row, indexed by its tokens; one more entry than the longest row has tokens.
     pub(super) row_flops: Arc<[u64]>,
 }
 
-/// A model whose rows may wait.
+/// A model in the queue.
 #[derive(Debug)]
 struct QueuedModel {
     costs: ModelCosts,
@@ -43,19 +43,19 @@ pub(super) struct Job {
     tenant: Arc<str>,
     model: ModelId,
     rows: CheckedBatch,
-    /// The first row that has not been put into a batch.
+    /// The first row not yet in a batch.
     next_row: usize,
     outputs: Vec<f32>,
     reply: Reply,
-    /// After this its rows are not worth computing.
+    /// Rows that have not started by then are dropped.
     deadline: Option<Instant>,
-    /// When the oldest of its batches in flight was made; a request's batches may overlap on the device.
+    /// When its oldest batch in flight was made; a request's batches may overlap on the device.
     on_device_since: Option<Instant>,
     batches_in_flight: usize,
     inference: Duration,
 }
 
-/// A request that asks to be admitted.
+/// A request to admit.
 #[derive(Debug)]
 pub(super) struct Arrival<'a> {
     pub(super) account: &'a Account,
@@ -66,21 +66,21 @@ pub(super) struct Arrival<'a> {
     pub(super) now: Instant,
 }
 
-/// Rows of one model that go to the device together, and whose they are.
+/// A batch of one model's rows, and the requests they belong to.
 #[derive(Debug)]
 pub(super) struct BatchPlan {
     /// The model.
     pub(super) model: ModelId,
     /// The rows.
     pub(super) batch: CheckedBatch,
-    /// Whose rows they are, in the order of the batch.
+    /// The requests of the rows, in batch order.
     parts: Vec<Part>,
-    /// What the rows were charged.
+    /// The rows' charges.
     charged_s: f64,
     flops: u64,
 }
 
-/// Neighbouring rows of one request in a batch.
+/// Consecutive rows of one request in a batch.
 #[derive(Debug)]
 struct Part {
     request: RequestId,
@@ -89,23 +89,23 @@ struct Part {
     flops: u64,
 }
 
-/// Requests that wait or are on the device.
+/// Requests waiting or on the device.
 #[derive(Debug)]
 pub(super) struct Queue {
     models: HashMap<ModelId, QueuedModel>,
-    /// Of all models together: the first estimate for a new one.
+    /// Speed over all models: the first estimate for a new model.
     speed: Speed,
     next_model: u64,
     jobs: HashMap<RequestId, Job>,
     turns: FairQueueing,
     next_request: RequestId,
     waiting_tokens: usize,
-    /// By tenant; no entry where nothing waits.
+    /// Waiting tokens by tenant; no entry for zero.
     waiting_tokens_of: HashMap<Arc<str>, usize>,
     max_waiting_tokens: usize,
 }
 
-/// Floating-point operations of an engine's rows, by their length in tokens.
+/// Floating-point operations of an engine's rows, indexed by their tokens.
 pub(super) fn row_flops(engine: &dyn Engine) -> Arc<[u64]> {
     (0..=engine.shape().max_tokens).map(|tokens| engine.row_flops(tokens)).collect()
 }
@@ -117,13 +117,13 @@ impl Job {
 }
 
 impl ModelCosts {
-    /// Floating-point operations of a row of so many tokens.
+    /// Floating-point operations of a row of `tokens` tokens.
     pub(super) fn flops(&self, tokens: usize) -> u64 {
-        // Rows are no longer than the model takes, so that there is an entry.
+        // Rows are no longer than the model takes, so there is an entry.
         self.row_flops.get(tokens).or(self.row_flops.last()).copied().unwrap_or(0)
     }
 
-    /// Device time of a batch that is as large as one gets.
+    /// Estimated device time of the largest batch.
     fn full_batch_s(&self, speed: &Speed) -> f64 {
         let longest = self.row_flops.len().saturating_sub(1).max(1);
         let flops_per_token = self.flops(longest) as f64 / longest as f64;
@@ -136,7 +136,7 @@ impl BatchPlan {
         Self { model, batch: CheckedBatch::with_capacity(shape, 0, 0), parts: Vec::new(), charged_s: 0.0, flops: 0 }
     }
 
-    /// Notes whose row was put into the batch.
+    /// Records the request of a row in the batch.
     fn add(&mut self, request: RequestId, tenant: Arc<str>, flops: u64, row_s: f64) {
         self.charged_s += row_s;
         self.flops += flops;
@@ -149,7 +149,7 @@ impl BatchPlan {
         }
     }
 
-    /// Every request that has rows in the batch, once.
+    /// Every request with rows in the batch, once.
     fn requests(&self) -> Vec<RequestId> {
         let mut requests: Vec<RequestId> = self.parts.iter().map(|part| part.request).collect();
         requests.sort_unstable();
@@ -157,7 +157,7 @@ impl BatchPlan {
         requests
     }
 
-    /// Each tenant's part of the batch's work, between 0 and 1; a tenant may come several times.
+    /// Each tenant's share of the batch's work, between 0 and 1; a tenant may appear several times.
     pub(super) fn shares(&self) -> impl Iterator<Item = (&Arc<str>, f64)> {
         let all = self.flops.max(1) as f64;
         self.parts.iter().map(move |part| (&part.tenant, part.flops as f64 / all))
@@ -179,7 +179,7 @@ impl Queue {
         }
     }
 
-    /// Takes requests for a further model.
+    /// Adds a model.
     pub(super) fn add_model(&mut self, costs: ModelCosts) -> ModelId {
         let id = ModelId(self.next_model);
         self.next_model += 1;
@@ -187,7 +187,7 @@ impl Queue {
         id
     }
 
-    /// Takes no further requests for a model, and fails those that are here.
+    /// Removes a model and fails its requests.
     pub(super) fn remove_model(&mut self, model: ModelId) {
         self.models.remove(&model);
         // A job whose last rows are in flight is answered when they return.
@@ -197,7 +197,7 @@ impl Queue {
         }
     }
 
-    /// Takes a request whole, or refuses it whole. The rows must not be empty.
+    /// Admits or refuses a whole request. The rows must not be empty.
     pub(super) fn admit(&mut self, arrival: Arrival<'_>) -> Result<RequestId, ScoreError> {
         let Arrival { account, model, rows, deadline, reply, now } = arrival;
         let Some(queued) = self.models.get(&model) else { return Err(ScoreError::Device(DeviceFault::Unloaded)) };
@@ -212,12 +212,12 @@ impl Queue {
         }
         let seconds = queued.speed.seconds(rows.iter().map(|row| queued.costs.flops(row.ids.len()) as f64).sum());
         if self.excess(account, tokens) > 0 {
-            // Requests whose callers are late or gone must not keep others out.
+            // Late or abandoned requests must not block others.
             self.drop_dead(now);
         }
         let excess = self.excess(account, tokens);
         if excess > 0 {
-            // As if what is in the way were rows like these.
+            // Estimates the waiting tokens as if they were rows like these.
             let wait_s = excess as f64 * seconds / tokens as f64 / self.turns.share(&account.tenant, account.weight);
             return Err(ScoreError::Overloaded { retry_after: Duration::from_secs_f64(wait_s.clamp(0.001, 60.0)) });
         }
@@ -242,17 +242,17 @@ impl Queue {
         Ok(id)
     }
 
-    /// Tokens that wait.
+    /// Waiting tokens.
     pub(super) fn waiting_tokens(&self) -> usize {
         self.waiting_tokens
     }
 
-    /// Tokens of a tenant's rows that wait.
+    /// Waiting tokens of a tenant's rows.
     pub(super) fn waiting_tokens_of(&self, tenant: &str) -> usize {
         self.waiting_tokens_of.get(tenant).copied().unwrap_or(0)
     }
 
-    /// Fills a batch of one model up to its token budget, tenant by tenant; `None` where nothing waits.
+    /// Fills a batch of one model up to its token budget, tenant by tenant; `None` if nothing waits.
     pub(super) fn next_batch(&mut self, now: Instant) -> Option<BatchPlan> {
         while let Some(lead) = self.turns.lead() {
             let plan = self.pack(lead, now)?;
@@ -260,7 +260,7 @@ impl Queue {
                 self.note_on_device(&plan, now);
                 return Some(plan);
             }
-            // All requests for the model were dead: they are gone now.
+            // All requests for the model were late or abandoned and have been removed.
         }
         None
     }
@@ -284,7 +284,7 @@ impl Queue {
             let flops = costs.flops(tokens);
             let row_s = speed.seconds(flops as f64);
             let fits = plan.batch.tokens() + tokens <= costs.max_batch_tokens && plan.charged_s + row_s <= MAX_BATCH_S;
-            // A row that is more than a batch by itself would never fit: it goes alone.
+            // A row larger than a batch would never fit, so it goes alone.
             if !(fits || plan.batch.rows() == 0)
                 || plan.batch.append(&job.rows, job.next_row..job.next_row + 1).is_err()
             {
@@ -309,8 +309,8 @@ impl Queue {
         }
     }
 
-    /// Hands a batch's numbers to its requests, answers those that are complete, and charges their tenants what the
-    /// batch took instead of what it was expected to take.
+    /// Delivers a batch's numbers to its requests, answers complete requests, and replaces their tenants' estimated
+    /// charges with the actual time.
     pub(super) fn complete(&mut self, plan: &BatchPlan, outputs: &[f32], took: Duration, now: Instant) {
         self.settle(plan, took);
         let per_row = outputs.len() / plan.batch.rows().max(1);
@@ -318,7 +318,7 @@ impl Queue {
         for part in &plan.parts {
             let (mine, others) = rest.split_at(part.rows * per_row);
             rest = others;
-            // A request that failed or whose caller has gone is no longer here.
+            // A failed or abandoned request is no longer here.
             let Some(job) = self.jobs.get_mut(&part.request) else { continue };
             job.outputs.extend_from_slice(mine);
         }
@@ -346,7 +346,7 @@ impl Queue {
         }
     }
 
-    /// Fails every request that has rows in the batch.
+    /// Fails every request with rows in the batch.
     pub(super) fn fail(&mut self, plan: &BatchPlan, error: &ScoreError) {
         for part in &plan.parts {
             self.fail_job(part.request, error);
@@ -360,12 +360,12 @@ impl Queue {
         }
     }
 
-    /// Forgets a request whose caller has gone. What is on the device of it is computed, and dropped then.
+    /// Removes an abandoned request. Its rows on the device are still computed, then dropped.
     pub(super) fn cancel(&mut self, id: RequestId) {
         drop(self.remove(id));
     }
 
-    /// How many tokens too many would wait if `tokens` were admitted.
+    /// Tokens over the limit if `tokens` more were admitted.
     fn excess(&self, account: &Account, tokens: usize) -> usize {
         let all = (self.waiting_tokens + tokens).saturating_sub(self.max_waiting_tokens);
         let own = self.waiting_tokens_of(&account.tenant) + tokens;
@@ -416,7 +416,7 @@ impl Queue {
     }
 }
 
-/// A plan of rows that cost so many floating-point operations, each of the tenant that is named.
+/// A plan with one row per pair: the tenant and the row's floating-point operations.
 #[cfg(test)]
 pub(super) fn plan_of(model: ModelId, parts: &[(&str, u64)]) -> BatchPlan {
     let shape = RowShape { vocab_size: 1, max_tokens: 1, token_types: assay_kernels::TokenTypes::None, outputs: 1 };

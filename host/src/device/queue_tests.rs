@@ -1,4 +1,4 @@
-//! The queue without threads: properties under arbitrary traffic, and shares of device time under saturation.
+//! Tests of the queue without threads: properties under arbitrary traffic, and shares of device time under saturation.
 
 use assay_kernels::{PackedBatch, Row, TokenTypes};
 use proptest::prelude::*;
@@ -9,11 +9,11 @@ use super::*;
 
 const MAX_BATCH_TOKENS: usize = 64;
 
-/// A model that takes any row of these tests.
+/// A model that accepts every row in these tests.
 const SHAPE: RowShape =
     RowShape { vocab_size: usize::MAX, max_tokens: usize::MAX, token_types: TokenTypes::None, outputs: 1 };
 
-/// Work of a token of the cheapest model.
+/// Work per token of the cheapest model.
 const TOKEN_FLOPS: u64 = 1_000_000;
 
 type Answer = Result<Scored, ScoreError>;
@@ -22,20 +22,20 @@ fn account(tenant: &str, weight: u32) -> Account {
     Account { tenant: tenant.into(), weight, max_queued_tokens: 1 << 20 }
 }
 
-/// A model whose tokens cost so many times those of the cheapest, in batches of so many tokens.
+/// A model whose tokens cost a multiple of the cheapest model's, with the given batch size.
 fn costs(times: u64, max_batch_tokens: usize) -> ModelCosts {
     let row_flops = (0..=max_batch_tokens.min(512) as u64).map(|tokens| tokens * times * TOKEN_FLOPS).collect();
     ModelCosts { shape: SHAPE, max_batch_tokens, row_flops }
 }
 
-/// A queue with one model, in batches of so many tokens.
+/// A queue with one model and the given batch size.
 fn queue(max_batch_tokens: usize, max_waiting_tokens: usize) -> (Queue, ModelId) {
     let mut queue = Queue::new(max_waiting_tokens);
     let model = queue.add_model(costs(1, max_batch_tokens));
     (queue, model)
 }
 
-/// Rows of the given lengths; every id of a row is `first + row`, so that numbers can be told apart.
+/// Rows of the given lengths. All ids of a row are `first + row`, so that results can be told apart.
 fn rows(first: u32, lengths: &[usize]) -> CheckedBatch {
     let mut batch = PackedBatch::default();
     for (row, &length) in lengths.iter().enumerate() {
@@ -45,7 +45,7 @@ fn rows(first: u32, lengths: &[usize]) -> CheckedBatch {
     batch.check(&SHAPE).unwrap()
 }
 
-/// What an engine would answer: each row's first id.
+/// A fake engine's result: each row's first id.
 fn compute(plan: &BatchPlan) -> Vec<f32> {
     plan.batch.iter().map(|row| row.ids[0] as f32).collect()
 }
@@ -82,7 +82,7 @@ fn finish_all(queue: &mut Queue) {
     }
 }
 
-/// What a tenant of a [`Saturated`] queue asks for: rows of one length for each of its models, without end.
+/// The load of a tenant of a [`Saturated`] queue: endless rows of one length per model.
 #[derive(Debug, Clone)]
 struct Asking {
     weight: u32,
@@ -90,10 +90,10 @@ struct Asking {
     models: Vec<(usize, usize)>,
 }
 
-/// A queue whose tenants always have rows waiting, and a device on which each model has a speed of its own.
+/// A queue whose tenants always have waiting rows, and a device with a speed per model.
 struct Saturated {
     queue: Queue,
-    /// Seconds of a floating-point operation.
+    /// Seconds per floating-point operation.
     models: Vec<(ModelId, f64)>,
     tenants: Vec<Asking>,
     answers: Vec<Receiver<Answer>>,
@@ -101,7 +101,7 @@ struct Saturated {
 }
 
 impl Saturated {
-    /// Models by the cost of a token and by how much longer its work takes than that of the others.
+    /// Models by cost per token and slowdown relative to the others.
     fn new(models: &[(u64, f64)], tenants: Vec<Asking>) -> Self {
         let mut queue = Queue::new(1 << 30);
         let models = models.iter().map(|&(times, slower)| {
@@ -134,7 +134,7 @@ impl Saturated {
         self.answers.retain_mut(|answer| answer.try_recv().is_err());
     }
 
-    /// Computes a batch and tells its model.
+    /// Computes a batch and returns its model.
     fn batch(&mut self) -> BatchPlan {
         self.top_up();
         let plan = self.queue.next_batch(Instant::now()).unwrap();
@@ -156,8 +156,8 @@ impl Saturated {
         self.models.iter().map(longest).fold(0.0, f64::max)
     }
 
-    /// Runs until a tenant of the least weight was due `batches` of the costliest batches, and tells each tenant's
-    /// device time over what its weight entitles it to.
+    /// Runs until the tenant of least weight is due `batches` of the costliest batches. Returns each tenant's device
+    /// time relative to its entitlement.
     fn shares(&mut self, batches: f64) -> Vec<f64> {
         let weights = self.tenants.iter().map(|tenant| f64::from(tenant.weight));
         let (all, least) = (weights.clone().sum::<f64>(), weights.fold(f64::INFINITY, f64::min));
@@ -185,19 +185,19 @@ fn asking(weight: u32, models: &[(usize, usize)]) -> Asking {
 
 #[test]
 fn under_saturation_each_tenant_gets_device_time_by_its_weight() {
-    // Rows of different lengths, so that counting rows instead of tokens would be found out.
+    // Rows of different lengths, so that counting rows instead of tokens would fail.
     let tenants = vec![asking(1, &[(0, 7)]), asking(2, &[(0, 31)]), asking(5, &[(0, 13)]), asking(5, &[(0, 64)])];
     Saturated::new(&[(1, 1.0)], tenants).assert_shares();
 }
 
 #[test]
-fn a_token_of_a_costly_model_costs_more_than_one_of_a_cheap_one() {
+fn a_costly_models_token_is_charged_more_than_a_cheap_ones() {
     Saturated::new(&[(1, 1.0), (28, 1.0)], vec![asking(1, &[(0, 16)]), asking(1, &[(1, 16)])]).assert_shares();
 }
 
 #[test]
-fn turns_follow_the_time_that_batches_take_and_not_the_estimate() {
-    // The second model's work takes seven times as long as its floating-point operations tell.
+fn turns_follow_measured_time_not_the_estimate() {
+    // The second model takes seven times as long as its floating-point operations suggest.
     Saturated::new(&[(1, 1.0), (3, 7.0)], vec![asking(1, &[(0, 16)]), asking(1, &[(1, 16)])]).assert_shares();
 }
 
@@ -209,7 +209,7 @@ fn a_tenant_with_three_models_has_one_share() {
 }
 
 #[test]
-fn a_tenant_with_three_models_gives_each_of_them_turns() {
+fn a_tenants_models_take_turns() {
     let models = [(1, 1.0), (1, 1.0), (28, 1.0)];
     let mut saturated = Saturated::new(&models, vec![asking(1, &[(0, 16), (1, 16), (2, 16)])]);
     let batches: Vec<u64> = (0..6).map(|_| saturated.batch().model.0).collect();
@@ -218,9 +218,9 @@ fn a_tenant_with_three_models_gives_each_of_them_turns() {
 }
 
 #[test]
-fn a_tenant_cannot_ride_ahead_in_batches_that_others_lead() {
-    // The first tenant has a short row of the costly model whenever a batch of it begins; the second would fill each of
-    // those batches, at the cost of the third, which waits for another model.
+fn a_tenant_cannot_get_ahead_in_batches_that_others_lead() {
+    // The first tenant has a short row of the costly model whenever a batch of it begins. Without a bound, the second
+    // would fill each of those batches at the cost of the third, which waits for another model.
     let tenants = vec![asking(1, &[(0, 16)]), asking(1, &[(1, 16)]), asking(1, &[])];
     let mut saturated = Saturated::new(&[(28, 1.0), (1, 1.0)], tenants);
     for _ in 0..4_000 {
@@ -233,13 +233,13 @@ fn a_tenant_cannot_ride_ahead_in_batches_that_others_lead() {
 }
 
 #[test]
-fn what_a_tenant_had_in_advance_is_remembered_after_its_last_request() {
+fn a_tenants_advance_is_remembered_after_its_last_request() {
     let mut queue = Queue::new(1 << 20);
     let (cheap, costly) = (queue.add_model(costs(1, 64)), queue.add_model(costs(28, 64)));
     let _steady = admit(&mut queue, cheap, &account("steady", 1), rows(0, &[64; 200])).unwrap();
     let (mut of_steady, mut of_bursts, mut answers) = (0, 0, Vec::new());
     for _ in 0..100 {
-        // It asks again as soon as it is answered, so that nothing of it waits when its batch has begun.
+        // It asks again as soon as it is answered, so it has no waiting rows when its batch begins.
         if queue.waiting_tokens_of("bursts") == 0 {
             answers.push(admit(&mut queue, costly, &account("bursts", 1), rows(0, &[64])).unwrap());
         }
@@ -252,7 +252,7 @@ fn what_a_tenant_had_in_advance_is_remembered_after_its_last_request() {
 }
 
 #[test]
-fn idle_time_is_not_saved_up() {
+fn idle_time_does_not_accumulate() {
     let (mut queue, model) = queue(64, 1 << 20);
     let _first = admit(&mut queue, model, &account("busy", 1), rows(0, &[64; 400])).unwrap();
     for _ in 0..200 {
@@ -270,7 +270,7 @@ fn idle_time_is_not_saved_up() {
 }
 
 #[test]
-fn a_rare_model_waits_for_a_batch_or_two_however_busy_the_others_are() {
+fn a_rare_model_waits_for_few_batches_when_others_are_busy() {
     let mut saturated = Saturated::new(
         &[(28, 1.0), (1, 1.0)],
         vec![asking(5, &[(0, 16)]), asking(5, &[(0, 32)]), asking(1, &[(0, 7)])],
@@ -308,7 +308,7 @@ fn a_batch_of_a_costly_model_is_short_in_time() {
     let mut queue = Queue::new(1 << 20);
     let model = queue.add_model(costs(100, 512));
     let _answer = admit(&mut queue, model, &account("a", 1), rows(0, &[50; 20])).unwrap();
-    // At the first estimate a row of 50 tokens takes 50 ms.
+    // By the first estimate a row of 50 tokens takes 50 ms.
     assert_eq!(queue.next_batch(Instant::now()).unwrap().batch.rows(), 5);
 }
 
@@ -329,7 +329,7 @@ fn a_short_request_does_not_wait_for_a_long_one_of_the_same_tenant() {
 }
 
 #[test]
-fn a_tenant_with_the_least_weight_is_served_beside_one_with_the_most() {
+fn a_tenant_of_least_weight_is_served_beside_one_of_most_weight() {
     let (mut queue, model) = queue(512, 1 << 30);
     let _flood = admit(&mut queue, model, &account("most", 1_000), rows(0, &vec![512; 2_000])).unwrap();
     let (_, mut answer) = admit(&mut queue, model, &account("least", 1), rows(7, &[512; 2])).unwrap();
@@ -341,7 +341,7 @@ fn a_tenant_with_the_least_weight_is_served_beside_one_with_the_most() {
 }
 
 #[test]
-fn a_full_queue_refuses_the_whole_request_and_says_when_to_return() {
+fn a_full_queue_refuses_the_whole_request_and_says_when_to_retry() {
     let (mut queue, model) = queue(MAX_BATCH_TOKENS, 1_000);
     let busy = Account { max_queued_tokens: 100, ..account("busy", 1) };
     let _waiting = admit(&mut queue, model, &busy, rows(0, &[10; 9])).unwrap();
@@ -362,7 +362,7 @@ fn a_full_queue_refuses_the_whole_request_and_says_when_to_return() {
 }
 
 #[test]
-fn a_refused_request_is_told_a_time_that_fits_its_model_and_its_share() {
+fn retry_after_depends_on_the_model_and_the_tenants_share() {
     let mut queue = Queue::new(1 << 20);
     let model = queue.add_model(costs(1_000, MAX_BATCH_TOKENS));
     let busy = Account { max_queued_tokens: 100, ..account("busy", 1) };
@@ -376,7 +376,7 @@ fn a_refused_request_is_told_a_time_that_fits_its_model_and_its_share() {
 }
 
 #[test]
-fn a_late_request_costs_nothing_and_is_told_so() {
+fn a_late_request_fails_without_being_computed() {
     let (mut queue, model) = queue(MAX_BATCH_TOKENS, 1_000);
     let now = Instant::now();
     let (_, mut late) = admit_until(&mut queue, model, &account("a", 1), rows(0, &[5]), Some(now)).unwrap();
@@ -390,14 +390,14 @@ fn a_late_request_costs_nothing_and_is_told_so() {
 }
 
 #[test]
-fn late_requests_do_not_keep_others_out() {
+fn late_requests_do_not_block_others() {
     let (mut queue, model) = queue(MAX_BATCH_TOKENS, 100);
     let _late = admit_until(&mut queue, model, &account("a", 1), rows(0, &[90]), Some(Instant::now())).unwrap();
     assert!(admit(&mut queue, model, &account("b", 1), rows(0, &[90])).is_ok());
 }
 
 #[test]
-fn a_request_whose_caller_has_gone_costs_nothing() {
+fn an_abandoned_request_is_not_computed() {
     let (mut queue, model) = queue(MAX_BATCH_TOKENS, 1_000);
     let (id, answer) = admit(&mut queue, model, &account("a", 1), rows(0, &[5; 100])).unwrap();
     let plan = queue.next_batch(Instant::now()).unwrap();
@@ -412,7 +412,7 @@ fn a_request_whose_caller_has_gone_costs_nothing() {
 }
 
 #[test]
-fn a_failed_batch_fails_its_requests_only() {
+fn a_failed_batch_fails_only_its_requests() {
     let (mut queue, model) = queue(10, 1_000);
     let (_, mut hit) = admit(&mut queue, model, &account("a", 1), rows(0, &[10, 10])).unwrap();
     let first = queue.next_batch(Instant::now()).unwrap();
@@ -425,7 +425,7 @@ fn a_failed_batch_fails_its_requests_only() {
 }
 
 #[test]
-fn a_model_that_is_removed_fails_what_waits_for_it_and_nothing_else() {
+fn removing_a_model_fails_only_its_own_requests() {
     let (mut queue, gone) = queue(MAX_BATCH_TOKENS, 1_000);
     let stays = queue.add_model(costs(1, MAX_BATCH_TOKENS));
     let (_, mut of_gone) = admit(&mut queue, gone, &account("a", 1), rows(0, &[5])).unwrap();
@@ -439,7 +439,7 @@ fn a_model_that_is_removed_fails_what_waits_for_it_and_nothing_else() {
 }
 
 #[test]
-fn rows_that_were_checked_for_another_model_are_refused() {
+fn rows_checked_for_another_model_are_refused() {
     let (mut queue, model) = queue(MAX_BATCH_TOKENS, 1_000);
     let rows = rows(0, &[5]).into_rows().check(&RowShape { outputs: 2, ..SHAPE }).unwrap();
     let refused = admit(&mut queue, model, &account("a", 1), rows).unwrap_err();

@@ -1,9 +1,9 @@
-//! Rows of many tenants' requests onto the engines of one device.
+//! Schedules rows of many tenants' requests onto the engines of one device.
 //!
-//! One dispatch thread owns the engines ([`dispatch`](super::dispatch)). Callers hand over whole requests, which are
-//! admitted whole or refused whole. The [`queue`](super::queue) cuts them into batches of one model and several tenants,
-//! in the order that [`fair_queueing`](super::fair_queueing) gives. Nothing waits while the device is idle, and rows
-//! whose caller has gone or is late are dropped before they cost anything.
+//! One dispatch thread owns the engines ([`dispatch`](super::dispatch)). Callers submit whole requests, which are
+//! admitted or refused whole. The [`queue`](super::queue) cuts them into batches of one model and several tenants, in
+//! the order of [`fair_queueing`](super::fair_queueing). Nothing waits while the device is idle, and rows of late or
+//! abandoned requests are dropped before they are computed.
 
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -20,8 +20,8 @@ use super::score::{Account, DeviceFault, ScoreError, Scored};
 use super::shared::{Change, Shared};
 use crate::limits::DEFAULT_MAX_TENANT_QUEUED_TOKENS;
 
-/// Most tokens of all tenants together that wait for the device: several times as much, so that a tenant which fills its
-/// own part leaves room for the others.
+/// Default for the most waiting tokens of all tenants: several times one tenant's limit, so that a tenant at its limit
+/// leaves room for others.
 pub const DEFAULT_MAX_QUEUED_TOKENS: usize = 8 * DEFAULT_MAX_TENANT_QUEUED_TOKENS;
 
 /// Hands rows to one device's dispatch thread. Dropping it ends the thread after the batches in flight.
@@ -32,10 +32,10 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts the dispatch thread of a device without models. At most `max_queued_tokens` tokens wait.
+    /// Starts the dispatch thread of a device, without models. At most `max_queued_tokens` tokens may wait.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The thread cannot be started.
     pub fn start(max_queued_tokens: usize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::new(max_queued_tokens));
         let dispatch = Dispatch::new(Arc::clone(&shared));
@@ -43,7 +43,7 @@ impl Scheduler {
         Ok(Self { shared, dispatch: Some(dispatch) })
     }
 
-    /// Takes rows for a further model from now on.
+    /// Adds a model.
     #[must_use]
     pub fn add(&self, engine: Box<dyn Engine>) -> ModelId {
         let row_flops = row_flops(&*engine);
@@ -61,8 +61,7 @@ impl Scheduler {
         model
     }
 
-    /// Takes no further rows for a model, fails those that wait, and returns when its engine is dropped, which is after
-    /// its batches in flight.
+    /// Removes a model and fails its waiting rows. Returns when its engine is dropped, after its batches in flight.
     pub fn remove(&self, model: ModelId) {
         let (dropped, wait) = mpsc::channel();
         let mut state = self.shared.lock();
@@ -74,12 +73,12 @@ impl Scheduler {
         let _ = wait.recv();
     }
 
-    /// Computes rows of a model; they may share batches with other requests' and other tenants' rows. Rows that have
-    /// not started by the deadline never do. Dropping the future takes the rows that have not started out of the queue
+    /// Computes rows of a model, possibly in batches with rows of other requests and tenants. Rows that have not
+    /// started by the deadline are not computed. Dropping the future removes rows that have not started from the queue
     /// at once.
     ///
     /// # Errors
-    /// The queue is full (the request is refused whole), the deadline passed, the rows were checked for another model,
+    /// The queue is full (the whole request is refused), the deadline passed, the rows were checked for another model,
     /// or the device failed.
     pub async fn score(
         &self,
@@ -97,24 +96,24 @@ impl Scheduler {
         self.shared.wake.notify_one();
         let waiting = Waiting { shared: &self.shared, id };
         let answer = answer.await;
-        // Answered: there is nothing left to cancel.
+        // The request is answered, so there is nothing left to cancel.
         std::mem::forget(waiting);
         answer.unwrap_or(Err(ScoreError::Device(DeviceFault::ShutDown)))
     }
 
-    /// What the device has done so far.
+    /// Counters of the device's work.
     #[must_use]
     pub fn meter(&self) -> &Meter {
         &self.shared.meter
     }
 
-    /// Tokens that wait for the device at this moment.
+    /// Tokens that wait for the device now.
     #[must_use]
     pub fn waiting_tokens(&self) -> usize {
         self.shared.lock().queue.waiting_tokens()
     }
 
-    /// Tokens of a tenant's rows that wait at this moment, for any model.
+    /// Tokens of a tenant's rows that wait now, for any model.
     #[must_use]
     pub fn waiting_tokens_of(&self, tenant: &str) -> usize {
         self.shared.lock().queue.waiting_tokens_of(tenant)
@@ -126,13 +125,13 @@ impl Drop for Scheduler {
         self.shared.lock().closing = true;
         self.shared.wake.notify_one();
         if let Some(dispatch) = self.dispatch.take() {
-            // The thread catches the engines' panics, so joining fails only if the process is coming down anyway.
+            // The thread catches the engines' panics, so joining fails only if the process is ending anyway.
             let _ = dispatch.join();
         }
     }
 }
 
-/// A caller that waits for its answer. Dropped with the caller's future, it takes the request out of the queue.
+/// A waiting caller. Dropping it with the caller's future removes the request from the queue.
 #[derive(Debug)]
 struct Waiting<'a> {
     shared: &'a Shared,

@@ -1,4 +1,4 @@
-//! What callers hand to the queue beside rows, and what they get back.
+//! Inputs of the queue other than rows, and its results.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,17 +7,17 @@ use assay_kernels::EngineError;
 
 use crate::limits::DEFAULT_MAX_TENANT_QUEUED_TOKENS;
 
-/// A tenant's share of the device where nothing else is said. A hundred, so that there is room for less.
+/// Default weight of a tenant. A hundred, to leave room for smaller weights.
 pub const DEFAULT_WEIGHT: u32 = 100;
 
-/// For whom rows are computed, and what that tenant is entitled to.
+/// The tenant that rows are computed for, with its share and limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
-    /// The tenant's name: requests of the same name have one share of the device together, across all models.
+    /// The tenant's name. Requests of the same name share one share of the device, across all models.
     pub tenant: Arc<str>,
-    /// The tenant's share of the device against that of the others which have rows waiting.
+    /// The tenant's share of the device relative to other tenants with waiting rows.
     pub weight: u32,
-    /// Most tokens of the tenant's that wait.
+    /// Most waiting tokens of the tenant.
     pub max_queued_tokens: usize,
 }
 
@@ -27,25 +27,25 @@ impl Default for Account {
     }
 }
 
-/// A request's numbers and where its time went.
+/// A request's outputs and times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scored {
     /// `[rows, outputs]`, row-major, in the order of the rows.
     pub outputs: Vec<f32>,
-    /// While rows were on the device.
+    /// Time with rows on the device.
     pub inference: Duration,
 }
 
 /// Why a request was not computed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ScoreError {
-    /// Too many tokens wait already, of the tenant's or of all.
+    /// Too many tokens wait already, of the tenant or of all tenants.
     #[error("the queue is full")]
     Overloaded {
         /// When there may be room again.
         retry_after: Duration,
     },
-    /// The request alone is more than may wait.
+    /// The request alone exceeds the limit.
     #[error("a request may have {allowed} tokens, this one has {requested}")]
     TooLarge {
         /// The request's tokens.
@@ -56,27 +56,27 @@ pub enum ScoreError {
     /// The request's time ran out before its rows were computed.
     #[error("the request's time ran out")]
     DeadlineExceeded,
-    /// The device failed at a batch with rows of this request. It goes on: trying again is sensible.
+    /// The device failed at a batch with rows of this request. A retry may succeed.
     #[error(transparent)]
     Device(#[from] DeviceFault),
 }
 
-/// How the device failed a batch.
+/// Why a batch failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DeviceFault {
-    /// The engine says how.
+    /// The engine returned an error.
     #[error(transparent)]
     Engine(Arc<EngineError>),
     /// The engine has a bug.
     #[error("the engine panicked")]
     Panicked,
-    /// The engine computed fewer numbers than the batch has.
+    /// The engine returned too few outputs.
     #[error("the engine lost some of its outputs")]
     LostOutputs,
-    /// The model was taken off the device.
+    /// The model was unloaded.
     #[error("the model is no longer loaded")]
     Unloaded,
-    /// The device is going down with the process.
+    /// The process is ending.
     #[error("the device has shut down")]
     ShutDown,
 }

@@ -1,43 +1,43 @@
-//! How long a model's work takes on the device, learnt from its batches.
+//! Estimates how long a model's work takes on the device, from its batches.
 
-/// How much of the estimate the newest batch makes.
+/// Weight of the newest batch in the estimate.
 const SMOOTHING: f64 = 0.1;
 
-/// Seconds of a floating-point operation before anything was measured: a processor of two cores.
+/// Seconds per floating-point operation before the first measurement: two processor cores.
 const FIRST_S_PER_FLOP: f64 = 1e-11;
 
-/// A batch that takes so many times longer than expected met something that is not its rows' doing: a machine that was
-/// paused, a driver that compiled. Its tenants are not charged for more than this.
+/// Most that tenants are charged, as a multiple of the expected time. A batch that takes longer was delayed by
+/// something other than its rows, such as a paused machine or a compiling driver.
 const MAX_SURPRISE: f64 = 4.0;
 
-/// Device time for each floating-point operation, smoothed over batches. Work and time are smoothed apart, so that a
-/// small batch counts for little and the charges of many batches add up to the time that they took.
+/// Device time per floating-point operation, smoothed over batches. Work and time are smoothed separately, so that a
+/// small batch counts little and the charges of many batches add up to their actual time.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Speed {
     flops: f64,
     seconds: f64,
-    /// Where nothing is learnt yet.
+    /// Used until something is measured.
     estimate: Option<f64>,
 }
 
 impl Speed {
-    /// A speed of which nothing is learnt yet, expected to be this one.
+    /// A speed without measurements; `self` is the first estimate.
     pub(super) fn estimate(&self) -> Self {
         Self { flops: 0.0, seconds: 0.0, estimate: Some(self.s_per_flop()) }
     }
 
-    /// How long so many floating-point operations are expected to take, in seconds.
+    /// Expected seconds for `flops` floating-point operations.
     pub(super) fn seconds(&self, flops: f64) -> f64 {
         flops * self.s_per_flop()
     }
 
-    /// A batch of so many floating-point operations took so long.
+    /// Records that a batch of `flops` floating-point operations took `seconds`.
     pub(super) fn learn(&mut self, flops: f64, seconds: f64) {
         self.flops += SMOOTHING * (flops - self.flops);
         self.seconds += SMOOTHING * (seconds - self.seconds);
     }
 
-    /// What of the time that a batch took its tenants are charged.
+    /// The part of a batch's time that its tenants are charged.
     pub(super) fn plausible(&self, flops: f64, seconds: f64) -> f64 {
         if self.is_learnt() { seconds.min(MAX_SURPRISE * self.seconds(flops)) } else { seconds }
     }
@@ -56,8 +56,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn charges_by_the_learnt_speed_add_up_to_the_time_that_batches_took() {
-        // Small batches are slower for their size; were each batch's own ratio smoothed, they would count too much.
+    fn charges_add_up_to_the_batches_actual_time() {
+        // Small batches are slower for their size. Smoothing each batch's own ratio would count them too much.
         let batches = [(1e9, 0.10), (1e7, 0.01)];
         let mut speed = Speed::default();
         let (mut charged, mut took) = (0.0, 0.0);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_model_is_expected_to_be_as_fast_as_the_device_until_it_is_measured() {
+    fn a_new_model_starts_with_the_devices_speed() {
         let mut device = Speed::default();
         device.learn(1e9, 0.5);
         let mut model = device.estimate();
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_is_not_charged_and_the_first_batch_is() {
+    fn a_stall_is_not_charged_but_the_first_batch_is() {
         let mut speed = Speed::default();
         assert!((speed.plausible(1e9, 60.0) - 60.0).abs() < 1e-9);
         speed.learn(1e9, 0.1);

@@ -1,31 +1,31 @@
-//! A device in words and numbers, for people and their programs.
+//! A report on a device, for people and programs.
 
 use serde::{Deserialize, Serialize};
 
 use super::Device;
 
-/// What a device is, what is loaded on it, and what that takes.
+/// A device, its loaded models and their memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceStatus {
     /// `cpu` or `gpu`.
     pub engine: String,
     /// The processor and its instruction set, or the adapter, its backend and its driver.
     pub device: String,
-    /// Why it is this one.
+    /// Why this device was chosen.
     pub reason: String,
-    /// Threads that compute; 0 where the processor only waits.
+    /// Compute threads; 0 if the processor only waits.
     pub threads: usize,
-    /// Most bytes that models take.
+    /// Most bytes that models may take.
     pub memory_budget_bytes: u64,
-    /// Where the budget comes from, in words.
+    /// The reason for the budget, in words.
     pub memory_budget: String,
-    /// Bytes that models take together: what each has of its own, and one arena for all.
+    /// Bytes of all models: their own memory plus the shared arena.
     pub memory_used_bytes: u64,
-    /// Tokens that wait for it.
+    /// Waiting tokens.
     pub waiting_tokens: u64,
-    /// The models that are loaded, by name and revision.
+    /// The loaded models, by name and revision.
     pub models: Vec<ModelStatus>,
-    /// The processor beside a GPU that was chosen automatically, with the models that the GPU cannot compute.
+    /// The processor, with the models that an automatically chosen GPU cannot compute.
     #[serde(default)]
     pub processor: Option<Box<DeviceStatus>>,
 }
@@ -37,27 +37,27 @@ pub struct ModelStatus {
     pub name: String,
     /// Its exact revision.
     pub revision: String,
-    /// Numbers as stored and multiplied.
+    /// Format in which numbers are stored and multiplied.
     pub precision: String,
-    /// Its weights.
+    /// Bytes of its weights.
     pub weights_bytes: u64,
-    /// What it needs of the device's arena, which is as large as the most demanding model's need.
+    /// Its need of the device's arena, which is as large as the largest need of any model.
     pub arena_bytes: u64,
-    /// Its uploads and read-backs.
+    /// Bytes for uploads and read-backs.
     pub io_bytes: u64,
-    /// How many hold it: versions of tenants that serve or still have requests in work. It makes room for other models
-    /// only if nobody does.
+    /// Number of holders: tenants' versions that serve or still have running requests. The model makes room for others
+    /// only at 0.
     pub holders: usize,
     /// Rows computed.
     pub rows: u64,
     /// Tokens computed.
     pub tokens: u64,
-    /// Device time that its batches took, in milliseconds.
+    /// Device time of its batches, in milliseconds.
     pub device_time_ms: u64,
 }
 
 impl Device {
-    /// What it is, what is loaded on it, and what that takes.
+    /// The device, its loaded models and their memory.
     #[must_use]
     pub fn status(&self) -> DeviceStatus {
         let holdings = self.holdings();

@@ -1,7 +1,7 @@
-//! Adding a model to the store: checked, then copied in, kept or repaired.
+//! Adds a model to the store: checks it, then copies, keeps or repairs it.
 //!
-//! A new revision is copied beside its place and renamed into it under the store's lock. One that is there already is
-//! compared with its hashes, and a damaged file is replaced by renaming a good copy over it. No other file is written.
+//! A new revision is copied to a temporary directory and renamed into place under the store's lock. An existing
+//! revision is compared with its hashes, and a good copy is renamed over a damaged file. No other file is written.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,39 +18,38 @@ use crate::durable::{self, Durability};
 /// The result of adding a model.
 #[derive(Debug, Clone)]
 pub struct Added {
-    /// The revision, which is its model's current one now.
+    /// The revision, now its model's current one.
     pub model: StoredModel,
-    /// What the store had to do for it.
+    /// The change in the store.
     pub change: Change,
 }
 
-/// What adding a model changed.
+/// The change in the store when a model is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// The revision was copied in.
     Copied,
-    /// The revision was there and whole.
+    /// The revision was there and complete.
     Kept,
-    /// The revision was there, and damaged files of it were replaced.
+    /// The revision was there; damaged files were replaced.
     Repaired,
 }
 
-/// The files of a model to be added.
+/// The files of a model to add.
 struct Files<'a> {
-    /// What each must be, by its path below the revision's directory.
+    /// Expected size and hash of each file, by its path in the revision's directory.
     records: BTreeMap<String, FileRecord>,
     dir: &'a Path,
     adapter: Option<&'a Path>,
 }
 
 impl ModelStore {
-    /// Checks the model in `dir`, with the LoRA adapter in `adapter` over it, and copies both into the store, unless
-    /// they are there already. The revision becomes its model's current one, and the first model that is added becomes
-    /// the default.
+    /// Checks the model in `dir`, with the LoRA adapter in `adapter`, and copies both into the store unless they are
+    /// there already. The revision becomes its model's current one, and the first model added becomes the default.
     ///
     /// # Errors
-    /// The directory is not a model, any tensor is missing, misshapen or not finite, the tokenizer is not the model's,
-    /// or the name is too close to that of another model. Nothing is changed then.
+    /// The directory is not a model, a tensor is missing, misshapen or not finite, the tokenizer is another model's, or
+    /// the name is too close to another model's. Nothing changes then.
     pub fn add(
         &self,
         name: &str,
@@ -75,7 +74,7 @@ impl ModelStore {
         let change = match staged {
             Some(staged) if !place.exists() => {
                 std::fs::rename(staged.path(), &place).map_err(ModelError::io(&place))?;
-                // It is in its place: there is nothing left to clean up.
+                // Renamed into place: nothing is left to clean up.
                 let _ = staged.keep();
                 durable::sync_dir(&model_dir).map_err(ModelError::io(&model_dir))?;
                 Change::Copied
@@ -90,7 +89,7 @@ impl ModelStore {
         Ok(Added { model, change })
     }
 
-    /// Makes the revision current that `is_it` recognises, where the store has it whole: it need not be fetched again.
+    /// Makes the revision that matches `is_it` current if the store has it complete, so it need not be fetched again.
     pub(super) fn keep(&self, name: &str, is_it: impl Fn(&Manifest) -> bool) -> Result<Option<Added>, ModelError> {
         let kept = self.revisions(name).unwrap_or_default().into_iter().find(|model| is_it(&model.manifest));
         let Some(model) = kept.filter(|model| model.verify().is_ok()) else { return Ok(None) };
@@ -99,7 +98,7 @@ impl ModelStore {
         Ok(Some(Added { model, change: Change::Kept }))
     }
 
-    /// Copies files into a directory of their own, which goes with the value.
+    /// Copies files into a temporary directory, removed when the value is dropped.
     fn stage(&self, manifest: &Manifest, files: &Files<'_>) -> Result<tempfile::TempDir, ModelError> {
         let staged = tempfile::Builder::new().prefix(".adding-").tempdir_in(&self.root);
         let staged = staged.map_err(ModelError::io(&self.root))?;
@@ -110,7 +109,7 @@ impl ModelStore {
         Ok(staged)
     }
 
-    /// Refuses a name whose directory some file systems take for that of another model.
+    /// Refuses a name whose directory some file systems do not distinguish from another model's.
     fn refuse_taken(&self, name: &str) -> Result<(), ModelError> {
         let folded = name::fold(&name::directory(name)?);
         for dir in directories(&self.root)? {
@@ -128,7 +127,7 @@ impl ModelStore {
 }
 
 impl<'a> Files<'a> {
-    /// Reads every file through and records it.
+    /// Reads every file completely and records it.
     fn record(dir: &'a Path, adapter: Option<&'a Path>) -> Result<Self, ModelError> {
         let mut files = Self { records: BTreeMap::new(), dir, adapter };
         let adapter_files = ADAPTER_FILES.iter().filter(|_| adapter.is_some());
@@ -141,7 +140,7 @@ impl<'a> Files<'a> {
         Ok(files)
     }
 
-    /// Where a file is copied from.
+    /// The source of a file.
     fn source(&self, file: &str) -> PathBuf {
         match (file.strip_prefix(ADAPTER_DIR).and_then(|file| file.strip_prefix('/')), self.adapter) {
             (Some(file), Some(adapter)) => adapter.join(file),
@@ -149,7 +148,7 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// Copies a file to its place below `dir`, and checks that the copy is what was recorded.
+    /// Copies a file to its place in `dir` and checks the copy against the record.
     fn copy(&self, file: &str, dir: &Path) -> Result<(), ModelError> {
         let (from, to) = (self.source(file), dir.join(file));
         if let Some(parent) = to.parent() {
@@ -165,8 +164,8 @@ impl<'a> Files<'a> {
     }
 }
 
-/// Replaces what is damaged of a revision, file by file, so that no file is missing at any time. The manifest goes last:
-/// without it there is no revision.
+/// Replaces damaged files of a revision one by one, so that no file is ever missing. The manifest goes last: without it
+/// there is no revision.
 fn repair(place: &Path, manifest: &Manifest, files: &Files<'_>) -> Result<Change, ModelError> {
     let kept = StoredModel::read_any_name(place).ok().map(|model| model.manifest);
     if let Some(kept) = kept.as_ref().filter(|kept| kept.revision != manifest.revision) {
@@ -189,7 +188,7 @@ fn repair(place: &Path, manifest: &Manifest, files: &Files<'_>) -> Result<Change
 
 fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), ModelError> {
     let path = dir.join(MANIFEST_FILE);
-    // Strings and numbers only, which JSON can always hold.
+    // Strings and numbers only, which JSON can always represent.
     let text = serde_json::to_vec_pretty(manifest).unwrap_or_default();
     durable::replace(&path, &text, Durability::Machine).map_err(ModelError::io(&path))
 }

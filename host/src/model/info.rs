@@ -1,4 +1,4 @@
-//! What a guest may know of a model: enough to prepare for it without a device.
+//! A model's description for guests: enough to prepare for it without a device.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub struct ModelInfo {
     pub vocabulary_size: u32,
     /// Numbers per row.
     pub outputs: u32,
-    /// The bytes of `tokenizer.json`. Not part of the written form: too large, and a file already.
+    /// The bytes of `tokenizer.json`. Not serialised: too large, and already a file.
     #[serde(skip)]
     pub tokenizer: Arc<[u8]>,
 }
@@ -36,7 +36,7 @@ pub enum ModelTask {
 }
 
 impl ModelInfo {
-    /// The info of a model of this shape.
+    /// The description of a model of this shape.
     #[must_use]
     pub fn new(name: &str, revision: &str, task: Task, shape: &RowShape, tokenizer: Arc<[u8]>) -> Self {
         // The store refuses dimensions that do not fit 32 bits.

@@ -1,4 +1,4 @@
-//! What the store records of a model: its origin and the hash of every file.
+//! The store's record of a model: its origin and the hash of every file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,9 +15,9 @@ pub struct Manifest {
     pub name: String,
     /// Content hash of all files together, lower-case hexadecimal.
     pub revision: String,
-    /// Where it came from.
+    /// Its origin.
     pub source: Source,
-    /// Where the adapter came from, if there is one.
+    /// The adapter's origin, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<Source>,
     /// Every file by its path below the revision's directory.
@@ -33,7 +33,7 @@ pub struct ModelRevision {
     pub revision: String,
 }
 
-/// What a file must be.
+/// Expected size and hash of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
     /// Its size.
@@ -42,7 +42,7 @@ pub struct FileRecord {
     pub sha256: String,
 }
 
-/// Where a model or an adapter came from.
+/// The origin of a model or an adapter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "kebab-case")]
 pub enum Source {
@@ -65,12 +65,12 @@ pub enum Source {
         /// Its absolute path when it was added.
         path: String,
     },
-    /// Part of this program.
+    /// Embedded in this program.
     Embedded,
 }
 
 impl Manifest {
-    /// Which revision of which model it describes.
+    /// The model and revision that it describes.
     #[must_use]
     pub fn model_revision(&self) -> ModelRevision {
         ModelRevision { name: self.name.clone(), revision: self.revision.clone() }
@@ -89,7 +89,7 @@ impl fmt::Display for Source {
 }
 
 impl FileRecord {
-    /// Reads a file through and records it.
+    /// Reads a whole file and records it.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -108,7 +108,7 @@ impl FileRecord {
     }
 }
 
-/// Content hash of all files together: the hash of their names and hashes in order.
+/// Content hash of all files: the hash of their names and hashes in order.
 #[must_use]
 pub fn revision(files: &BTreeMap<String, FileRecord>) -> String {
     let mut hash = Sha256::new();

@@ -1,5 +1,5 @@
-//! Models: directories that are [checked](check) and [added](add), kept by revision ([`store`]), fetched from a hub
-//! ([`hub`]) or put together from a Python package ([`builtin`]). [`device`](crate::device) loads them.
+//! Models: [checks](check) and [adds](add) directories, keeps them by revision ([`store`]), and fetches them from a hub
+//! ([`hub`]) or a Python package ([`builtin`]). [`device`](crate::device) loads them.
 
 mod add;
 pub mod builtin;

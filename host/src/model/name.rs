@@ -1,21 +1,21 @@
-//! Models' names, and the directories that they lie in.
+//! Models' names and their directories.
 //!
-//! No two names share a directory, even where the file system does not tell upper from lower case: the store refuses a
-//! name whose directory [folds](fold) to that of another model.
+//! No two names share a directory, even if the file system ignores case: the store refuses a name whose directory
+//! [folds](fold) to another model's.
 
 use super::error::ModelError;
 
-/// Longest name of a model, and so of its directory.
+/// Longest name of a model and of its directory.
 const MAX_NAME_BYTES: usize = 128;
 
-/// The file beside the models' directories that holds the default model's name.
+/// The file with the default model's name, beside the models' directories.
 pub(super) const DEFAULT_FILE: &str = "default";
 
-/// Least and most digits of a revision that is asked for.
+/// Least and most digits of a requested revision.
 const REVISION_DIGITS: std::ops::RangeInclusive<usize> = 4..=64;
 
-/// The directory of a model. A name holds one '/' at most and it becomes "--", so that no name leaves the store. A model
-/// called like the file of the default gets a '~', which no name holds.
+/// The directory of a model. A name has at most one '/', which becomes "--", so no name leaves the store. A model named
+/// like the default's file gets a '~', which no name contains.
 pub(super) fn directory(name: &str) -> Result<String, ModelError> {
     let part = |part: &str| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -29,13 +29,13 @@ pub(super) fn directory(name: &str) -> Result<String, ModelError> {
     Ok(if fold(&directory) == DEFAULT_FILE { format!("{directory}~") } else { directory })
 }
 
-/// What two directories have in common that some file systems take for one: macOS and Windows ignore case, Windows also
-/// full stops at the end.
+/// Equal for two directories that some file systems do not distinguish: macOS and Windows ignore case, Windows also
+/// ignores trailing full stops.
 pub(super) fn fold(directory: &str) -> String {
     directory.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// Splits `NAME[@REVISION]`, where the revision may be cut short.
+/// Splits `NAME[@REVISION]`; the revision may be abbreviated.
 pub(super) fn split_revision(text: &str) -> Result<(&str, Option<&str>), ModelError> {
     let Some((name, revision)) = text.split_once('@') else { return Ok((text, None)) };
     let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');

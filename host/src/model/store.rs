@@ -12,11 +12,10 @@
 //!       adapter/                    adapter_config.json  adapter_model.safetensors
 //! ```
 //!
-//! A revision is built beside its place and renamed into it, and the pointers are replaced by renaming: a reader sees a
-//! whole model or none, and a process that is killed at any point leaves only a directory that a sweep removes. Nothing
-//! in a revision changes afterwards. Adding what is there already checks it; a damaged file is replaced by renaming the
-//! right one over it, so that no file is missing at any time. Processes that add at once copy side by side and take the
-//! lock for the renaming.
+//! A revision is built in a temporary directory and renamed into place, and pointers are replaced by renaming. So a
+//! reader sees a complete model or none, and a killed process leaves at most a directory that a sweep removes. A
+//! revision never changes afterwards. Adding an existing revision checks it; a good file is renamed over a damaged one,
+//! so that no file is ever missing. Concurrent adds copy in parallel and take the lock only to rename.
 
 use std::path::{Path, PathBuf};
 
@@ -44,12 +43,12 @@ pub struct ModelStore {
 /// One revision of a model in the store.
 #[derive(Debug, Clone)]
 pub struct StoredModel {
-    /// Its origin and its files.
+    /// Origin and files.
     pub manifest: Manifest,
     dir: PathBuf,
 }
 
-/// A revision in a list of all.
+/// A listed revision.
 #[derive(Debug, Clone)]
 pub struct Listed {
     /// The revision.
@@ -59,13 +58,13 @@ pub struct Listed {
 }
 
 impl ModelStore {
-    /// The store below `data_dir`; made on the first write.
+    /// The store in `data_dir`; created on the first write.
     #[must_use]
     pub fn new(data_dir: &Path) -> Self {
         Self { root: data_dir.join("models") }
     }
 
-    /// Makes `name` the model that is used where none is named.
+    /// Makes `name` the default model.
     ///
     /// # Errors
     /// There is no such model, or the store cannot be written.
@@ -80,13 +79,13 @@ impl ModelStore {
     /// # Errors
     /// The store cannot be read.
     pub fn default_name(&self) -> Result<Option<String>, ModelError> {
-        // An earlier version of this program kept a model of this name where the pointer belongs.
+        // An earlier version of this program stored a model of this name in the pointer's place.
         self.model_dir(DEFAULT_FILE)?;
         read_pointer(&self.root.join(DEFAULT_FILE))
     }
 
-    /// Finds a model: `NAME` is its current revision, `NAME@DIGITS` the one that begins with these digits, and `None`
-    /// the default model's current one.
+    /// Finds a model: `NAME` is its current revision, `NAME@DIGITS` the revision that begins with these digits, `None`
+    /// the default model's current revision.
     ///
     /// # Errors
     /// There is no such model or revision, several revisions begin with the digits, or a manifest is damaged.
@@ -106,7 +105,7 @@ impl ModelStore {
         }
     }
 
-    /// Finds exactly this revision of a model, given by its full hash.
+    /// Finds a revision of a model by its full hash.
     ///
     /// # Errors
     /// The store does not have it, or its manifest is damaged.
@@ -127,7 +126,7 @@ impl ModelStore {
     /// There is no such model, or a manifest is damaged.
     pub fn revisions(&self, name: &str) -> Result<Vec<StoredModel>, ModelError> {
         let mut models = read_all(&self.model_dir(name)?)?;
-        // Earlier programs let two names share a directory.
+        // In earlier programs two names could share a directory.
         models.retain(|model| model.manifest.name == name);
         if models.is_empty() {
             return Err(ModelError::Unknown { name: name.to_owned() });
@@ -153,8 +152,7 @@ impl ModelStore {
         Ok(listed)
     }
 
-    /// Removes revisions that are neither current nor held, and what broken operations left. `held` has the names and
-    /// revisions that must stay.
+    /// Removes revisions that are neither current nor in `held`, and leftovers of interrupted operations.
     pub(crate) fn sweep(&self, held: &[(&str, &str)], sweep: &mut Sweep) -> Result<(), ModelError> {
         if !self.root.is_dir() {
             return Ok(());
@@ -176,7 +174,7 @@ impl ModelStore {
                 if is_current || kept.contains(&revision) || !sweep.is_older_than(&revision, GRACE) {
                     continue;
                 }
-                // For people only: one whose manifest is damaged goes under its directory's name.
+                // Only for display: if the manifest is damaged, uses the directory's name.
                 let name = StoredModel::read_any_name(&revision).map(|model| model.manifest.name);
                 let name = name.unwrap_or_else(|_| dir.file_name().unwrap_or_default().to_string_lossy().into_owned());
                 sweep.directory(DroppedKind::ModelRevision, format!("{name}@{directory}"), &revision);
@@ -193,11 +191,11 @@ impl ModelStore {
         }
     }
 
-    /// Where a model's revisions lie. Must not be called by who holds the lock.
+    /// The directory of a model's revisions. The caller must not hold the lock.
     pub(super) fn model_dir(&self, name: &str) -> Result<PathBuf, ModelError> {
         let directory = name::directory(name)?;
         let dir = self.root.join(&directory);
-        // Earlier versions of this program gave no name another directory, and could then not read the default's name.
+        // Earlier versions of this program did not rename this directory and then could not read the default's name.
         if let Some(earlier) = directory.strip_suffix('~').map(|earlier| self.root.join(earlier))
             && earlier.is_dir()
         {
@@ -224,7 +222,8 @@ impl ModelStore {
 }
 
 impl StoredModel {
-    /// Reads a manifest. A model of another name is not there: its directory is another's on this file system.
+    /// Reads a manifest. If it has another name, the model is not there: this file system does not distinguish the
+    /// directories.
     pub(super) fn read(dir: &Path, name: &str) -> Result<Self, ModelError> {
         let model = Self::read_any_name(dir)?;
         if model.manifest.name != name {
@@ -242,22 +241,22 @@ impl StoredModel {
         }
     }
 
-    /// Where `config.json` and the others lie.
+    /// The directory with `config.json` and the other files.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Where the adapter lies, if there is one.
+    /// The adapter's directory, if there is one.
     #[must_use]
     pub fn adapter_dir(&self) -> Option<PathBuf> {
         self.manifest.adapter.is_some().then(|| self.dir.join(ADAPTER_DIR))
     }
 
-    /// Reads every file through and compares it with what was added, then checks every tensor again.
+    /// Compares every file with its recorded hash, then checks every tensor again.
     ///
     /// # Errors
-    /// Names the first file that differs, and how.
+    /// A file differs; the error names the first one and how it differs.
     pub fn verify(&self) -> Result<(), ModelError> {
         let damaged = |path: PathBuf, damage| Err(ModelError::Damaged { path, damage });
         if revision(&self.manifest.files) != self.manifest.revision {
@@ -282,7 +281,7 @@ pub(super) fn directory_of(revision: &str) -> &str {
     revision.get(..DIRECTORY_DIGITS).unwrap_or(revision)
 }
 
-/// Directories in `dir` that are not hidden, in order; none where `dir` is not there.
+/// Visible directories in `dir`, in order; none if `dir` does not exist.
 pub(super) fn directories(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -316,7 +315,7 @@ fn read_all(model_dir: &Path) -> Result<Vec<StoredModel>, ModelError> {
     for dir in revision_dirs(model_dir)? {
         match StoredModel::read_any_name(&dir) {
             Ok(model) => models.push(model),
-            // A sweep has removed it since.
+            // A sweep has removed it meanwhile.
             Err(ModelError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }

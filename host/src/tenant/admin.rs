@@ -16,23 +16,22 @@ use crate::sweep::Swept;
 pub enum Command {
     /// Deploy a component, other limits, other models, or several of these.
     Deploy {
-        /// The tenant, made if there is none.
+        /// The tenant, created if it does not exist.
         tenant: TenantName,
-        /// SHA-256 of the component, whose blob is in the store already; that of the current version where absent.
+        /// SHA-256 of the component, already in the store; `None` keeps the current version's.
         component: Option<String>,
-        /// The limits; those of the current version where absent, or else the defaults.
+        /// The limits; `None` keeps the current version's, or sets the defaults.
         limits: Option<Box<TenantLimits>>,
-        /// The default model as `NAME[@REVISION]`; that of the current version where absent, or else the store's
-        /// default.
+        /// The default model as `NAME[@REVISION]`; `None` keeps the current version's, or sets the store's default.
         model: Option<String>,
-        /// Other models that the limits name, as `NAME[@REVISION]`. Those that are not here keep the revision of the
-        /// current version; the store's current one is for those that it does not have.
+        /// Other models that the limits name, as `NAME[@REVISION]`. Models not listed keep the revision of the current
+        /// version, or get the store's current revision if the version does not have them.
         #[serde(default)]
         other_models: Vec<String>,
     },
-    /// Every tenant.
+    /// List every tenant.
     List,
-    /// A tenant with its versions, models, use and history.
+    /// Show a tenant with its versions, models, use and history.
     Show {
         /// The tenant.
         tenant: TenantName,
@@ -41,10 +40,10 @@ pub enum Command {
     Rollback {
         /// The tenant.
         tenant: TenantName,
-        /// The version; the one before the current where absent.
+        /// The version; `None` means the one before the current.
         to: Option<u64>,
     },
-    /// Other limits for the component that is deployed, as a new version.
+    /// Set other limits for the deployed component, as a new version.
     SetLimits {
         /// The tenant.
         tenant: TenantName,
@@ -56,7 +55,7 @@ pub enum Command {
         /// The tenant.
         tenant: TenantName,
     },
-    /// A tenant's keys.
+    /// List a tenant's keys.
     ListKeys {
         /// The tenant.
         tenant: TenantName,
@@ -73,15 +72,15 @@ pub enum Command {
         /// The tenant.
         tenant: TenantName,
     },
-    /// Which version opens which revision of which model.
+    /// List the models that versions open, by revision.
     ListHeldModels,
-    /// What the server computes on, and what is loaded there.
+    /// Show the server's device and its loaded models.
     ShowDevice,
-    /// Forget old versions, and remove what nothing needs any more.
+    /// Forget old versions, and remove unused files.
     CollectGarbage {
-        /// Versions of each tenant that stay besides the current one, the newest first.
+        /// Versions of each tenant to keep besides the current one, newest first.
         keep: u64,
-        /// Only say what would go.
+        /// Only list what would be removed.
         dry_run: bool,
     },
 }
@@ -89,7 +88,7 @@ pub enum Command {
 /// A command and the user that gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminRequest {
-    /// What to do.
+    /// The command.
     pub command: Command,
     /// The user's name, for the history.
     pub by: String,
@@ -105,22 +104,22 @@ pub enum Reply {
     Tenants(Vec<(TenantRecord, Deployment)>),
     /// A tenant.
     Tenant(Box<Description>),
-    /// A new key, to show once.
+    /// A new key, shown once.
     Key {
         /// The key.
         secret: String,
-        /// What is stored of it.
+        /// The stored record of the key.
         record: KeyRecord,
     },
     /// A tenant's keys.
     Keys(Vec<KeyRecord>),
     /// Every model of every version.
     HeldModels(Vec<HeldModel>),
-    /// What was removed, or would be.
+    /// What was removed, or would be removed.
     Swept(Swept),
-    /// What the server computes on.
+    /// The server's device.
     Device(Box<DeviceStatus>),
-    /// It is done.
+    /// Done, without data.
     Done,
     /// The command failed and changed nothing.
     Refused(AdminError),
@@ -133,13 +132,13 @@ pub struct Description {
     pub tenant: TenantRecord,
     /// Its versions, oldest first.
     pub versions: Vec<Deployment>,
-    /// What was done to it, oldest first.
+    /// Its history, oldest first.
     pub history: Vec<Event>,
     /// The models that its versions open.
     pub models: Vec<OpenedModel>,
-    /// What it uses; absent if no server runs.
+    /// Its usage; `None` if no server runs.
     pub usage: Option<Usage>,
-    /// What the server computes on, and all models that are loaded there; absent where no server runs.
+    /// The server's device and all its loaded models; `None` if no server runs.
     #[serde(default)]
     pub device: Option<DeviceStatus>,
 }
@@ -152,22 +151,22 @@ pub struct OpenedModel {
     pub model: ModelRevision,
     /// The versions.
     pub versions: Vec<u64>,
-    /// What the store has of the model.
+    /// Its state in the store.
     pub stored: Stored,
 }
 
-/// What the store has of a model that a version opens.
+/// A version's model in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stored {
-    /// The revision, and it is the one that was added last.
+    /// The revision, which is the newest.
     Newest,
-    /// The revision, and another one that was added later.
+    /// The revision, and a newer one.
     Newer {
-        /// The one that was added last.
+        /// The newest revision.
         revision: String,
     },
-    /// Not the revision.
+    /// The store lacks the revision.
     Missing,
 }
 
@@ -180,38 +179,38 @@ pub struct HeldModel {
     pub tenant: TenantName,
     /// The version.
     pub version: u64,
-    /// Whether it is the one that serves.
+    /// Whether this version serves now.
     pub is_current: bool,
 }
 
-/// Why a command was not done.
+/// Why a command failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct AdminError {
     /// Whose fault it is.
     pub fault: Fault,
-    /// What kind of failure it is, so that a client can say what to do about it.
+    /// The kind of failure, so that a client can suggest a remedy.
     #[serde(default)]
     pub cause: Cause,
     /// What failed, for people.
     pub message: String,
 }
 
-/// Whose fault it is that a command was not done.
+/// Whose fault a failure is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
-    /// The command's: it will fail again.
+    /// The command's; it will fail again.
     Command,
     /// The host's.
     Host,
 }
 
-/// Failures about which a client can say what to do.
+/// Failures for which a client can suggest a remedy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
-    /// There is no such tenant.
+    /// The tenant does not exist.
     NoTenant,
     /// The tenant has no such version.
     NoVersion {
@@ -223,27 +222,27 @@ pub enum Cause {
         /// The tenant.
         tenant: String,
     },
-    /// The component is not in the store, or is damaged there.
+    /// The component is missing or damaged in the store.
     NoComponent,
-    /// The store has no such model.
+    /// The store lacks the model.
     NoModel {
         /// The model's name.
         name: String,
     },
-    /// The store has the model, and not the revision.
+    /// The store has the model but lacks the revision.
     NoRevision {
         /// The model's name.
         name: String,
     },
     /// The store has no default model.
     NoDefaultModel,
-    /// A model's files are not what they were.
+    /// A model's files are damaged.
     DamagedModel,
     /// Neither the hub nor the package index gave a default model.
     NoModelFetched,
     /// Another process has the registry open.
     InUse,
-    /// Any other.
+    /// Any other failure.
     #[default]
     Other,
 }

@@ -11,7 +11,7 @@ use crate::durable::{self, DirLock, Durability};
 use crate::model::manifest::sha256_hex;
 use crate::sweep::{DroppedKind, GRACE, Sweep};
 
-/// How the name of a blob ends.
+/// Extension of a blob's name.
 const EXTENSION: &str = ".wasm";
 
 /// A folder of blobs, private to its user.
@@ -40,7 +40,7 @@ pub(super) enum BlobError {
 }
 
 impl Blobs {
-    /// Opens the folder, or makes it.
+    /// Opens or creates the folder.
     pub(super) fn open(dir: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         Ok(Self { dir: dir.to_owned() })
@@ -51,7 +51,7 @@ impl Blobs {
         let hash = sha256_hex(bytes);
         let path = self.path(&hash);
         let _lock = DirLock::acquire(&self.dir)?;
-        // Compares the whole file: a crash of the machine may have lost part of it.
+        // Compares the whole file, because a crash of the machine may have lost part of it.
         if std::fs::read(&path).is_ok_and(|kept| kept == bytes) {
             std::fs::OpenOptions::new().append(true).open(&path)?.set_modified(SystemTime::now())?;
             return Ok(hash);
@@ -84,7 +84,7 @@ impl Blobs {
         }
     }
 
-    /// Where the bytes with this hash are.
+    /// Path of the blob with this hash.
     pub(super) fn path(&self, hash: &str) -> PathBuf {
         self.dir.join(format!("{hash}{EXTENSION}"))
     }

@@ -34,10 +34,10 @@ pub enum ClientError {
     /// The request cannot be encoded.
     #[error("the request cannot be encoded: {0}")]
     Request(serde_json::Error),
-    /// The connection broke. The server may have carried the request out or not.
+    /// The connection broke. The server may or may not have carried out the request.
     #[error("the server went away: {0}")]
     Gone(io::Error),
-    /// The reply is not one, perhaps because the server ended or is of another version.
+    /// The reply is invalid, perhaps because the server ended or has another version.
     #[error("the server sent no reply: {0}")]
     Reply(serde_json::Error),
 }
@@ -72,7 +72,7 @@ impl AdminClient {
     /// Sends the request and waits for the reply.
     ///
     /// # Errors
-    /// The server went away. It may have carried the request out or not.
+    /// The server went away. It may or may not have carried out the request.
     pub fn execute(mut self, request: &AdminRequest) -> Result<Reply, ClientError> {
         let mut text = serde_json::to_vec(request).map_err(ClientError::Request)?;
         text.push(b'\n');

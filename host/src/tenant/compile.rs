@@ -1,8 +1,8 @@
 //! Compiles a component in a separate process.
 //!
-//! Compiling is slow and large for some inputs, and the compiler works on what a tenant wrote. So the host starts itself
-//! once more, with bounds on memory, processor time and files that the system enforces. It takes from that process only
-//! whether it worked; the compiled code is then in the cache, where the host finds it.
+//! Compiling can take much time and memory, and its input is written by tenants. So the host starts itself a second
+//! time with limits on memory, processor time and files, enforced by the system. That process reports only success or
+//! failure; the host finds the compiled code in the cache.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::model::ModelInfo;
 /// Hidden subcommand that starts the compiler process.
 pub const SUBCOMMAND: &str = "internal-compile";
 
-/// Most writable memory of the process: twice what the largest accepted component takes.
+/// Most writable memory of the process: twice the need of the largest accepted component.
 pub const DEFAULT_MAX_COMPILE_BYTES: u64 = 3 << 30;
 
 /// Most processor time of the process: the standard guest takes ten seconds on two cores.
@@ -47,7 +47,7 @@ struct Job {
     max_prepare_cpu: Duration,
 }
 
-/// What the process reports.
+/// The process's report.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Report {
@@ -58,7 +58,7 @@ enum Report {
 /// Why a component was not compiled.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CompileError {
-    /// The process reports what is wrong with the component.
+    /// The process reports a fault of the component.
     #[error("{message}")]
     Refused {
         /// Its report, which names the component.
@@ -72,10 +72,10 @@ pub(super) enum CompileError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The job cannot be written down.
+    /// The job cannot be encoded.
     #[error("the job cannot be written down: {0}")]
     Job(#[from] serde_json::Error),
-    /// The process ended without saying why.
+    /// The process ended without a report.
     #[error("the compiler process ended with {status}, at its limits or of a fault")]
     Ended {
         /// Its exit status.
@@ -87,7 +87,7 @@ pub(super) enum CompileError {
         /// The most time that it may take.
         limit: Duration,
     },
-    /// The process reported success and left nothing in the cache.
+    /// The process reported success but the cache has no code.
     #[error("nothing was left in {}", dir.display())]
     NothingLeft {
         /// The cache.
@@ -101,8 +101,8 @@ pub enum JobError {
     /// Its standard input cannot be read.
     #[error("the job cannot be read: {0}")]
     Input(std::io::Error),
-    /// Its standard input does not begin with a job.
-    #[error("standard input begins with no job")]
+    /// Its standard input does not start with a job.
+    #[error("standard input does not start with a job")]
     NoJob,
     /// The job or the report is not JSON.
     #[error("not a job: {0}")]
@@ -113,7 +113,7 @@ pub enum JobError {
 }
 
 impl CompileError {
-    /// The failure of a command about a component of this name.
+    /// The command's error for a component of this name.
     pub(super) fn of(self, name: &str) -> AdminError {
         match self {
             Self::Refused { message } => AdminError::command(message),
@@ -125,7 +125,7 @@ impl CompileError {
 /// How components are compiled.
 #[derive(Debug, Clone)]
 pub struct CompilerOptions {
-    /// The program that has the hidden subcommand: this one.
+    /// The program with the hidden subcommand: this one.
     pub program: PathBuf,
     /// Most writable memory.
     pub max_memory_bytes: u64,
@@ -178,7 +178,7 @@ impl CompilerOptions {
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let hand_over = async {
             if let Some(mut stdin) = stdin {
-                // If the process has died, its exit status says so.
+                // If the process has died, its exit status shows it.
                 let _ = stdin.write_all(&job).await;
                 let _ = stdin.write_all(&info.tokenizer).await;
             }
@@ -231,8 +231,8 @@ fn compile(job: Job) -> Result<(), GuestError> {
     Ok(())
 }
 
-/// Has the system limit this process. Writable memory counts, reserved address space does not. macOS does not enforce the
-/// limit on memory.
+/// Sets the system's limits of this process. Writable memory counts, reserved address space does not. macOS does not
+/// enforce the memory limit.
 #[cfg(unix)]
 fn bound(max_memory_bytes: u64, max_cpu_s: u64) -> std::io::Result<()> {
     use rlimit::{Resource, setrlimit};
@@ -247,7 +247,7 @@ fn bound(max_memory_bytes: u64, max_cpu_s: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// On other systems only the wall-clock limit holds.
+/// Other systems enforce only the wall-clock limit.
 #[cfg(not(unix))]
 fn bound(_max_memory_bytes: u64, _max_cpu_s: u64) -> std::io::Result<()> {
     Ok(())

@@ -1,7 +1,7 @@
 //! Limits how many requests of a tenant run and how many wait.
 //!
 //! A tenant keeps its limit across deployments, so a switch to another version never doubles the requests that run. A
-//! permit is a value: dropping it, however the request ended, lets the next one run.
+//! permit is a value: dropping it lets the next request run, however the request ended.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,7 +44,7 @@ impl ConcurrencyLimit {
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// Sets other limits. Requests that run already go on.
+    /// Sets other limits. Running requests continue.
     pub(super) fn set(self: &Arc<Self>, max_running: u64, max_waiting: u64) {
         let mut state = self.lock();
         (state.max_running, state.max_waiting) = (max_running, max_waiting);
@@ -59,7 +59,7 @@ impl ConcurrencyLimit {
             let waiting = state.waiting.len() as u64;
             let may_run = state.running < state.max_running;
             if !may_run && waiting >= state.max_waiting {
-                // There is room again when all that wait now have run.
+                // There is room again when all waiting requests have run.
                 let rounds = (waiting + 1).div_ceil(state.max_running.max(1));
                 let retry_after = state.hold * u32::try_from(rounds).unwrap_or(u32::MAX);
                 let (limit, allowed) = match state.max_waiting {
@@ -89,7 +89,7 @@ impl ConcurrencyLimit {
             state.running += 1;
             let permit = Permit { limit: Some(Arc::clone(self)), since: std::time::Instant::now() };
             if let Err(mut unused) = waiting.send(permit) {
-                // The caller has gone. Dropping the permit unchanged would take the lock that is held here.
+                // The caller has hung up. Dropping the permit unchanged would take the lock held here.
                 unused.limit = None;
                 state.running -= 1;
             }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_goes_away_makes_room() {
+    fn an_abandoned_request_makes_room() {
         let limit = ConcurrencyLimit::new(1, 1);
         let first = limit.enter().now_or_never().unwrap().unwrap();
         let mut gone = Box::pin(limit.enter());

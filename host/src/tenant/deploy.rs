@@ -1,4 +1,4 @@
-//! Deployments, changes of limits and rollbacks: how a version comes to serve.
+//! Deployments, changes of limits and rollbacks: all ways to put a version into service.
 //!
 //! A version is made ready, tried, committed, and only then replaces the one before it. If a step fails, that one goes
 //! on serving. A version records the exact revision of every model that it opens, and opens only these: when it is
@@ -20,7 +20,7 @@ use crate::guest::{Call, Guest, Models, Unlisted};
 use crate::model::{ModelError, ModelInfo, ModelRevision};
 use crate::rerank::{Request, RerankError, Response};
 
-/// Most wall-clock time of the request that a deployment is tried with.
+/// Most wall-clock time of a deployment's test request.
 const MAX_SMOKE_WALL: Duration = Duration::from_secs(30);
 
 /// The name under which a component serves that is no tenant's.
@@ -110,7 +110,7 @@ impl Platform {
         Ok(Reply::Serving(Box::new(live.deployment().clone())))
     }
 
-    /// Makes a new version ready, tries it, commits it and puts it in place, in that order.
+    /// Prepares a new version, tests it, commits it and puts it into service, in that order.
     fn commit_new(&self, tenant: &TenantName, deployment: Deployment, action: Action) -> Result<Reply, AdminError> {
         let mut parts = self.ready(tenant, deployment)?;
         self.smoke(&parts).map_err(|error| {
@@ -123,8 +123,8 @@ impl Platform {
         Ok(Reply::Serving(Box::new(live.deployment().clone())))
     }
 
-    /// Completes the records that an earlier program made without the revisions of other models. A record that names a
-    /// model the store lacks is completed when its version is made ready.
+    /// Completes records of earlier program versions, which lack the revisions of other models. If the store lacks a
+    /// named model, the record is completed when its version is prepared.
     pub(super) fn record_revisions(&self) -> Result<(), AdminError> {
         for (tenant, deployment) in self.registry.all_deployments()? {
             match self.complete(&tenant, deployment) {
@@ -149,8 +149,8 @@ impl Platform {
         Ok(deployment)
     }
 
-    /// The revisions of the models that limits name besides the default: as asked for, or else as recorded, or else the
-    /// store's current ones.
+    /// The revisions of the non-default models in the limits: as requested, else as recorded, else the store's current
+    /// ones.
     fn other_models(
         &self,
         limits: &TenantLimits,
@@ -180,12 +180,12 @@ impl Platform {
         Ok(models)
     }
 
-    /// The revision that `NAME[@REVISION]` stands for now; `None` is the store's default model.
+    /// Resolves `NAME[@REVISION]` now; `None` is the store's default model.
     fn newest(&self, model: Option<&str>) -> Result<ModelRevision, ModelError> {
         Ok(self.models.open(model)?.manifest.model_revision())
     }
 
-    /// Loads everything that a version needs. Requests do not see it yet.
+    /// Loads all that a version needs, before it serves requests.
     pub(super) fn ready(&self, tenant: &TenantName, deployment: Deployment) -> Result<Parts, AdminError> {
         let deployment = self.complete(tenant, deployment)?;
         let default = self.load(&deployment.default_model())?;
@@ -199,7 +199,7 @@ impl Platform {
         Ok(self.device()?.load(&self.models.open_revision(&model.name, &model.revision)?)?)
     }
 
-    /// Finds a compiled guest, or has it compiled in a separate process.
+    /// Finds a compiled guest, or compiles it in a separate process.
     fn guest(&self, tenant: &TenantName, component: &str, info: &ModelInfo) -> Result<Guest, AdminError> {
         let name = format!("{tenant}'s component");
         if let Some(guest) = self.runtime.find_prepared(&name, component, &info.revision)? {
@@ -213,7 +213,7 @@ impl Platform {
         found.ok_or_else(|| failed(CompileError::NothingLeft { dir: self.compiled_dir.clone() }))
     }
 
-    /// Tries a version with a request of the host's own, under the version's limits and outside the tenant's quotas.
+    /// Tests a version with the host's own request, under the version's limits but outside the tenant's quotas.
     fn smoke(&self, parts: &Parts) -> Result<Response, RerankError> {
         let mut limits = parts.deployment.limits.request();
         limits.max_wall = limits.max_wall.min(MAX_SMOKE_WALL);

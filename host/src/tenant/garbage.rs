@@ -1,9 +1,9 @@
-//! Removes what no tenant needs: old versions, and the components, compiled code and model revisions that no version
-//! names.
+//! Removes old versions, and the components, compiled code and model revisions that no version names.
 //!
 //! Runs as a change, so never during a deployment. Forgets versions first, in one transaction, so that no record ever
-//! names a file that is gone, even if the process is killed. Keeps what a remaining version or a running request uses,
-//! what a `current` or default pointer names, and anything younger than an hour, which a command may be about to name.
+//! names a removed file, even if the process is killed. Keeps everything that a remaining version or a running request
+//! uses, everything that a `current` or default pointer names, and everything younger than an hour, because a command
+//! may be about to name it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use crate::model::hub::DOWNLOADS_DIR;
 use crate::model::manifest::sha256_hex;
 use crate::sweep::{DroppedKind, Mode, Sweep, Swept};
 
-/// Default number of versions of each tenant that `gc` keeps besides the current one. Enough to go back past several
+/// Default number of versions per tenant that `gc` keeps besides the current one. Enough to roll back past several
 /// changes of limits, which are versions too.
 pub const DEFAULT_KEEP_VERSIONS: u64 = 10;
 
-/// Most time of a sweep at start and after a removal. The next one finds what it leaves.
+/// Most time of a sweep at start and after a removal. The next sweep removes the rest.
 const MAX_TIDY_TIME: Duration = Duration::from_secs(1);
 
 /// How long an unfinished download stays, so that pulling the model again resumes it.
 const DOWNLOADS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 impl Platform {
-    /// Removes what no version needs, for a second at most. No version is forgotten.
+    /// Removes what no version needs, for at most a second. Forgets no version.
     ///
     /// # Errors
     /// The registry or a directory cannot be read.
@@ -40,7 +40,7 @@ impl Platform {
         self.sweep(&[], Sweep::new(Mode::Remove, Some(MAX_TIDY_TIME)))
     }
 
-    /// Forgets all but the current version and the `keep` newest others of each tenant, and removes what no version
+    /// Forgets all versions of each tenant except the current and the `keep` newest others, and removes what no version
     /// needs.
     pub(super) fn collect_garbage(&self, keep: u64, dry_run: bool) -> Result<Swept, AdminError> {
         let mut forgotten = Vec::new();

@@ -1,7 +1,7 @@
 //! Bearer keys: 256 random bits, shown once and stored only as their SHA-256.
 //!
-//! A key is looked up by its hash, so the time of a look-up does not show how much of a guess was right.
-//! Random bits need no slow hash: no dictionary lists them.
+//! A key is looked up by its hash, so the time of a look-up does not reveal how much of a guess was right. A fast hash
+//! is enough, because no dictionary lists random bits.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ const SECRET_BYTES: usize = 32;
 /// Bytes of the hash that form a key's id: enough to tell a tenant's keys apart.
 const ID_BYTES: usize = 6;
 
-/// Longest text that is looked up as a key.
+/// Longest text accepted as a key.
 const MAX_KEY_BYTES: usize = 256;
 
 /// A new key. Its text is shown once and stored nowhere.
@@ -29,7 +29,7 @@ const MAX_KEY_BYTES: usize = 256;
 pub struct NewKey {
     /// The key.
     pub secret: String,
-    /// What is stored of it.
+    /// The stored record.
     pub hash: KeyHash,
 }
 
@@ -39,7 +39,7 @@ impl fmt::Debug for NewKey {
     }
 }
 
-/// Why no key was made: the system gives no random bytes.
+/// Why no key was made: the system gave no random bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("the system gives no random bytes: {0}")]
 pub struct NewKeyError(rand::rand_core::OsError);
@@ -48,7 +48,7 @@ pub struct NewKeyError(rand::rand_core::OsError);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyHash(pub [u8; 32]);
 
-/// What is stored of a key.
+/// The stored record of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRecord {
     /// The first digits of its hash.
@@ -57,7 +57,7 @@ pub struct KeyRecord {
     pub tenant: super::TenantName,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
-    /// By whom.
+    /// The user who made it.
     pub by: String,
 }
 
@@ -76,7 +76,7 @@ impl NewKey {
 }
 
 impl KeyHash {
-    /// The hash of what a caller presents; `None` if it cannot be a key.
+    /// The hash of a presented key; `None` if the text cannot be a key.
     #[must_use]
     pub fn of(secret: &str) -> Option<Self> {
         let plausible = secret.starts_with(PREFIX) && secret.len() <= MAX_KEY_BYTES;

@@ -113,16 +113,16 @@ pub enum LimitsError {
     /// Not TOML, or not of these keys.
     #[error("{0}")]
     Toml(#[from] toml::de::Error),
-    /// A number that a limit cannot have.
+    /// A number out of range.
     #[error("{limit} is {value}, but must be between {least} and {most}")]
     Range {
         /// The limit.
         limit: &'static str,
-        /// What the file says.
+        /// The file's value.
         value: u64,
-        /// The least that it may be.
+        /// The least allowed value.
         least: u64,
-        /// The most that it may be.
+        /// The largest allowed value.
         most: u64,
     },
 }
@@ -131,7 +131,7 @@ impl TenantLimits {
     /// Reads a limits file.
     ///
     /// # Errors
-    /// Says which key is wrong and what it may be.
+    /// A key or value is wrong; the error names it and the allowed values.
     pub fn parse(text: &str) -> Result<Self, LimitsError> {
         if text.len() > MAX_LIMITS_BYTES {
             return Err(LimitsError::TooLarge { bytes: text.len() as u64 });
@@ -149,7 +149,7 @@ impl TenantLimits {
     /// Writes a limits file that [`parse`](Self::parse) reads.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        // Numbers and strings only, which TOML can always hold.
+        // Numbers and strings only, which TOML can always represent.
         toml::to_string(self).unwrap_or_default()
     }
 

@@ -1,4 +1,4 @@
-//! A tenant that serves: one loaded version behind the tenant's concurrency limit.
+//! A serving tenant: one loaded version behind the tenant's concurrency limit.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response};
 
-/// One version of a tenant, ready for requests. A request keeps the version that it began on. All versions of a tenant
+/// One version of a tenant, ready for requests. A request stays on the version it began on. All versions of a tenant
 /// share its concurrency limit, meter and rate.
 #[derive(Debug)]
 pub struct LiveTenant {
@@ -37,7 +37,7 @@ pub(super) struct Parts {
 }
 
 impl LiveTenant {
-    /// Makes a version ready to serve. It takes over the shared parts of the version `before` it.
+    /// Prepares a version to serve. It takes over the shared parts of the version `before` it.
     pub(super) fn new(parts: Parts, before: Option<&Self>) -> Self {
         let Parts { name, deployment, guest, models } = parts;
         let limits = &deployment.limits;
@@ -118,7 +118,7 @@ impl LiveTenant {
         self.guest.call(Call { request, arrived, models, account, rate }).await
     }
 
-    /// What the tenant uses now and has used.
+    /// The tenant's current and past use.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let (running, waiting) = self.concurrency.occupancy();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::guest::CallCost;
 
-/// What a tenant uses now and has used since the server started.
+/// A tenant's use now and since the server started.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Requests answered.
@@ -16,7 +16,7 @@ pub struct Usage {
     pub failed: u64,
     /// Tokens sent to the device.
     pub tokens: u64,
-    /// Device time of its rows, of all models.
+    /// Device time of its rows, over all models.
     #[serde(default)]
     pub device_time_ms: u64,
     /// Requests that run now.
@@ -27,7 +27,7 @@ pub struct Usage {
     pub queued_tokens: u64,
     /// Tokens left in the burst now.
     pub burst_tokens_left: u64,
-    /// Instances that are prepared and wait for a request now.
+    /// Prepared instances that wait for a request now.
     pub idle_instances: u64,
     /// Whether instances start from a snapshot of the guest's memory.
     pub is_snapshotted: bool,
@@ -50,7 +50,7 @@ pub struct Usage {
 pub(super) struct Meter(Mutex<Usage>);
 
 impl Meter {
-    /// Counts a request that has ended.
+    /// Counts an ended request.
     pub(super) fn count(&self, answered: bool, documents: usize, cost: &CallCost, wall: Duration) {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let mut usage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,7 +69,7 @@ impl Meter {
         most(&mut usage.most_wall_ms, millis(wall));
     }
 
-    /// The counts. The caller fills in the present values.
+    /// The counts. The caller fills in the current values.
     pub(super) fn usage(&self) -> Usage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

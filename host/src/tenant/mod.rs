@@ -1,10 +1,10 @@
-//! Tenants: who they are, what they have deployed, what they may use, and how changes reach requests.
+//! Tenants: their names, deployments and limits, and how changes take effect.
 //!
-//! [`registry`], with its [`records`], and [`blobs`] are what survives the process; [`platform`] looks tenants up and
-//! carries out changes, of which [`deploy`] makes versions serve and [`garbage`] removes what no version needs;
-//! [`compile`] makes a component ready in a process of its own; [`concurrency`] and [`meter`] bound and count a tenant's
-//! requests; [`admin`] defines the requests for changes, [`client`] and [`server`] carry them over a socket. Knows
-//! requests, guests and models; never HTTP, never wasmtime.
+//! [`registry`], with its [`records`], and [`blobs`] persist tenants. [`platform`] looks tenants up and carries out
+//! changes: [`deploy`] puts versions into service, [`garbage`] removes what no version needs. [`compile`] compiles a
+//! component in a separate process. [`concurrency`] and [`meter`] bound and count a tenant's requests. [`admin`]
+//! defines the requests for changes; [`client`] and [`server`] carry them over a socket. Knows requests, guests and
+//! models; never HTTP, never wasmtime.
 
 pub mod admin;
 mod blobs;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest name: that of a DNS label.
+/// Longest name: as long as a DNS label.
 const MAX_NAME_BYTES: usize = 63;
 
 /// A tenant's name: lower-case letters, digits and '-', beginning with a letter or digit.

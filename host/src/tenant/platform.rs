@@ -1,7 +1,7 @@
 //! All tenants of one data directory: opening it, looking tenants up, and carrying out requests for changes.
 //!
-//! Changes are made one at a time, on a thread that may block; requests never wait for them. `deploy` makes versions
-//! serve, `garbage` removes what no version needs. A request keeps the [`LiveTenant`] that it began on.
+//! Changes run one at a time, on a thread that may block; requests never wait for them. `deploy` puts versions into
+//! service, `garbage` removes what no version needs. A request keeps the [`LiveTenant`] it began on.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -28,11 +28,11 @@ const TENANTS_DIR: &str = "tenants";
 /// How to open a platform.
 #[derive(Debug, Clone)]
 pub struct PlatformOptions {
-    /// What computes models.
+    /// How to open the device.
     pub device: DeviceOptions,
-    /// What compiles components.
+    /// How to compile components.
     pub compiler: CompilerOptions,
-    /// The runtime that smoke requests and the compiler's process run on.
+    /// The runtime for test requests and the compiler process.
     pub tokio: Handle,
 }
 
@@ -49,22 +49,22 @@ pub struct Platform {
     device_options: DeviceOptions,
     device: OnceLock<Arc<Device>>,
     live: RwLock<Live>,
-    /// Held while a change is made.
+    /// Held during a change.
     changing: Mutex<()>,
-    // Last, so that its clock outlives every guest.
+    // Dropped last, so that its clock outlives every guest.
     pub(super) runtime: GuestRuntime,
 }
 
-/// What requests look up.
+/// The tables that requests look up.
 #[derive(Debug, Default)]
 struct Live {
     tenants: HashMap<TenantName, Arc<LiveTenant>>,
     keys: HashMap<[u8; 32], TenantName>,
-    /// Versions that were replaced or removed and may still have running requests.
+    /// Replaced or removed versions that may still have running requests.
     replaced: Vec<Weak<LiveTenant>>,
 }
 
-/// What a deployment changes. Absent parts stay as they are.
+/// The parts that a deployment changes. `None` keeps a part.
 #[derive(Debug)]
 pub(super) struct Change {
     /// SHA-256 of the component.
@@ -77,14 +77,14 @@ pub(super) struct Change {
 }
 
 impl Platform {
-    /// Opens the tenants of a data directory, which no other process may have open. None serves yet.
+    /// Opens the tenants of a data directory, which no other process may have open. No tenant serves yet.
     ///
     /// # Errors
     /// The directory cannot be used, or another process has it open.
     pub fn open(data_dir: &Path, options: PlatformOptions) -> Result<Self, AdminError> {
         let io = |error: std::io::Error| AdminError::host(format!("{}: {error}", data_dir.display()));
         std::fs::create_dir_all(data_dir).map_err(io)?;
-        // The compiler process has a working directory of its own to resolve paths against.
+        // The compiler process resolves paths against its own working directory.
         let data_dir = std::fs::canonicalize(data_dir).map_err(io)?;
         let tenants_dir = data_dir.join(TENANTS_DIR);
         let registry = Registry::open(&tenants_dir)?;
@@ -111,7 +111,7 @@ impl Platform {
         Ok(platform)
     }
 
-    /// The device, opened now if it is not yet: commands that run no model do without one.
+    /// The device, opened at first use, because some commands run no model.
     ///
     /// # Errors
     /// The machine has no such device.
@@ -123,10 +123,10 @@ impl Platform {
         Ok(self.device.get_or_init(|| opened))
     }
 
-    /// Puts every tenant's current version in place. Blocks while guests that are not in the cache are compiled.
+    /// Puts every tenant's current version into service. Blocks while guests that are not in the cache are compiled.
     ///
     /// # Errors
-    /// The registry failed. Tenants that cannot be put in place are returned with the reason.
+    /// The registry failed. Tenants that cannot be served are returned with the reason.
     pub fn activate_all(&self) -> Result<Vec<(TenantName, AdminError)>, AdminError> {
         let _change = self.change();
         let mut failed = Vec::new();
@@ -170,10 +170,11 @@ impl Platform {
         self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be stored: {error}")))
     }
 
-    /// Carries out a request. Blocks, for seconds if something is compiled; must not be called from an asynchronous task.
+    /// Carries out a request. Blocks, for seconds if something is compiled, so it must not be called from an
+    /// asynchronous task.
     #[must_use]
     pub fn execute(&self, request: AdminRequest) -> Reply {
-        // What changes nothing and is asked for while models are loaded does not wait for that.
+        // Showing the device changes nothing, so it does not wait while models are loaded.
         let _change = (request.command != Command::ShowDevice).then(|| self.change());
         self.apply(request).unwrap_or_else(Reply::Refused)
     }
@@ -235,7 +236,7 @@ impl Platform {
         Ok(Reply::Tenant(Box::new(Description { tenant, versions, history, models, usage, device })))
     }
 
-    /// The models that versions open, in the order in which they are met.
+    /// The models that versions open, in order of first use.
     fn opened_models(&self, versions: &[Deployment]) -> Vec<OpenedModel> {
         let mut opened: Vec<OpenedModel> = Vec::new();
         for (version, model) in versions.iter().flat_map(|it| it.models().into_iter().map(|model| (it.version, model)))
@@ -263,7 +264,7 @@ impl Platform {
         Ok((record, deployment))
     }
 
-    /// Puts a version in place of the one that serves. `make` is given that one.
+    /// Replaces the serving version. `make` receives the old one.
     pub(super) fn replace(
         &self,
         make: impl FnOnce(Option<&LiveTenant>) -> LiveTenant,
@@ -298,16 +299,16 @@ impl Platform {
         live.tenants.values().cloned().chain(live.replaced.iter().filter_map(Weak::upgrade)).collect()
     }
 
-    /// Waits for the change in progress, and keeps others out until the value is dropped.
+    /// Waits for the change in progress, and blocks others until the value is dropped.
     pub(super) fn change(&self) -> std::sync::MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Which version opens which revision of which model, in a data directory that no process has open. Makes no files.
+/// The models that versions open, by revision, in a data directory that no process has open. Creates no files.
 ///
 /// # Errors
-/// A process has it open, or the registry cannot be read.
+/// A process has the directory open, or the registry cannot be read.
 pub fn held_models_in(data_dir: &Path) -> Result<Vec<HeldModel>, RegistryError> {
     let dir = data_dir.join(TENANTS_DIR);
     if !dir.join(super::registry::REGISTRY_FILE).exists() {

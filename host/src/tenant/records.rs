@@ -1,5 +1,5 @@
-//! What the registry keeps of tenants: versions, and what was done when and by whom. Stored as JSON, so a new field
-//! needs a default for records of earlier versions of this program.
+//! The registry's records of tenants: versions and history. Stored as JSON, so a new field needs a default for records
+//! of earlier versions of this program.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::model::ModelRevision;
 /// One immutable version of a tenant: its guest, the revisions of its models, and its limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployment {
-    /// Counted from 1 for each name.
+    /// Counted from 1 per tenant name.
     pub version: u64,
     /// SHA-256 of the component.
     pub component: String,
@@ -19,8 +19,8 @@ pub struct Deployment {
     pub model: String,
     /// The default model's revision, as its full content hash.
     pub model_revision: String,
-    /// The other models that the guest may open: those that the limits name, each at the revision that it opens. Earlier
-    /// versions of this program did not record them: see [`unrecorded`](Self::unrecorded).
+    /// The other models in the limits, each with the revision that the guest opens. Earlier versions of this program
+    /// did not record them: see [`unrecorded`](Self::unrecorded).
     #[serde(default)]
     pub other_models: Vec<ModelRevision>,
     /// The limits.
@@ -32,7 +32,7 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// The model that the guest gets when it names none.
+    /// The model that the guest gets if it names none.
     #[must_use]
     pub fn default_model(&self) -> ModelRevision {
         ModelRevision { name: self.model.clone(), revision: self.model_revision.clone() }
@@ -44,8 +44,8 @@ impl Deployment {
         std::iter::once(self.default_model()).chain(self.other_models.iter().cloned()).collect()
     }
 
-    /// Names of models that the version may open and whose revision is not recorded. There are none in a version that
-    /// this program has made.
+    /// Names of models that the version may open but whose revision is not recorded. Versions made by this program have
+    /// none.
     #[must_use]
     pub fn unrecorded(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
@@ -59,7 +59,7 @@ impl Deployment {
     }
 }
 
-/// A tenant as it stands.
+/// A tenant's current state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantRecord {
     /// Its name.
@@ -70,22 +70,22 @@ pub struct TenantRecord {
     pub created_ms: u64,
 }
 
-/// Something that was done to a tenant.
+/// An event in a tenant's history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
     /// By whom.
     pub by: String,
-    /// What.
+    /// The action.
     pub action: Action,
-    /// The version that serves afterwards; absent after removal and for keys.
+    /// The version that serves afterwards; `None` after removal and for keys.
     pub version: Option<u64>,
     /// SHA-256 of that version's component, or the key's id.
     pub subject: Option<String>,
 }
 
-/// What can be done to a tenant.
+/// An action on a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {

@@ -1,10 +1,10 @@
 //! Tenants, their versions, history and keys, in one transactional store (redb).
 //!
-//! A change is one transaction, durable when the call returns: a process that is killed at any instant leaves the state
-//! before the change or after it. Blobs are synced before the transaction that names them, so a committed deployment is
-//! whole. Versions are numbered from 1 for each tenant name, and a number is never used again, even after the tenant was
-//! removed. A version never changes, except that records of earlier programs are completed once. One process at a time
-//! has the store open.
+//! A change is one transaction, durable when the call returns: killing the process at any instant leaves the state
+//! before or after the change. Blobs are synced before the transaction that names them, so a committed deployment is
+//! complete. Versions are numbered from 1 per tenant name, and a number is never reused, even after the tenant is
+//! removed. A version never changes, except that records of earlier programs are completed once. Only one process at a
+//! time can open the store.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -45,7 +45,7 @@ pub enum RegistryError {
     Store {
         /// The store.
         path: PathBuf,
-        /// What it said.
+        /// The store's error.
         source: Box<redb::Error>,
     },
     /// There is no such tenant.
@@ -80,10 +80,10 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Opens the store in `dir`, or makes it.
+    /// Opens or creates the store in `dir`.
     ///
     /// # Errors
-    /// Another process has it open, or it cannot be read.
+    /// Another process has the store open, or it cannot be read.
     pub fn open(dir: &Path) -> Result<Self, RegistryError> {
         let path = dir.join(REGISTRY_FILE);
         let failed = |source: redb::Error| RegistryError::Store { path: path.clone(), source: Box::new(source) };
@@ -93,7 +93,7 @@ impl Registry {
             other => failed(other.into()),
         })?;
         let registry = Self { db, path };
-        // Makes the tables, so that readers find them.
+        // Creates the tables, so that readers find them.
         registry.write(|transaction| {
             transaction.open_table(TENANTS)?;
             transaction.open_table(DEPLOYMENTS)?;
@@ -169,7 +169,7 @@ impl Registry {
         })
     }
 
-    /// What was done to a tenant, oldest first. Includes removed tenants.
+    /// A tenant's history, oldest first. Works for removed tenants too.
     ///
     /// # Errors
     /// The store failed.
@@ -181,7 +181,7 @@ impl Registry {
         })
     }
 
-    /// Numbers a deployment and makes it the tenant's current version. Makes the tenant if there is none.
+    /// Numbers a deployment and makes it the tenant's current version. Creates the tenant if needed.
     ///
     /// # Errors
     /// The store failed; nothing has changed then.
@@ -241,7 +241,7 @@ impl Registry {
         })
     }
 
-    /// The version that a rollback goes to: `to`, or the last before the current one.
+    /// The target of a rollback: `to`, or the last version before the current one.
     ///
     /// # Errors
     /// There is no such version, or the store failed.
@@ -376,7 +376,7 @@ impl Registry {
     }
 }
 
-/// Points a tenant at a version, and makes the tenant if there is none.
+/// Sets a tenant's current version. Creates the tenant if needed.
 fn switch(
     transaction: &redb::WriteTransaction,
     name: &TenantName,
@@ -401,7 +401,7 @@ fn record(transaction: &redb::WriteTransaction, name: &TenantName, event: &Event
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    // Our own types of strings and numbers, which JSON can always hold.
+    // Our own types of strings and numbers, which JSON can always represent.
     serde_json::to_vec(value).unwrap_or_default()
 }
 

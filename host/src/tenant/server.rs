@@ -1,7 +1,7 @@
-//! The admin socket, on which a running server takes requests from the same user on the same machine.
+//! The admin socket: a running server takes requests from the same user on the same machine.
 //!
-//! A Unix socket in the data directory, open only to its owner, who can write the directory anyway. A connection carries
-//! one request and one reply, each a line of JSON.
+//! A Unix socket in the data directory, open only to the directory's owner, who can write the directory anyway. A
+//! connection carries one request and one reply, each one line of JSON.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use super::client::SOCKET_FILE;
 /// Longest request: the largest limits file, four times.
 const MAX_REQUEST_BYTES: u64 = 1 << 20;
 
-/// Most time that a client takes to send its request.
+/// Most time for a client to send its request.
 const MAX_REQUEST_TIME: Duration = Duration::from_secs(10);
 
 /// Listens for requests. Dropping it removes the socket.
@@ -29,11 +29,11 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Makes the socket. The caller has the registry open, so no other server runs on the data directory, and a socket
-    /// that exists is left over from one that died.
+    /// Creates the socket. The caller has the registry open, so no other server runs on the data directory, and an
+    /// existing socket is left over from a dead server.
     ///
     /// # Errors
-    /// The socket cannot be made, for example because its path is too long.
+    /// The socket cannot be created, for example because its path is too long.
     pub fn bind(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(SOCKET_FILE);
         match std::fs::remove_file(&path) {
@@ -59,7 +59,7 @@ impl AdminServer {
                         let _ = converse(stream, platform).await;
                     });
                 }
-                // Out of file descriptors: tries again soon.
+                // Out of file descriptors; tries again soon.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }

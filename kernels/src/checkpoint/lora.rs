@@ -11,10 +11,10 @@ use serde::Deserialize;
 use super::tensors::Tensors;
 use super::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, CheckpointError, MAX_CONFIG_BYTES, read};
 
-/// What PEFT puts before the name of every tensor that it saves.
+/// PEFT's prefix of every tensor name.
 const PEFT_PREFIX: &str = "base_model.model.";
 
-/// PEFT's `adapter_config.json`, as far as it changes the numbers.
+/// The fields of PEFT's `adapter_config.json` that affect the weights.
 #[derive(Deserialize)]
 struct AdapterConfig {
     peft_type: String,
@@ -39,7 +39,7 @@ pub(super) struct Adapter<'a> {
     tensors: Tensors<'a>,
     rank: usize,
     scale: f64,
-    /// Every tensor's shape, and whether it has been merged or put in a module's place yet.
+    /// Every tensor's shape, and whether it has been used yet.
     used: RefCell<BTreeMap<String, (Vec<usize>, bool)>>,
 }
 
@@ -77,7 +77,7 @@ impl<'a> Adapter<'a> {
         Ok(Self { path, tensors, rank: config.r, scale, used })
     }
 
-    /// Outputs of a linear layer that the adapter replaces whole; `None` where it leaves the model's own.
+    /// Outputs of a linear layer that the adapter replaces whole; `None` if the adapter does not replace it.
     pub(super) fn outputs(&self, module: &str) -> Option<usize> {
         let used = self.used.borrow();
         used.get(&peft_name(&format!("{module}.weight"))).and_then(|(shape, _)| shape.first().copied())
@@ -105,7 +105,7 @@ impl<'a> Adapter<'a> {
         }
         let a = self.take(&a_name, &[self.rank, inputs])?;
         let b = self.take(&b_name, &[outputs, self.rank])?;
-        // Summed in f64, so that the merged weight is the exact one rounded once.
+        // Summed in f64, so that the merged weight is rounded only once.
         let mut update = vec![0f64; inputs];
         for (weight, b) in weight.chunks_exact_mut(inputs).zip(b.chunks_exact(self.rank)) {
             update.fill(0.0);
@@ -121,7 +121,7 @@ impl<'a> Adapter<'a> {
         Ok(())
     }
 
-    /// Refuses an adapter that has tensors for which the model has no place: it was made for another model.
+    /// Refuses an adapter with tensors that do not fit the model: it was made for another model.
     pub(super) fn check_all_used(&self) -> Result<(), CheckpointError> {
         match self.used.borrow().iter().find(|(_, (_, used))| !used) {
             None => Ok(()),

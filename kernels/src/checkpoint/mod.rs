@@ -1,8 +1,8 @@
-//! Reads a model from a Hugging Face directory: `config.json` and `model.safetensors`, and a LoRA adapter over them.
+//! Reads a model from a Hugging Face directory: `config.json`, `model.safetensors` and optionally a LoRA adapter.
 //!
-//! The model's [family](crate::families) says what its tensors are called. Each one that the model needs is looked up by
-//! name and checked for shape, type and finiteness on the way in: a checkpoint that loads can be computed. Other tensors
-//! are ignored. Stored f16 and bf16 are widened to f32.
+//! The model's [family](crate::families) names its tensors. Every needed tensor is looked up by name and checked for
+//! shape, type and finiteness, so a checkpoint that loads can be computed. Other tensors are ignored. Stored f16 and
+//! bf16 are widened to f32.
 
 mod lora;
 mod tensors;
@@ -24,11 +24,11 @@ pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 /// The adapter's weights.
 pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
-/// Largest file of weights that is read: a file is held in memory while its tensors are widened, and the largest
-/// encoders in use have 2.3 GB.
+/// Largest accepted weights file. A file is held in memory while its tensors are widened; the largest encoders in use
+/// have 2.3 GB.
 pub const MAX_FILE_BYTES: u64 = 8 << 30;
 
-/// Largest configuration that is read: thousands of labels by name fit.
+/// Largest accepted configuration: room for thousands of named labels.
 pub const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
 /// Why a directory cannot be read as a model.
@@ -49,7 +49,7 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Its size.
         bytes: u64,
-        /// The largest size that is read.
+        /// The largest accepted size.
         limit: u64,
     },
     /// `config.json` does not describe a model that can be computed.
@@ -75,10 +75,10 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The tensor's name.
         name: String,
-        /// How many tensors the file has, and the names of some that are most like the missing one.
+        /// The number of tensors in the file, and the most similar names.
         there: String,
     },
-    /// A tensor has another shape than the model's configuration says.
+    /// A tensor's shape differs from the model's configuration.
     #[error("{}: tensor {name} has shape {found:?}, the configuration asks for {expected:?}", path.display())]
     Shape {
         /// The file.
@@ -90,7 +90,7 @@ pub enum CheckpointError {
         /// The shape that it should have.
         expected: Vec<usize>,
     },
-    /// A tensor is stored in a type that is not read.
+    /// A tensor has an unsupported type.
     #[error("{}: tensor {name} is stored as {found}, supported are F32, F16 and BF16", path.display())]
     Type {
         /// The file.
@@ -112,7 +112,7 @@ pub enum CheckpointError {
         /// The value.
         value: f32,
     },
-    /// The adapter is of a kind that is not merged.
+    /// The adapter is of an unsupported kind.
     #[error("{}: {message}", path.display())]
     Adapter {
         /// The file.
@@ -173,7 +173,7 @@ fn read(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
     std::fs::read(path).map_err(io)
 }
 
-/// Takes a model's modules from its file, and from the adapter where that has them.
+/// Takes a model's modules from its file, or from the adapter if that has them.
 struct Loader<'a> {
     base: Tensors<'a>,
     adapter: Option<Adapter<'a>>,
@@ -215,7 +215,7 @@ impl Source for Loader<'_> {
 }
 
 impl Loader<'_> {
-    /// The first output of a projection that is stored together with others, and the outputs of all of them.
+    /// A fused projection: its first output in the stored tensor, and the number of outputs of that tensor.
     fn place_in_fused(&self, module: Module) -> Option<(usize, usize)> {
         let attention = &self.architecture.block.attention;
         let (query, key_value) = (attention.query_width(), attention.key_value_width());

@@ -8,14 +8,14 @@ use candle_core::{DType, Device};
 use super::CheckpointError;
 use crate::families::shown;
 
-/// Names in a message that says what a file has.
+/// Most tensor names in a message.
 const SHOWN_NAMES: usize = 4;
 
 pub(super) struct Tensors<'a> {
     path: PathBuf,
     file: SliceSafetensors<'a>,
-    /// What the file leaves out in front of the names that are asked for: an encoder stored by itself has `encoder.…`
-    /// where a classifier has the family's name in front.
+    /// Prefix that the file's names lack: a bare encoder has `encoder.…` where a classifier has the family's name
+    /// first.
     left_out: &'static str,
 }
 
@@ -26,7 +26,7 @@ impl<'a> Tensors<'a> {
         Ok(Self { path: path.to_owned(), file, left_out: "" })
     }
 
-    /// Takes names that begin with `prefix` as they come if the file has `tensor` without it.
+    /// Strips `prefix` from looked-up names if the file has `tensor` without it.
     pub(super) fn of_encoder(self, prefix: &'static str, tensor: &str) -> Self {
         let left_out = if self.file.get(tensor).is_ok() { prefix } else { "" };
         Self { left_out, ..self }
@@ -64,7 +64,7 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    /// What the file has in place of a tensor that is missing: those whose names end most like its own.
+    /// The tensors whose names' ends are most similar to a missing one's.
     fn names_like(&self, missing: &str) -> String {
         let alike = |name: &str| missing.bytes().rev().zip(name.bytes().rev()).take_while(|(a, b)| a == b).count();
         let mut names: Vec<(usize, String)> = self.names().map(|(name, _)| (alike(&name), name)).collect();

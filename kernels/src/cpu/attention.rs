@@ -1,20 +1,20 @@
 //! `softmax(q · kᵀ / √head_dim) · v` of one head over one row.
 //!
-//! Keys and values of the head are packed into panels (a copy of 2/queries of the work), and both products are
-//! [`Gemm`]s on a block of queries whose scores stay in the first-level cache. They are packed a block of [`KEY_BLOCK`]
-//! keys at a time, so that no buffer depends on the length of a row. A row of one block, as most are, has whole scores
-//! before they are normalised: a plain softmax does, and no sum is ever rescaled. Over several blocks each query keeps
-//! its largest score and the sum of its weights so far (Milakov and Gimelshein 2018,
-//! <https://arxiv.org/abs/1805.02867>), and its context is rescaled when a block has a larger one.
+//! Packs the head's keys and values into panels (a copy of 2/queries of the work). Both products are [`Gemm`]s on a
+//! block of queries whose scores stay in the first-level cache. Keys are packed [`KEY_BLOCK`] at a time, so no buffer
+//! depends on the length of a row. Most rows are one block: all their scores are known before they are normalised, so a
+//! plain softmax is enough. In a row of several blocks each query keeps its largest score and the sum of its weights so
+//! far (Milakov and Gimelshein 2018, <https://arxiv.org/abs/1805.02867>); its context is rescaled when a block has a
+//! larger score.
 //!
-//! A query's numbers depend on the row's keys and values in their order, and on nothing else.
+//! A query's numbers depend only on the row's keys and values and their order.
 
 use super::buffer::grow;
 use super::gemm::{Finish, Gemm, Init};
 use super::matrix::{Matrix, MatrixMut};
 use super::simd::{Isa, Kernel, MAX_TILE_ROWS, Simd, math};
 
-/// Keys that are packed and scored together: every row of the models that take up to 512 tokens is one block.
+/// Keys packed and scored together. In models that take up to 512 tokens, every row is one block.
 pub(super) const KEY_BLOCK: usize = 512;
 
 /// Keys and values of one head over a block of a row, packed, and room for the scores of a block of queries.
@@ -26,13 +26,13 @@ pub(super) struct Scratch {
     values: Vec<f32>,
     /// `[queries in a block, keys]`, keys padded.
     scores: Vec<f32>,
-    /// Largest score of each query so far, where a row has several blocks.
+    /// Largest score of each query so far; used if a row has several blocks.
     maxima: Vec<f32>,
     /// Sum of each query's weights so far.
     sums: Vec<f32>,
 }
 
-/// Register tiles of queries to a block: the scores of 24 queries on 85 keys fill a quarter of the first-level cache.
+/// Register tiles of queries per block: the scores of 24 queries on 85 keys fill a quarter of the first-level cache.
 const TILES_PER_BLOCK: usize = 4;
 
 impl Scratch {
@@ -80,13 +80,13 @@ impl KeyBlock {
     }
 }
 
-/// Packs some of a block's keys and values, whose tokens lie together: `keys` and `values` are `[tokens, head_width]`.
+/// Packs the keys and values of some adjacent tokens of a block: `keys` and `values` are `[tokens, head_width]`.
 #[derive(Debug)]
 pub(super) struct PackKeysValues<'a> {
     pub(super) scratch: &'a mut Scratch,
     pub(super) keys: Matrix<'a>,
     pub(super) values: Matrix<'a>,
-    /// Where in the block the first of these tokens is.
+    /// Index in the block of the first of these tokens.
     pub(super) first: usize,
     pub(super) tokens: usize,
     pub(super) block: KeyBlock,
@@ -119,7 +119,7 @@ impl Kernel for PackKeysValues<'_> {
 }
 
 /// Attends from some queries to the packed block: `queries` and `context` are `[rows, head_width]`. The blocks of a row
-/// come in order, each with the same queries; the context is whole after the last.
+/// come in order, each with the same queries; the context is complete after the last.
 #[derive(Debug)]
 pub(super) struct Attend<'a> {
     pub(super) scratch: &'a mut Scratch,
@@ -161,7 +161,7 @@ impl Kernel for Attend<'_> {
                 (&mut scratch.sums[first..first + rows], Some(&mut scratch.maxima[first..first + rows]))
             };
             for scores in scratch.scores.chunks_exact_mut(padded).take(rows) {
-                // Padding becomes e⁻⁸⁷, which is nothing beside the 1 that every row of scores has.
+                // Padding becomes e⁻⁸⁷, negligible beside the 1 in every row of scores.
                 scores[block.keys..].fill(f32::MIN);
             }
             match maxima {

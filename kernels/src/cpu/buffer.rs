@@ -1,6 +1,6 @@
-//! Buffers that grow to what they are used for and never shrink.
+//! Buffers that grow as needed and never shrink.
 
-/// Makes a buffer at least `len` long. What it holds is lost, so that growing never takes the memory of both.
+/// Makes a buffer at least `len` long. Growing drops the old contents first, so two buffers never exist at once.
 pub(super) fn grow<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
     if buffer.len() < len {
         *buffer = Vec::new();

@@ -1,7 +1,7 @@
 //! The processor as a device: its threads and their buffers, shared by the engines of all models on it.
 //!
-//! Engines compute one batch at a time, so that two models never have more threads than one. The buffers are as large as
-//! the models and rows so far have needed: they grow when a model is loaded or a longer row comes, and never shrink.
+//! Engines compute one batch at a time, so two models never use more threads than one does. The buffers grow when a
+//! larger model is loaded or a longer row comes, and never shrink.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
@@ -15,9 +15,9 @@ use crate::engine::EngineError;
 /// How a [`CpuDevice`] is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuDeviceOptions {
-    /// Threads that compute, the caller's included; all that the process may use where `None`.
+    /// Compute threads, including the caller's; `None` means as many as the process may use.
     pub threads: Option<NonZeroUsize>,
-    /// The instruction set to use; the best that the processor has where `None`.
+    /// The instruction set to use; `None` means the processor's best.
     pub instruction_set: Option<InstructionSet>,
 }
 
@@ -49,7 +49,7 @@ impl CpuDevice {
         Ok(Arc::new(Self { isa, instruction_set, threads, arena, pool: Mutex::new(pool) }))
     }
 
-    /// Threads that compute, the caller's included.
+    /// Compute threads, including the caller's.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
@@ -61,7 +61,7 @@ impl CpuDevice {
         self.instruction_set
     }
 
-    /// Memory of all threads' buffers at this moment.
+    /// Bytes in all threads' buffers now.
     #[must_use]
     pub fn arena_bytes(&self) -> u64 {
         self.arena.bytes.load(Ordering::Relaxed)
@@ -75,7 +75,7 @@ impl CpuDevice {
         &self.arena
     }
 
-    /// Works with every thread, when the work before it is done; false when a thread panicked.
+    /// Runs `work` on every thread once earlier work is done; false if a thread panicked.
     pub(super) fn run(&self, work: Arc<dyn Work<Worker>>) -> bool {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner).run(work)
     }

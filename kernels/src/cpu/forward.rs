@@ -1,7 +1,8 @@
 //! One thread's part of the forward pass.
 //!
-//! A thread takes a group of rows from the embeddings to the last layer; members of a team take parts of a group and meet
-//! once a layer, before they read each other's keys and values. [`head`](super::head) has what comes after the layers.
+//! A thread takes a group of rows from the embeddings to the last layer. Members of a team each take part of a group
+//! and meet once per layer, before they read each other's keys and values. [`head`](super::head) does what follows the
+//! layers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -21,7 +22,7 @@ use super::sync::Barrier;
 use super::worker::{Arena, BlockBuffers, GROUP_TOKENS, Needs, TAIL_ROWS, Worker};
 use crate::batch::PackedBatch;
 
-/// What all threads see of a batch of one model.
+/// A model and its current batch, shared by all threads.
 #[derive(Debug)]
 pub(super) struct Forward {
     pub(super) isa: Isa,
@@ -65,7 +66,7 @@ impl Work<Worker> for Forward {
             Sharing::Team(members) if worker.index < members => {
                 let share = share(self.isa, grouping.max_tokens, members);
                 worker.fit(&self.needs.for_tokens(share), &self.arena);
-                // The buffers alternate in step: every member starts from the same one.
+                // The buffers alternate in step, so every member must start from the same one.
                 worker.turn = 0;
                 let team = Team { first: 0, members, member: worker.index };
                 for group in 0..grouping.groups() {
@@ -83,12 +84,12 @@ impl Work<Worker> for Forward {
     }
 }
 
-/// Tokens of a member of a team: all have as many but the last ones.
+/// Tokens per member of a team; the last members may have fewer.
 fn share(isa: Isa, tokens: usize, members: usize) -> usize {
     tokens.div_ceil(members).next_multiple_of(isa.tile_rows())
 }
 
-/// Which threads share a group, and which of them this is.
+/// The threads that share a group, and this thread's place among them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Team {
     /// The first member's index among all threads.
@@ -103,7 +104,7 @@ pub(super) struct Pass<'a> {
     batch: &'a PackedBatch,
     pub(super) team: Team,
     rows: &'a [u32],
-    /// Tokens of a member: all have as many but the last ones.
+    /// Tokens per member; the last members may have fewer.
     pub(super) share: usize,
     /// Tokens of the group.
     tokens: usize,
@@ -116,9 +117,9 @@ pub(super) struct Part {
     pub(super) row: u32,
     /// Tokens of the row.
     pub(super) row_tokens: usize,
-    /// The group's token at which the row begins.
+    /// Index in the group of the row's first token.
     pub(super) row_start: usize,
-    /// First token of the part, counted in the group.
+    /// Index in the group of the part's first token.
     pub(super) from: usize,
     tokens: usize,
 }
@@ -208,8 +209,8 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Writes queries, keys and values of this member's tokens, and waits for those of the others. Returns which of the
-    /// exchange buffers has them.
+    /// Writes this member's queries, keys and values and waits for the other members to write theirs. Returns the index
+    /// of the exchange buffer that holds them.
     fn query_key_value(&self, layer: &PackedLayer, worker: &mut Worker) -> usize {
         let widths = self.forward.model.widths;
         self.publish(worker, |states, left, exchange, tokens| {
@@ -281,7 +282,7 @@ impl<'a> Pass<'a> {
         self.forward.arena.exchange[self.team.first + member][buffer].read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Packs one head's keys and values of a block of the row, from every member that has tokens of it.
+    /// Packs one head's keys and values of a block of the row, from every member that has some of its tokens.
     fn pack_keys_values(&self, buffer: usize, part: Part, block: KeyBlock, head: usize, scratch: &mut Scratch) {
         let widths = self.forward.model.widths;
         let start = part.row_start + block.first;
@@ -303,7 +304,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The last layer of a cross-encoder: keys and values of every token, the rest for the first token of each row.
+    /// The last layer of a cross-encoder: keys and values for every token, the rest only for the first token of each
+    /// row.
     fn pruned_layer(&self, layer: &PackedLayer, worker: &mut Worker) {
         let (isa, widths) = (self.forward.isa, self.forward.model.widths);
         let buffer = self.publish(worker, |states, left, exchange, tokens| {
@@ -355,7 +357,7 @@ impl<'a> Pass<'a> {
             }
         }
         worker.clock.lap(Stage::Attention);
-        // There is room for a group of rows beyond this many.
+        // The tail has room for one group of rows beyond this many.
         if worker.tail.rows.len() >= TAIL_ROWS {
             self.forward.finish_tail(worker);
         }
@@ -369,8 +371,8 @@ pub(super) fn blocks(tokens: usize, mut run: impl FnMut(std::ops::Range<usize>))
     }
 }
 
-/// The rest of a layer, which treats each token by itself: output projection, LayerNorm, feed-forward, LayerNorm.
-/// `context` is `[tokens, heads]`; `states`, `[tokens, hidden]`, is the residual and becomes the layer's result.
+/// The per-token rest of a layer: output projection, LayerNorm, feed-forward, LayerNorm. `context` is `[tokens,
+/// heads]`; `states`, `[tokens, hidden]`, is the residual and becomes the layer's result.
 pub(super) fn after_attention(
     forward: &Forward,
     layer: &PackedLayer,
@@ -401,7 +403,8 @@ pub(super) fn after_attention(
             None => states.copy_from_slice(sums),
         }
         clock.lap(Stage::Projection);
-        // Block by block of the intermediate layer: each is the left matrix of the second product while it is in cache.
+        // Works on one block of the intermediate layer at a time: the second product reads the block while it is in
+        // cache.
         let a = layer.intermediate.left(isa, rows, Matrix::new(states, hidden), left);
         for (index, start) in (0..layer.intermediate.outputs()).step_by(K_BLOCK).enumerate() {
             let end = (start + K_BLOCK).min(layer.intermediate.outputs());

@@ -1,36 +1,36 @@
 //! Matrix product in f32: a register tile of [`Simd::TILE_ROWS`] rows by one panel, over panels packed at load.
 //!
-//! The loops follow Goto and van de Geijn (<https://doi.org/10.1145/1356052.1356053>) turned to a tall left matrix that
-//! is already in cache: a panel of the right matrix, `[k, PANEL]` and at most [`K_BLOCK`] deep,
-//! stays in the first-level cache while every strip of the left one passes by it; the next panel is asked for ahead.
-//! The left matrix is read in place: its elements are broadcast one at a time, which needs no packing.
+//! The loops follow Goto and van de Geijn (<https://doi.org/10.1145/1356052.1356053>), adapted to a tall left matrix
+//! that is already in cache. A panel of the right matrix, `[k, PANEL]` and at most [`K_BLOCK`] deep, stays in the
+//! first-level cache while every strip of the left matrix is multiplied by it; the next panel is prefetched. The left
+//! matrix is read in place: its elements are broadcast one at a time, so it needs no packing.
 //!
-//! Each number of the product is one chain of fused multiply-adds in ascending k, in any tile. So its
-//! bits depend on its row of the left matrix alone.
+//! Each number of the product is one chain of fused multiply-adds in ascending k, in any tile. So its bits do not
+//! depend on the other rows of the left matrix.
 
 #![allow(unsafe_code, reason = "pointer arithmetic in the innermost loop, where bounds checks would cost a third")]
 
 use super::matrix::{Matrix, MatrixMut};
 use super::simd::{Kernel, MAX_TILE_ROWS, PANEL_VECTORS, Simd, math};
 
-/// Inputs to one block: the panel (24 KiB on AVX2) shares a first-level cache of 32 KiB with a strip of the left
-/// matrix. Divides into no smaller blocks the 384 of the model at hand.
+/// Inputs per block: the panel (24 KiB on AVX2) shares a first-level cache of 32 KiB with a strip of the left matrix.
+/// The default model's hidden size, 384, is exactly one block.
 pub(super) const K_BLOCK: usize = 384;
 
-/// What the sums begin with.
+/// Initial value of the sums.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Init<'a> {
     /// Zero.
     Zero,
     /// The bias, `[panels · PANEL]`.
     Bias(&'a [f32]),
-    /// The bias, and the number at the same place in another matrix.
+    /// The bias plus the number at the same place in another matrix.
     BiasAndResidual(&'a [f32], Matrix<'a>),
-    /// What `c` holds: the product of the columns to the left.
+    /// The current contents of `c`: the product of the columns to the left.
     Accumulate,
 }
 
-/// What becomes of the sums.
+/// Applied to the sums before they are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finish {
     Store,
@@ -50,8 +50,8 @@ pub(super) struct Gemm<'a> {
     pub(super) finish: Finish,
 }
 
-/// Cache lines of the next panel that one tile asks for at most: with few tiles to a panel, the hardware's own
-/// prefetcher is the better one.
+/// Most cache lines of the next panel that one tile prefetches. With few tiles per panel the hardware prefetcher does
+/// better.
 const MAX_PREFETCH_LINES: usize = 64;
 
 const CACHE_LINE_F32: usize = 16;
@@ -68,7 +68,7 @@ impl Kernel for Gemm<'_> {
         let panel_len = depth * S::PANEL;
         let panels = b.len() / panel_len;
         let columns = panels * S::PANEL;
-        // Everything that the tiles below rely on.
+        // The tiles below rely on these bounds.
         assert!(a.data.len() >= (rows - 1) * a.stride + depth, "left matrix too short");
         assert!(c.data.len() >= (rows - 1) * c.stride + columns, "result too short");
         match init {
@@ -202,7 +202,7 @@ impl FloatTile {
                 }
             }
             if self.finish == Finish::Gelu {
-                // Read back from the first-level cache: the sums need their registers for the polynomials.
+                // Read the sums back from the first-level cache: the polynomials need the registers.
                 for row in 0..R {
                     for vector in 0..PANEL_VECTORS {
                         let c = self.c.add(row * self.c_stride + vector * S::LANES);
@@ -246,7 +246,7 @@ impl FloatTile {
     }
 }
 
-/// Steps of k between two tests for the end.
+/// Steps of k between two checks for the end of the loop.
 const UNROLL: usize = 4;
 
 /// One step of k: `R` broadcasts, one row of the panel, `R · PANEL_VECTORS` multiply-adds.

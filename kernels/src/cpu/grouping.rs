@@ -1,9 +1,9 @@
 //! Which rows are computed together, and by how many threads.
 //!
-//! A *group* is a set of rows that one thread takes through the whole model by itself, small enough that its activations
-//! stay in the second-level cache: no thread waits for another until the batch is done. Where rows are too few or too
-//! uneven for that, all threads become one *team* that shares each group, every member computing its part of the
-//! tokens; members meet once a layer, before they read each other's keys and values.
+//! A *group* is a set of rows that one thread takes through the whole model alone. It is small enough that its
+//! activations stay in the second-level cache, and no thread waits for another until the batch is done. If the rows are
+//! too few or too uneven for that, all threads form one *team* that shares each group: each member computes some of the
+//! tokens, and members meet once per layer, before they read each other's keys and values.
 
 use crate::architecture::Architecture;
 use crate::batch::PackedBatch;
@@ -12,14 +12,14 @@ use crate::flops;
 /// Whether threads share groups.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Sharing {
-    /// Each group belongs to the thread that takes it.
+    /// Each group is computed by the thread that takes it.
     #[default]
     Alone,
     /// Each group is shared by this many threads.
     Team(usize),
 }
 
-/// Rows in the order in which they are computed, cut into groups. Reused: nothing is allocated while serving.
+/// Rows in computing order, cut into groups. Reused: serving allocates nothing.
 #[derive(Debug, Default)]
 pub(super) struct Grouping {
     pub(super) sharing: Sharing,
@@ -41,7 +41,7 @@ struct Bin {
     flops: u64,
 }
 
-/// Limits of a grouping: see [`super::CpuEngine::load`] for where they come from.
+/// Limits of a grouping; [`super::CpuEngine::load`] sets them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) threads: usize,
@@ -51,8 +51,8 @@ pub(super) struct Limits {
     pub(super) member_tokens: usize,
 }
 
-/// What a team loses to meeting once a layer and to parts that do not fill whole tiles: a team is preferred to threads
-/// by themselves when those would take this much longer.
+/// Overhead of a team: it meets once per layer, and its parts do not fill whole tiles. A team is used if separate
+/// threads would take this many times longer.
 const TEAM_OVERHEAD: f64 = 1.06;
 
 impl Grouping {
@@ -60,17 +60,17 @@ impl Grouping {
         self.starts.len().saturating_sub(1)
     }
 
-    /// Rows of the batch that make up a group.
+    /// Rows of the batch in a group.
     pub(super) fn group(&self, index: usize) -> &[u32] {
         &self.rows[self.starts[index] as usize..self.starts[index + 1] as usize]
     }
 
-    /// Divides a batch of at least one row. A group has at most `group_tokens` tokens a member and one row more.
+    /// Divides a batch of at least one row. A group has at most `group_tokens` tokens per member plus one row.
     pub(super) fn make(&mut self, architecture: &Architecture, batch: &PackedBatch, limits: Limits) {
         let Limits { threads, group_tokens, member_tokens } = limits;
         self.ranked.clear();
         self.ranked.extend((0..batch.rows() as u32).map(|row| (row, 0)));
-        // Longest first: the short rows that come last even out what the long ones left uneven.
+        // Longest first: the short rows at the end even out the bins.
         self.ranked.sort_unstable_by_key(|&(row, _)| (std::cmp::Reverse(batch.row(row as usize).ids.len()), row));
 
         self.sharing = Sharing::Alone;
@@ -87,8 +87,8 @@ impl Grouping {
         self.cut();
     }
 
-    /// Puts each row into the bin with the least work of those that are not full. One of them is not: together they
-    /// have room for `bins · group_tokens`, which is no less than the batch.
+    /// Puts each row into the least loaded bin that is not full. There always is one: together the bins have room for
+    /// `bins · group_tokens`, at least the size of the batch.
     fn fill_bins(&mut self, architecture: &Architecture, batch: &PackedBatch, bins: usize, group_tokens: usize) {
         self.bins.clear();
         self.bins.resize(bins, Bin::default());
@@ -104,7 +104,7 @@ impl Grouping {
         }
     }
 
-    /// Work of the busiest thread. Bins are of nearly equal work, so it is the sum over rounds of the largest.
+    /// Work of the busiest thread. Bins have nearly equal work, so this is the sum of the largest bin in each round.
     fn makespan(&self, threads: usize) -> u64 {
         self.bins.chunks(threads).map(|round| round.iter().map(|bin| bin.flops).max().unwrap_or(0)).sum()
     }
@@ -121,7 +121,7 @@ impl Grouping {
         self.rows.clear();
         self.rows.resize(self.ranked.len(), 0);
         for &(row, bin) in &self.ranked {
-            // `rows` of a bin has become where its next row goes.
+            // `rows` of a bin now holds the index for its next row.
             let next = &mut self.bins[bin as usize].rows;
             self.rows[*next as usize] = row;
             *next += 1;

@@ -1,4 +1,4 @@
-//! What comes after the layers: the rest of the last one for the tokens that the head reads, and the head.
+//! What follows the layers: the rest of the last layer for the tokens that the head reads, then the head.
 
 use std::sync::PoisonError;
 
@@ -13,7 +13,8 @@ use crate::architecture::Activation;
 use crate::reference;
 
 impl Pass<'_> {
-    /// The mean of each row's last states, scaled to unit length, by the member that has the row's first token.
+    /// The mean of each row's last states, scaled to unit length. The member that has the row's first token computes
+    /// it.
     pub(super) fn mean(&self, worker: &mut Worker) {
         let model = &self.forward.model;
         let (stride, hidden) = (model.widths.hidden, model.architecture.hidden_size);
@@ -89,7 +90,7 @@ impl Forward {
     }
 }
 
-/// Applies the head's activation: of a row's numbers only, so one number at a time will do.
+/// Applies the head's activation. There are few numbers, so one at a time is fast enough.
 fn activate(activation: Option<Activation>, values: &mut [f32]) {
     let wide = |activation, x: f32| reference::activate(activation, f64::from(x)) as f32;
     match activation {

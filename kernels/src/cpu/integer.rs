@@ -1,13 +1,13 @@
 //! Matrix product of integers with exact i32 sums: 8-bit weights with 16-bit activations, or both in 11 to 12 bits.
 //!
-//! Weights have a scale for each output and block of inputs, activations one for each row and block, found as they
-//! come: w ≈ s·q, a ≈ t·p. A block is [`K_BLOCK`] deep, and the largest q and p are chosen so that [`K_BLOCK`] products
-//! stay below 2³¹: no sum can overflow, and none is rounded before it becomes an f32.
+//! Weights have a scale for each output and block of inputs. Activations have a scale for each row and block, computed
+//! at run time: w ≈ s·q, a ≈ t·p. A block is [`K_BLOCK`] deep. The largest q and p are chosen so that [`K_BLOCK`]
+//! products stay below 2³¹: no sum can overflow, and none is rounded before it becomes an f32.
 //!
 //! Why activations have more than 8 bits: the instruction that multiplies 8-bit numbers on AVX2 (`vpmaddubsw`)
-//! saturates its sums of two products, and the exact one (`vpmaddwd`) takes 16-bit numbers anyway, twice as many a cycle
-//! as f32. Rounding activations to 8 bits would save nothing there and cost much of the accuracy, since a row's largest
-//! number is ten times its typical one.
+//! saturates its sums of two products. The exact one (`vpmaddwd`) takes 16-bit numbers anyway, twice as many per cycle
+//! as f32. So rounding activations to 8 bits would save nothing and lose much accuracy, since a row's largest number is
+//! ten times its typical one.
 
 #![allow(unsafe_code, reason = "pointer arithmetic in the innermost loop, as in the f32 product")]
 
@@ -18,18 +18,18 @@ use super::gemm::{Finish, Init, K_BLOCK};
 use super::matrix::{Matrix, MatrixMut};
 use super::simd::{Isa, Kernel, MAX_PANEL, MAX_TILE_ROWS, PANEL_VECTORS, Simd, math};
 
-/// A quantised weight as it is stored.
+/// A stored quantised weight.
 pub(super) trait Weight: Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Largest weight.
     const MAX: f32;
 
-    /// Largest activation to go with it.
+    /// Largest activation.
     const ACTIVATION_MAX: f32;
 
     fn round(value: f32) -> Self;
 
-    /// A panel as i16: itself, or widened into `buffer`. A panel is widened once and passes every strip of the left
-    /// matrix, so that the innermost loop is the same for both widths.
+    /// A panel as i16: itself, or widened into `buffer`. A panel is widened once for all strips of the left matrix, so
+    /// the innermost loop is the same for both widths.
     fn widen<'a, S: Simd>(s: S, panel: &'a [Self], buffer: &'a mut [i16]) -> &'a [i16];
 }
 
@@ -52,8 +52,8 @@ impl Weight for i8 {
     }
 }
 
-/// A row's largest activation is further above the typical one than an output's largest weight is, by about two: the
-/// bits are divided so that both contribute alike to the error.
+/// A row's largest activation is about twice as far above the typical one as an output's largest weight. The bits are
+/// divided so that both contribute equally to the error.
 impl Weight for i16 {
     const MAX: f32 = 1672.0;
     const ACTIVATION_MAX: f32 = 3344.0;
@@ -209,7 +209,7 @@ impl Kernel for Quantise<'_> {
             for (x, to) in rest.iter().zip(&mut values[whole..]) {
                 *to = (x * inverse).round_ties_even() as i16;
             }
-            // The partner of the last input of an odd block.
+            // Zero partner for the last input of an odd block.
             if depth < K_BLOCK {
                 values[depth] = 0;
             }
@@ -245,7 +245,7 @@ impl<W: Weight> Kernel for IntegerGemm<'_, W> {
             return;
         }
         const { assert!(S::TILE_ROWS <= MAX_TILE_ROWS && S::PANEL <= MAX_PANEL) };
-        // What the tiles below rely on.
+        // The tiles below rely on these bounds.
         assert!(a.values.len() >= (rows - 1) * K_BLOCK + 2 * pairs, "left matrix too short");
         let mut buffer = [0i16; K_BLOCK * MAX_PANEL];
         for (panel, b) in b.chunks_exact(panel_len).enumerate() {
@@ -329,7 +329,7 @@ impl IntegerTile {
     }
 }
 
-/// What becomes of a panel's sums.
+/// How a panel's sums are scaled and stored.
 struct Columns<'a> {
     column: usize,
     scales: &'a [f32],

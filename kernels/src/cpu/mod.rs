@@ -1,13 +1,12 @@
 //! The CPU engine: the whole forward pass on the host's processor.
 //!
 //! A [`CpuDevice`] owns the compute threads and their buffers; the engines of all models on it share them and compute
-//! one batch at a time. An engine takes its weights over and packs them once for its own matrix product ([`gemm`]); a
-//! batch is divided over the threads by rows ([`grouping`]), each taking its rows through the whole model with
-//! activations that stay in its cache ([`forward`]). It computes in [`Engine::submit`] and hands the numbers over in
-//! [`Engine::finish`].
+//! one batch at a time. An engine packs its weights once for its matrix product ([`gemm`]). A batch is divided by rows
+//! over the threads ([`grouping`]). Each thread takes its rows through the whole model and keeps their activations in
+//! its cache ([`forward`]). The engine computes in [`Engine::submit`] and returns the numbers in [`Engine::finish`].
 //!
-//! A row's numbers are computed in an order that depends on that row alone: they have the same bits in any batch and on
-//! any number of threads. Between instruction sets they differ by rounding.
+//! The order in which a row's numbers are computed depends only on that row, so they have the same bits in any batch
+//! and on any number of threads. Between instruction sets they differ by rounding.
 
 mod attention;
 mod buffer;
@@ -46,13 +45,13 @@ pub use simd::InstructionSet;
 pub use stages::Stage;
 use worker::{GROUP_TOKENS, Needs};
 
-/// Token budget of a batch: keeps 64 threads in groups of their own, and two threads busy for two seconds.
+/// Default token budget of a batch: enough groups for 64 threads, and two seconds of work for two threads.
 pub const DEFAULT_MAX_BATCH_TOKENS: usize = 16_384;
 
-/// Fewest tokens that a thread gets when several share a row: fewer would not pay for reading the weights once more.
+/// Fewest tokens per thread when several share a row: with fewer, reading the weights again costs more than it saves.
 const MIN_MEMBER_TOKENS: usize = 12;
 
-/// Every precision that the CPU engine computes in.
+/// Precisions of the CPU engine.
 pub const PRECISIONS: &[Precision] = &[Precision::F32, Precision::Int8, Precision::Int16];
 
 impl TryFrom<Precision> for Format {
@@ -66,7 +65,7 @@ impl TryFrom<Precision> for Format {
 /// How a [`CpuEngine`] is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// Most tokens in one batch; raised to the model's longest row where it is less.
+    /// Most tokens in one batch; raised to the model's longest row if less.
     pub max_batch_tokens: usize,
     /// Numbers as stored and multiplied.
     pub precision: Precision,
@@ -99,16 +98,16 @@ struct Pending {
 }
 
 impl CpuEngine {
-    /// Whether the engine computes such a model.
+    /// Whether the engine can compute a model of this architecture.
     ///
     /// # Errors
-    /// Names a part that it lacks.
+    /// The engine lacks a part of the model; the error names it.
     pub fn supports(architecture: &Architecture) -> Result<(), Unsupported> {
         supports::check(architecture)
     }
 
-    /// What [`load`](Self::load) will take, before any weights are read: the model's own memory, and what it needs of
-    /// the device's buffers, which are as large as the largest need and not as their sum.
+    /// Memory that [`load`](Self::load) will take, computed without reading weights: the model's own, and its need of
+    /// the device's buffers. Models share those buffers, which are as large as the largest need, not the sum.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -127,8 +126,8 @@ impl CpuEngine {
         })
     }
 
-    /// Packs the weights and has the device make room for rows as long as most are. A longer row makes the device's
-    /// buffers grow when it comes.
+    /// Packs the weights and reserves the device's buffers for rows of usual length. A longer row makes the buffers
+    /// grow when it comes.
     ///
     /// # Errors
     /// The model has a part that the engine lacks, the engine lacks the precision, or a thread panicked.
@@ -175,7 +174,7 @@ impl CpuEngine {
         })
     }
 
-    /// Time that threads have spent in each stage since the engine was made, summed over threads.
+    /// Time spent in each stage since the engine was made, summed over threads.
     #[must_use]
     pub fn stage_times(&self) -> [(Stage, Duration); Stage::ALL.len()] {
         self.forward.stages.totals()

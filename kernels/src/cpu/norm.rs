@@ -1,6 +1,6 @@
-//! LayerNorm over rows that a matrix product has just left in the second-level cache, and the embeddings before it.
+//! LayerNorm over rows that a matrix product has just written to the second-level cache, and the embeddings.
 //!
-//! Fusing LayerNorm into the product's epilogue would need a whole row's panels at once; a pass of its own costs 0.2 % of
+//! Fusing LayerNorm into the product's epilogue would need a whole row's panels at once. A separate pass costs 0.2 % of
 //! a layer.
 
 use super::pack::{Format, PackedLinear};
@@ -8,7 +8,7 @@ use super::simd::{Isa, Kernel, Simd};
 use crate::architecture::{Architecture, Embeddings, Positions};
 use crate::weights::{EmbeddingWeights, NormWeights};
 
-/// LayerNorm's weights, padded with zeros to whole panels: what it writes to padding is zero.
+/// LayerNorm's weights, padded with zeros to whole panels, so that padding stays zero.
 #[derive(Debug)]
 pub(super) struct PackedNorm {
     weight: Vec<f32>,
@@ -63,7 +63,7 @@ impl Kernel for NormRows<'_> {
     }
 }
 
-/// The mean and 1/√(variance + eps). Two passes: the variance of numbers far from zero is not the difference of sums.
+/// The mean and 1/√(variance + eps). Two passes: a difference of sums would be inaccurate for numbers far from zero.
 #[inline(always)]
 fn moments<S: Simd>(s: S, row: &[f32], eps: f32) -> (f32, f32) {
     let count = row.len() as f32;
@@ -81,7 +81,7 @@ fn moments<S: Simd>(s: S, row: &[f32], eps: f32) -> (f32, f32) {
     (mean, 1.0 / (squares / count + eps).sqrt())
 }
 
-/// The sum of a function over a row: in vectors, then the rest one by one.
+/// The sum of a function over a row: whole vectors first, then the rest one by one.
 #[inline(always)]
 fn sum<S: Simd>(s: S, row: &[f32], vector: impl Fn(S::F32) -> S::F32, scalar: impl Fn(f32) -> f32) -> f32 {
     let (mut even, mut odd) = (s.splat(0.0), s.splat(0.0));
@@ -105,7 +105,7 @@ fn normalise<S: Simd>(s: S, norm: &PackedNorm, from: &[f32], to: &mut [f32], mea
     }
 }
 
-/// The embedding tables, kept as they are: a row of a table is read whole, and few of them are read.
+/// The embedding tables, not packed: few rows are read, and each is read whole.
 #[derive(Debug)]
 pub(super) struct PackedEmbeddings {
     word: Vec<f32>,
@@ -119,7 +119,7 @@ pub(super) struct PackedEmbeddings {
     pub(super) projection: Option<PackedLinear>,
 }
 
-/// A table that is added to the words; where a model has none, one row of zeros for every token.
+/// A table that is added to the word table; if the model has none, one row of zeros.
 #[derive(Debug)]
 struct Table {
     values: Vec<f32>,
@@ -154,19 +154,19 @@ impl PackedEmbeddings {
         }
     }
 
-    /// Width of an embedded token with padding: a hidden state's, unless there is a projection to that.
+    /// Width of an embedded token with padding: that of a hidden state, unless the model has a projection.
     pub(super) fn stride(&self) -> usize {
         self.stride
     }
 
-    /// What a model's tables take, in bytes.
+    /// Bytes of a model's tables.
     pub(super) fn bytes_of(architecture: &Architecture) -> u64 {
         let Embeddings { width, positions, token_types, .. } = architecture.embeddings;
         let positions = match positions {
             Positions::None => 0,
             Positions::Learned { rows, .. } => rows,
         };
-        // An absent table is one row of zeros.
+        // A missing table is one row of zeros.
         let rows = architecture.vocab_size + positions.max(1) + token_types.rows().max(1);
         (rows * width * size_of::<f32>()) as u64
     }
@@ -184,7 +184,7 @@ impl PackedEmbeddings {
     }
 }
 
-/// What picks a row of each table.
+/// Row indices of one token in each table.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EmbeddedToken {
     pub(super) id: u32,

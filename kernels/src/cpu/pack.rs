@@ -1,7 +1,7 @@
-//! Linear layers packed for [`Gemm`](super::gemm::Gemm): once, when a model loads.
+//! Linear layers, packed for [`Gemm`](super::gemm::Gemm) once when a model loads.
 //!
-//! `[block of k][panel][k in the block][column in the panel]`, so that a product reads its right matrix from front to
-//! back. Outputs and inputs are padded with zeros to whole panels, so that no kernel has an edge in its columns.
+//! The layout `[block of k][panel][k in the block][column in the panel]` lets a product read its right matrix from
+//! front to back. Outputs and inputs are padded with zeros to whole panels, so no kernel handles partial columns.
 
 use std::ops::Range;
 
@@ -21,7 +21,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// The format of a precision, where the CPU engine has it.
+    /// The format of a precision; `None` if the CPU engine lacks it.
     pub(super) fn of(precision: Precision) -> Option<Self> {
         match precision {
             Precision::F32 => Some(Self::F32),
@@ -68,8 +68,8 @@ impl PackedLinear {
         Self::new(isa, format, &columns(linear), &all_inputs(linear.inputs))
     }
 
-    /// `columns` are padded to whole panels; `inputs` says which of a layer's inputs each row of the packed matrix is,
-    /// `None` being padding.
+    /// `columns` are padded to whole panels; `inputs` names the layer's input for each row of the packed matrix, or
+    /// `None` for padding.
     pub(super) fn new(isa: Isa, format: Format, columns: &[Column<'_>], inputs: &[Option<usize>]) -> Self {
         let panel = isa.panel();
         let outputs = columns.len().next_multiple_of(panel);
@@ -87,7 +87,7 @@ impl PackedLinear {
         Self { panels, bias, inputs: inputs.len(), outputs }
     }
 
-    /// What a layer of these sizes takes, in bytes; `outputs` are padded.
+    /// Bytes of a layer of these sizes; `outputs` are padded.
     pub(super) fn bytes_of(format: Format, outputs: usize, inputs: usize) -> u64 {
         let blocks = (0..inputs).step_by(K_BLOCK);
         let pairs = || blocks.clone().map(|first| K_BLOCK.min(inputs - first).next_multiple_of(2)).sum::<usize>();
@@ -114,8 +114,8 @@ impl PackedLinear {
         panels + size_of_val(self.bias.as_slice()) as u64
     }
 
-    /// Makes a left matrix, `[rows, inputs]`, into what [`apply`](Self::apply) multiplies with; `buffer` holds it if it
-    /// is not the matrix itself.
+    /// Converts a left matrix, `[rows, inputs]`, for [`apply`](Self::apply); `buffer` holds the converted copy if one
+    /// is needed.
     pub(super) fn left<'a>(&self, isa: Isa, rows: usize, a: Matrix<'a>, buffer: &'a mut LeftBuffer) -> Left<'a> {
         self.quantise(isa, rows, self.inputs, a, buffer)
     }
@@ -147,7 +147,7 @@ impl PackedLinear {
         }
     }
 
-    /// `c = finish(a · wᵀ + bias + residual)` for some of the outputs, whole panels of them: `a` is `[rows, inputs]`, `c`
+    /// `c = finish(a · wᵀ + bias + residual)` for some of the outputs, in whole panels: `a` is `[rows, inputs]`, `c`
     /// and the residual are `[rows, outputs.len()]`.
     pub(super) fn apply(&self, isa: Isa, outputs: Range<usize>, product: Product<'_>) {
         let Product { rows, a, mut c, residual, finish } = product;
@@ -191,15 +191,15 @@ impl PackedLinear {
                 let (b, scales) = panels.block(block, depth, outputs);
                 isa.run(IntegerGemm { rows, depth, a: a.block(left_block), b, scales, c, init, finish });
             }
-            _ => unreachable!("a left matrix is made by the layer that it is multiplied with"),
+            _ => unreachable!("a left matrix is made by the layer that multiplies it"),
         }
     }
 }
 
-/// Which part of a packed matrix is multiplied.
+/// The part of a packed matrix to multiply with.
 struct Place {
     block: usize,
-    /// The same block, counted in the left matrix.
+    /// Index of the same block in the left matrix.
     left_block: usize,
     outputs: Range<usize>,
 }
@@ -225,14 +225,14 @@ fn integer_panels<W: Weight>(
     IntegerPanels::new(outputs, inputs.len(), panel, |output, input| weight(columns, output, inputs[input]))
 }
 
-/// The left matrix of a product, in the form that the right one asks for.
+/// The left matrix of a product, in the format that the right matrix needs.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Left<'a> {
     F32(Matrix<'a>),
     Quantised(Quantised<'a>),
 }
 
-/// What a [`PackedLinear`] is applied to.
+/// Arguments of a product with a [`PackedLinear`].
 #[derive(Debug)]
 pub(super) struct Product<'a> {
     pub(super) rows: usize,

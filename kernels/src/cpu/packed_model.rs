@@ -1,7 +1,7 @@
-//! A model packed for the CPU engine, and the shapes that its padding gives.
+//! A model packed for the CPU engine, and its padded widths.
 //!
-//! Padding is in columns only: a hidden state, each head and the intermediate layer are widened to whole panels with
-//! zeros, which every kernel keeps zero. Heads of 32 or 64 numbers need none.
+//! Only columns are padded: hidden states, each head and the intermediate layer are widened to whole panels with zeros,
+//! and every kernel keeps them zero. Heads of 32 or 64 numbers need no padding.
 
 use super::norm::{PackedEmbeddings, PackedNorm};
 use super::pack::{self, Column, Format, PackedLinear};
@@ -29,14 +29,14 @@ impl Widths {
     }
 }
 
-/// Everything that a forward pass reads.
+/// All weights that a forward pass reads.
 #[derive(Debug)]
 pub(super) struct PackedModel {
     pub(super) architecture: Architecture,
     pub(super) widths: Widths,
     pub(super) embeddings: PackedEmbeddings,
     pub(super) layers: Vec<PackedLayer>,
-    /// Absent where the model computes embeddings.
+    /// `None` if the model computes embeddings.
     pub(super) head: Option<PackedHead>,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct PackedLayer {
     pub(super) query_key_value: PackedLinear,
     /// `[hidden, heads]`.
     pub(super) attention_output: PackedLinear,
-    /// Absent where the layer has none.
+    /// `None` if the layer has no such norm.
     pub(super) attention_norm: Option<PackedNorm>,
     /// `[intermediate, hidden]`.
     pub(super) intermediate: PackedLinear,
@@ -64,7 +64,7 @@ pub(super) struct PackedHead {
 }
 
 impl PackedModel {
-    /// Packs layer by layer, dropping the originals on the way: the peak is one layer above what is kept.
+    /// Packs layer by layer and drops each original, so peak memory is one layer above the result.
     pub(super) fn new(isa: Isa, format: Format, model: Model) -> Self {
         let Model { architecture, weights } = model;
         let widths = Widths::of(isa, &architecture);
@@ -78,7 +78,7 @@ impl PackedModel {
         Self { architecture, widths, embeddings, layers, head }
     }
 
-    /// Whether the last layer is computed for first tokens only.
+    /// Whether the last layer is computed only for first tokens.
     pub(super) fn is_pruned(&self) -> bool {
         self.architecture.pooling == Pooling::First
     }
@@ -91,7 +91,7 @@ impl PackedModel {
         }
     }
 
-    /// What a model takes once it is packed, in bytes, before any weights are read.
+    /// Bytes of the packed model, computed without reading weights.
     pub(super) fn bytes_of(isa: Isa, format: Format, architecture: &Architecture) -> u64 {
         let (panel, widths) = (isa.panel(), Widths::of(isa, architecture));
         let (hidden, stride) = (architecture.hidden_size, widths.hidden);
@@ -159,7 +159,7 @@ impl PackedLayer {
     }
 }
 
-/// Where in a checkpoint's row of heads each number of a padded row of heads is.
+/// For each number of a padded row of heads, its index in the checkpoint's row; `None` is padding.
 fn head_places(attention: Attention, widths: Widths) -> impl Iterator<Item = Option<usize>> {
     let head_dim = attention.head_dim;
     (0..widths.heads).map(move |column| {

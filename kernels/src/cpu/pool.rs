@@ -1,22 +1,22 @@
-//! A processor's threads: started once, asleep between batches.
+//! The compute threads: started once, asleep between batches.
 //!
-//! The caller's thread is one of them, so `threads` is all that ever compute at a time, and one thread needs no other.
-//! Each thread keeps a worker, what it computes with, from one piece of work to the next.
+//! The caller's thread is one of them, so at most `threads` threads compute at a time, and one thread needs no other.
+//! Each thread keeps its worker (its buffers) from one piece of work to the next.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// What the threads do together, such as computing a batch.
+/// Work that the threads do together, such as computing a batch.
 pub(super) trait Work<W>: Send + Sync {
     /// One thread's part.
     fn run(&self, worker: &mut W);
 
-    /// Called when a thread has panicked, so that none waits for it.
+    /// Called when a thread has panicked, so that no other waits for it.
     fn abandon(&self) {}
 }
 
-/// Threads beside the caller's, and the caller's worker.
+/// The threads other than the caller's, and the caller's worker.
 #[derive(Debug)]
 pub(super) struct Pool<W> {
     control: Arc<Control<W>>,
@@ -40,7 +40,7 @@ struct Progress<W> {
 }
 
 impl<W: Send + 'static> Pool<W> {
-    /// A thread for each of `workers` besides the caller's, which takes `own`.
+    /// Starts a thread for each of `workers`; the caller's thread uses `own`.
     pub(super) fn start(own: W, workers: Vec<W>) -> std::io::Result<Self> {
         let progress = Progress { turn: 0, work: None, running: 0, panicked: false, quit: false };
         let control = Arc::new(Control { progress: Mutex::new(progress), start: Condvar::new(), done: Condvar::new() });
@@ -52,7 +52,7 @@ impl<W: Send + 'static> Pool<W> {
                 let mut turn = 0;
                 while let Some(work) = control.next(&mut turn) {
                     let succeeded = run(&*work, &mut worker);
-                    // Before the caller goes on: it may be the last to hold what the work belongs to.
+                    // Drop before the caller continues: this may be the last reference.
                     drop(work);
                     control.finished(succeeded);
                 }
@@ -61,7 +61,7 @@ impl<W: Send + 'static> Pool<W> {
         Ok(pool)
     }
 
-    /// Works with every thread, this one included; false when one panicked.
+    /// Runs `work` on every thread, including this one; false if one panicked.
     pub(super) fn run(&mut self, work: Arc<dyn Work<W>>) -> bool {
         let mut progress = self.control.lock();
         progress.running = self.threads.len();
@@ -94,7 +94,7 @@ impl<W> Control<W> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps until there is work after `turn`; `None` when it is time to go.
+    /// Sleeps until there is work after `turn`; `None` means the thread must end.
     fn next(&self, turn: &mut u64) -> Option<Arc<dyn Work<W>>> {
         let mut progress = self.lock();
         while progress.turn == *turn && !progress.quit {
@@ -125,7 +125,7 @@ impl<W> Drop for Pool<W> {
         self.control.lock().quit = true;
         self.control.start.notify_all();
         for thread in self.threads.drain(..) {
-            // A thread that panicked has been reported by the work that it failed.
+            // The failed work has already reported a panic.
             let _ = thread.join();
         }
     }
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn every_thread_does_its_part_of_every_work_and_none_holds_it_afterwards() {
+    fn every_thread_runs_every_work_and_drops_it_afterwards() {
         let mut pool = Pool::start(1, vec![10, 100]).unwrap();
         for _ in 0..100 {
             let sum = Arc::new(Sum::default());
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_fails_its_work_and_the_next_one_is_done() {
+    fn a_panic_fails_its_own_work_but_not_the_next() {
         let mut pool = Pool::start(1, vec![10]).unwrap();
         for bad in [1, 10] {
             assert!(!pool.run(Arc::new(Sum { bad, ..Sum::default() })));

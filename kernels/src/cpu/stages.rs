@@ -16,7 +16,7 @@ pub enum Stage {
     Projection,
     /// Both feed-forward products, GELU, residual and LayerNorm.
     FeedForward,
-    /// The last layer's rest for first tokens, pooler and classifier; or the mean.
+    /// The rest of the last layer for first tokens, pooler and classifier; or the mean.
     Head,
     /// Waiting for other threads.
     Wait,
@@ -34,7 +34,7 @@ impl Stage {
         Self::Wait,
     ];
 
-    /// Its name in reports.
+    /// The name in reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -71,7 +71,7 @@ impl Clock {
         self.last = Some(Instant::now());
     }
 
-    /// What has passed since the last lap was spent in `stage`. A clock that was not started counts nothing.
+    /// Counts the time since the last lap for `stage`. A clock that was not started counts nothing.
     pub(super) fn lap(&mut self, stage: Stage) {
         if let Some(last) = &mut self.last {
             let now = Instant::now();
@@ -80,7 +80,7 @@ impl Clock {
         }
     }
 
-    /// Adds what was measured to the totals and begins anew.
+    /// Adds the measured times to the totals and starts again.
     pub(super) fn report(&mut self, stages: &Stages) {
         for (lap, total) in std::mem::take(&mut self.laps).iter().zip(&stages.0) {
             total.fetch_add(lap.as_nanos() as u64, Ordering::Relaxed);

@@ -1,10 +1,10 @@
-//! Which models the CPU engine computes: it names the part of any other one.
+//! Checks whether the CPU engine can compute a model, and names the part that it lacks.
 
 use crate::architecture::{
     Activation, Architecture, Dense, Head, Mask, MlpKind, NormKind, NormPlacement, Pooling, Unsupported,
 };
 
-/// The part that the engine lacks, and what it has in its place.
+/// The missing part, and what the engine supports instead.
 type Lack = (String, &'static str);
 
 pub(super) fn check(architecture: &Architecture) -> Result<(), Unsupported> {

@@ -1,14 +1,13 @@
-//! Where threads meet: a barrier that spins for a moment and then sleeps.
+//! A barrier that spins briefly and then sleeps.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// Turns of the loop before a thread sleeps: some 20 µs, about what waking a sleeper takes. Members of a team arrive
-/// within that of each other unless the machine is busy with something else, and then the processor is better left to
-/// it.
+/// Spins before a thread sleeps: some 20 µs, about as long as waking it takes. Members of a team arrive within that
+/// time unless the machine is busy with other work, which then should get the processor.
 const SPINS: usize = 1_000;
 
-/// A barrier for a number of threads that is given with each wait.
+/// A barrier; each wait states the number of threads.
 #[derive(Debug, Default)]
 pub(super) struct Barrier {
     arrived: AtomicUsize,
@@ -48,7 +47,7 @@ impl Barrier {
         assert!(!self.broken.load(Ordering::Acquire), "another thread of the team panicked");
     }
 
-    /// Lets everyone who waits, now or later, panic: a member will never come.
+    /// Makes every wait panic, now and later, because a member will never come.
     pub(super) fn break_up(&self) {
         let _guard = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
         self.broken.store(true, Ordering::Release);

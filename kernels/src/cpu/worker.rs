@@ -1,7 +1,7 @@
-//! What one thread computes with: buffers that grow to what models and rows need.
+//! One thread's buffers, which grow to what models and rows need.
 //!
-//! They are sized so that a group of [`GROUP_TOKENS`] tokens keeps its state, its sums and a block of its intermediate
-//! layer in the second-level cache from the first layer to the last; only weights stream by. No kernel reads what it has
+//! A group of [`GROUP_TOKENS`] tokens keeps its state, its sums and a block of its intermediate layer in the
+//! second-level cache from the first layer to the last; only weights stream through. No kernel reads numbers that were
 //! not written in the same batch, so models of different widths share the buffers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,18 +17,18 @@ use super::simd::Isa;
 use super::stages::Clock;
 use crate::architecture::{Architecture, Head};
 
-/// Tokens to a group. State, sums and one block of the intermediate layer are 4.5 KiB a token in MiniLM, a little more
-/// than a second-level cache of 512 KiB in all, of which one product touches two thirds; fewer tokens would read each
-/// panel of weights more often. Measured: 96 is 6 % slower, 192 no faster (docs/kernels-cpu.md).
+/// Tokens per group. State, sums and one block of the intermediate layer are 4.5 KiB per token in MiniLM: in all a
+/// little more than a second-level cache of 512 KiB, but one product touches only two thirds. Fewer tokens would read
+/// each panel of weights more often. Measured: 96 is 6 % slower, 192 no faster (docs/kernels-cpu.md).
 pub(super) const GROUP_TOKENS: usize = 144;
 
-/// Rows of pooled tokens that are collected before the rest of the last layer and the head are computed for them.
+/// Rows collected before the rest of the last layer and the head are computed for them.
 pub(super) const TAIL_ROWS: usize = 96;
 
-/// Longest row for which a model reserves memory when it loads. Longer ones have it grow when they come.
+/// Longest row for which a model reserves memory when it loads. A longer row makes the buffers grow when it comes.
 const RESERVED_ROW_TOKENS: usize = 512;
 
-/// What threads see of each other's buffers.
+/// Buffers that threads share.
 #[derive(Debug)]
 pub(super) struct Arena {
     /// Queries, keys and values of each thread's tokens; written by the thread, then read by its team. Two, so that a
@@ -53,11 +53,11 @@ pub(super) struct Needs {
     hidden: usize,
     /// Width of all query heads.
     heads: usize,
-    /// Width of what members of a team exchange about a token.
+    /// Width of what members of a team exchange per token.
     exchange: usize,
     /// Width of one head.
     head: usize,
-    /// Width of an embedded token, where that is projected.
+    /// Width of an embedded token, if it is projected.
     embedded: usize,
     /// Outputs of the classifier.
     labels: usize,
@@ -67,7 +67,7 @@ pub(super) struct Needs {
 }
 
 impl Needs {
-    /// For a model, with rows as long as most are.
+    /// The needs of a model, with rows of usual length.
     pub(super) fn of(isa: Isa, format: Format, architecture: &Architecture) -> Self {
         let widths = Widths::of(isa, architecture);
         let panels = |width: usize| width.next_multiple_of(isa.panel());
@@ -87,8 +87,8 @@ impl Needs {
         }
     }
 
-    /// What one thread's buffers take, its part of the exchange included. Makes them to see: zeroed memory costs nothing
-    /// until it is written.
+    /// Bytes of one thread's buffers, including its part of the exchange. Allocates the buffers to measure them: zeroed
+    /// memory costs nothing until it is written.
     pub(super) fn bytes(&self) -> u64 {
         let mut worker = Worker::new(0);
         let arena = Arena::new(1);
@@ -96,18 +96,18 @@ impl Needs {
         arena.bytes.load(Ordering::Relaxed)
     }
 
-    /// The same for at least so many tokens of one thread. Rounded up, so that a slowly growing length does not have
-    /// the buffers grow at every row.
+    /// The same for at least `tokens` tokens per thread. Rounds up, so that slowly growing lengths do not grow the
+    /// buffers at every row.
     pub(super) fn for_tokens(self, tokens: usize) -> Self {
         Self { tokens: self.tokens.max(tokens.next_multiple_of(GROUP_TOKENS)), ..self }
     }
 }
 
-/// What one thread owns: its activations.
+/// One thread's activations.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) index: usize,
-    /// Layers and exchanges so far; tells which of the two exchange buffers is next.
+    /// Exchanges so far; selects the next of the two exchange buffers.
     pub(super) turn: usize,
     pub(super) clock: Clock,
     /// The state of this thread's tokens, `[tokens, hidden]`.
@@ -119,14 +119,14 @@ pub(super) struct Worker {
     pub(super) tail: Tail,
     pub(super) block: BlockBuffers,
     pub(super) attention: Scratch,
-    /// What the buffers above have, in bytes, with this thread's part of the exchange.
+    /// Bytes of the buffers above, plus this thread's part of the exchange.
     bytes: u64,
 }
 
-/// Buffers for the part of a layer that treats each token by itself, for up to [`GROUP_TOKENS`] tokens.
+/// Buffers for the per-token part of a layer, for up to [`GROUP_TOKENS`] tokens.
 #[derive(Debug, Default)]
 pub(super) struct BlockBuffers {
-    /// What LayerNorm reads, `[tokens, hidden]`.
+    /// Input of LayerNorm, `[tokens, hidden]`.
     pub(super) sums: Vec<f32>,
     /// One block of the intermediate layer, `[tokens, K_BLOCK]`.
     pub(super) intermediate: Vec<f32>,
@@ -136,8 +136,8 @@ pub(super) struct BlockBuffers {
     pub(super) left_block: LeftBuffer,
 }
 
-/// First tokens on their way through the last layer. They are gathered over groups, since a product over the one or
-/// two rows of a group would be bound by reading the weights.
+/// First tokens in the last layer, gathered over groups: a product over the one or two rows of a group would be bound
+/// by reading the weights.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     /// Rows of the batch.
@@ -151,7 +151,7 @@ pub(super) struct Tail {
 }
 
 impl Worker {
-    /// One without buffers.
+    /// A worker without buffers.
     pub(super) fn new(index: usize) -> Self {
         Self {
             index,

@@ -1,5 +1,5 @@
-//! BERT (Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>), as Hugging Face's `BertForSequenceClassification`
-//! and `BertModel` implement it: learned positions, two token types, norms after, a head that begins with the pooler.
+//! BERT (Devlin et al. 2018, <https://arxiv.org/abs/1810.04805>), as Hugging Face's `BertForSequenceClassification` and
+//! `BertModel` implement it: learned positions, two token types, norms after each part, a head with the pooler.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,7 +16,7 @@ pub(super) const FAMILY: Family =
 
 const NAMES: Names = Names { prefix: "bert.", dense: "bert.pooler.dense", classifier: "classifier", ..ENCODER_NAMES };
 
-/// Names that other families have in common with BERT.
+/// Names that other families share with BERT.
 pub(super) const ENCODER_NAMES: Names = Names {
     prefix: "",
     word: "embeddings.word_embeddings",
@@ -37,7 +37,7 @@ pub(super) const ENCODER_NAMES: Names = Names {
     classifier: "",
 };
 
-/// Fields of `config.json`, which other families have in common with BERT.
+/// Fields of `config.json` that other families share with BERT.
 #[derive(Debug, Deserialize)]
 pub(super) struct BertConfig {
     pub(super) vocab_size: usize,
@@ -74,8 +74,8 @@ fn architecture(config: &Value, labels: Option<usize>) -> Result<Architecture, C
 }
 
 impl BertConfig {
-    /// The encoder with embeddings as wide as the layers and positions that count from the table's first row; its
-    /// classifier has a dense layer with `head_activation`.
+    /// The encoder with embeddings as wide as its layers and positions from the table's first row on. Its classifier
+    /// has a dense layer with `head_activation`.
     pub(super) fn architecture(
         &self,
         family: &'static str,
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_leaves_out_has_berts_defaults() {
+    fn missing_fields_have_berts_defaults() {
         let architecture = config(&serde_json::json!({})).unwrap();
         assert_eq!(architecture.embeddings.token_types, TokenTypes::Two);
         assert_eq!(architecture.block.norm.eps.to_bits(), 1e-12f64.to_bits());
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_would_be_computed_wrongly_are_refused_with_the_supported_ones() {
+    fn unsupported_values_are_refused_with_the_supported_ones() {
         let cases = [
             (serde_json::json!({ "hidden_act": "quick_gelu" }), "hidden_act is quick_gelu"),
             (serde_json::json!({ "position_embedding_type": "relative_key" }), "supported is absolute"),

@@ -1,17 +1,17 @@
-//! Bounds that hold for every family: each size is checked before anything is allocated for it.
+//! Bounds for every family. Each size is checked before anything is allocated for it.
 
 use super::ConfigError;
 use super::config::{MAX_LAYERS, unsupported};
 use crate::architecture::{Architecture, Attention, Dense, Head, Positions};
 
-/// Dimensions above this are refused: no encoder in use comes near, and a hostile `config.json` must not make the host
+/// Largest accepted dimension. No encoder in use comes near it, and a hostile `config.json` must not make the host
 /// reserve memory for a model that cannot exist.
 const MAX_DIMENSION: usize = 1 << 20;
 
-/// Checks a value that a family made.
+/// Checks the architecture that a family made.
 ///
 /// # Errors
-/// Names the part and what would be accepted.
+/// A size is out of bounds; the error names it and the accepted values.
 pub(super) fn check(architecture: &Architecture) -> Result<(), ConfigError> {
     let Attention { heads, kv_heads, head_dim, .. } = architecture.block.attention;
     let dimensions = [

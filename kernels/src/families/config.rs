@@ -1,28 +1,28 @@
-//! Fields that `config.json` files of several families share.
+//! Fields of `config.json` that several families share.
 
 use serde_json::Value;
 
 use super::{ConfigError, shown};
 use crate::architecture::{Activation, Layer, Mask, TokenTypes};
 
-/// Layers above this are refused: a layer is a value of its own, so their number is memory before any weight is read.
+/// Most layers accepted: each layer takes memory before any weights are read.
 pub(super) const MAX_LAYERS: usize = 1 << 10;
 
-/// Labels of a classifier whose configuration does not count them.
+/// Number of labels if a classifier's configuration does not state it.
 pub(super) const DEFAULT_LABELS: usize = 2;
 
-/// What a field would have to be.
+/// The error for an unsupported field value.
 pub(super) fn unsupported(field: &'static str, value: impl std::fmt::Display, supported: &'static str) -> ConfigError {
     ConfigError::Unsupported { field, value: shown(&value.to_string()), supported }
 }
 
-/// Labels that the configuration counts: by name, or by number.
+/// Number of labels in the configuration, from their names or as a number.
 pub(super) fn labels(config: &Value) -> Option<usize> {
     let named = config["id2label"].as_object().map(serde_json::Map::len);
     named.or_else(|| config["num_labels"].as_u64().map(|count| usize::try_from(count).unwrap_or(usize::MAX)))
 }
 
-/// An activation by the name that the Hugging Face libraries give it.
+/// An activation by its name in the Hugging Face libraries.
 pub(super) fn activation(field: &'static str, name: &str) -> Result<Activation, ConfigError> {
     Ok(match name {
         "gelu" => Activation::Gelu,
@@ -34,7 +34,7 @@ pub(super) fn activation(field: &'static str, name: &str) -> Result<Activation, 
     })
 }
 
-/// The width of a head of `hidden` numbers that `heads` heads share.
+/// The width of one of `heads` heads that share `hidden` numbers.
 pub(super) fn head_dim(heads_field: &'static str, hidden: usize, heads: usize) -> Result<usize, ConfigError> {
     if heads == 0 || !hidden.is_multiple_of(heads) {
         let supported = match heads_field {
@@ -46,7 +46,7 @@ pub(super) fn head_dim(heads_field: &'static str, hidden: usize, heads: usize) -
     Ok(hidden / heads)
 }
 
-/// So many layers that attend to their whole row, without rotary positions.
+/// `count` layers that attend to the whole row, without rotary positions.
 pub(super) fn plain_layers(field: &'static str, count: usize) -> Result<Vec<Layer>, ConfigError> {
     if count == 0 || count > MAX_LAYERS {
         return Err(unsupported(field, count, "1 to 1024"));
@@ -54,7 +54,7 @@ pub(super) fn plain_layers(field: &'static str, count: usize) -> Result<Vec<Laye
     Ok(vec![Layer { mask: Mask::All, rotary: None, attention_norm: true }; count])
 }
 
-/// The token type table of so many rows.
+/// The token type table with `type_vocab_size` rows.
 pub(super) fn token_types(type_vocab_size: usize) -> Result<TokenTypes, ConfigError> {
     match type_vocab_size {
         0 => Ok(TokenTypes::None),
@@ -64,7 +64,7 @@ pub(super) fn token_types(type_vocab_size: usize) -> Result<TokenTypes, ConfigEr
     }
 }
 
-/// Refuses what turns an encoder with position embeddings into something else.
+/// Refuses settings that make a model other than an encoder with absolute positions.
 pub(super) fn check_absolute_encoder(
     position_embedding_type: Option<&str>,
     is_decoder: bool,

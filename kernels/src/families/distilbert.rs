@@ -1,6 +1,6 @@
 //! DistilBERT (Sanh et al. 2019, <https://arxiv.org/abs/1910.01108>), as Hugging Face's
-//! `DistilBertForSequenceClassification` and `DistilBertModel` implement it: BERT without token types, under other names,
-//! with a head that has relu.
+//! `DistilBertForSequenceClassification` and `DistilBertModel` implement it: BERT without token types, with other names
+//! and relu in the head.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -31,7 +31,7 @@ const NAMES: Names = Names {
     ..ENCODER_NAMES
 };
 
-/// Not in the configuration: every norm of the family has it.
+/// Fixed for the family; not in the configuration.
 const NORM: Norm = Norm { kind: NormKind::Layer, eps: 1e-12, bias: true };
 
 /// Fields of `config.json`.
@@ -55,7 +55,7 @@ fn architecture(config: &Value, labels: Option<usize>) -> Result<Architecture, C
     let config = DistilBertConfig::deserialize(config)?;
     let head_dim = head_dim("n_heads", config.dim, config.n_heads)?;
     let (pooling, head) = classifier_or_mean(Activation::Relu, labels);
-    // Positions by sine and cosine are stored as a table too.
+    // Sine and cosine positions are stored as a table too.
     let positions = Positions::Learned { rows: config.max_position_embeddings, first: 0, padding_id: None };
     Ok(Architecture {
         family: "distilbert",

@@ -1,5 +1,6 @@
-//! ELECTRA (Clark et al. 2020, <https://arxiv.org/abs/2003.10555>), as Hugging Face's `ElectraForSequenceClassification`
-//! and `ElectraModel` implement it: BERT's layers, embeddings that may be narrower, and a head with gelu.
+//! ELECTRA (Clark et al. 2020, <https://arxiv.org/abs/2003.10555>), as Hugging Face's
+//! `ElectraForSequenceClassification` and `ElectraModel` implement it: BERT's layers, possibly narrower embeddings, and
+//! a head with gelu.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,7 +20,7 @@ const NAMES: Names = Names {
     ..ENCODER_NAMES
 };
 
-/// What `config.json` has beside BERT's fields.
+/// Fields of `config.json` other than BERT's.
 #[derive(Debug, Deserialize)]
 struct ElectraConfig {
     #[serde(default = "default_embedding_size")]
@@ -33,7 +34,7 @@ fn default_embedding_size() -> usize {
 fn architecture(config: &Value, labels: Option<usize>) -> Result<Architecture, ConfigError> {
     let ElectraConfig { embedding_size } = ElectraConfig::deserialize(config)?;
     let mut architecture = BertConfig::deserialize(config)?.architecture("electra", Activation::Gelu, labels)?;
-    // Where it differs from the hidden size, a linear layer follows the embeddings' norm.
+    // If it differs from the hidden size, a linear layer follows the embeddings' norm.
     architecture.embeddings.width = embedding_size;
     Ok(architecture)
 }

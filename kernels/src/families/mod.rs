@@ -1,8 +1,8 @@
-//! Families of encoders: how a `config.json` and a checkpoint's tensor names become an [`Architecture`] and its weights.
+//! Families of encoders: turn a `config.json` and a checkpoint's tensor names into an [`Architecture`] and its weights.
 //!
-//! A family is one file: what its configuration means, and what its tensors are called. [`FAMILIES`] lists them all, and
-//! a configuration is matched against that list by `model_type` and class, never by what its numbers look like: a class
-//! that is not listed may compute something else with the same tensors. Nothing outside this folder names a family.
+//! A family is one file: what its configuration means, and the names of its tensors. [`FAMILIES`] lists them all. A
+//! configuration is matched by `model_type` and class, never by its numbers: an unlisted class may compute something
+//! else with the same tensors. Nothing outside this folder names a family.
 
 mod bert;
 mod check;
@@ -17,26 +17,26 @@ use crate::architecture::Architecture;
 use config::labels;
 pub(crate) use names::{Names, QueryKeyValue};
 
-/// Every family that is read.
+/// Every supported family.
 const FAMILIES: &[Family] = &[bert::FAMILY, roberta::FAMILY, distilbert::FAMILY, electra::FAMILY, modernbert::FAMILY];
 
-/// What the class of a classifier ends with, after its [`Kind::class`].
+/// Suffix of a classifier's class, after [`Kind::class`].
 const CLASSIFIER: &str = "ForSequenceClassification";
 
-/// The same for the bare encoder.
+/// Suffix of a bare encoder's class.
 const ENCODER: &str = "Model";
 
-/// Longest part of a file's own text in a message.
+/// Most characters of a file's text in a message.
 const MAX_SHOWN_CHARS: usize = 100;
 
 /// A family of encoders.
 #[derive(Debug)]
 pub(crate) struct Family {
-    /// What its models call themselves.
+    /// The names of its models.
     pub(crate) kinds: &'static [Kind],
-    /// The value that a configuration describes: a classifier with so many labels, or the bare encoder.
+    /// Makes the architecture from a configuration: a classifier with the given number of labels, or the bare encoder.
     pub(crate) architecture: fn(&serde_json::Value, Option<usize>) -> Result<Architecture, ConfigError>,
-    /// What its tensors are called.
+    /// The names of its tensors.
     pub(crate) names: Names,
 }
 
@@ -45,14 +45,14 @@ pub(crate) struct Family {
 pub(crate) struct Kind {
     /// `model_type` in `config.json`.
     pub(crate) model_type: &'static str,
-    /// What its classes in `architectures` begin with.
+    /// Prefix of its classes in `architectures`.
     pub(crate) class: &'static str,
 }
 
 /// Why a `config.json` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not the JSON that it should be.
+    /// Not valid JSON, or a field has the wrong type.
     #[error("config.json cannot be read: {0}")]
     Json(#[from] serde_json::Error),
     /// An architecture that no family describes.
@@ -61,7 +61,7 @@ pub enum ConfigError {
         /// As the file names it.
         architecture: String,
     },
-    /// A variant that would be computed wrongly.
+    /// An unsupported variant.
     #[error("config.json: {field} is {value}, supported is {supported}")]
     Unsupported {
         /// The field's name.
@@ -85,7 +85,7 @@ pub(crate) struct Config {
 /// Reads a `config.json`. A bare encoder is an embedding model until an adapter gives it a head.
 ///
 /// # Errors
-/// The JSON is broken, no family describes the model, or a field has a value that would be computed wrongly.
+/// The JSON is broken, no family describes the model, or a field has an unsupported value.
 pub fn read_config(bytes: &[u8]) -> Result<Architecture, ConfigError> {
     Config::parse(bytes)?.architecture(None)
 }
@@ -99,7 +99,7 @@ impl Config {
         let value: serde_json::Value = serde_json::from_slice(bytes)?;
         let class = class(&value)?;
         let model_type = value["model_type"].as_str();
-        // The class is named first: it says more than the type.
+        // Prefer the class: it says more than the type.
         let named = || shown(class.or(model_type).unwrap_or("(none named)"));
         let kinds = || FAMILIES.iter().flat_map(|family| family.kinds.iter().map(move |kind| (family, kind)));
         let found = kinds().find_map(|(family, kind)| {
@@ -126,11 +126,10 @@ impl Config {
         Ok(Self { family, value, labels })
     }
 
-    /// The value that the configuration describes; with `adapter_labels`, that of the classifier which an adapter makes
-    /// of it.
+    /// The architecture of the configuration; with `adapter_labels`, of the classifier that an adapter makes of it.
     ///
     /// # Errors
-    /// A field is missing or has a value that would be computed wrongly.
+    /// A field is missing or has an unsupported value.
     pub(crate) fn architecture(&self, adapter_labels: Option<usize>) -> Result<Architecture, ConfigError> {
         let architecture = (self.family.architecture)(&self.value, adapter_labels.or(self.labels))?;
         check::check(&architecture)?;
@@ -138,7 +137,7 @@ impl Config {
     }
 }
 
-/// The one class in `architectures`; `None` where the field is missing, null or empty.
+/// The one class in `architectures`; `None` if the field is missing, null or empty.
 fn class(value: &serde_json::Value) -> Result<Option<&str>, ConfigError> {
     let unsupported = |value: String| {
         Err(ConfigError::Unsupported { field: "architectures", value: shown(&value), supported: "a list of one class" })
@@ -154,7 +153,7 @@ fn class(value: &serde_json::Value) -> Result<Option<&str>, ConfigError> {
     }
 }
 
-/// Refuses a model that comes with code of its own: it computes what that code says, not what its type is called.
+/// Refuses a model with its own code, which may compute something other than its type says.
 fn check_own_code(value: &serde_json::Value) -> Result<(), ConfigError> {
     let has_code = match &value["auto_map"] {
         serde_json::Value::Null => false,
@@ -171,7 +170,7 @@ fn check_own_code(value: &serde_json::Value) -> Result<(), ConfigError> {
     })
 }
 
-/// Every class that is read, for messages.
+/// Every supported class, for messages.
 fn supported() -> String {
     let kinds = FAMILIES.iter().flat_map(|family| family.kinds);
     let classes: Vec<String> =
@@ -179,7 +178,7 @@ fn supported() -> String {
     classes.join(", ")
 }
 
-/// A part of a file's text that fits a message.
+/// Shortens a file's text to fit a message.
 pub(crate) fn shown(text: &str) -> String {
     match text.char_indices().nth(MAX_SHOWN_CHARS) {
         None => text.to_owned(),
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_type_that_is_supported_needs_no_class() {
+    fn a_supported_model_type_needs_no_class() {
         for none in [serde_json::json!(null), serde_json::json!([])] {
             let bare = with(&serde_json::json!({ "architectures": none })).unwrap();
             assert_eq!(bare.task(), Task::Embedding);
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_type_or_class_hides_is_refused() {
+    fn a_misleading_type_or_class_is_refused() {
         let cases = [
             (serde_json::json!({ "model_type": "other" }), "unsupported architecture BertForSequenceClassification"),
             (serde_json::json!({ "architectures": ["BertModel", "BertModel"] }), "supported is a list of one class"),
@@ -266,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_no_model_has_are_refused() {
+    fn impossible_sizes_are_refused() {
         let cases = [
             (serde_json::json!({ "num_attention_heads": 5 }), "a multiple of num_attention_heads"),
             (serde_json::json!({ "num_attention_heads": 0 }), "a multiple of num_attention_heads"),
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_refused() {
+    fn invalid_json_is_refused() {
         for bytes in [&b""[..], b"[1", b"null", b"[]", b"\xff\xfe"] {
             assert!(read_config(bytes).is_err(), "{bytes:?}");
         }

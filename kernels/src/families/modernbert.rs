@@ -1,6 +1,6 @@
 //! ModernBERT (Warner et al. 2024, <https://arxiv.org/abs/2412.13663>), as Hugging Face's
-//! `ModernBertForSequenceClassification` and `ModernBertModel` implement it: norms before, rotary positions, attention
-//! within a window in most layers, a gated feed-forward part.
+//! `ModernBertForSequenceClassification` and `ModernBertModel` implement it: norms before each part, rotary positions,
+//! windowed attention in most layers, a gated feed-forward part.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -35,7 +35,7 @@ const NAMES: Names = Names {
     classifier: "classifier",
 };
 
-/// Fields of `config.json`, in the forms of the libraries' version 4 and 5.
+/// Fields of `config.json`, in the formats of versions 4 and 5 of the libraries.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
 struct ModernBertConfig {
@@ -51,12 +51,12 @@ struct ModernBertConfig {
     attention_bias: bool,
     mlp_bias: bool,
     global_attn_every_n_layers: usize,
-    /// Instead of the field above.
+    /// Replaces the field above.
     layer_types: Option<Vec<String>>,
     local_attention: usize,
     global_rope_theta: f64,
     local_rope_theta: Option<f64>,
-    /// Instead of the two fields above.
+    /// Replaces the two fields above.
     rope_parameters: Option<RopeParameters>,
     classifier_pooling: String,
     classifier_activation: String,
@@ -76,7 +76,7 @@ struct RopeParameter {
     rope_type: Option<String>,
 }
 
-/// A rotary base for layers that attend to the whole row, and one for the others.
+/// The rotary bases: one for layers that attend to the whole row, one for the others.
 #[derive(Debug, Clone, Copy)]
 struct Thetas {
     global: f64,
@@ -152,7 +152,8 @@ fn architecture(config: &Value, labels: Option<usize>) -> Result<Architecture, C
 }
 
 impl ModernBertConfig {
-    /// The classifier over the pooled states, or embeddings by the mean: `classifier_pooling` means the classifier's.
+    /// The classifier over the pooled states, or embeddings by the mean: `classifier_pooling` concerns only the
+    /// classifier.
     fn head(&self, norm: Norm, labels: Option<usize>) -> Result<(Pooling, Head), ConfigError> {
         let Some(labels) = labels else { return Ok((Pooling::Mean, Head::Embedding)) };
         let pooling = match self.classifier_pooling.as_str() {
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_would_be_computed_wrongly_are_refused_with_the_supported_ones() {
+    fn unsupported_values_are_refused_with_the_supported_ones() {
         let cases = [
             (serde_json::json!({ "classifier_pooling": "max" }), "supported is cls or mean"),
             (serde_json::json!({ "layer_types": ["full_attention"] }), "layer_types is too short"),

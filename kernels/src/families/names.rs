@@ -1,19 +1,19 @@
-//! What the tensors of a family are called.
+//! The names of a family's tensors.
 
 use crate::weights::{LayerModule, Module};
 
-/// Modules by name. Those of a layer follow [`layer`](Self::layer) and the layer's number; an empty name is of a module
-/// that no model of the family has.
+/// Names of modules. Those of a layer follow [`layer`](Self::layer) and the layer's number. An empty name means that
+/// the family has no such module.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Names {
-    /// What the names of the encoder's modules begin with. A bare encoder is stored without it.
+    /// Prefix of the encoder's modules. A bare encoder is stored without it.
     pub(crate) prefix: &'static str,
     pub(crate) word: &'static str,
     pub(crate) position: &'static str,
     pub(crate) token_type: &'static str,
     pub(crate) embedding_norm: &'static str,
     pub(crate) projection: &'static str,
-    /// What comes before a layer's number.
+    /// Prefix of a layer's number.
     pub(crate) layer: &'static str,
     pub(crate) query_key_value: QueryKeyValue,
     pub(crate) attention_output: &'static str,
@@ -22,7 +22,7 @@ pub(crate) struct Names {
     pub(crate) output: &'static str,
     pub(crate) output_norm: &'static str,
     pub(crate) final_norm: &'static str,
-    /// The head's modules, which have no prefix unless it is written out here.
+    /// The head's modules, by their full names.
     pub(crate) dense: &'static str,
     pub(crate) dense_norm: &'static str,
     pub(crate) classifier: &'static str,
@@ -33,7 +33,7 @@ pub(crate) struct Names {
 pub(crate) enum QueryKeyValue {
     /// Each by itself.
     Separate([&'static str; 3]),
-    /// One below the other in one module.
+    /// Stacked in one module.
     Fused(&'static str),
 }
 

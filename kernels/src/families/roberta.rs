@@ -1,5 +1,5 @@
-//! RoBERTa (Liu et al. 2019, <https://arxiv.org/abs/1907.11692>), XLM-RoBERTa and CamemBERT, as Hugging Face's classes of
-//! those names implement them: BERT's layers with positions that begin after the padding's row.
+//! RoBERTa (Liu et al. 2019, <https://arxiv.org/abs/1907.11692>), XLM-RoBERTa and CamemBERT, as Hugging Face's classes
+//! of those names implement them: BERT's layers, with positions that begin after the padding's row.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -23,7 +23,7 @@ pub(super) const FAMILY: Family = Family {
 const NAMES: Names =
     Names { prefix: "roberta.", dense: "classifier.dense", classifier: "classifier.out_proj", ..ENCODER_NAMES };
 
-/// What `config.json` has beside BERT's fields.
+/// Fields of `config.json` other than BERT's.
 #[derive(Debug, Deserialize)]
 struct RobertaConfig {
     #[serde(default = "default_pad_token_id")]

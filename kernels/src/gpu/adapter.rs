@@ -1,13 +1,13 @@
-//! Which devices there are, what each supports, and which one to take.
+//! Lists the machine's adapters and what each supports, and selects one.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// Features without which no kernel runs: sizes travel as immediates.
+/// Features that every kernel needs: sizes are passed as immediates.
 pub(super) const REQUIRED: wgpu::Features = wgpu::Features::IMMEDIATES;
 
-/// What sort of device an adapter is.
+/// The kind of device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AdapterKind {
@@ -17,18 +17,18 @@ pub enum AdapterKind {
     Integrated,
     /// A slice of a GPU, given by a hypervisor.
     Virtual,
-    /// A driver that computes on the processor: only taken if asked for.
+    /// A driver that computes on the processor: used only if asked for.
     Software,
     /// The driver does not say.
     Other,
 }
 
-/// An adapter in words and numbers, as `assay devices` lists it.
+/// Description of an adapter, as `assay devices` lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AdapterDescription {
-    /// Its place in the list; [`AdapterSelection::Index`] takes it.
+    /// Index in the list, for [`AdapterSelection::Index`].
     pub index: usize,
-    /// The device's name, by its driver.
+    /// The device's name, from its driver.
     pub name: String,
     /// `Metal`, `Vulkan` or `Dx12`.
     pub backend: String,
@@ -38,25 +38,25 @@ pub struct AdapterDescription {
     pub kind: AdapterKind,
     /// What the kernels need and the adapter lacks.
     pub unusable: Option<String>,
-    /// It tells when a pass began and ended.
+    /// Reports when a pass began and ended.
     pub timestamps: bool,
     /// The processor can write and read its buffers in place.
     pub unified_memory: bool,
-    /// It computes in f16 natively. (Storage in f16 needs no support.)
+    /// Computes in f16 natively. (Storage in f16 needs no support.)
     pub native_f16: bool,
     /// Cooperative matrix shapes, such as `8x8x8 f16->f32`.
     pub cooperative: Vec<String>,
-    /// Threads that run in step, if the adapter fixes their number.
+    /// Threads per subgroup, if the adapter fixes the number.
     pub subgroup: Option<u32>,
     /// Largest buffer that a kernel may bind, in bytes.
     pub max_buffer_bytes: u64,
     /// Workgroup memory, in bytes.
     pub workgroup_bytes: u32,
-    /// The kernels it would get before tuning.
+    /// The kernels used before tuning.
     pub variant: &'static str,
 }
 
-/// Which adapter to take.
+/// Selects an adapter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum AdapterSelection {
     /// The best real GPU; never a software adapter.
@@ -70,16 +70,16 @@ pub enum AdapterSelection {
     Name(String),
 }
 
-/// Which family of kernels an adapter is given.
+/// The family of kernels for an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KernelFamily {
     /// Many threads, workgroup memory, barriers.
     Gpu,
-    /// For a driver that computes on the processor: barriers and workgroup memory are dear there.
+    /// For a driver that computes on the processor: barriers and workgroup memory are slow there.
     Software,
 }
 
-/// Why an adapter cannot be taken.
+/// Why an adapter cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdapterError {
     /// No adapter fits the selection.
@@ -87,7 +87,7 @@ pub enum AdapterError {
     NotFound {
         /// What was asked for.
         wanted: AdapterSelection,
-        /// The adapters that there are.
+        /// The machine's adapters.
         found: Vec<AdapterDescription>,
     },
     /// The adapter lacks something that the kernels need.
@@ -103,7 +103,7 @@ pub enum AdapterError {
 /// What [`auto`] decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AutoChoice {
-    /// The GPU to use; none means the CPU engine.
+    /// The GPU to use; `None` means the CPU engine.
     pub adapter: Option<AdapterDescription>,
     /// The reason, for the log.
     pub reason: String,
@@ -115,7 +115,7 @@ pub fn adapters() -> Vec<AdapterDescription> {
     enumerate().iter().enumerate().map(|(index, adapter)| describe(index, adapter)).collect()
 }
 
-/// The default engine: a real GPU if there is a usable one, otherwise the CPU engine. Never takes a software adapter,
+/// The default engine: a usable real GPU if there is one, otherwise the CPU engine. Never selects a software adapter,
 /// because the CPU engine is faster on the same processor.
 #[must_use]
 pub fn auto() -> AutoChoice {
@@ -135,7 +135,7 @@ pub fn auto() -> AutoChoice {
 /// The adapter that `selection` names.
 ///
 /// # Errors
-/// There is none, or it lacks what every kernel needs.
+/// No adapter matches, or it lacks what every kernel needs.
 pub fn find(selection: &AdapterSelection) -> Result<AdapterDescription, AdapterError> {
     select(selection).map(|(_, description)| description)
 }

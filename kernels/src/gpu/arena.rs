@@ -1,4 +1,4 @@
-//! Activations of the batch that a device computes: the buffers between the steps of a forward pass.
+//! Activation buffers between the steps of a forward pass.
 //!
 //! One queue runs all batches of all models in turn, so they share one arena, as large as the largest model on the
 //! device needs. A model whose rows have padding is the exception: its padding must stay zero, so it has an arena of
@@ -23,9 +23,9 @@ pub(super) enum ArenaBuffer {
     QueryKeyValue,
     /// The outputs of attention, `[tokens, stride]`.
     Context,
-    /// The inside of the feed-forward part, `[tokens, intermediate]`; f32 means of states.
+    /// Intermediate states of the feed-forward part, `[tokens, intermediate]`, or means of states in f32.
     Inner,
-    /// Embeddings that are not as wide as hidden states, `[tokens, embeddings' stride]`.
+    /// Embeddings of another width than hidden states, `[tokens, embeddings' stride]`.
     Embedded,
 }
 
@@ -82,10 +82,10 @@ impl Arena {
     /// Makes the buffers.
     ///
     /// # Errors
-    /// One is larger than the device can bind, or there is no memory for it.
+    /// A buffer is larger than the device can bind, or the device is out of memory.
     pub(super) fn new(gpu: &OpenDevice, sizes: ArenaSizes) -> Result<Self, GpuError> {
         let labels = ["x", "y", "query, key, value", "context", "inner", "embedded"];
-        // A buffer of no bytes cannot be made; it is not bound, since no step of its models names it.
+        // An empty buffer cannot be created. No step uses this one, so it is never bound.
         let make = |(label, bytes): (&'static str, u64)| gpu.buffer(label, bytes.max(16), wgpu::BufferUsages::STORAGE);
         let buffers = gpu.scoped(|| labels.into_iter().zip(sizes.bytes).map(make).collect::<Result<Vec<_>, _>>())?;
         Ok(Self { buffers, sizes })

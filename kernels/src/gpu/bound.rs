@@ -10,13 +10,13 @@ use super::pass::{BufferAt, BufferName, Extents, ForwardPass, Step};
 use super::slots::Slot;
 use super::uploaded::Uploaded;
 
-/// The pass of one model on one device.
+/// One model's forward pass on one device.
 #[derive(Debug)]
 pub(super) struct BoundPass {
     pass: ForwardPass,
     /// One for each step.
     pipelines: Vec<Arc<Pipeline>>,
-    /// For each step, one for each slot if the step reads or writes a slot, else a single one.
+    /// Per step: one bind group per slot if the step reads or writes a slot, otherwise one.
     bind_groups: Vec<Vec<wgpu::BindGroup>>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Totals {
 }
 
 impl BoundPass {
-    /// Makes the pipelines that the device does not have yet, and every bind group.
+    /// Creates missing pipelines and every bind group.
     ///
     /// # Errors
     /// The driver refuses a kernel.
@@ -82,7 +82,7 @@ impl BoundPass {
         totals
     }
 
-    /// The steps of a batch of `extents` in the first slot, for profiles: name, pipeline, bind group, work.
+    /// The steps of a batch in the first slot, for profiles: name, pipeline, bind group, work.
     pub(super) fn profiled(
         &self,
         extents: Extents,

@@ -1,4 +1,4 @@
-//! Which variant of each kernel a model's forward pass is made of.
+//! The chosen variant of each kernel in a model's forward pass.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,17 +10,17 @@ use super::ops::{attention, gemm_norm};
 /// The kernel variants of one model on one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choices {
-    /// The family that all of them are of.
+    /// The family of all variants.
     pub family: KernelFamily,
     /// For query, key and value.
     pub qkv: GemmVariant,
-    /// For linear layers to the width of hidden states, but the feed-forward output.
+    /// For linear layers to the width of hidden states, except the feed-forward output.
     pub hidden: GemmVariant,
     /// For hidden to intermediate.
     pub intermediate: GemmVariant,
     /// For intermediate to hidden.
     pub output: GemmVariant,
-    /// Queries to an attention tile.
+    /// Queries per attention tile.
     pub attention_queries: u32,
     /// Whether LayerNorm is fused into the GEMM before it.
     pub norm: NormChoice,
@@ -37,7 +37,7 @@ pub enum NormChoice {
 }
 
 impl Choices {
-    /// The variants that are expected to be best, without timing any.
+    /// The variants expected to be fastest, without timing.
     #[must_use]
     pub fn untimed(adapter: &AdapterDescription, family: KernelFamily, layout: &Layout) -> Self {
         let first = |columns| GemmVariant::candidates(adapter, family, columns, layout.storage)[0];
@@ -52,7 +52,7 @@ impl Choices {
         }
     }
 
-    /// Enough choices to have every variant of every kernel of any adapter among them.
+    /// Choices that together contain every variant of every kernel, on any adapter.
     #[must_use]
     pub fn all(layout: &Layout) -> Vec<Self> {
         let mut all = Vec::new();
@@ -63,7 +63,7 @@ impl Choices {
             let count = hidden.len().max(intermediate.len()).max(threads.len());
             all.extend(norms.iter().flat_map(|&norm| (0..count).map(move |index| (norm, index))).map(
                 |(norm, index)| {
-                    // A kernel with fewer variants begins again with its first.
+                    // A kernel with fewer variants starts over with its first.
                     let (hidden, intermediate) =
                         (hidden[index % hidden.len()], intermediate[index % intermediate.len()]);
                     let attention_queries = threads[index % threads.len()];
@@ -75,7 +75,7 @@ impl Choices {
     }
 }
 
-/// Ways to take LayerNorm that are worth timing; the first is the one to take untimed.
+/// LayerNorm choices worth timing; the first is the default without timing.
 pub(super) fn norm_choices(family: KernelFamily, layout: &Layout) -> &'static [NormChoice] {
     match family {
         KernelFamily::Gpu if gemm_norm::fits(&layout.states) => &[NormChoice::Fused, NormChoice::Separate],

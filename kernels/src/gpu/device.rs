@@ -1,4 +1,4 @@
-//! A GPU as its models share it: one opening of the adapter with one queue, its pipelines and its arena.
+//! A GPU shared by its models: one opened adapter with its queue, pipelines and arena.
 //!
 //! A fault (device lost, out of memory, a driver's error) ends an opening for all models on it. The first that needs
 //! the device again opens the adapter anew; the others move to that opening with their next batch.
@@ -21,7 +21,7 @@ pub struct GpuDevice {
 #[derive(Debug)]
 struct Current {
     opened: Arc<OpenDevice>,
-    /// Arenas that some model holds, oldest first. A new shared one is as large as all shared ones before it.
+    /// Arenas in use, oldest first. A new shared arena is at least as large as all shared arenas before it.
     arenas: Vec<Weak<Arena>>,
 }
 
@@ -53,10 +53,10 @@ impl GpuDevice {
         self.current().arenas.iter().filter_map(Weak::upgrade).map(|arena| arena.sizes.total()).sum()
     }
 
-    /// The opening to use: the current one, or a new one if a fault ended that.
+    /// The current opening, or a new one if a fault ended it.
     ///
     /// # Errors
-    /// The adapter cannot be opened anew.
+    /// The adapter cannot be reopened.
     pub fn opened(&self) -> Result<Arc<OpenDevice>, GpuError> {
         let mut current = self.current();
         if current.opened.check().is_err() {
@@ -70,11 +70,10 @@ impl GpuDevice {
         Arc::ptr_eq(&self.current().opened, opened)
     }
 
-    /// An arena for a model on `opened`: the shared one, made larger if need be, or one of the model's own.
+    /// An arena for a model on `opened`: the shared one, enlarged if needed, or the model's own.
     ///
     /// # Errors
-    /// A buffer is larger than the device can bind, there is no memory for it, or `opened` is no longer the current
-    /// opening.
+    /// A buffer is larger than the device can bind, the device is out of memory, or `opened` is no longer current.
     pub(super) fn arena(&self, opened: &Arc<OpenDevice>, sizes: ArenaSizes) -> Result<Arc<Arena>, GpuError> {
         let mut current = self.current();
         if !Arc::ptr_eq(&current.opened, opened) {
@@ -93,7 +92,7 @@ impl GpuDevice {
         Ok(arena)
     }
 
-    /// The arena to compute the next batch in: the one that a model holds, or a newer one that it can share.
+    /// The arena for the next batch: the model's current one, or a newer one that it can share.
     pub(super) fn newest_arena(&self, held: &Arc<Arena>) -> Arc<Arena> {
         let newest = self.current().newest_shared().filter(|_| held.sizes.shared);
         newest.unwrap_or_else(|| Arc::clone(held))

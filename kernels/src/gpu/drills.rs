@@ -1,11 +1,11 @@
-//! For tests: faults on purpose, and what serving must not change. Behind the feature `drills`.
+//! For tests, behind the feature `drills`: provoked faults, and counters that serving must not change.
 
 use super::engine::GpuEngine;
 use super::error::GpuError;
 use super::opened::Created;
 
 impl GpuEngine {
-    /// Gives the device up, as a driver reset would. All engines on the device lose it.
+    /// Loses the device for all its engines, as a driver reset would.
     pub fn provoke_device_loss(&self) {
         if let Some(gpu) = self.opened() {
             gpu.device.destroy();
@@ -19,7 +19,7 @@ impl GpuEngine {
         }
     }
 
-    /// What was created on the device since it was opened, for all its models. Serving adds nothing to it.
+    /// Pipelines and buffers created since the device was opened, for all models. Serving adds none.
     #[must_use]
     pub fn created(&self) -> Option<Created> {
         self.opened().map(super::opened::OpenDevice::created)

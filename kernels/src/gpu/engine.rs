@@ -41,9 +41,9 @@ pub struct GpuOptions {
     pub precision: Precision,
     /// Most tokens in one batch; raised to the model's longest row.
     pub max_batch_tokens: usize,
-    /// Where kernel choices come from: timed on this device, remembered, or the defaults.
+    /// Source of the kernel choices: timed on this device, cached, or the defaults.
     pub tune: TuneCache,
-    /// Which family of kernels; the adapter's own if absent. The other one is slower and computes the same.
+    /// Kernel family; `None` means the adapter's own. The other family is slower and computes the same.
     pub family: Option<KernelFamily>,
 }
 
@@ -74,7 +74,7 @@ pub struct GpuEngine {
     scratch: Scratch,
 }
 
-/// Everything of the model that lives on the device. Dropped as a whole after a fault.
+/// The model's state on the device. Dropped as a whole after a fault.
 #[derive(Debug)]
 struct Loaded {
     gpu: Arc<OpenDevice>,
@@ -93,7 +93,7 @@ struct InFlight {
     submission: Option<wgpu::SubmissionIndex>,
 }
 
-/// Where the numbers of a batch in flight will be.
+/// Where the outputs of a batch in flight will be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Held {
     /// In this slot.
@@ -104,7 +104,7 @@ enum Held {
     Lost,
 }
 
-/// Upload images, reused from batch to batch.
+/// Upload buffers in host memory, reused between batches.
 #[derive(Debug, Default)]
 struct Scratch {
     tokens: Vec<Token>,
@@ -113,18 +113,18 @@ struct Scratch {
 }
 
 impl GpuEngine {
-    /// Whether the engine computes every part of a model, on any adapter.
+    /// Whether the engine can compute a model of this architecture, on any adapter.
     ///
     /// # Errors
-    /// Names the first part that it lacks, and what it has in its place.
+    /// Names the first missing part and what is supported instead.
     pub fn supports(architecture: &Architecture) -> Result<(), Unsupported> {
         supports(architecture)
     }
 
-    /// What [`memory`](Engine::memory) of a model would be on `device`, by formula. Nothing is uploaded.
+    /// [`memory`](Engine::memory) of a model on `device`, by formula, without uploading anything.
     ///
     /// # Errors
-    /// The engine lacks a part of the model or the precision, or the token budget is more than a dispatch takes.
+    /// The engine lacks a part of the model or the precision, or the token budget exceeds one dispatch.
     pub fn memory_needed(
         device: &GpuDevice,
         architecture: &Architecture,
@@ -139,15 +139,15 @@ impl GpuEngine {
         })
     }
 
-    /// Loads a model onto the device: uploads its weights, and makes every pipeline that the device does not have yet,
-    /// every bind group and every buffer. The engine keeps `model` in the processor's memory.
+    /// Loads a model onto the device: uploads its weights and creates missing pipelines, every bind group and every
+    /// buffer. The engine keeps `model` in host memory.
     ///
     /// # Errors
-    /// The engine lacks a part of the model or the precision, the token budget is more than a dispatch takes, or the
-    /// device has not the memory.
+    /// The engine lacks a part of the model or the precision, the token budget exceeds one dispatch, or the device is
+    /// out of memory.
     ///
     /// # Panics
-    /// The weights are not those of the architecture.
+    /// The weights do not fit the architecture.
     pub fn load(device: &Arc<GpuDevice>, model: impl Into<Arc<Model>>, options: &GpuOptions) -> Result<Self, GpuError> {
         let model = model.into();
         let memory = Self::memory_needed(device, &model.architecture, options)?;
@@ -202,7 +202,7 @@ impl GpuEngine {
         self.run(batch, &mut outputs)?;
         let extents = self.scratch.extents(batch);
         let Loaded { gpu, slots, pass, .. } = self.current()?;
-        // The batch above was alone in flight, so it was in slot 0, whose bind groups the steps below have.
+        // Only the batch above was in flight, so it used slot 0; the steps below bind the same slot.
         slots[0].lend(gpu)?;
         let mut times = Vec::new();
         for (name, pipeline, bind_group, work) in pass.profiled(extents) {
@@ -234,7 +234,7 @@ impl GpuEngine {
         Ok(Loaded { gpu, weights, arena, slots, pass })
     }
 
-    /// The model on the device as it is now: loaded anew after a fault, bound to a newer arena if there is one.
+    /// The model on the device: reloaded after a fault, and bound to a newer arena if there is one.
     fn current(&mut self) -> Result<&mut Loaded, GpuError> {
         if let Some(loaded) = &self.loaded
             && let Err(fault) = loaded.gpu.check()
@@ -269,13 +269,13 @@ impl GpuEngine {
         }
     }
 
-    /// A slot that no batch in flight has; there is one, because fewer than [`SLOTS`] are in flight.
+    /// A slot that no batch in flight uses. There is one, because fewer than [`SLOTS`] are in flight.
     fn free_slot(&self) -> usize {
         let taken = |slot| self.in_flight.iter().any(|batch| batch.held == Held::InSlot(slot));
         (0..SLOTS).find(|&slot| !taken(slot)).unwrap_or(0)
     }
 
-    /// What the drills of [`super::drills`] act on.
+    /// The opening that [`super::drills`] act on.
     #[cfg(feature = "drills")]
     pub(super) fn opened(&self) -> Option<&OpenDevice> {
         self.loaded.as_ref().map(|loaded| &*loaded.gpu)
@@ -291,7 +291,7 @@ fn batch_tokens(architecture: &Architecture, layout: &Layout, options: &GpuOptio
     Ok(tokens)
 }
 
-/// What one kernel of a forward pass takes.
+/// Cost of one kernel of a forward pass.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KernelTime {
     /// Op and shape.
@@ -449,7 +449,7 @@ impl Engine for GpuEngine {
 }
 
 impl Scratch {
-    /// Lays out a batch for upload.
+    /// Prepares a batch for upload.
     fn fill(&mut self, architecture: &Architecture, batch: &PackedBatch, queries_per_tile: u32) {
         let embeddings = &architecture.embeddings;
         self.tokens.clear();
@@ -467,7 +467,7 @@ impl Scratch {
         attention::query_tiles(batch.offsets(), queries_per_tile, &mut self.query_tiles);
     }
 
-    /// The extents of the batch that was laid out last.
+    /// The extents of the batch prepared last.
     fn extents(&self, batch: &PackedBatch) -> Extents {
         let squares = batch.iter().map(|row| (row.ids.len() as u64).pow(2)).sum();
         let (tokens, rows) = (batch.tokens() as u32, batch.rows() as u32);

@@ -9,10 +9,10 @@ use crate::engine::{EngineError, Precision};
 /// Why the GPU engine cannot be made or cannot go on.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum GpuError {
-    /// There is no adapter to take.
+    /// No adapter can be used.
     #[error(transparent)]
     Adapter(#[from] AdapterError),
-    /// The driver does not open the adapter.
+    /// The driver cannot open the adapter.
     #[error("adapter {adapter} cannot be opened: {source}")]
     Open {
         /// The adapter.
@@ -26,7 +26,7 @@ pub enum GpuError {
     /// The kernels do not store numbers in this precision.
     #[error("the gpu engine does not compute in {}: it has f32, f16", .0.name())]
     Precision(Precision),
-    /// A batch could have more tokens than one dispatch takes.
+    /// The token budget exceeds what one dispatch takes.
     #[error(
         "batches of {tokens} tokens are longer than this model's kernels take: lower the token budget or the model's \
          longest row to at most {limit}"
@@ -46,7 +46,7 @@ pub enum GpuError {
         bytes: u64,
         /// The adapter's limit.
         limit: u64,
-        /// What makes it smaller.
+        /// How to make it smaller.
         remedy: &'static str,
     },
     /// The device has no memory left.
@@ -90,7 +90,7 @@ pub enum Loss {
     /// Waiting for its work failed.
     #[error("{0}")]
     Wait(Arc<wgpu::PollError>),
-    /// A buffer that its work fills was never handed over.
+    /// An output buffer could not be mapped.
     #[error("a buffer could not be mapped")]
     Unmapped,
     /// The batch was in flight when another fault ended the device.

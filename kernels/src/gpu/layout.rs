@@ -1,9 +1,8 @@
-//! How a model lies in device memory: padded widths and the number format.
+//! Layout of a model in device memory: padded widths and the number format.
 //!
-//! Widths are padded once, at load, to [`WIDTH_STEP`], so that no kernel has a partial tile in K or N. The padding of
-//! weights is zero, and so is that of activations: a GEMM writes zeros there, no other kernel writes there at all, and
-//! buffers begin as zeros. Rows are padded in the buffer only: a GEMM may compute up to 15 rows past the batch, which
-//! nothing reads.
+//! Widths are padded once, at load, to [`WIDTH_STEP`], so no kernel has a partial tile in K or N. Padding is zero in
+//! weights and in activations: buffers start as zeros, a GEMM writes zeros to padding, and no other kernel writes
+//! there. Rows are padded only in the buffer: a GEMM may compute up to 15 rows past the batch, which nothing reads.
 
 use super::error::GpuError;
 use crate::architecture::{
@@ -11,13 +10,13 @@ use crate::architecture::{
 };
 use crate::engine::Precision;
 
-/// Widths are padded to a multiple of this: 32 threads of four columns, and 32 numbers of K, both divide it.
+/// Widths are padded to a multiple of this. It is a multiple of 32 threads of four columns and of 32 numbers of K.
 pub const WIDTH_STEP: usize = 128;
-/// Rows that one GEMM workgroup computes; buffers have a multiple of it.
+/// Rows that one GEMM workgroup computes; buffers have a multiple of this.
 pub const ROW_STEP: usize = 16;
 /// Widest attention head that the kernels hold in registers.
 pub const MAX_HEAD_DIM: usize = 128;
-/// Workgroups that wgpu dispatches along one dimension at most.
+/// Most workgroups that wgpu dispatches along one dimension.
 const MAX_WORKGROUPS: usize = 65_535;
 
 /// How numbers are stored in weights and activations. Arithmetic is f32 in both.
@@ -80,7 +79,7 @@ impl TryFrom<Precision> for Storage {
     }
 }
 
-/// Rows of `width` numbers, `stride` numbers apart; what is between them is zero.
+/// Rows of `width` numbers, `stride` numbers apart; the numbers between are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowLayout {
     /// Numbers of a row: a multiple of 4.
@@ -104,13 +103,13 @@ impl RowLayout {
         (self.stride * self.storage.bytes()) as u64
     }
 
-    /// HIDDEN4 and STRIDE4 of the kernels that take rows: both in units of four.
+    /// The row kernels' constants HIDDEN4 and STRIDE4, in units of four numbers.
     pub(crate) fn constants(&self) -> [(&'static str, f64); 2] {
         [("HIDDEN4", (self.width / 4) as f64), ("STRIDE4", (self.stride / 4) as f64)]
     }
 }
 
-/// A model's widths as its kernels see them.
+/// A model's widths for its kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     /// Hidden states.
@@ -131,7 +130,7 @@ impl Layout {
     /// The layout of a model.
     ///
     /// # Errors
-    /// The kernels lack a part of it: see [`supports`].
+    /// The kernels lack a part of the model: see [`supports`].
     pub fn new(architecture: &Architecture, storage: Storage) -> Result<Self, Unsupported> {
         supports(architecture)?;
         Ok(Self {
@@ -150,7 +149,7 @@ impl Layout {
         self.intermediate.next_multiple_of(WIDTH_STEP)
     }
 
-    /// Most tokens in a batch: the dispatches of [`gather`](super::ops::gather) and of attention reach no further.
+    /// Most tokens in a batch, limited by the dispatches of [`gather`](super::ops::gather) and attention.
     #[must_use]
     pub fn max_batch_tokens(&self) -> usize {
         (MAX_WORKGROUPS * 64 / (self.states.stride / 4)).min(MAX_WORKGROUPS)
@@ -173,7 +172,7 @@ impl Layout {
 /// are checked here.
 ///
 /// # Errors
-/// Names the first part that they lack, and what they have in its place.
+/// Names the first missing part and what is supported instead.
 pub fn supports(architecture: &Architecture) -> Result<(), Unsupported> {
     let embeddings = &architecture.embeddings;
     let (block, attention, mlp) = (&architecture.block, &architecture.block.attention, &architecture.block.mlp);

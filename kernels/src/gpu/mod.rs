@@ -12,13 +12,13 @@
 //! uploaded, slots: weights and batches in flight of one model
 //! ```
 //!
-//! - [`adapters`], [`auto`]: which devices there are, what each supports, and the default one.
+//! - [`adapters`], [`auto`]: the machine's adapters, what each supports, and the default one.
 //! - [`GpuEngine`]: implements [`Engine`](crate::Engine).
-//! - [`TuneCache`], [`tune`](fn@tune): which kernel variants are fastest on this device.
+//! - [`TuneCache`], [`tune`](fn@tune): the fastest kernel variants on this device.
 //! - [`shader`]: the table of shaders; [`ops`]: one kernel each, with its buffers, grid and cost by formula.
-//! - [`pass`]: the forward pass as a value, which needs no device to be read.
+//! - [`pass`]: the forward pass as a value, readable without a device.
 //!
-//! It never takes a software adapter for a GPU unless asked to, and it never falls back silently.
+//! The engine never uses a software adapter unless asked to, and never falls back silently.
 
 pub mod adapter;
 mod arena;

@@ -6,29 +6,29 @@ use super::shader::Shader;
 
 /// One op of the forward pass.
 pub trait Op: std::fmt::Debug + Send + Sync {
-    /// Name in profiles and in the bench: op and shape.
+    /// Name in profiles and benches: op and shape.
     fn name(&self) -> String;
     /// The pipeline that it runs.
     fn pipeline(&self) -> PipelineSpec;
-    /// What a dispatch over `extent` takes.
+    /// The cost of a dispatch over `extent`.
     fn work(&self, extent: &Extent) -> Work;
 }
 
-/// Everything that a pipeline is compiled from. Models of equal shapes ask for equal ones, and share the pipeline.
+/// Everything that a pipeline is compiled from. Models of equal shapes have equal specs and share the pipeline.
 #[derive(Debug, Clone)]
 pub struct PipelineSpec {
     /// The shader.
     pub shader: &'static Shader,
     /// How numbers are stored.
     pub storage: Storage,
-    /// What sets it apart from the shader's other pipelines, in its name: shape and variant.
+    /// Shape and variant: distinguishes the shader's pipelines by name.
     pub detail: String,
     /// Its storage buffers, in the order of the shader's bindings.
     pub bindings: &'static [Binding],
     constants: Vec<(&'static str, f64)>,
 }
 
-/// What tells pipelines apart: shader, storage, and the bits of its constants.
+/// Identity of a pipeline: shader, storage, and the bits of its constants.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PipelineKey {
     shader: &'static str,
@@ -54,8 +54,7 @@ pub enum Access {
     Write,
 }
 
-/// The buffers of one kind of kernel, by name. `B` is what stands for a buffer: one on a device, or its place in the
-/// forward pass.
+/// The buffers of one kind of kernel, by name. `B` is a buffer on a device, or its place in the forward pass.
 pub trait Buffers<B> {
     /// In the order of the shader's bindings.
     const BINDINGS: &'static [Binding];
@@ -64,7 +63,7 @@ pub trait Buffers<B> {
     fn in_order(self) -> Vec<B>;
 }
 
-/// Declares the buffers of a kind of kernel: a struct with a field for each, in the order of the shader's bindings.
+/// Declares a kernel's buffers: a struct with one field per buffer, in the order of the shader's bindings.
 macro_rules! buffers {
     ($(#[$doc:meta])* pub struct $name:ident { $($(#[$field_doc:meta])* $field:ident: $access:ident,)+ }) => {
         $(#[$doc])*
@@ -87,7 +86,7 @@ macro_rules! buffers {
 }
 pub(crate) use buffers;
 
-/// What one dispatch takes: its sizes, its grid and its cost by formula.
+/// One dispatch: its sizes, its grid and its cost by formula.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
     immediates: [u32; MAX_IMMEDIATES],
@@ -100,10 +99,10 @@ pub struct Work {
     pub bytes: u64,
 }
 
-/// Most words of immediates.
+/// Most words of immediates per dispatch.
 const MAX_IMMEDIATES: usize = 8;
 
-/// How much of a batch an op computes.
+/// The part of a batch that an op computes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extent {
     /// Rows of the matrices: tokens, or rows of the batch after the last layer's keys and values.
@@ -118,7 +117,7 @@ impl PipelineSpec {
     /// The pipeline of `shader` with these constants.
     ///
     /// # Panics
-    /// The constants are not those that the shader's row names.
+    /// The constants differ from those of the shader's row.
     #[must_use]
     pub fn new(
         shader: &'static Shader,
@@ -133,7 +132,7 @@ impl PipelineSpec {
         Self { shader, storage, detail: String::new(), bindings, constants }
     }
 
-    /// The same with a detail for its name.
+    /// Adds a detail to the name.
     #[must_use]
     pub fn named(self, detail: String) -> Self {
         Self { detail, ..self }

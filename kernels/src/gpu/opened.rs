@@ -1,7 +1,6 @@
-//! One opening of an adapter: its queue, its faults, its pipelines, and the counters that show that serving creates
-//! nothing.
+//! One opening of an adapter: its queue, faults and pipelines, and counters that show that serving creates nothing.
 //!
-//! The only file of the engine with `unsafe`: experimental features and unchecked shaders are asked for here.
+//! The engine's only file with `unsafe`: it enables experimental features and unchecked shaders.
 #![allow(unsafe_code, reason = "unchecked shaders and experimental features; each block says why it is sound")]
 
 use std::collections::HashMap;
@@ -12,7 +11,7 @@ use super::adapter::{self, AdapterDescription, AdapterSelection};
 use super::error::{GpuError, Loss};
 use super::op::{Access, Binding, Buffers, PipelineKey, PipelineSpec, Work};
 
-/// An adapter, open. After a fault it is of no more use: [`GpuDevice`](super::GpuDevice) opens the adapter anew.
+/// An open adapter. After a fault it is unusable, and [`GpuDevice`](super::GpuDevice) opens the adapter again.
 #[derive(Debug)]
 pub struct OpenDevice {
     pub(super) device: wgpu::Device,
@@ -20,7 +19,7 @@ pub struct OpenDevice {
     description: AdapterDescription,
     features: wgpu::Features,
     fault: Fault,
-    /// Pipelines that some engine holds. Engines whose shapes agree share them.
+    /// Pipelines in use. Engines of equal shape share them.
     pipelines: Mutex<HashMap<PipelineKey, Weak<Pipeline>>>,
     pipelines_created: AtomicU64,
     buffer_bytes_created: AtomicU64,
@@ -44,12 +43,12 @@ pub struct Created {
     pub buffer_bytes: u64,
 }
 
-/// The first fault of an opening: what follows it is noise.
+/// The first fault of an opening. Later faults only follow from it.
 #[derive(Debug, Clone, Default)]
 struct Fault(Arc<OnceLock<GpuError>>);
 
 impl OpenDevice {
-    /// Opens the adapter that `selection` names, with every feature that some kernel can use.
+    /// Opens the adapter that `selection` names, with every feature that a kernel can use.
     ///
     /// # Errors
     /// No adapter fits, it lacks what every kernel needs, or its driver refuses.
@@ -100,7 +99,7 @@ impl OpenDevice {
         &self.description
     }
 
-    /// What was created so far.
+    /// Pipelines and buffers created so far.
     #[must_use]
     pub fn created(&self) -> Created {
         Created {
@@ -130,10 +129,10 @@ impl OpenDevice {
         self.fault.set(fault);
     }
 
-    /// Runs `make` and returns the first error that it caused on this thread.
+    /// Runs `make` and returns the first error that it causes on this thread.
     ///
     /// # Errors
-    /// Something that `make` created is invalid, or did not fit into memory.
+    /// `make` created something invalid, or the device is out of memory.
     pub(super) fn scoped<T>(&self, make: impl FnOnce() -> Result<T, GpuError>) -> Result<T, GpuError> {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -146,12 +145,12 @@ impl OpenDevice {
         }
     }
 
-    /// The pipeline of `spec`: one that an engine of a model of equal shape holds, or a new one.
+    /// The pipeline of `spec`: one already held by an engine of equal shape, or a new one.
     ///
     /// # Errors
     /// The driver refuses the shader or the layout.
     pub fn pipeline(&self, spec: &PipelineSpec) -> Result<Arc<Pipeline>, GpuError> {
-        // Held while the driver compiles: two loads at once must not compile the same pipeline twice.
+        // Held while the driver compiles, so that two concurrent loads do not compile the same pipeline twice.
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let key = spec.key();
         if let Some(pipeline) = pipelines.get(&key).and_then(Weak::upgrade) {
@@ -222,7 +221,7 @@ impl OpenDevice {
     /// Binds a kernel's buffers.
     ///
     /// # Panics
-    /// They are those of another kernel.
+    /// The buffers belong to another kernel.
     #[must_use]
     pub fn bind<'a, B: Buffers<wgpu::BufferBinding<'a>>>(&self, pipeline: &Pipeline, buffers: B) -> wgpu::BindGroup {
         assert_eq!(pipeline.bindings, B::BINDINGS, "{} has other buffers", pipeline.name);
@@ -242,7 +241,7 @@ impl OpenDevice {
     /// A buffer of `bytes`, zeroed.
     ///
     /// # Errors
-    /// It is larger than a kernel may bind.
+    /// The buffer is larger than a kernel may bind.
     pub fn buffer(&self, label: &'static str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, GpuError> {
         self.make_buffer(label, bytes, usage, false, "lower the token budget")
     }
@@ -250,7 +249,7 @@ impl OpenDevice {
     /// A buffer that holds `contents`, padded with zeros to a multiple of 16 bytes.
     ///
     /// # Errors
-    /// It is larger than a kernel may bind.
+    /// The buffer is larger than a kernel may bind.
     pub fn buffer_with(
         &self,
         label: &'static str,
@@ -260,10 +259,10 @@ impl OpenDevice {
         self.buffer_of_pieces(label, contents.len() as u64, std::iter::once(contents.to_vec()), usage)
     }
 
-    /// A buffer of `bytes` bytes, padded with zeros to a multiple of 16, that holds `pieces` one after the other.
+    /// A buffer of `bytes` bytes, padded with zeros to a multiple of 16, that holds `pieces` in order.
     ///
     /// # Errors
-    /// It is larger than a kernel may bind, or the driver does not hand its memory over.
+    /// The buffer is larger than a kernel may bind, or it cannot be mapped.
     pub(super) fn buffer_of_pieces(
         &self,
         label: &'static str,
@@ -359,13 +358,13 @@ impl OpenDevice {
     }
 }
 
-/// Bytes of the buffer that holds `bytes` bytes of contents.
+/// Size of the buffer for `bytes` bytes of contents.
 pub(super) fn padded_bytes(bytes: u64) -> u64 {
     bytes.next_multiple_of(16).max(16)
 }
 
 impl Pipeline {
-    /// Records a dispatch. Nothing to do records nothing.
+    /// Records a dispatch, unless it is empty.
     pub(super) fn record(&self, bind_group: &wgpu::BindGroup, work: &Work, pass: &mut wgpu::ComputePass<'_>) {
         if work.workgroups.contains(&0) {
             return;
@@ -383,7 +382,7 @@ impl Pipeline {
 impl Fault {
     /// Keeps the first fault.
     fn set(&self, fault: GpuError) {
-        // An error means that there was one before.
+        // An error means that an earlier fault is kept.
         let _ = self.0.set(fault);
     }
 }

@@ -42,7 +42,7 @@ pub struct ForwardPass {
 /// One dispatch.
 #[derive(Debug)]
 pub struct Step {
-    /// The part of the computation that it belongs to, for reports; layers have the same parts.
+    /// The part of the computation, for reports; all layers have the same parts.
     pub part: &'static str,
     /// What is computed.
     pub op: Box<dyn Op>,
@@ -50,12 +50,12 @@ pub struct Step {
     pub(super) buffers: Vec<BufferAt>,
 }
 
-/// Which rows a step computes.
+/// The rows that a step computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Span {
     /// Every token.
     Tokens,
-    /// One for each row of the batch.
+    /// One per row of the batch.
     Rows,
 }
 
@@ -64,11 +64,11 @@ enum Span {
 pub struct Extents {
     /// For steps that compute every token.
     pub tokens: Extent,
-    /// For steps that compute one for each row of the batch.
+    /// For steps that compute one row per row of the batch.
     pub rows: Extent,
 }
 
-/// Where a buffer of a step begins.
+/// A position in a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BufferAt {
     pub(super) buffer: BufferName,
@@ -76,7 +76,7 @@ pub(super) struct BufferAt {
     pub(super) offset: u64,
 }
 
-/// A buffer, by what it holds.
+/// A buffer, named by its contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BufferName {
     /// The batch's [`Token`](super::ops::embed::Token)s.
@@ -85,7 +85,7 @@ pub(super) enum BufferName {
     QueryTiles,
     /// The batch's rows: one query tile with one query each.
     Rows,
-    /// The batch's numbers.
+    /// The batch's outputs.
     Outputs,
     /// Activations.
     Arena(ArenaBuffer),
@@ -118,7 +118,7 @@ impl ForwardPass {
     }
 }
 
-/// Every pipeline that the engine may make for a model of this architecture, on any adapter, each once.
+/// Every pipeline that the engine may create for a model of this architecture, on any adapter, without duplicates.
 #[must_use]
 pub fn pipelines(architecture: &Architecture, layout: &Layout) -> Vec<PipelineSpec> {
     let passes: Vec<ForwardPass> =
@@ -130,7 +130,7 @@ pub fn pipelines(architecture: &Architecture, layout: &Layout) -> Vec<PipelineSp
 }
 
 impl Step {
-    /// What the dispatch takes for a batch of `extents`.
+    /// The cost of the dispatch for a batch of `extents`.
     #[must_use]
     pub fn work(&self, extents: &Extents) -> Work {
         self.op.work(match self.span {
@@ -167,7 +167,7 @@ impl From<WeightName> for BufferAt {
 /// A linear layer with a residual and a norm: its part, its input, and its weights.
 struct Projection {
     part: &'static str,
-    /// Width of the input, and columns of it that are no padding.
+    /// Width of the input, and its columns without padding.
     k: usize,
     inputs: usize,
     variant: GemmVariant,
@@ -226,7 +226,7 @@ impl Builder<'_> {
         self.after_attention(parts, Span::Tokens, layer, (x, y));
     }
 
-    /// From x, first tokens only, into the buffer that it returns.
+    /// From x, first tokens only, into the returned buffer.
     fn last_layer(&mut self, layer: usize) -> ArenaBuffer {
         let (x, y, qkv, inner) = (ArenaBuffer::X, ArenaBuffer::Y, ArenaBuffer::QueryKeyValue, ArenaBuffer::Inner);
         let (width, stride) = (self.layout.states.width as u64, self.layout.states.stride);
@@ -236,7 +236,7 @@ impl Builder<'_> {
         self.query_key_value("last layer: key, value", Span::Tokens, layer, keys_and_values, (x, qkv));
         let gather = GatherBuffers { rows: BufferName::Rows.into(), x: x.into(), y: y.into() };
         self.push("last layer: query", Span::Rows, Gather { states: self.layout.states }, gather);
-        // First tokens' queries go into a buffer of their own, so the slice has another stride.
+        // First tokens' queries have their own buffer, so the slice has another stride.
         let queries = GemmShape { columns: stride, stride, useful_multiply_adds: width * width, ..all };
         self.query_key_value("last layer: query", Span::Rows, layer, queries, (y, inner));
         let shape = AttentionShape::first_tokens(self.layout);
@@ -261,7 +261,7 @@ impl Builder<'_> {
         self.gemm(part, span, op, weights, (a, a, y));
     }
 
-    /// Keys and values are in `QueryKeyValue` always.
+    /// Keys and values are always in `QueryKeyValue`.
     fn attention(
         &mut self,
         part: &'static str,
@@ -321,7 +321,7 @@ impl Builder<'_> {
         debug_assert_eq!(end, from, "the layer's output is where the next layer looks for it");
     }
 
-    /// `norm(a · w + bias + residual)`; returns where it is: in `other` if fused, in `residual` if by way of `other`.
+    /// `norm(a · w + bias + residual)`. Returns the result's buffer: `other` if fused, `residual` if separate.
     fn project(
         &mut self,
         span: Span,
@@ -382,7 +382,7 @@ impl Builder<'_> {
         self.push(part, span, op, buffers);
     }
 
-    /// From first tokens in `pooled`; `dense` is what the linear layer before the classifier ends with.
+    /// From first tokens in `pooled`; `dense` is the epilogue of the linear layer before the classifier.
     fn classify(&mut self, pooled: ArenaBuffer, dense: Option<Epilogue>, labels: usize) {
         let states = self.layout.states;
         let mut x = pooled;

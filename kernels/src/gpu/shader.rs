@@ -1,4 +1,5 @@
-//! Every kernel's shader: one row of [`TABLE`] each, from which sources, pipelines and the [version](VERSION) come.
+//! Every kernel's shader, one row of [`TABLE`] each. Sources, pipelines and the [version](VERSION) come from this
+//! table.
 //!
 //! A source is a storage prelude (f32 or f16, the same names in both), the shared texts that the row names, and the
 //! kernel's own file: plain concatenation, no preprocessor. Sizes are override constants, except those that size
@@ -10,21 +11,21 @@ use super::layout::Storage;
 /// A kernel's shader.
 #[derive(Debug)]
 pub struct Shader {
-    /// The kernel's name: that of its file, with `_cpu` if it is for software adapters.
+    /// The kernel's name, which is its file's: ends with `_cpu` if for software adapters.
     pub name: &'static str,
     /// The kernel's own file.
     text: &'static str,
     /// Shared texts in front of it.
     preludes: &'static [&'static str],
-    /// Which adapters it is for; none means all.
+    /// The adapters it is for; `None` means all.
     pub family: Option<KernelFamily>,
     /// Whether it needs cooperative matrices.
     pub cooperative: bool,
     /// Constants that size arrays.
     pub sizes: &'static [&'static str],
-    /// Override constants. The op sets each of them: none is left to its default.
+    /// Override constants. The op sets all of them.
     pub overrides: &'static [&'static str],
-    /// Members of its immediates, one word each.
+    /// Members of the immediates, one word each.
     pub immediates: &'static [&'static str],
 }
 
@@ -182,7 +183,7 @@ pub const TABLE: [Shader; 15] = [
     },
 ];
 
-/// Changes whenever any shader does: part of the key under which tuning is cached.
+/// Changes when any shader changes: part of the tuning cache's key.
 pub const VERSION: u64 = {
     let mut hash = fnv(fnv(FNV_OFFSET, STORAGE_F32), STORAGE_F16);
     let mut row = 0;
@@ -212,7 +213,7 @@ const fn fnv(mut hash: u64, text: &str) -> u64 {
     hash
 }
 
-/// The row of a kernel. Ops look theirs up in a constant, so that a name which is not in the table does not compile.
+/// The row of a kernel. Ops look their row up in a constant, so an unknown name does not compile.
 ///
 /// # Panics
 /// The table has no such row.
@@ -244,8 +245,8 @@ const fn equal(a: &[u8], b: &[u8]) -> bool {
 }
 
 impl Shader {
-    /// The whole source of the kernel for numbers that are stored as `storage`; `sizes` are the values of
-    /// [`sizes`](Self::sizes), by name.
+    /// The kernel's whole source for numbers stored as `storage`; `sizes` are the values of [`sizes`](Self::sizes), by
+    /// name.
     #[must_use]
     pub fn source(&self, storage: Storage, sizes: &[(&'static str, f64)]) -> String {
         let mut parts = Vec::new();

@@ -1,8 +1,8 @@
-//! What one batch in flight has to itself: its input, its numbers, and two timestamps.
+//! The own buffers of one batch in flight: its input, its outputs and two timestamps.
 //!
-//! Where processor and device share memory, the processor writes inputs and reads numbers in the very buffers that the
-//! kernels use. Elsewhere each has a twin that is copied in the same submission, before or after the pass. Either way
-//! the processor's side is mapped again as soon as the batch is finished, so that submitting never waits.
+//! If processor and device share memory, the processor writes inputs and reads outputs directly in the kernels'
+//! buffers. Otherwise each buffer has a staging buffer, copied in the same submission before or after the pass. Either
+//! way the processor's side is mapped again as soon as the batch is finished, so submitting never waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,7 +16,7 @@ use super::ops::embed::Token;
 /// Batches that may be in flight: one computing, one waiting behind it, one being read.
 pub(super) const SLOTS: usize = 3;
 
-/// Bindings may begin at multiples of this on every adapter.
+/// Every adapter accepts bindings at multiples of this offset.
 const ALIGNMENT: u64 = 256;
 const TIMESTAMPS_BYTES: u64 = 16;
 
@@ -24,10 +24,10 @@ const TIMESTAMPS_BYTES: u64 = 16;
 #[derive(Debug)]
 pub(super) struct Slot {
     inputs: wgpu::Buffer,
-    /// The processor's side of `inputs`, where that is another buffer.
+    /// Staging buffer of `inputs`, if memory is not shared.
     inputs_staging: Option<wgpu::Buffer>,
     outputs: wgpu::Buffer,
-    /// The processor's side of `outputs`, where that is another buffer.
+    /// Staging buffer of `outputs`, if memory is not shared.
     outputs_staging: Option<wgpu::Buffer>,
     timestamps: Option<Timestamps>,
     max_batch_tokens: u64,
@@ -43,7 +43,7 @@ struct Timestamps {
     mapped: Mapping,
 }
 
-/// A mapping under way: told by wgpu's callback.
+/// A mapping in progress, reported by wgpu's callback.
 #[derive(Debug, Clone, Default)]
 struct Mapping(Arc<AtomicU8>);
 
@@ -52,7 +52,7 @@ const MAPPED: u8 = 1;
 const FAILED: u8 = 2;
 
 impl Slot {
-    /// Buffers for batches of up to `max_batch_tokens` tokens, in as many rows, with `outputs` numbers each.
+    /// Buffers for batches of up to `max_batch_tokens` tokens and as many rows, with `outputs` numbers per row.
     pub(super) fn new(gpu: &OpenDevice, max_batch_tokens: usize, outputs: usize) -> Result<Self, GpuError> {
         use wgpu::BufferUsages as U;
         let max_batch_tokens = max_batch_tokens as u64;
@@ -114,12 +114,12 @@ impl Slot {
         self.binding(rows_offset(self.max_batch_tokens), self.max_batch_tokens * size_of::<QueryTile>() as u64)
     }
 
-    /// Where the kernels put the numbers.
+    /// The outputs of the kernels, as a binding.
     pub(super) fn outputs(&self) -> wgpu::BufferBinding<'_> {
         self.outputs.as_entire_buffer_binding()
     }
 
-    /// Writes a batch's input and records the copies that bring it to the device.
+    /// Writes a batch's input and records its copies to the device.
     pub(super) fn upload(
         &self,
         gpu: &OpenDevice,
@@ -150,7 +150,7 @@ impl Slot {
         Ok(())
     }
 
-    /// Lends the inputs of the last batch to the kernels again, for profiles; [`resume`](Self::resume) takes them back.
+    /// Gives the inputs of the last batch to the kernels again, for profiles; [`resume`](Self::resume) takes them back.
     pub(super) fn lend(&self, gpu: &OpenDevice) -> Result<(), GpuError> {
         if self.inputs_staging.is_none() {
             self.inputs_mapped.wait(gpu)?;
@@ -159,7 +159,7 @@ impl Slot {
         Ok(())
     }
 
-    /// Readies the slot for the next batch after [`lend`](Self::lend).
+    /// Prepares the slot for the next batch after [`lend`](Self::lend).
     pub(super) fn resume(&mut self) {
         if self.inputs_staging.is_none() {
             self.inputs_mapped = Mapping::default();
@@ -167,7 +167,7 @@ impl Slot {
         }
     }
 
-    /// What the pass writes its timestamps to.
+    /// Where the pass writes its timestamps.
     pub(super) fn timestamp_writes(&self) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
         self.timestamps.as_ref().map(|timestamps| wgpu::ComputePassTimestampWrites {
             query_set: &timestamps.set,
@@ -176,7 +176,7 @@ impl Slot {
         })
     }
 
-    /// Records what brings the numbers and the timestamps back, and asks for them to be mapped when they are there.
+    /// Records the copies of outputs and timestamps to the processor, and requests their mapping.
     pub(super) fn download(&mut self, encoder: &mut wgpu::CommandEncoder, bytes: u64) {
         if let Some(staging) = &self.outputs_staging {
             encoder.copy_buffer_to_buffer(&self.outputs, 0, staging, 0, bytes);
@@ -193,7 +193,8 @@ impl Slot {
         }
     }
 
-    /// Appends the numbers to `outputs` once the submission is done, gives the device's time, and readies the slot.
+    /// Waits for the submission, appends its numbers to `outputs`, returns the device's time and prepares the slot for
+    /// the next batch.
     pub(super) fn finish(
         &mut self,
         gpu: &OpenDevice,
@@ -251,7 +252,7 @@ impl Mapping {
         move |result| state.store(if result.is_ok() { MAPPED } else { FAILED }, Ordering::Release)
     }
 
-    /// Waits for the callback. By then the work that the mapping depends on is done or lost.
+    /// Waits for the callback. By then the work before the mapping is done or lost.
     fn wait(&self, gpu: &OpenDevice) -> Result<(), GpuError> {
         if self.0.load(Ordering::Acquire) == PENDING {
             gpu.device.poll(wgpu::PollType::wait_indefinitely())?;

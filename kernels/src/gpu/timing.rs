@@ -1,4 +1,4 @@
-//! Times kernels: each dispatch in a submission of its own, by the processor's clock.
+//! Times kernels: each dispatch in its own submission, by the processor's clock.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::op::{Extent, Op, Work};
 use super::opened::{OpenDevice, Pipeline};
 use super::ops::peak::{self, Peak, PeakBuffers};
 
-/// Runs of which the fastest counts, where the ceiling is measured.
+/// Runs of the ceiling measurement; the fastest counts.
 const CEILING_REPEATS: u32 = 3;
 
 /// The fastest of `repeats` dispatches.
@@ -21,7 +21,7 @@ pub(super) fn fastest(
     repeats: u32,
 ) -> Result<Duration, GpuError> {
     let mut best = Duration::MAX;
-    // One run more than asked for: the first pays for what the driver puts off.
+    // One extra run: the first includes work that the driver defers.
     for _ in 0..=repeats {
         let start = Instant::now();
         gpu.run_one(pipeline, bind_group, work)?;
@@ -30,8 +30,7 @@ pub(super) fn fastest(
     Ok(best)
 }
 
-/// The ceiling that kernels are held to, in FLOP/s: multiply-adds on registers, in `workgroups` workgroups of `trips`
-/// trips each.
+/// The device's ceiling, in FLOP/s: multiply-adds on registers, in `workgroups` workgroups of `trips` trips each.
 ///
 /// # Errors
 /// The device failed.

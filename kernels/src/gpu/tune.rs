@@ -1,7 +1,7 @@
-//! Which kernel variants are fastest on a device: timed once for the shapes that a model runs, remembered on disk.
+//! Finds the fastest kernel variants on a device: timed once for a model's shapes and cached on disk.
 //!
-//! The cache is a JSON file that the caller names. Its key holds everything that an answer depends on: adapter, backend
-//! and driver, the shaders' [version](super::shader::VERSION), the number format and the model's widths.
+//! The cache is a JSON file that the caller names. Its key contains everything that affects the result: adapter,
+//! backend and driver, the shaders' [version](super::shader::VERSION), the number format and the model's widths.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,28 +25,28 @@ use super::timing::fastest;
 use crate::architecture::Architecture;
 use crate::engine::Precision;
 
-/// Tokens in the batch that variants are timed on: enough to fill a large GPU, little enough to take milliseconds.
+/// Tokens in the sample batch: enough to fill a large GPU, few enough to take milliseconds.
 const SAMPLE_TOKENS: usize = 4096;
-/// Tokens in a row of that batch.
+/// Tokens in each of its rows.
 const SAMPLE_ROW_TOKENS: usize = 100;
-/// Runs of which the fastest counts.
+/// Runs per variant; the fastest counts.
 const REPEATS: u32 = 5;
 
-/// Where choices come from.
+/// Source of the kernel choices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum TuneCache {
-    /// Not timed: the variants that are expected to be best.
+    /// Not timed: the variants expected to be fastest.
     #[default]
     Defaults,
     /// Timed at each load.
     Memory,
-    /// Timed once, and remembered in this file. If the file cannot be read or written, tuning runs without it.
+    /// Timed once and cached in this file. If the file cannot be read or written, tuning runs without it.
     File(PathBuf),
-    /// The choices that this file remembers; without any, the variants that are expected to be best.
+    /// The choices cached in this file, or else the variants expected to be fastest.
     Remembered(PathBuf),
 }
 
-/// What timing found.
+/// Result of the timing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TuneTable {
     /// The device.
@@ -73,7 +73,7 @@ pub struct TuneEntry {
     pub chosen: bool,
 }
 
-/// What kernels are timed for.
+/// The model that kernels are timed for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) architecture: &'a Architecture,
@@ -97,10 +97,10 @@ struct CachedChoices {
     norm: NormChoice,
 }
 
-/// Times every variant that `device` runs for a model, with the kernels of its own family.
+/// Times every variant of the device's own kernel family for a model.
 ///
 /// # Errors
-/// The kernels lack a part of the model, the driver refuses a kernel, or there is no memory for a sample batch.
+/// The kernels lack a part of the model, the driver refuses a kernel, or the device has no memory for a sample batch.
 pub fn tune(
     device: &GpuDevice,
     architecture: &Architecture,
@@ -130,10 +130,10 @@ pub fn remember(
     write(path, key, choices).map_err(|source| RememberError::Write { path: path.to_owned(), source })
 }
 
-/// Why choices were not kept.
+/// Why choices were not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum RememberError {
-    /// They are not choices that the engine can make.
+    /// The engine cannot make these choices.
     #[error(transparent)]
     Gpu(#[from] GpuError),
     /// The file cannot be written.
@@ -165,7 +165,7 @@ impl TuneCache {
             (None, Otherwise::Defaults) => Ok(untimed()),
             (None, Otherwise::Tune) => {
                 let choices = time_all(gpu, subject)?.choices;
-                // Failing to remember costs a second at the next load.
+                // Without the cache, the next load takes a second longer.
                 let _ = write(path, key, &choices);
                 Ok(choices)
             }
@@ -173,7 +173,7 @@ impl TuneCache {
     }
 }
 
-/// What to do if a cache has no answer.
+/// What to do if the cache has no entry.
 enum Otherwise {
     Tune,
     Defaults,
@@ -183,14 +183,14 @@ fn write(path: &Path, key: String, choices: &Choices) -> std::io::Result<()> {
     let mut file = CacheFile::read(path);
     file.entries.insert(key, CachedChoices::from(choices));
     let bytes = serde_json::to_vec_pretty(&file)?;
-    // Written beside and renamed, so that a reader never sees half a file; the name is this process's own, so that two
-    // writers do not share it.
+    // Writes a temporary file and renames it, so readers never see half a file. Its name contains the process id, so
+    // two writers do not share it.
     let beside = path.with_extension(format!("{}.tmp", std::process::id()));
     std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path))
 }
 
 impl CacheFile {
-    /// What the file has. An absent or damaged file has nothing: it is written anew.
+    /// The file's entries. A missing or damaged file counts as empty and is rewritten.
     fn read(path: &Path) -> Self {
         std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
     }
@@ -250,7 +250,7 @@ fn time_all(gpu: &OpenDevice, subject: Subject<'_>) -> Result<TuneTable, GpuErro
     Ok(TuneTable { device: gpu.description().to_string(), entries, choices })
 }
 
-/// Buffers to time kernels on. Their contents are zeros: no kernel's speed depends on them.
+/// Buffers to time kernels on. They contain zeros: no kernel's speed depends on the contents.
 struct Sample<'a> {
     gpu: &'a OpenDevice,
     subject: Subject<'a>,
@@ -279,7 +279,7 @@ impl<'a> Sample<'a> {
                 narrow: make("tune narrow", rows * hidden * number)?,
                 other: make("tune other", rows * hidden * number)?,
                 weight: make("tune weight", hidden * widest * number)?,
-                // A bias of any width, or the bias and norm of a fused kernel: f32 always.
+                // A bias of any width, or the bias and norm of a fused kernel; always f32.
                 params: make("tune parameters", 4 * widest)?,
             })
         })
@@ -406,7 +406,7 @@ fn from(buffer: &wgpu::Buffer, offset: u64) -> wgpu::BufferBinding<'_> {
     wgpu::BufferBinding { offset, ..whole(buffer) }
 }
 
-/// Marks the fastest and returns it. There is always one: every kernel has a variant for every adapter.
+/// Marks and returns the fastest. Every kernel has a variant for every adapter, so there always is one.
 fn choose<T: Copy>(mut timed: Vec<(T, TuneEntry)>, entries: &mut Vec<TuneEntry>) -> T {
     let mut best = 0;
     for index in 1..timed.len() {

@@ -1,7 +1,7 @@
 //! A model's weights on a device: transposed, padded, fused and stored in the engine's precision, once, at load.
 //!
-//! Query, key and value weights become one matrix, and queries are scaled by `log2(e) / √head_dim` in it, so that
-//! attention needs no scale and its softmax no multiplication before exp2. Biases that a model does not have are zeros.
+//! Query, key and value weights become one matrix. Its query part is scaled by `log2(e) / √head_dim`, so attention
+//! needs no scale and its softmax no multiplication before exp2. Missing biases are zeros.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,11 +12,11 @@ use super::opened::{OpenDevice, padded_bytes};
 use crate::architecture::{Architecture, Head, Positions};
 use crate::weights::{HeadWeights, LayerWeights, Linear, Model, NormWeights};
 
-/// Numbers that are encoded at a time: a table of a gigabyte is never held twice.
+/// Numbers encoded at a time, so that a table of a gigabyte is never held twice.
 const PIECE_NUMBERS: usize = 1 << 18;
 
-/// A buffer of weights, by what it holds. Below, h is the padded width of hidden states, e that of embeddings and i the
-/// padded feed-forward width.
+/// A buffer of weights, named by its contents. Below, h is the padded width of hidden states, e that of embeddings and
+/// i the padded feed-forward width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum WeightName {
     /// `[vocabulary, width of embeddings]`, not padded.
@@ -27,13 +27,13 @@ pub(super) enum WeightName {
     TokenType,
     /// `[2, e]` in f32: weight, bias.
     EmbeddingNorm,
-    /// `[e, h]`: of a model whose embeddings are not as wide as its hidden states.
+    /// `[e, h]`, if embeddings and hidden states differ in width.
     Projection,
     /// `[h]` in f32.
     ProjectionBias,
-    /// Of one layer.
+    /// A weight of one layer.
     Layer(usize, LayerWeight),
-    /// `[h, h]`: of a classifier with a linear layer before the last.
+    /// `[h, h]`, if the classifier has a linear layer before the last.
     Dense,
     /// `[h]` in f32.
     DenseBias,
@@ -74,10 +74,10 @@ impl Uploaded {
     /// Repacks and uploads the weights.
     ///
     /// # Errors
-    /// A table is larger than the device can bind, or there is no memory for it.
+    /// A table is larger than the device can bind, or the device is out of memory.
     ///
     /// # Panics
-    /// The weights are not those of the architecture.
+    /// The weights do not fit the architecture.
     pub(super) fn new(gpu: &OpenDevice, model: &Model, layout: &Layout) -> Result<Self, GpuError> {
         let mut buffers = BTreeMap::new();
         for (name, numbers) in weights(&model.architecture, layout) {
@@ -163,7 +163,7 @@ fn storage(name: WeightName, layout: &Layout) -> Storage {
     }
 }
 
-/// The numbers of a buffer. What the model does not have is empty, and does not fit the size that is expected.
+/// The numbers of a buffer. A missing weight is empty and so fails the size check.
 fn values<'a>(name: WeightName, model: &'a Model, layout: &Layout) -> Cow<'a, [f32]> {
     let weights = &model.weights;
     let tables = &weights.embeddings;
@@ -248,7 +248,7 @@ pub(super) fn norm_params(rows: &RowLayout, norm: &NormWeights) -> Vec<f32> {
     params
 }
 
-/// What a buffer is called in debuggers and in errors.
+/// A buffer's name in debuggers and errors.
 fn label(name: WeightName) -> &'static str {
     match name {
         WeightName::Word => "word embeddings",

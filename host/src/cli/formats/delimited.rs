@@ -1,7 +1,7 @@
-//! CSV and TSV: a row is a record, its columns are named by the first row or by the caller.
+//! CSV and TSV: a row is a record; the first row or the caller names the columns.
 //!
-//! CSV is read as RFC 4180 has it: a cell in quotes may hold commas, line breaks and doubled quotes. TSV is read as
-//! IANA's `text/tab-separated-values` has it: quotes mean nothing, so that a passage may begin with one.
+//! CSV follows RFC 4180: a quoted cell may contain commas, line breaks and doubled quotes. TSV follows IANA's
+//! `text/tab-separated-values`: quotes have no meaning, so a passage may begin with one.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use super::row::{Columns, Row};
 use super::source::Source;
 use crate::cli::error::CliError;
 
-/// What lies between two cells, and whether quotes mean anything.
+/// The separator of cells, and whether quotes have a meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Delimiter {
     Comma,
-    /// As spreadsheets write it where a comma is a decimal point.
+    /// For spreadsheets in languages with a decimal comma.
     Semicolon,
     /// Without quotes.
     Tab,
@@ -27,7 +27,7 @@ pub(super) struct Delimited {
     source: Source,
     reader: csv_core::Reader,
     columns: Columns,
-    /// The first row, where it was read to see whether it names the columns.
+    /// The first row, if it was read to check for column names.
     first: Option<RawRow>,
 }
 
@@ -39,7 +39,7 @@ struct RawRow {
 }
 
 impl Delimiter {
-    /// The delimiter of a CSV file whose first row has the columns' names.
+    /// The delimiter of a CSV file, from its row of column names.
     pub(super) fn of_csv(header: &[u8]) -> Self {
         if header.contains(&b';') && !header.contains(&b',') { Self::Semicolon } else { Self::Comma }
     }
@@ -64,7 +64,7 @@ impl Delimited {
         Self { source, reader, columns, first: None }
     }
 
-    /// Reads rows whose columns the first row names, or, where `guess` knows better, what it returns for the first row.
+    /// Reads rows whose columns the first row names, unless `guess` returns other names for the first row.
     ///
     /// # Errors
     /// The first row cannot be read, or names a column twice.
@@ -102,7 +102,7 @@ impl Delimited {
                 Ok(Some(line)) => line,
                 Ok(None) => return begun.map(|(place, _)| Err(self.unclosed(place))),
                 Err(mut fault) => {
-                    // The rest of a row that is cut in the middle would be read as a row of its own.
+                    // The rest of a truncated row would be read as a separate row.
                     fault.reach = if begun.is_some() { Reach::File } else { fault.reach };
                     return Some(Err(fault));
                 }
@@ -121,7 +121,7 @@ impl Delimited {
             if line.bytes.last() != Some(&b'\n') {
                 line.bytes.push(b'\n');
             }
-            // No cell is longer than what it is read from, and a line has one cell more than delimiters.
+            // No cell is longer than its row, and a row has one more cell than delimiters.
             let delimiters = line.bytes.iter().filter(|byte| b",;\t".contains(byte)).count();
             output.resize(filled + line.bytes.len() + 1, 0);
             ends.resize(cells + delimiters + 2, 0);
@@ -174,7 +174,7 @@ impl RecordReader for Delimited {
     }
 }
 
-/// Cuts a row's text at the ends of its cells; none where it is not UTF-8.
+/// Cuts a row's text at the ends of its cells; `None` if it is not UTF-8.
 fn split(mut output: Vec<u8>, ends: &[usize]) -> Option<Vec<String>> {
     let end = *ends.last()?;
     output.truncate(end);
@@ -185,7 +185,7 @@ fn split(mut output: Vec<u8>, ends: &[usize]) -> Option<Vec<String>> {
         cells.push(text.get(start..end)?.to_owned());
         start = end;
     }
-    // The row ends with a line feed; before it Windows writes a carriage return.
+    // The row ends with a line feed, on Windows after a carriage return.
     if let Some(last) = cells.last_mut()
         && last.ends_with('\r')
     {

@@ -1,4 +1,4 @@
-//! Which field of an object, or which column of a row, is the text, the id and the query.
+//! Finds the text, the id and the query among the fields of an object or the columns of a row.
 
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -8,19 +8,19 @@ use super::record::{Content, Record};
 use super::row::{Columns, Row};
 use crate::json::text::replace_lone_surrogates;
 
-/// Longest id in bytes: ids are held for every document in work, and copied into answers.
+/// Longest id in bytes: ids are held for every document in work and copied into answers.
 const MAX_ID_BYTES: usize = 1024;
 
-/// What a field can be chosen for, as `--field` names it.
+/// The roles of `--field`.
 pub(in crate::cli) const ROLES: [&str; 4] = ["text", "id", "query", "query-id"];
 
-/// Names that mean the same in files as people have them; the first that is there is taken.
+/// Common names in existing files; the first one present is used.
 const TEXT: &[&str] = &["text", "document", "passage", "contents"];
 const ID: &[&str] = &["id", "_id", "document_id", "doc_id", "docid", "docno", "pid"];
 const QUERY: &[&str] = &["query"];
 const QUERY_ID: &[&str] = &["query_id", "qid", "query-id"];
 
-/// Which names stand for what.
+/// The names for each role.
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct Fields {
     text: Names,
@@ -31,9 +31,9 @@ pub(in crate::cli) struct Fields {
 
 #[derive(Debug, Clone)]
 enum Names {
-    /// The first of these that is there.
+    /// The first of these that is present.
     Usual(Vec<&'static str>),
-    /// What the caller chose: all of them.
+    /// The caller's choice: all of them.
     Chosen(Vec<String>),
 }
 
@@ -62,7 +62,7 @@ pub(in crate::cli) struct Document {
     pub(in crate::cli) text: String,
 }
 
-/// A caller's name for a query or a document, given back as it came.
+/// A caller's name for a query or a document, returned unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(in crate::cli) enum Id {
@@ -88,7 +88,7 @@ impl TryFrom<Value> for Id {
                 Err(format!("an id is limited to {MAX_ID_BYTES} bytes, this one has {}", text.len()))
             }
             Value::String(text) => Ok(Self::Text(text)),
-            // A larger number would come back rounded.
+            // A larger number would be returned rounded.
             Value::Number(number) if number.as_f64().is_some_and(|number| number.abs() < 1e15) => {
                 Ok(Self::Number(number))
             }
@@ -105,7 +105,7 @@ impl<'de> Deserialize<'de> for Id {
 }
 
 impl Fields {
-    /// The usual names, but for those that were chosen.
+    /// The usual names, except for the chosen ones.
     pub(in crate::cli) fn new(choices: &[FieldChoice]) -> Self {
         let names = |role: &str, usual: &[&'static str]| {
             let chosen = choices.iter().filter(|choice| choice.role == role).map(|choice| choice.name.clone());
@@ -120,7 +120,7 @@ impl Fields {
         }
     }
 
-    /// For a file of queries: its texts are queries, and its ids theirs.
+    /// For a file of queries: its texts and ids are those of queries.
     #[must_use]
     pub(in crate::cli) fn of_queries(&self) -> Self {
         let with = |names: &Names, more: &Names| match (names, more) {
@@ -131,12 +131,12 @@ impl Fields {
         Self { text: with(&self.text, &self.query), id: with(&self.id, &self.query_id), ..self.clone() }
     }
 
-    /// The columns of a file that has no names for its two.
+    /// The names for a file of two unnamed columns.
     pub(super) fn id_and_text(&self) -> Columns {
         [&self.id, &self.text].map(|names| names.iter().next().unwrap_or_default().to_owned()).into()
     }
 
-    /// What to tell about a file whose records have a title that is not ranked.
+    /// A hint for a file whose records have a title that is not ranked.
     pub(in crate::cli) fn note(&self, record: &Record) -> Option<&'static str> {
         const TITLE: &str = "title";
         let Names::Usual(_) = &self.text else { return None };
@@ -151,7 +151,7 @@ impl Fields {
         titled.then_some("titles are not ranked: --field text=title --field text=text ranks both")
     }
 
-    /// Whether the cells of a row are the names of an id and a text.
+    /// Whether the cells of a row name an id and a text.
     pub(super) fn are_named_in(&self, cells: &[String]) -> bool {
         let named =
             |names: &Names| names.iter().any(|name| cells.iter().any(|cell| cell.trim().eq_ignore_ascii_case(name)));
@@ -161,7 +161,7 @@ impl Fields {
     /// Reads a document.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The document is invalid; the error says why.
     pub(in crate::cli) fn document(&self, record: &Record) -> Result<Document, String> {
         match &record.content {
             Content::Text(text) => Ok(Document { id: None, text: text.clone() }),
@@ -203,7 +203,7 @@ pub(in crate::cli) fn parse<T: de::DeserializeOwned>(json: &str) -> Result<T, St
     serde_json::from_str(&replace_lone_surrogates(json)).map_err(|error| without_line(&error))
 }
 
-/// A message of the parser: of its position the column is left, as a record has a place of its own.
+/// A parser's message with only the column of its position, because a record has its own place.
 pub(super) fn without_line(error: &serde_json::Error) -> String {
     let (text, column) = (error.to_string(), error.column());
     let position = format!(" at line {} column {column}", error.line());
@@ -211,7 +211,7 @@ pub(super) fn without_line(error: &serde_json::Error) -> String {
         Some(message) if error.line() == 1 => format!("{message} at column {column}"),
         _ => text,
     };
-    // Most often that is a value that goes on in the next line.
+    // Usually a value that continues on the next line.
     let remedy = if error.is_eof() { ": each JSON value must be on one line, as `jq -c .` writes it" } else { "" };
     message + remedy
 }
@@ -254,14 +254,14 @@ impl<'de> Deserialize<'de> for DocumentValue {
     }
 }
 
-/// An object or a row: something with named values.
+/// An object or a row: named values.
 trait Named {
-    /// A text; none if there is no such field or it is null.
+    /// A text; `None` if the field is missing or null.
     fn text(&self, name: &str) -> Result<Option<&str>, String>;
     fn value(&self, name: &str) -> Option<Value>;
-    /// What is there, for messages.
+    /// The names present, for messages.
     fn names(&self) -> Vec<&str>;
-    /// What else may help where a name is missing.
+    /// A further remedy if a name is missing.
     fn remedy(&self) -> &'static str;
 }
 
@@ -319,7 +319,7 @@ fn first(names: &Names, named: &impl Named) -> Option<Value> {
     names.iter().find_map(|name| named.value(name))
 }
 
-/// The first of the usual texts, or all chosen ones with a space between.
+/// The first of the usual texts, or all chosen ones joined by spaces.
 fn join(names: &Names, named: &impl Named) -> Result<Option<String>, String> {
     let mut texts = Vec::new();
     for name in names.iter() {

@@ -1,7 +1,7 @@
 //! A file that is one JSON array, on one line or many: each element is a record.
 //!
-//! Elements are cut apart here and parsed by their reader, so the array may be larger than memory, and a bad element
-//! does not spoil the next one.
+//! This module separates elements and their reader parses them, so the array may be larger than memory, and a bad
+//! element does not affect the next one.
 
 use super::FORMAT_OPTIONS;
 use super::record::{Content, Fault, MAX_RECORD_BYTES, Place, Reach, Record, RecordReader};
@@ -18,7 +18,7 @@ pub(super) struct JsonArray {
 enum State {
     BeforeArray,
     AfterElement,
-    /// At an element: the file is read again from there.
+    /// At an element, where the file is reread.
     AtElement,
     Done,
 }
@@ -28,7 +28,7 @@ impl JsonArray {
         Self { source, state: State::BeforeArray, elements: 0 }
     }
 
-    /// Reads on from an element that was found before.
+    /// Continues from an element found before.
     pub(super) fn at_element(source: Source) -> Self {
         Self { source, state: State::AtElement, elements: 0 }
     }
@@ -124,7 +124,7 @@ impl JsonArray {
     }
 
     fn broken(&self, what: &str) -> Fault {
-        let message = format!("{what}: if it is no JSON array, name its format with {FORMAT_OPTIONS}");
+        let message = format!("{what}: if it is not a JSON array, name its format with {FORMAT_OPTIONS}");
         Fault { message, place: self.source.place(), end: self.source.offset(), reach: Reach::File }
     }
 }

@@ -1,4 +1,4 @@
-//! One record a line: plain texts, or JSONL.
+//! One record per line: plain text or JSONL.
 
 use super::record::{Content, Fault, Place, Reach, Record, RecordReader};
 use super::source::{BYTE_ORDER_MARK, Source};
@@ -9,7 +9,7 @@ pub(super) struct Lines {
     kind: LineKind,
 }
 
-/// What a line holds.
+/// The content of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum LineKind {
     Text,
@@ -44,7 +44,7 @@ impl RecordReader for Lines {
             text.truncate(text.trim_end_matches(['\n', '\r']).len());
             let content = match self.kind {
                 LineKind::Text => Content::Text(text),
-                // Files that were joined have a mark where each of them began.
+                // Concatenated files have a byte order mark where each began.
                 LineKind::Json if text.as_bytes().starts_with(BYTE_ORDER_MARK) => {
                     Content::Json(text.split_off(BYTE_ORDER_MARK.len()))
                 }

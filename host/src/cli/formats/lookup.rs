@@ -1,8 +1,8 @@
 //! Texts by their ids: the queries and documents that a run names.
 //!
-//! A collection may be larger than memory. One pass over the file notes where each id is, as a hash and an offset; a
-//! text is read from the file when it is asked for. Notes beyond a bound go to a temporary file, sorted, so memory
-//! holds one hash of every few hundred.
+//! A collection may be larger than memory. One pass over the file notes the place of each id, as a hash and an offset;
+//! a text is read from the file on demand. Notes beyond a bound go to a sorted temporary file, so memory holds one hash
+//! in every few hundred.
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -13,10 +13,10 @@ use std::sync::Arc;
 use super::{Fields, Format, Header, Layout, OpenFile};
 use crate::cli::error::CliError;
 
-/// Notes that are sorted in memory before they go to a file: 16 MiB.
+/// Notes sorted in memory before they go to a file: 16 MiB.
 const MAX_NOTES_IN_MEMORY: usize = 1 << 20;
 
-/// Notes between two whose hashes stay in memory: they are read from the file at once.
+/// Notes per block: one hash per block stays in memory, and a block is read from the file at once.
 const NOTES_PER_BLOCK: usize = 256;
 
 const NOTE_BYTES: usize = 16;
@@ -32,7 +32,7 @@ pub(in crate::cli) struct Lookup {
     in_files: Vec<SortedNotes>,
 }
 
-/// Where a text is; ordered by the hash of its id.
+/// The place of a text; ordered by the hash of its id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Note {
     hash: u64,
@@ -48,10 +48,10 @@ struct SortedNotes {
 }
 
 impl Lookup {
-    /// Reads a file through and notes where each text is. `seen` is told how many bytes were read.
+    /// Reads a whole file and notes the place of each text. `seen` receives the number of bytes read.
     ///
     /// # Errors
-    /// The file cannot be read again at will, as a pipe cannot, or one of its records is bad.
+    /// The file cannot be reread, such as a pipe, or one of its records is bad.
     pub(in crate::cli) fn open(
         path: &Path,
         format: Format,
@@ -102,7 +102,7 @@ impl Lookup {
     /// The text with an id.
     ///
     /// # Errors
-    /// There is none, or there are two.
+    /// There is no text with this id, or there are two.
     pub(in crate::cli) fn get(&mut self, id: &str) -> Result<String, LookupError> {
         let hash = self.hasher.hash_one(id);
         let mut offsets = Vec::new();
@@ -128,7 +128,7 @@ impl Lookup {
     }
 }
 
-/// Why there is no text for an id.
+/// Why a text was not found.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum LookupError {
     #[error("is not in {0}")]
@@ -156,9 +156,9 @@ impl SortedNotes {
         Ok(Self { file, count, first_hashes })
     }
 
-    /// Adds the offsets that are noted under a hash.
+    /// Adds the offsets noted under a hash.
     fn find(&mut self, hash: u64, offsets: &mut Vec<u64>) -> io::Result<()> {
-        // Notes of one hash may begin in the block before the first that begins with it, and go on after it.
+        // Notes of one hash may begin in the block before the first block that begins with it, and continue after it.
         let first = self.first_hashes.partition_point(|&first| first < hash).saturating_sub(1);
         let end = self.first_hashes.partition_point(|&first| first <= hash);
         for block in first..end {

@@ -1,7 +1,7 @@
-//! Input files: documents, requests, queries and runs, in the formats that people have them in.
+//! Input files: documents, requests, queries and runs, in common formats.
 //!
-//! A format reads a file into records ([`RecordReader`]), one at a time and each within a bound; [`Fields`] and
-//! [`RequestRules`] make documents and requests of them. Nothing here knows models, guests or answers.
+//! A format reads a file into records ([`RecordReader`]), one at a time and of bounded size; [`Fields`] and
+//! [`RequestRules`] turn them into documents and requests. Nothing here knows models, guests or answers.
 
 mod delimited;
 mod fields;
@@ -55,24 +55,24 @@ pub(super) enum Format {
     Tsv,
 }
 
-/// Where the names of columns come from.
+/// The source of column names.
 #[derive(Debug, Clone)]
 pub(super) enum Header {
     /// The first row.
     FirstRow,
     /// The caller; the file has no row of names.
     Named(Vec<String>),
-    /// The first row if it names an id and a text; otherwise the file has two columns, which are an id and a text.
+    /// The first row if it names an id and a text; otherwise the two columns are an id and a text.
     Guess,
 }
 
-/// A file that is open, with its format decided.
+/// An open file and its format.
 pub(super) struct OpenFile {
     source: Source,
     format: Format,
 }
 
-/// How to read records of a file again.
+/// How to reread records of a file.
 #[derive(Clone)]
 pub(super) enum Layout {
     Lines(LineKind),
@@ -81,10 +81,10 @@ pub(super) enum Layout {
 }
 
 impl OpenFile {
-    /// Opens a file; `-` is standard input. Without a format and without a sign of one it has the format `otherwise`.
+    /// Opens a file; `-` is standard input. If the format is neither given nor recognised, it is `otherwise`.
     ///
     /// # Errors
-    /// The file cannot be read, or is no UTF-8 text.
+    /// The file cannot be read, or is not UTF-8.
     pub(super) fn open(path: &Path, format: Format, otherwise: Format) -> Result<Self, CliError> {
         let source = Source::open(path)?;
         let format = match format {
@@ -112,7 +112,7 @@ impl OpenFile {
         self.source.first_line()
     }
 
-    /// Reads the file's records, and tells how single ones can be read again.
+    /// Reads the file's records, and returns how to reread single ones.
     ///
     /// # Errors
     /// The names of columns cannot be read.
@@ -142,7 +142,7 @@ impl OpenFile {
 }
 
 impl Layout {
-    /// Reads on from the start of a record that was read before.
+    /// Continues from the start of a record read before.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -158,7 +158,7 @@ impl Layout {
     }
 }
 
-/// A format by a file's name, or by its first line that is not blank.
+/// The format by a file's name or its first line that is not blank.
 fn detect(path: &Path, first_line: &[u8]) -> Option<Format> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     match extension.to_ascii_lowercase().as_str() {
@@ -174,7 +174,7 @@ fn detect(path: &Path, first_line: &[u8]) -> Option<Format> {
     }
 }
 
-/// Whether what follows '[' makes it a JSON array's and not that of a text such as `[1] Introduction`.
+/// Whether the text after '[' belongs to a JSON array and not to a text such as `[1] Introduction`.
 fn begins_an_array(rest: &[u8]) -> bool {
     match rest.trim_ascii_start() {
         [] | [b'"' | b'{' | b'[', ..] | [b']'] => true,

@@ -1,4 +1,4 @@
-//! Records: what every format is read into, one at a time, each with its place in the file.
+//! Records: every format is read into these, one at a time, each with its place in the file.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,40 +10,40 @@ use crate::limits::DEFAULT_MAX_REQUEST_BYTES;
 /// Longest record in bytes: the largest request, with room for JSON's escapes.
 pub(super) const MAX_RECORD_BYTES: usize = 6 * DEFAULT_MAX_REQUEST_BYTES;
 
-/// Reads a file of one format. The memory that it takes does not grow with the file.
+/// Reads a file of one format. Memory use does not grow with the file.
 pub(in crate::cli) trait RecordReader: Send {
-    /// Reads the next record; none at the end of the file, or after a fault of the whole file.
+    /// Reads the next record; `None` at the end of the file or after a fault of the whole file.
     fn read(&mut self) -> Option<Result<Record, Fault>>;
 }
 
-/// A record, and where it stands.
+/// A record and its place.
 #[derive(Debug)]
 pub(in crate::cli) struct Record {
     pub(in crate::cli) content: Content,
     pub(in crate::cli) place: Place,
-    /// Where its bytes are in the file, so that it can be read again.
+    /// Range of its bytes in the file, to reread it.
     pub(in crate::cli) start: u64,
     pub(in crate::cli) end: u64,
 }
 
-/// What a format finds in a record.
+/// The content of a record.
 #[derive(Debug)]
 pub(in crate::cli) enum Content {
     /// A text.
     Text(String),
-    /// A JSON value that is not parsed yet.
+    /// An unparsed JSON value.
     Json(String),
     /// A row of named columns.
     Row(Row),
 }
 
-/// Where a record stands, for messages.
+/// The place of a record, for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct Place {
     pub(in crate::cli) file: Arc<str>,
     /// Counted from 1.
     pub(in crate::cli) line: u64,
-    /// Of an array, counted from 0, as in an answer's `index`.
+    /// Index in an array, counted from 0 as in an answer's `index`.
     pub(in crate::cli) element: Option<u64>,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is wrong with a file.
+/// A fault of a file.
 #[derive(Debug)]
 pub(in crate::cli) struct Fault {
     pub(in crate::cli) message: String,
@@ -64,12 +64,12 @@ pub(in crate::cli) struct Fault {
     pub(in crate::cli) reach: Reach,
 }
 
-/// How much of a file a fault spoils.
+/// The extent of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum Reach {
     /// One record: the next can be read.
     Record,
-    /// All that follows.
+    /// The rest of the file.
     File,
 }
 

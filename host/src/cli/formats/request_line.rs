@@ -1,4 +1,4 @@
-//! A request as a line of JSON: every field is honoured, given back, or refused by name.
+//! A request as a line of JSON: every field is used, returned, or refused by name.
 
 use std::fmt;
 
@@ -15,13 +15,13 @@ use crate::rerank::{Activation, Truncation};
 const FIELDS: [&str; 9] =
     ["id", "query", "documents", "top_n", "max_tokens", "truncation", "scores", "settings", "model"];
 
-/// How requests are read.
+/// Rules for reading requests.
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct RequestRules {
     pub(in crate::cli) fields: Fields,
-    /// Other fields that are given back with the answer.
+    /// Other fields to return with the answer.
     pub(in crate::cli) keep: Vec<String>,
-    /// Documents beyond these are counted, not held.
+    /// Further documents are counted but not kept.
     pub(in crate::cli) max_documents: usize,
 }
 
@@ -32,11 +32,11 @@ pub(in crate::cli) struct RequestLine {
     pub(in crate::cli) query: String,
     pub(in crate::cli) documents: Vec<Document>,
     pub(in crate::cli) overrides: Overrides,
-    /// The fields that are given back.
+    /// The fields to return.
     pub(in crate::cli) kept: Map<String, Value>,
 }
 
-/// What a request asks for in place of the command's options.
+/// A request's settings that override the command's options.
 #[derive(Debug, Clone, Default)]
 pub(in crate::cli) struct Overrides {
     pub(in crate::cli) top_n: Option<u32>,
@@ -87,7 +87,7 @@ impl RequestRules {
     /// Parses a request.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The request is invalid; the error says why.
     pub(in crate::cli) fn parse(&self, json: &str) -> Result<RequestLine, String> {
         let json = replace_lone_surrogates(json);
         let mut deserializer = serde_json::Deserializer::from_str(&json);
@@ -96,7 +96,7 @@ impl RequestRules {
     }
 }
 
-/// The id of a request that cannot be parsed, where that much of it can: its error is known by it.
+/// The id of an invalid request, if it can be parsed, to identify the error.
 pub(in crate::cli) fn id_of(json: &str) -> Option<Id> {
     #[derive(Deserialize)]
     struct OnlyId {
@@ -162,12 +162,12 @@ impl RequestVisitor<'_> {
     }
 }
 
-/// The value of a field, with the field's name in what is wrong with it.
+/// The value of a field; errors contain the field's name.
 fn value<'de, T: Deserialize<'de>, A: MapAccess<'de>>(name: &str, map: &mut A) -> Result<T, A::Error> {
     map.next_value().map_err(|error| de::Error::custom(format!("{name}: {error}")))
 }
 
-/// A whole number from 1; `2.0`, as some programs write it, is 2, and null is none.
+/// A whole number from 1. `2.0`, as some programs write it, is 2; null is `None`.
 fn number<'de, A: MapAccess<'de>>(name: &str, map: &mut A) -> Result<Option<u32>, A::Error> {
     let number: Value = value(name, map)?;
     if number.is_null() {

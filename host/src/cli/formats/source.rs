@@ -8,13 +8,13 @@ use std::sync::Arc;
 use super::record::{Fault, MAX_RECORD_BYTES, Place, Reach};
 use crate::cli::error::CliError;
 
-/// Most bytes that are read before the format is decided: the first line is enough, or its first part.
+/// Most bytes read to decide the format: the first line or its beginning is enough.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// UTF-8's byte order mark.
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// First bytes that are no text that we read, with what they are and what to do.
+/// First bytes of unsupported formats, with a description and a remedy.
 const NOT_UTF8: &[(&[u8], &str)] = &[
     (b"\xff\xfe\0\0", "is UTF-32: convert it with `iconv -f UTF-32 -t UTF-8`"),
     (b"\0\0\xfe\xff", "is UTF-32: convert it with `iconv -f UTF-32 -t UTF-8`"),
@@ -39,7 +39,7 @@ pub(in crate::cli) struct Source {
     line: u64,
 }
 
-/// A line with its line break, which the last one may lack.
+/// A line with its line break, which the last line may lack.
 pub(super) struct RawLine {
     pub(super) bytes: Vec<u8>,
     pub(super) line: u64,
@@ -51,7 +51,7 @@ impl Source {
     /// Opens a file; `-` is standard input. Skips a byte order mark.
     ///
     /// # Errors
-    /// The file cannot be read, or its first bytes show that it is no UTF-8 text.
+    /// The file cannot be read, or its first bytes show that it is not UTF-8.
     pub(in crate::cli) fn open(path: &Path) -> Result<Self, CliError> {
         let bad = |name: &str, error: &dyn std::fmt::Display| CliError::bad_input(format!("{name}: {error}"));
         let (mut reader, name, size): (Box<dyn Read + Send>, _, _) = if path == Path::new("-") {
@@ -76,7 +76,7 @@ impl Source {
         Ok(Self { reader: BufReader::new(reader), name: name.into(), size, head, offset: offset as u64, line: 1 })
     }
 
-    /// Reads an open file again from an offset. Lines are counted from there.
+    /// Rereads an open file from an offset. Lines are counted from there.
     pub(super) fn again(mut file: File, name: Arc<str>, offset: u64) -> io::Result<Self> {
         file.seek(SeekFrom::Start(offset))?;
         let reader: Box<dyn Read + Send> = Box::new(file);
@@ -92,7 +92,7 @@ impl Source {
         self.size
     }
 
-    /// The first line that is not blank, or the part of it that is among the file's first bytes.
+    /// The first line that is not blank, or its part within the file's first bytes.
     pub(super) fn first_line(&self) -> &[u8] {
         let mut lines = self.head.split(|&byte| byte == b'\n');
         lines.find(|line| !line.trim_ascii().is_empty()).unwrap_or_default()
@@ -107,7 +107,7 @@ impl Source {
         self.offset
     }
 
-    /// The next byte, which stays the next one.
+    /// The next byte, without consuming it.
     pub(super) fn peek(&mut self) -> Result<Option<u8>, Fault> {
         match self.reader.fill_buf() {
             Ok(bytes) => Ok(bytes.first().copied()),
@@ -115,17 +115,17 @@ impl Source {
         }
     }
 
-    /// Passes over a byte that [`peek`](Self::peek) showed.
+    /// Consumes the byte that [`peek`](Self::peek) returned.
     pub(super) fn pass(&mut self, byte: u8) {
         self.reader.consume(1);
         self.offset += 1;
         self.line += u64::from(byte == b'\n');
     }
 
-    /// Reads a line; none at the end of the file.
+    /// Reads a line; `None` at the end of the file.
     ///
     /// # Errors
-    /// The file cannot be read, or a line is too long; then the next call reads the line after it.
+    /// The file cannot be read, or a line is too long. After a long line the next call reads the line after it.
     pub(super) fn next_line(&mut self) -> Result<Option<RawLine>, Fault> {
         let (place, start, line) = (self.place(), self.offset, self.line);
         let mut bytes = Vec::new();
@@ -147,7 +147,7 @@ impl Source {
         }
     }
 
-    /// Passes over what is left of a line.
+    /// Skips the rest of a line.
     fn pass_line(&mut self) -> Result<(), Fault> {
         loop {
             let buffer = match self.reader.fill_buf() {
@@ -169,8 +169,8 @@ impl Source {
     }
 }
 
-/// Reads up to the end of the first line that is not blank, and not beyond what a read returns: a program that writes a
-/// request into a pipe and waits for its answer must get it.
+/// Reads up to the end of the first line that is not blank, and no more than one read returns: a program that writes a
+/// request into a pipe and waits for the answer must get it.
 fn read_head(reader: &mut dyn Read) -> io::Result<Vec<u8>> {
     let (mut head, mut chunk) = (Vec::new(), vec![0; 8 << 10]);
     loop {
@@ -187,7 +187,7 @@ fn read_head(reader: &mut dyn Read) -> io::Result<Vec<u8>> {
     }
 }
 
-/// What the first bytes of a file are instead of UTF-8.
+/// What a file is instead of UTF-8, by its first bytes.
 fn not_utf8(head: &[u8]) -> Option<&'static str> {
     if let Some((_, what)) = NOT_UTF8.iter().find(|(magic, _)| head.starts_with(magic)) {
         return Some(what);

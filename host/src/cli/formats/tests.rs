@@ -1,4 +1,4 @@
-//! Every format reads what people have, bounded, and says where a fault is.
+//! Every format reads common files within bounds and reports the place of a fault.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ impl Files {
         path
     }
 
-    /// The documents of a file, or what is wrong with it.
+    /// The documents of a file, or its fault.
     fn documents(&self, name: &str, bytes: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
         self.read(name, bytes, Format::Auto, Header::FirstRow, &Fields::new(&[]))
     }
@@ -66,7 +66,7 @@ fn a_json_array_is_read_on_one_line_and_on_many() {
 }
 
 #[test]
-fn a_broken_json_array_is_refused_with_its_line_and_the_option_that_names_a_format() {
+fn a_broken_json_array_is_refused_with_its_line_and_the_format_option() {
     let files = Files::new();
     for (json, message) in [
         ("[\"a\",\n\"b\"", "line 2: ends inside of its array"),
@@ -87,20 +87,20 @@ fn a_broken_json_array_is_refused_with_its_line_and_the_option_that_names_a_form
 }
 
 #[test]
-fn plain_text_that_begins_with_a_bracket_is_no_array() {
+fn plain_text_that_begins_with_a_bracket_is_not_an_array() {
     let files = Files::new();
     for text in ["[1] Introduction", "[draft] notes", "[x]", "[see below", "[1", "[2024-01-02] log line"] {
         let read = files.documents("d.txt", text);
         assert!(read.as_ref().is_ok_and(|lines| lines == &[text]) || text == "[1", "{text}: {read:?}");
     }
-    // These are arrays, of what no document is.
+    // These are arrays of values that are not documents.
     for json in ["[1, 2]", "[null]", "[[\"a\"]]", "[true,\nfalse]"] {
         assert!(files.documents("d.txt", json).unwrap_err().contains("element 0"), "{json}");
     }
 }
 
 #[test]
-fn a_byte_order_mark_is_no_part_of_the_first_document() {
+fn a_byte_order_mark_is_not_part_of_the_first_document() {
     let files = Files::new();
     assert_eq!(files.documents("d.jsonl", "\u{feff}\"a\"\n\"b\"\n").unwrap(), ["a", "b"]);
     assert_eq!(files.documents("d", "\u{feff}{\"text\": \"a\"}\n").unwrap(), ["a"]);
@@ -111,7 +111,7 @@ fn a_byte_order_mark_is_no_part_of_the_first_document() {
 }
 
 #[test]
-fn utf16_and_compressed_files_are_named_for_what_they_are() {
+fn utf16_and_compressed_files_are_recognised() {
     let files = Files::new();
     let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
     for (bytes, message) in [
@@ -154,7 +154,7 @@ fn csv_has_quotes_and_line_breaks_and_tsv_has_neither() {
 }
 
 #[test]
-fn a_row_that_does_not_fit_its_columns_and_an_open_quote_are_told_with_their_line() {
+fn wrong_column_counts_and_open_quotes_are_reported_with_their_line() {
     let files = Files::new();
     for (csv, message) in [
         ("id,text\n1,a\n2,b,c\n", "line 3: has 3 columns, and the file has 2"),
@@ -170,7 +170,7 @@ fn a_row_that_does_not_fit_its_columns_and_an_open_quote_are_told_with_their_lin
 }
 
 #[test]
-fn chosen_fields_are_the_text_together() {
+fn chosen_fields_together_are_the_text() {
     let files = Files::new();
     let read =
         |choices: &[&str], text: &str| files.read("d.jsonl", text, Format::Auto, Header::FirstRow, &fields(choices));
@@ -199,7 +199,7 @@ fn rules() -> RequestRules {
 }
 
 #[test]
-fn fields_of_a_request_are_honoured_given_back_or_refused_by_name() {
+fn fields_of_a_request_are_used_returned_or_refused_by_name() {
     let line = rules().parse(
         r#"{"id": "q", "query": "a", "documents": ["b", {"text": "c", "id": 1}], "top_n": 2.0, "max_tokens": 8,
             "truncation": "none", "scores": "sigmoid", "settings": {"k": "v"}, "model": "m", "label": [1]}"#,
@@ -250,7 +250,7 @@ fn a_bad_document_of_a_request_is_named_by_its_index() {
 }
 
 #[test]
-fn texts_are_found_by_their_ids_whatever_the_format_and_however_many_there_are() {
+fn texts_are_found_by_id_in_every_format_and_number() {
     let files = Files::new();
     let ids: Vec<usize> = (0..1000).map(|n| n * 7 % 1000).collect();
     let lines = |line: &dyn Fn(usize) -> String| ids.iter().map(|&id| line(id)).collect::<Vec<_>>();
@@ -305,7 +305,7 @@ fn a_run_has_six_columns() {
     }
 }
 
-/// A cell as RFC 4180 has it.
+/// A cell as in RFC 4180.
 fn quoted(cell: &str) -> String {
     format!("\"{}\"", cell.replace('"', "\"\""))
 }
@@ -315,7 +315,7 @@ const FORMATS: [Format; 5] = [Format::Lines, Format::Jsonl, Format::Json, Format
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Any texts come out of each format as they went in, and are found by their ids.
+    /// Arbitrary texts survive each format unchanged and are found by their ids.
     #[test]
     fn any_texts_are_read_as_they_were_written(texts in prop::collection::vec("[\\PC\"\\\\,;\t\n\\[\\]{}]{0,12}", 1..6)) {
         let files = Files::new();
@@ -339,7 +339,7 @@ proptest! {
         }
     }
 
-    /// Any bytes in any format: an end, no panic, and places that go forwards.
+    /// Arbitrary bytes in any format: reading ends without a panic, and places only increase.
     #[test]
     fn any_bytes_come_to_an_end(bytes in prop::collection::vec(
         prop_oneof![any::<u8>(), prop::sample::select(b"[]{},;\"\\\n\r\t: a1".to_vec())], 0..80))
@@ -363,7 +363,7 @@ proptest! {
         }
     }
 
-    /// Any JSON that is nearly a request: an answer or a message.
+    /// JSON that is nearly a request gives an answer or a message.
     #[test]
     fn any_request_is_read_or_refused_in_words(
         name in prop::sample::select(vec!["id", "query", "documents", "top_n", "settings", "model", "label", "x"]),

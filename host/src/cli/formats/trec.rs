@@ -1,8 +1,8 @@
-//! TREC runs: `query-id Q0 document-id rank score tag`, one line a document, the format of trec_eval and its kin.
+//! TREC runs: `query-id Q0 document-id rank score tag`, one line per document, the format of trec_eval.
 
 use super::record::{Content, Record};
 
-/// A line of a run: which document was found for which query. Rank and score are those of another system.
+/// A line of a run: a document found for a query. Rank and score are another system's.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cli) struct RunLine {
     pub(in crate::cli) query_id: String,
@@ -45,7 +45,7 @@ pub(in crate::cli) fn parse_text(text: &str) -> Result<RunLine, String> {
     }
 }
 
-/// Whether an id can stand in a run, whose columns white space divides.
+/// Whether an id fits in a run, whose columns are separated by white space.
 pub(in crate::cli) fn is_column(text: &str) -> bool {
     !text.is_empty() && !text.contains(char::is_whitespace)
 }

@@ -1,4 +1,4 @@
-//! What a request's outcome looks like: a table for people, a line of JSON, or lines of a TREC run.
+//! Formats a request's outcome: a table for people, a line of JSON, or lines of a TREC run.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -24,16 +24,16 @@ pub(super) enum OutputFormat {
     Run,
 }
 
-/// A request's query and documents, as far as the output shows them again.
+/// The parts of a request's query and documents that the output shows.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     pub(super) query: String,
-    /// Of a table, with texts; otherwise with ids only, if any document has one.
+    /// With texts for a table; otherwise only ids, if any document has one.
     pub(super) documents: Vec<Document>,
 }
 
 impl Shown {
-    /// What a format needs of a request. JSON shows no texts and is spared the copy.
+    /// The parts of a request that a format needs. JSON shows no texts and needs no copy.
     pub(super) fn of(query: &str, documents: &[Document], format: OutputFormat) -> Self {
         match format {
             OutputFormat::Table => Self { query: query.to_owned(), documents: documents.to_vec() },
@@ -57,20 +57,20 @@ pub(super) struct Writer {
     pub(super) format: OutputFormat,
     /// The model's name.
     pub(super) model: String,
-    /// The last line of a table: what computed.
+    /// The last line of a table: the engine.
     pub(super) engine: String,
     /// The last column of a run.
     pub(super) tag: String,
 }
 
 impl Writer {
-    /// What is wrong with a request for this format, before anything is computed for it.
+    /// Checks a request for this format, before anything is computed.
     pub(super) fn check(&self, header: &Header, documents: &[Document]) -> Result<(), RequestFault> {
         if self.format != OutputFormat::Run {
             return Ok(());
         }
         let column = |what: &str, id: Option<&Id>| match id {
-            None => Err(RequestFault::invalid(format!("{what} has no id, and a line of a run is made of ids"))),
+            None => Err(RequestFault::invalid(format!("{what} has no id, which a line of a run needs"))),
             Some(id) if trec::is_column(&id.to_string()) => Ok(()),
             Some(id) => {
                 let id = id.to_string();
@@ -79,7 +79,7 @@ impl Writer {
             }
         };
         if documents.is_empty() {
-            return Err(RequestFault::invalid("the request has no documents, and so no line in a run"));
+            return Err(RequestFault::invalid("the request has no documents, so it has no line in a run"));
         }
         column("the query", header.id.as_ref())?;
         documents
@@ -97,7 +97,7 @@ impl Writer {
         }
     }
 
-    /// The text in the place of an answer; a run has no line for one.
+    /// The text instead of an answer; empty for a run.
     pub(super) fn fault(&self, header: &Header, fault: &RequestFault) -> String {
         let place = header.place.as_ref().map(ToString::to_string).unwrap_or_default();
         match self.format {
@@ -114,7 +114,7 @@ impl Writer {
     fn json(&self, header: &Header, shown: &Shown, response: &Response) -> String {
         let Usage { tokens, rows, truncated } = response.usage;
         let Timings { guest, queue, inference, total } = response.timings;
-        // Microseconds are as fine as these clocks are worth.
+        // These clocks are only good to microseconds.
         let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         let hits = response.hits.iter();
         json_line(&AnswerLine {
@@ -132,7 +132,7 @@ impl Writer {
         let query = header.id.as_ref().map(ToString::to_string).unwrap_or_default();
         for (rank, hit) in response.hits.iter().enumerate() {
             let document = shown.id(hit.index).map(ToString::to_string).unwrap_or_default();
-            // A float's shortest form: it reads back as the same number, so no two scores become equal. Writing to a
+            // A float's shortest form reads back as the same number, so different scores stay different. Writing to a
             // string does not fail.
             let _ = writeln!(text, "{query} Q0 {document} {} {} {}", rank + 1, hit.score, self.tag);
         }
@@ -173,7 +173,7 @@ impl Writer {
 }
 
 fn json_line(line: &impl Serialize) -> String {
-    // Nothing of a line can fail to be JSON: names are strings, and a float that is not finite is null.
+    // A line is always valid JSON: names are strings, and a float that is not finite becomes null.
     serde_json::to_string(line).unwrap_or_default() + "\n"
 }
 
@@ -213,7 +213,7 @@ struct JsonTimings {
     total: f64,
 }
 
-/// The line in the place of an answer.
+/// The line instead of an answer.
 #[derive(Serialize)]
 struct ErrorLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]

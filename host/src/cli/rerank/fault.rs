@@ -1,4 +1,4 @@
-//! What is wrong with one request, as opposed to with the run: the next request may be answered all the same.
+//! Faults of one request, not of the run: the next request may still be answered.
 
 use serde::Serialize;
 
@@ -34,7 +34,7 @@ impl RequestFault {
     /// The fault of a request that failed.
     ///
     /// # Errors
-    /// The failure is not the request's: those after it would fail too, or it would succeed another time.
+    /// The failure is not the request's fault: later requests would fail too, or a retry may succeed.
     pub(super) fn of(error: RerankError) -> Result<Self, CliError> {
         let kind = match error {
             RerankError::InvalidInput(_) => FaultKind::InvalidInput,

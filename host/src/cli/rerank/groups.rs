@@ -1,4 +1,4 @@
-//! Rows of one query that stand together, as pairs and runs have them, made into one request.
+//! Groups consecutive rows of one query, from pairs or runs, into one request.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -8,18 +8,18 @@ use crate::cli::error::CliError;
 use crate::cli::formats::{Fault, Place, Reach};
 use crate::limits::RequestLimits;
 
-/// Most queries of a file: a hash of each is kept, to see that the rows of each stand together.
+/// Most queries of a file: a hash of each is kept, to check that its rows are consecutive.
 const MAX_QUERIES: usize = 1 << 22;
 
-/// Most bad rows among those of one query: they wait until the query's last row is read.
+/// Most bad rows of one query: they are kept until the query's last row is read.
 const MAX_BAD_ROWS: usize = 1_000;
 
-/// A row, as its format has it.
+/// A row of a format.
 pub(super) struct GroupRow<M> {
-    /// What rows of one query have in common.
+    /// The common part of a query's rows.
     pub(super) key: String,
     pub(super) member: M,
-    /// Bytes of text that the member holds.
+    /// Bytes of text in the member.
     pub(super) bytes: usize,
     pub(super) place: Place,
     pub(super) end: u64,
@@ -37,16 +37,16 @@ pub(super) struct Group<M> {
     pub(super) end: u64,
 }
 
-/// What comes next in a file.
+/// The next item in a file.
 pub(super) enum Step<M> {
     Group(Group<M>),
     BadRow(Fault),
 }
 
-/// Makes groups of rows.
+/// Groups rows.
 pub(super) struct Groups<M> {
     limits: RequestLimits,
-    /// What is read and not given out yet.
+    /// Items read but not returned yet.
     ready: VecDeque<Step<M>>,
     /// The first row of the next group.
     held: Option<GroupRow<M>>,
@@ -59,11 +59,11 @@ impl<M> Groups<M> {
         Self { limits, ready: VecDeque::new(), held: None, seen: HashSet::new(), hasher: RandomState::new() }
     }
 
-    /// The next group. A bad row comes before the group in which it stands, so that a run that stops at it has not
-    /// answered a query of which a document is missing.
+    /// The next group. A bad row is returned before its group, so that a run that stops there has not answered a query
+    /// with a missing document.
     ///
     /// # Errors
-    /// The file cannot be read on, or has too many queries.
+    /// The file cannot be read further, or has too many queries.
     pub(super) fn next(
         &mut self,
         read: &mut dyn FnMut() -> Option<Result<GroupRow<M>, Fault>>,

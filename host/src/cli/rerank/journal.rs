@@ -1,8 +1,8 @@
-//! Where answers go: standard output, or a file that is its own journal.
+//! The output for answers: standard output, or a file that is its own journal.
 //!
-//! Each outcome is written at once and in the order of the requests, so what a file holds says what is done. A process
-//! that was killed leaves at most one outcome half written, at the end. Going on means: read the outcomes, compare them
-//! with the requests, cut the half one off, and pass over the requests that have theirs.
+//! Each outcome is written at once and in the order of the requests, so the file shows what is done. A killed process
+//! leaves at most one incomplete outcome, at the end. To resume: read the outcomes, compare them with the requests, cut
+//! off the incomplete one, and skip the requests that have an outcome.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -18,25 +18,25 @@ use crate::cli::formats::{Id, parse, trec};
 use crate::cli::output::standard_output;
 use crate::limits::DEFAULT_MAX_REQUEST_BYTES;
 
-/// Longest line of a file of answers: ids of a thousand documents, and the fields that were kept of a request.
+/// Longest line of an answers file: ids of a thousand documents and a request's kept fields.
 const MAX_LINE_BYTES: u64 = 6 * DEFAULT_MAX_REQUEST_BYTES as u64;
 
-/// Where answers go.
+/// The output for answers.
 pub(super) enum Sink {
     StandardOutput,
     File { file: File, name: String },
 }
 
-/// What a file of answers holds already.
+/// The contents of an existing answers file.
 #[derive(Debug, Default)]
 pub(super) struct Done {
-    /// Requests that have an outcome.
+    /// Requests with an outcome.
     pub(super) requests: u64,
-    /// Those of them that have an error.
+    /// Those with an error.
     pub(super) failed: u64,
-    /// Where the requests stand after them.
+    /// The position in the requests after them.
     pub(super) end: u64,
-    /// The next request, where it was read to find the place.
+    /// The next request, if it was read to find the position.
     pub(super) next: Option<Header>,
 }
 
@@ -44,7 +44,7 @@ impl Sink {
     /// Opens a file for answers.
     ///
     /// # Errors
-    /// The file cannot be opened, another process writes to it, or it holds something and is not to be gone on with.
+    /// The file cannot be opened, another process writes to it, or it is not empty and not resumed.
     pub(super) fn file(path: &Path, resume: bool) -> Result<Self, CliError> {
         let name = path.display().to_string();
         let bad = |message: String| CliError::bad_input(message).at(&name);
@@ -53,20 +53,20 @@ impl Sink {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(bad("another process writes to it".to_owned())),
-            // A file system without locks: the rest works without them.
+            // A file system without locks; everything else works.
             Err(TryLockError::Error(_)) => {}
         }
         let bytes = file.metadata().map_err(|error| bad(error.to_string()))?.len();
         if bytes > 0 && !resume {
-            return Err(bad("is not empty: go on with it by --resume, or remove it".to_owned()));
+            return Err(bad("is not empty: continue it with --resume, or remove it".to_owned()));
         }
         Ok(Self::File { file, name })
     }
 
-    /// Finds out what a file holds, passes over the requests that have an outcome, and cuts off what is half written.
+    /// Reads a file's outcomes, skips the requests that have one, and cuts off an incomplete outcome.
     ///
     /// # Errors
-    /// The file holds something other than the outcomes of these requests by this model, in order.
+    /// The file contains something other than the outcomes of these requests by this model, in order.
     pub(super) fn resume(
         &mut self,
         format: OutputFormat,
@@ -79,7 +79,7 @@ impl Sink {
             OutputFormat::Run => run_lines(file, name, requests)?,
             OutputFormat::Table => {
                 return Err(CliError::bad_input(
-                    "--resume needs --output jsonl or run: a table cannot be gone on with",
+                    "--resume needs --output jsonl or run: a table cannot be resumed",
                 ));
             }
         };
@@ -88,10 +88,10 @@ impl Sink {
         Ok(done)
     }
 
-    /// Writes an outcome whole.
+    /// Writes a whole outcome.
     ///
     /// # Errors
-    /// It cannot be written. A reader of standard output that has gone is an error that is not said.
+    /// The outcome cannot be written. If the reader of standard output has gone, the error is silent.
     pub(super) fn write(&mut self, text: &str) -> Result<(), CliError> {
         match self {
             Self::StandardOutput => {
@@ -105,7 +105,7 @@ impl Sink {
     }
 }
 
-/// A line of a file of answers, as far as it says which request it is for.
+/// The fields of an answer line that identify its request.
 #[derive(Deserialize)]
 struct Outcome {
     id: Option<Id>,
@@ -124,9 +124,9 @@ fn json_lines(file: &File, name: &str, model: &str, requests: &mut dyn Requests)
             return Err(at("is no answer: it has neither hits nor an error".to_owned()));
         }
         let Some(request) = requests.advance()? else {
-            return Err(at("is an answer to no request: there are fewer requests than answers".to_owned()));
+            return Err(at("has no request: there are fewer requests than answers".to_owned()));
         };
-        // A request that could not be read has no id, and may have been put right since.
+        // A request that could not be read has no id, and may have been corrected since.
         let unread = outcome.error.is_some() && outcome.id.is_none();
         if outcome.id != request.id && !unread {
             let id = |id: &Option<Id>| id.as_ref().map_or("no id".to_owned(), |id| format!("id {id}"));
@@ -147,10 +147,10 @@ fn json_lines(file: &File, name: &str, model: &str, requests: &mut dyn Requests)
     Ok((end, done))
 }
 
-/// Lines of a run do not say how many belong to a query, so the last query is done again.
+/// A run does not say how many lines belong to a query, so the last query is repeated.
 fn run_lines(file: &File, name: &str, requests: &mut dyn Requests) -> Result<(u64, Done), CliError> {
     let (mut lines, mut done) = (Answers::new(file, name), Done::default());
-    // The query of the lines that were read last, and where they begin.
+    // The query of the last lines, and where they begin.
     let mut last: Option<(String, u64)> = None;
     loop {
         let start = lines.end;
@@ -180,12 +180,12 @@ fn run_lines(file: &File, name: &str, requests: &mut dyn Requests) -> Result<(u6
     Ok((last.map_or(0, |(_, start)| start), done))
 }
 
-/// The whole lines of a file of answers.
+/// The complete lines of an answers file.
 struct Answers<'a> {
     reader: BufReader<&'a File>,
     name: &'a str,
     number: u64,
-    /// Where the last line that was read ends.
+    /// The end of the last line read.
     end: u64,
 }
 
@@ -194,7 +194,7 @@ impl<'a> Answers<'a> {
         Self { reader: BufReader::new(file), name, number: 0, end: 0 }
     }
 
-    /// The next line; none at the end of the file or at a line that is half written.
+    /// The next line; `None` at the end of the file or at an incomplete line.
     fn next(&mut self) -> Result<Option<String>, CliError> {
         self.number += 1;
         let place = format!("{}, line {}", self.name, self.number);

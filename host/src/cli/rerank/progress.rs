@@ -1,20 +1,20 @@
-//! How far a run is, on a terminal: a bar, what was answered, and an estimate of the time left.
+//! Shows the progress of a run on a terminal: a bar, counts, and an estimate of the time left.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often the bar is drawn where nothing else happens.
+/// How often the bar is redrawn if nothing happens.
 const TICK: Duration = Duration::from_millis(500);
 
-/// With a size: the share of the file that is read tells the time left.
+/// For a known size: the share read gives the time left.
 const WITH_SIZE: &str = "{bar:24} {percent:>3}%  {msg}  {elapsed} gone, about {eta} left";
 
-/// A pipe does not tell how much comes.
+/// For a pipe, whose size is unknown.
 const WITHOUT_SIZE: &str = "{spinner} {msg}  {elapsed} gone";
 
-/// A bar on standard error, if a person sees it.
+/// A bar on standard error, if that is a terminal.
 pub(super) struct Progress {
     bar: ProgressBar,
     answered: u64,
@@ -22,8 +22,8 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// A bar for a run over a file. There is none unless standard error is a terminal, or where answers go to the same
-    /// terminal and show by themselves how far the run is.
+    /// A bar for a run over a file. Shown only if standard error is a terminal and answers do not go to the same
+    /// terminal, where they show the progress themselves.
     pub(super) fn new(bytes: Option<u64>, answers_to_standard_output: bool) -> Self {
         let target = if answers_to_standard_output && std::io::stdout().is_terminal() {
             ProgressDrawTarget::hidden()
@@ -43,19 +43,19 @@ impl Progress {
         Self { bar, answered: 0, failed: 0 }
     }
 
-    /// Part of the work is done already, and says nothing about how fast the rest is.
+    /// Work already done does not show how fast the rest will be.
     pub(super) fn begin_at(&mut self, position: u64, answered: u64, failed: u64) {
         (self.answered, self.failed) = (answered, failed);
         self.bar.set_position(position);
         self.bar.reset_eta();
     }
 
-    /// Shows what is being done before the first answer.
+    /// Shows the current step before the first answer.
     pub(super) fn say(&self, message: &'static str) {
         self.bar.set_message(message);
     }
 
-    /// Shows how much of a file is read.
+    /// Shows how much of the file has been read.
     pub(super) fn read(&self, position: u64) {
         self.bar.set_position(position);
     }
@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// A terminal that remembers what was written.
+    /// A terminal that records its output.
     #[derive(Debug, Clone, Default)]
     struct Terminal(Arc<Mutex<String>>);
 
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_sees_what_is_done_and_how_long_the_rest_takes() {
+    fn the_bar_shows_what_is_done_and_the_time_left() {
         let terminal = Terminal::default();
         let mut progress = Progress::on(Some(200), ProgressDrawTarget::term_like(Box::new(terminal.clone())));
         progress.done(50, false);

@@ -1,4 +1,4 @@
-//! Where requests come from: the command line, a file of requests, pairs in a table, or a run.
+//! Sources of requests: the command line, a requests file, pairs in a table, or a run.
 
 use std::collections::HashSet;
 
@@ -13,35 +13,35 @@ use crate::cli::formats::{
 };
 use crate::limits::RequestLimits;
 
-/// A source of requests, in order. A request is read in two steps, so that a run that goes on where another ended
-/// passes over those that are answered without looking up their texts.
+/// A source of requests, in order. A request is read in two steps, so that a resumed run skips answered requests
+/// without looking up their texts.
 pub(super) trait Requests: Send {
-    /// Goes to the next request; none at the end.
+    /// Moves to the next request; `None` at the end.
     ///
     /// # Errors
-    /// The source cannot be read on. What is wrong with one request is for [`work`](Self::work) to say.
+    /// The source cannot be read further. [`work`](Self::work) reports faults of a single request.
     fn advance(&mut self) -> Result<Option<Header>, CliError>;
 
-    /// Takes the request that [`advance`](Self::advance) went to, at most once.
+    /// Takes the request that [`advance`](Self::advance) moved to, at most once.
     ///
     /// # Errors
     /// The source cannot be read on.
     fn work(&mut self) -> Result<Result<Work, RequestFault>, CliError>;
 }
 
-/// What is known of a request whether or not it can be answered.
+/// The part of a request that is known even if it cannot be answered.
 #[derive(Debug, Default)]
 pub(super) struct Header {
-    /// None for a request of the command line.
+    /// `None` for a request of the command line.
     pub(super) place: Option<Place>,
     pub(super) id: Option<Id>,
-    /// Fields that are given back with the answer.
+    /// Fields to return with the answer.
     pub(super) kept: Map<String, Value>,
     /// Bytes of the source up to the next request.
     pub(super) end: u64,
 }
 
-/// A request's texts, and what it asks for in place of the command's options.
+/// A request's texts, and settings that override the command's options.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     pub(super) query: String,
@@ -49,7 +49,7 @@ pub(super) struct Work {
     pub(super) overrides: Overrides,
 }
 
-/// The work of a request that is read whole when its header is.
+/// The work of a request that was read together with its header.
 type ReadWork = Option<Result<Work, RequestFault>>;
 
 fn take(work: &mut ReadWork) -> Result<Work, RequestFault> {
@@ -89,7 +89,7 @@ impl JsonRequests {
 
     fn parse(&mut self, record: &Record) -> (Option<Id>, Map<String, Value>) {
         let Content::Json(json) = &record.content else {
-            self.work = Some(Err(RequestFault::invalid("is no JSON")));
+            self.work = Some(Err(RequestFault::invalid("is not JSON")));
             return Default::default();
         };
         match self.rules.parse(json) {
@@ -124,13 +124,13 @@ impl Requests for JsonRequests {
     }
 }
 
-/// The header of a record that is no request.
+/// The header of a record that is not a request.
 fn bad_record(fault: Fault, work: &mut ReadWork) -> Header {
     *work = Some(Err(RequestFault::invalid(fault.message)));
     Header { place: Some(fault.place), end: fault.end, ..Header::default() }
 }
 
-/// Rows with a query and a document; rows of one query are one request.
+/// Rows with a query and a document; the rows of one query form one request.
 pub(super) struct PairRequests {
     records: Box<dyn RecordReader>,
     fields: Fields,
@@ -180,7 +180,7 @@ fn one_query(pairs: Vec<Pair>) -> Result<Work, RequestFault> {
 }
 
 fn pair(fields: &Fields, record: &Record) -> Result<(String, Pair, usize), String> {
-    let Content::Row(cells) = &record.content else { return Err("is no row of a table".to_owned()) };
+    let Content::Row(cells) = &record.content else { return Err("is not a row of a table".to_owned()) };
     let (query_id, query) = fields.query_of(cells)?;
     let document = fields.document(record)?;
     let key = query_id.as_ref().map_or_else(|| query.clone(), Id::to_string);
@@ -203,7 +203,7 @@ fn row<M>(
     })
 }
 
-/// Queries and the documents that another system found for them, by their ids.
+/// A run: queries and the documents that another system found for them, by id.
 pub(super) struct RunRequests {
     records: Box<dyn RecordReader>,
     queries: Lookup,
@@ -283,7 +283,7 @@ impl Requests for RunRequests {
     }
 }
 
-/// What is wrong with an id: the request's, or the file in which it is looked up.
+/// The fault of an id: of the request, or of the file it is looked up in.
 fn missing(what: &str, id: &str, error: &LookupError) -> Result<Result<Work, RequestFault>, CliError> {
     let message = format!("{what} {id:?} {error}");
     match error {

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// Proof that the processor has AVX-512F and BW, which is what makes every intrinsic below safe to call.
+/// Proof that the processor has AVX-512F and BW, so every intrinsic below is safe to call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx512(());
 

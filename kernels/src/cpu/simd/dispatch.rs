@@ -1,4 +1,4 @@
-//! Which instruction set a kernel runs on, chosen once when an engine is made.
+//! The instruction set that kernels run on, chosen once per device.
 
 use super::portable::Portable;
 use super::{Kernel, Simd};
@@ -20,7 +20,7 @@ impl InstructionSet {
     /// Every set, best first.
     pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Neon, Self::Portable];
 
-    /// The best that this processor has.
+    /// The best set of this processor.
     #[must_use]
     pub fn detect() -> Self {
         Self::ALL.into_iter().find(|set| set.is_available()).unwrap_or(Self::Portable)
@@ -71,7 +71,7 @@ impl Kernel for Geometry {
 }
 
 impl Isa {
-    /// `None` where this processor does not have the set.
+    /// `None` if this processor does not have the set.
     pub(in crate::cpu) fn new(set: InstructionSet) -> Option<Self> {
         match set {
             InstructionSet::Portable => Some(Self(Set::Portable(Portable))),
@@ -85,7 +85,7 @@ impl Isa {
         }
     }
 
-    /// Every set that this processor has: what a test runs over.
+    /// Every set of this processor, for tests.
     #[cfg(test)]
     pub(in crate::cpu) fn available() -> impl Iterator<Item = Self> {
         InstructionSet::ALL.into_iter().filter_map(Self::new)

@@ -1,11 +1,11 @@
-//! exp and the erf GELU on vectors. The polynomials are least-maximum fits made for these intervals.
+//! exp and the erf GELU on vectors. The polynomials are minimax fits for these intervals.
 
 use super::Simd;
 
 /// eˣ, within 2 ulp for x in -87 to 88; below, it stays at e⁻⁸⁷ ≈ 1.6e-38.
 ///
-/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, and eˣ = 2ⁿ·(1 + r + r²·P(r)); ln 2 is taken off in two parts, so that r is exact
-/// to its last bit.
+/// x = n·ln 2 + r with |r| ≤ ln 2 / 2, and eˣ = 2ⁿ·(1 + r + r²·P(r)); ln 2 is subtracted in two parts, so that r is
+/// exact to its last bit.
 #[inline(always)]
 pub(in crate::cpu) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -22,9 +22,10 @@ pub(in crate::cpu) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
 
 /// The exact GELU, x·Φ(x), where Φ(x) = (1 + erf(x/√2))/2 is the normal distribution.
 ///
-/// With u = |x|, 2·Φ(-u) = erfc(u/√2) = e^(-R(u)); R is a polynomial fitted with the weight (1 + u²/2)⁻²: to 2e-8 where
-/// the GELU is large, and everywhere better than f32 rounds the exponent itself. Unlike (1 + erf)/2 this does not cancel where x is negative, so it is nearer to
-/// the float64 value than the usual formula in f32, and needs one polynomial where erf needs two.
+/// With u = |x|, 2·Φ(-u) = erfc(u/√2) = e^(-R(u)); R is a polynomial fitted with the weight (1 + u²/2)⁻². Its error is
+/// 2e-8 where the GELU is large, and everywhere less than the rounding of the exponent to f32. Unlike (1 + erf)/2 it
+/// does not cancel for negative x, so it is nearer to the float64 value than the usual formula in f32. It needs one
+/// polynomial; erf needs two.
 #[inline(always)]
 pub(in crate::cpu) fn gelu<S: Simd>(s: S, x: S::F32) -> S::F32 {
     const R: [f32; 10] = [
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn gelu_is_within_three_ulp_where_positive_and_within_its_exponents_rounding_where_negative() {
+    fn gelu_is_within_three_ulp_for_positive_and_the_exponents_rounding_for_negative_numbers() {
         for isa in Isa::available() {
             let mut worst_positive = (0f64, 0f32);
             let mut worst_negative = (0f64, 0f32);
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn gelu_differs_from_the_reference_by_less_than_an_f32_can_tell() {
+    fn gelu_agrees_with_the_reference_to_f32_rounding() {
         let xs: Vec<f32> = (-8192..8192).map(|i| i as f32 / 1024.0).collect();
         for isa in Isa::available() {
             let mut values = xs.clone();

@@ -1,12 +1,12 @@
 //! Vectors of f32 behind one trait, so that each kernel is written once and runs on every instruction set.
 //!
-//! A value of a type that implements [`Simd`] is proof that the processor has the instructions: [`InstructionSet::detect`]
-//! and [`Isa::new`] are the only ways to one. That makes the vector operations safe to call, and keeps the intrinsics
-//! and their `unsafe` in this folder. A kernel is a struct of its arguments that implements [`Kernel`]; [`Isa::run`]
-//! picks the copy compiled for this processor.
+//! A value of a type that implements [`Simd`] is proof that the processor has the instructions: only
+//! [`InstructionSet::detect`] and [`Isa::new`] make one. So the vector operations are safe to call, and the intrinsics
+//! and their `unsafe` stay in this folder. A kernel is a struct of its arguments that implements [`Kernel`];
+//! [`Isa::run`] picks the copy compiled for this processor.
 //!
-//! Every function on the way from [`Kernel::run`] to an intrinsic is `#[inline(always)]`: only what is inlined into the
-//! one function that carries `#[target_feature]` is compiled with these features.
+//! Every function from [`Kernel::run`] down to an intrinsic is `#[inline(always)]`: only code inlined into the one
+//! function with `#[target_feature]` is compiled with these features.
 
 #![allow(unsafe_code, reason = "loads and stores through pointers, for the innermost loop")]
 
@@ -23,8 +23,8 @@ mod portable;
 pub use dispatch::InstructionSet;
 pub(super) use dispatch::Isa;
 
-/// Vectors side by side in one panel of a packed matrix. Two keep twelve to twenty-four sums in flight with
-/// [`Simd::TILE_ROWS`] rows, which is what hides the latency of a fused multiply-add on every processor in reach.
+/// Vectors side by side in one panel of a packed matrix. With [`Simd::TILE_ROWS`] rows, two keep twelve to twenty-four
+/// sums in flight: enough to hide the latency of a fused multiply-add on current processors.
 pub(super) const PANEL_VECTORS: usize = 2;
 
 /// Most rows of a register tile on any instruction set: products have a copy of their tile for each number up to it.
@@ -37,7 +37,7 @@ pub(super) const MAX_PANEL: usize = 32;
 pub(super) trait Kernel {
     type Output;
 
-    /// Must be `#[inline(always)]`, as everything that it calls.
+    /// Must be `#[inline(always)]`, and so must everything it calls.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
@@ -80,7 +80,7 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Lanes of `negative` where `sign` has its sign bit set, of `positive` elsewhere.
     fn select_by_sign(self, sign: Self::F32, negative: Self::F32, positive: Self::F32) -> Self::F32;
 
-    /// The sum of the lanes, in an order that is the same on every call.
+    /// The sum of the lanes, always in the same order.
     fn reduce_add(self, a: Self::F32) -> f32;
     fn reduce_max(self, a: Self::F32) -> f32;
 
@@ -124,7 +124,7 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// `to` is valid for writing [`LANES`](Self::LANES) i16; no alignment is asked.
     unsafe fn store_i16(self, to: *mut i16, a: Self::F32);
 
-    /// Asks for the cache line at `at` to be brought into the second-level cache; any address will do.
+    /// Prefetches the cache line at `at` into the second-level cache; any address is valid.
     fn prefetch(self, at: *const u8);
 
     /// The first [`LANES`](Self::LANES) numbers of `from`.

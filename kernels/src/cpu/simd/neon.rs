@@ -7,7 +7,7 @@ use std::arch::aarch64::*;
 
 use super::{Kernel, Simd};
 
-/// Proof that the processor has NEON, which is what makes every intrinsic below safe to call.
+/// Proof that the processor has NEON, so every intrinsic below is safe to call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Neon(());
 
@@ -151,6 +151,6 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn prefetch(self, _at: *const u8) {
-        // The intrinsic is not stable, and the hardware follows the panels by itself.
+        // The intrinsic is not stable, and the hardware prefetches the panels by itself.
     }
 }

@@ -1,4 +1,4 @@
-//! Plain Rust in groups of four lanes, which any processor can run and compilers turn into its baseline vectors.
+//! Plain Rust in groups of four lanes: runs on any processor, and compilers turn it into its baseline vectors.
 
 #![allow(unsafe_code, reason = "the trait's pointer loads")]
 
@@ -53,7 +53,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn mul_add(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
-        // Not `f32::mul_add`, which is a slow library call where the processor has no such instruction.
+        // Not `f32::mul_add`: that is a slow library call if the processor has no such instruction.
         self.add(self.mul(a, b), c)
     }
 
@@ -69,7 +69,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn round(self, a: Lanes) -> Lanes {
-        // Adding 1.5 · 2²³ leaves no bits for the fraction: the sum is rounded to an integer by the addition.
+        // Adding 1.5 · 2²³ leaves no bits for the fraction, so the addition rounds to an integer.
         const SHIFT: f32 = 12_582_912.0;
         a.map(|a| (a + SHIFT) - SHIFT)
     }

@@ -14,7 +14,7 @@ use crate::gpu::shader::{self, Shader};
 const SHADER: &Shader = shader::find("attention");
 const SOFTWARE_SHADER: &Shader = shader::find("attention_cpu");
 
-/// Widest slice of a head that one thread sums: a whole head up to here, half of one above.
+/// Widest slice of a head that one thread sums: a whole head up to this width, half a head above it.
 const MAX_OUTPUT_DIM: usize = 64;
 
 /// One workgroup's queries, and the keys of their row.
@@ -31,12 +31,12 @@ pub struct QueryTile {
     pub keys: u32,
 }
 
-/// Where queries, keys, values and outputs lie, in columns.
+/// Columns of queries, keys, values and outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {
     /// Heads, side by side.
     pub heads: usize,
-    /// Width of one: a multiple of 8, at most 128.
+    /// Width of a head: a multiple of 8, at most 128.
     pub head_dim: usize,
     /// Row stride of q.
     pub q_stride: usize,
@@ -53,13 +53,13 @@ pub struct AttentionShape {
 /// The op.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention {
-    /// Where its numbers lie.
+    /// Columns of its numbers.
     pub shape: AttentionShape,
     /// Most queries in a tile.
     pub threads: u32,
     /// How numbers are stored.
     pub storage: Storage,
-    /// Which kernel computes it.
+    /// The kernel family.
     pub family: KernelFamily,
 }
 
@@ -77,12 +77,12 @@ buffers! {
     }
 }
 
-/// Numbers of one head that one thread sums.
+/// Columns of a head that one thread sums.
 fn output_dim(head_dim: usize) -> usize {
     if head_dim > MAX_OUTPUT_DIM { head_dim / 2 } else { head_dim }
 }
 
-/// Queries to a tile that are worth trying; the first is the one to take untimed.
+/// Queries per tile worth timing; the first is the default without timing.
 pub(crate) fn thread_counts(family: KernelFamily) -> &'static [u32] {
     match family {
         KernelFamily::Software => &[8, 16],
@@ -107,7 +107,7 @@ pub fn query_tiles(offsets: &[u32], threads: u32, tiles: &mut Vec<QueryTile>) {
 }
 
 impl AttentionShape {
-    /// All of a layer's queries: q, keys and values side by side in one buffer.
+    /// All queries of a layer: q, keys and values side by side in one buffer.
     #[must_use]
     pub fn all(layout: &Layout) -> Self {
         let hidden = layout.states.stride;
@@ -122,7 +122,7 @@ impl AttentionShape {
         }
     }
 
-    /// First tokens only: q in a buffer of its own.
+    /// First tokens only: q in its own buffer.
     #[must_use]
     pub fn first_tokens(layout: &Layout) -> Self {
         Self { q_stride: layout.states.stride, ..Self::all(layout) }
@@ -161,7 +161,7 @@ impl Op for Attention {
         ];
         let width = (heads * head_dim) as u64;
         let splits = head_dim / output_dim(head_dim);
-        // Queries and outputs once; keys and values once for each tile of queries, as the kernel reads them.
+        // Queries and outputs once; keys and values once per tile of queries.
         let numbers = 2 * u64::from(extent.rows) * width + 2 * extent.query_keys * width / u64::from(self.threads);
         let bytes = numbers * self.storage.bytes() as u64 + 16 * u64::from(extent.query_tiles);
         let groups = [extent.query_tiles, (heads * splits) as u32, 1];

@@ -14,7 +14,7 @@ const THREADS: u32 = 64;
 pub struct Classify {
     /// Rows of x.
     pub states: RowLayout,
-    /// Numbers of a row.
+    /// Outputs per row.
     pub outputs: u32,
 }
 

@@ -13,7 +13,7 @@ use crate::gpu::shader::{self, Shader};
 const SHADER: &Shader = shader::find("embed");
 const SOFTWARE_SHADER: &Shader = shader::find("embed_cpu");
 
-/// One token as it is uploaded.
+/// One uploaded token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Token {
@@ -26,11 +26,11 @@ pub struct Token {
 /// The op.
 #[derive(Debug, Clone, Copy)]
 pub struct Embed {
-    /// Rows of y; the tables have rows of the same width without padding.
+    /// Rows of y. The tables' rows have the same width, without padding.
     pub rows: RowLayout,
     /// Added to the variance.
     pub eps: f64,
-    /// Which kernel computes it.
+    /// The kernel family.
     pub family: KernelFamily,
 }
 

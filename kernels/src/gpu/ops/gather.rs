@@ -1,4 +1,4 @@
-//! First tokens of each row, copied together: `gather.wgsl`.
+//! Copies the first token of each row: `gather.wgsl`.
 //!
 //! Shapes: rows `[rows]` of [`QueryTile`](super::attention::QueryTile) with one query each, x `[tokens, stride]`,
 //! y `[rows, stride]`.

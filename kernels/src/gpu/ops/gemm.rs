@@ -14,12 +14,12 @@ const TILE_SHADER: &Shader = shader::find("gemm_tile");
 const COOPERATIVE_SHADER: &Shader = shader::find("gemm_cooperative");
 const SOFTWARE_SHADER: &Shader = shader::find("gemm_cpu");
 
-/// Rows that one workgroup of the cooperative kernel computes: the largest step of rows in buffers.
+/// Rows per workgroup of the cooperative kernel: the largest step of rows in buffers.
 pub const COOPERATIVE_ROWS: usize = 64;
-/// Columns that one workgroup of the cooperative kernel computes.
+/// Columns per workgroup of the cooperative kernel.
 const COOPERATIVE_COLUMNS: usize = 64;
 
-/// What is done to a sum before it is stored; `epilogue.wgsl`.
+/// Applied to a sum before it is stored; `epilogue.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
     /// The bias alone.
@@ -33,17 +33,17 @@ pub enum Epilogue {
 /// An algorithm and its tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GemmVariant {
-    /// 16 rows × 4 columns to a thread, a in workgroup memory: `threads` of them side by side.
+    /// 16 rows × 4 columns per thread, `threads` side by side, a in workgroup memory.
     Tile {
         /// Threads in a workgroup: a multiple of 32.
         threads: u32,
     },
-    /// 8×8×8 cooperative matrices, 64 × 64 to a workgroup of four subgroups.
+    /// 8×8×8 cooperative matrices, 64 × 64 per workgroup of four subgroups.
     Cooperative {
         /// The adapter's subgroup size.
         subgroup: u32,
     },
-    /// For software adapters: 16 rows × 4 columns to a lane, no workgroup memory.
+    /// For software adapters: 16 rows × 4 columns per lane, no workgroup memory.
     Software {
         /// Lanes in a workgroup.
         threads: u32,
@@ -57,15 +57,15 @@ pub struct GemmShape {
     pub k: usize,
     /// Width of w: a multiple of [`WIDTH_STEP`].
     pub n: usize,
-    /// First column that is computed: a multiple of [`WIDTH_STEP`].
+    /// First column to compute: a multiple of [`WIDTH_STEP`].
     pub first_column: usize,
-    /// Columns that are computed: a multiple of [`WIDTH_STEP`].
+    /// Columns to compute: a multiple of [`WIDTH_STEP`].
     pub columns: usize,
     /// Row stride of y and the residual.
     pub stride: usize,
-    /// What is done to a sum.
+    /// Applied to each sum.
     pub epilogue: Epilogue,
-    /// Multiply-adds to count for one row: without the padding.
+    /// Multiply-adds per row, without padding.
     pub useful_multiply_adds: u64,
 }
 
@@ -86,7 +86,7 @@ buffers! {
         w: Read,
         /// `[n]` in f32.
         bias: Read,
-        /// As y; read with [`Epilogue::Residual`] only, and any buffer but y's otherwise.
+        /// As y. Read only with [`Epilogue::Residual`]; otherwise any buffer other than y.
         residual: Read,
         /// `[rows, stride]`.
         y: Write,
@@ -96,7 +96,7 @@ buffers! {
 }
 
 impl Epilogue {
-    /// In names of kernels.
+    /// The name in kernels' names.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -125,7 +125,7 @@ impl Epilogue {
 }
 
 impl GemmShape {
-    /// A plain GEMM over all of `n`, nothing of it padding.
+    /// A GEMM over all `n` columns, without padding.
     #[must_use]
     pub fn new(k: usize, n: usize, epilogue: Epilogue) -> Self {
         let useful_multiply_adds = (k * n) as u64;
@@ -150,7 +150,7 @@ impl GemmVariant {
         }
     }
 
-    /// The variants of `family` that `adapter` runs for `columns` columns; the first is the one to take untimed.
+    /// The variants of `family` that `adapter` runs for `columns` columns; the first is the default without timing.
     #[must_use]
     pub fn candidates(
         adapter: &AdapterDescription,
@@ -165,7 +165,7 @@ impl GemmVariant {
         Self::all(family, columns).into_iter().filter_map(runs).collect()
     }
 
-    /// The cooperative variant, if `adapter` has the matrices that it uses.
+    /// The cooperative variant, if `adapter` supports its matrices.
     #[must_use]
     pub fn cooperative(adapter: &AdapterDescription, storage: Storage) -> Option<Self> {
         let wanted = match storage {
@@ -177,7 +177,7 @@ impl GemmVariant {
         adapter.subgroup.filter(|_| runs).map(|subgroup| Self::Cooperative { subgroup })
     }
 
-    /// In names of kernels, and in the tuning cache.
+    /// The name in kernels' names and in the tuning cache.
     #[must_use]
     pub fn name(self) -> String {
         match self {
@@ -187,7 +187,7 @@ impl GemmVariant {
         }
     }
 
-    /// Rows that one workgroup computes, and so to which rows are rounded up in buffers.
+    /// Rows per workgroup; buffers round rows up to a multiple of it.
     #[must_use]
     pub fn rows(self) -> usize {
         match self {
@@ -196,7 +196,7 @@ impl GemmVariant {
         }
     }
 
-    /// Columns that one workgroup computes.
+    /// Columns per workgroup.
     #[must_use]
     pub fn columns(self) -> usize {
         match self {
@@ -215,7 +215,7 @@ impl GemmVariant {
 }
 
 impl Gemm {
-    /// The op over all that `shape` says.
+    /// The op over all of `shape`.
     ///
     /// # Panics
     /// A dimension is not a multiple of [`WIDTH_STEP`], or the variant cannot compute that many columns.
@@ -228,7 +228,8 @@ impl Gemm {
         Self { shape, variant, storage }
     }
 
-    /// Bytes to the second row of w: where `w_next` begins. At least 256, which every adapter takes for an offset.
+    /// Byte offset of the second row of w, where `w_next` begins. At least 256, which every adapter accepts as an
+    /// offset.
     #[must_use]
     pub fn second_row(&self) -> u64 {
         (self.shape.n * self.storage.bytes()) as u64

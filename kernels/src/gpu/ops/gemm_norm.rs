@@ -9,7 +9,7 @@ use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
 const SHADER: &Shader = shader::find("gemm_tile_norm");
-/// Threads that a workgroup may have on every adapter.
+/// Most threads per workgroup on every adapter.
 const MAX_THREADS: usize = 256;
 /// Workgroup memory that every adapter has.
 const MAX_WORKGROUP_BYTES: usize = 16 << 10;
@@ -17,11 +17,11 @@ const MAX_WORKGROUP_BYTES: usize = 16 << 10;
 /// The op.
 #[derive(Debug, Clone, Copy)]
 pub struct GemmNorm {
-    /// Rows of y and the residual, which [fit](fits) a workgroup.
+    /// Rows of y and the residual; they must [fit](fits) a workgroup.
     pub states: RowLayout,
     /// Width of a, height of w: a multiple of [`WIDTH_STEP`](crate::gpu::layout::WIDTH_STEP).
     pub k: usize,
-    /// Columns of a that are no padding, for the count of useful operations.
+    /// Columns of a without padding, to count useful operations.
     pub inputs: usize,
     /// Added to the variance.
     pub eps: f64,
@@ -55,7 +55,8 @@ pub fn fits(states: &RowLayout) -> bool {
 }
 
 impl GemmNorm {
-    /// Bytes to the second row of w: where `w_next` begins. At least 256, which every adapter takes for an offset.
+    /// Byte offset of the second row of w, where `w_next` begins. At least 256, which every adapter accepts as an
+    /// offset.
     #[must_use]
     pub fn second_row(&self) -> u64 {
         self.states.bytes()

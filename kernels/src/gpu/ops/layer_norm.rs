@@ -11,9 +11,9 @@ use crate::gpu::shader::{self, Shader};
 const SHADER: &Shader = shader::find("layer_norm");
 const SOFTWARE_SHADER: &Shader = shader::find("layer_norm_cpu");
 
-/// Rows to a workgroup on a GPU: ROW_GROUPS in `norm_rows.wgsl`.
+/// Rows per workgroup on a GPU: ROW_GROUPS in `norm_rows.wgsl`.
 const ROWS_PER_GROUP: u32 = 4;
-/// Rows to a workgroup on a software adapter: THREADS in `norm_rows_cpu.wgsl`.
+/// Rows per workgroup on a software adapter: THREADS in `norm_rows_cpu.wgsl`.
 const SOFTWARE_ROWS_PER_GROUP: u32 = 8;
 
 /// The op.
@@ -23,7 +23,7 @@ pub struct LayerNorm {
     pub rows: RowLayout,
     /// Added to the variance.
     pub eps: f64,
-    /// Which kernel computes it.
+    /// The kernel family.
     pub family: KernelFamily,
 }
 

@@ -1,4 +1,4 @@
-//! One op of the forward pass to a file: its pipeline, its buffers, its grid and its cost by formula.
+//! The ops of the forward pass, one per file: pipeline, buffers, grid and cost by formula.
 
 pub mod attention;
 pub mod classify;

@@ -1,15 +1,15 @@
-//! The ceiling of a device: multiply-adds on registers and nothing else; `peak.wgsl`.
+//! Measures a device's ceiling: only multiply-adds on registers; `peak.wgsl`.
 
 use crate::gpu::layout::Storage;
 use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
 const SHADER: &Shader = shader::find("peak");
-/// Threads to a workgroup.
+/// Threads per workgroup.
 pub(crate) const THREADS: u32 = 64;
-/// CHAINS in the shader, four-wide: multiply-adds of one trip.
+/// Multiply-adds per trip: CHAINS in the shader, four-wide.
 const MULTIPLY_ADDS_PER_TRIP: u64 = 64;
-/// Close enough to 1 that sums stay finite, far enough that no compiler folds it.
+/// Close enough to 1 that sums stay finite; different enough that no compiler folds it.
 const FACTOR: f32 = 0.999;
 
 /// The op. Its [`Extent::rows`] is the number of workgroups.
@@ -17,7 +17,7 @@ const FACTOR: f32 = 0.999;
 pub struct Peak {
     /// Trips of each thread.
     pub trips: u32,
-    /// How numbers would be stored: no matter to this kernel, but its source names it.
+    /// Storage that the shader's source names; this kernel does not use it.
     pub storage: Storage,
 }
 

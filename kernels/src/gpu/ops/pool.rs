@@ -18,10 +18,10 @@ pub struct PoolMean {
     pub states: RowLayout,
 }
 
-/// What scales the means.
+/// Scales the means to unit length.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolNormalise {
-    /// Rows of which the means were taken.
+    /// Rows that the means were computed from.
     pub states: RowLayout,
 }
 
@@ -38,7 +38,7 @@ buffers! {
 }
 
 buffers! {
-    /// Buffers of what scales the means.
+    /// The buffers of [`PoolNormalise`].
     pub struct PoolNormaliseBuffers {
         /// `[rows, width]` in f32.
         mean: Read,
