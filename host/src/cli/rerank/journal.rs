@@ -78,9 +78,7 @@ impl Sink {
             OutputFormat::Jsonl => json_lines(file, name, model, requests)?,
             OutputFormat::Run => run_lines(file, name, requests)?,
             OutputFormat::Table => {
-                return Err(CliError::bad_input(
-                    "--resume needs --output jsonl or run: a table cannot be resumed",
-                ));
+                return Err(CliError::bad_input("--resume needs --output jsonl or run: a table cannot be resumed"));
             }
         };
         let cut = file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end)));
