@@ -31,7 +31,7 @@ pub(crate) struct TargetArgs {
     /// The guest of tenants that name none, in place of the standard one
     #[arg(long, value_name = "COMPONENT.wasm")]
     guest: Option<PathBuf>,
-    /// A running `assay serve` to send requests to, such as http://127.0.0.1:8080
+    /// A running `assay serve` to send requests to, such as http://127.0.0.1:8790
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// Bearer key of each tenant in turn; the last one is used for the rest
