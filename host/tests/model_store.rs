@@ -70,8 +70,8 @@ fn what_is_not_a_model_is_refused_and_leaves_nothing_behind() {
         .fails(2, &["tanh/config.json: the cpu engine has no", "gelu by tanh"]);
     add_damaged(&bench, "heads", |model| model.config["num_attention_heads"] = json!(3))
         .fails(2, &["num_attention_heads is 3", "hidden_size must be a multiple of num_attention_heads"]);
-    add_damaged(&bench, "zero", |model| model.config["hidden_size"] = json!(0)).fails(2, &["hidden_size is 0"]);
-    add_damaged(&bench, "huge", |model| model.config["vocab_size"] = json!(1u64 << 40)).fails(2, &["vocab_size"]);
+    add_damaged(&bench, "zero", |model| model.config["hidden_size"] = json!(0)).fails(2, &["hidden size is 0"]);
+    add_damaged(&bench, "huge", |model| model.config["vocab_size"] = json!(1u64 << 40)).fails(2, &["vocab"]);
     add_damaged(&bench, "less", |model| drop(model.tensors.remove("classifier.bias")))
         .fails(2, &["tensor classifier.bias is missing"]);
     add_damaged(&bench, "shape", |model| {
