@@ -1,6 +1,7 @@
-//! The native host: owns the device, runs tenants' guests in sandboxes, and never sees text itself.
+//! The native host: owns the device, and runs tenants' guests in sandboxes. It hands text to guests and leaves
+//! tokenization to them.
 //!
-//! A request goes one way: [`rerank`] admits it, [`guest`] runs the tenant's component, the component calls back for
+//! A request goes one way: [`tenant`] admits it, [`guest`] runs the tenant's component, the component calls back for
 //! [`inference`](guest), the [`device`] packs rows into batches, and an engine of `assay_kernels` computes them.
 //! Dependencies point the same way and no other.
 //!

@@ -114,7 +114,7 @@ impl Sweep {
         self.remove(kind, name, path, |path| std::fs::remove_file(path));
     }
 
-    /// Removes a directory and all in it. Nobody may make one of the same name meanwhile.
+    /// Removes a directory and its contents. The caller makes sure that nothing creates one of the same name meanwhile.
     pub(crate) fn directory(&mut self, kind: DroppedKind, name: String, path: &Path) {
         self.remove(kind, name, path, |path| {
             let file_name = path.file_name().unwrap_or_default().to_string_lossy();

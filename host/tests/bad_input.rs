@@ -6,7 +6,7 @@ mod common;
 use common::{Bench, component};
 
 #[test]
-fn no_model_is_said_with_its_remedy() {
+fn a_missing_model_is_reported_with_its_remedy() {
     let dir = tempfile::tempdir().unwrap();
     common::finish(common::assay(dir.path()).args(["rerank", "--query", "q", "d"])).fails(1, &["assay model pull"]);
     common::finish(common::assay(dir.path()).args(["rerank", "--model", "a/b", "--query", "q", "d"]))

@@ -70,7 +70,7 @@ fn versions_are_numbered_switched_rolled_back_and_remembered() {
 }
 
 #[test]
-fn what_fails_leaves_the_old_version_serving_and_says_why() {
+fn a_failed_deployment_leaves_the_old_version_serving_and_says_why() {
     let (dir, runtime) = (tenants::data_dir(), runtime());
     let mut oracle = Oracle::new(dir.path());
     let platform = tenants::platform(dir.path(), runtime.handle());

@@ -141,7 +141,7 @@ impl Puppet {
     }
 
     fn tell(&self, event: Event) {
-        // Nobody listens any more where a test has what it wanted.
+        // The receiver is gone once its test has ended.
         let _ = self.events.send(event);
     }
 }

@@ -65,7 +65,7 @@ fn answers(platform: &Platform, tenant: &str, runtime: &tokio::runtime::Runtime,
 }
 
 #[test]
-fn what_is_named_stays_and_what_is_not_goes() {
+fn garbage_collection_keeps_what_a_version_or_the_default_names() {
     let (dir, runtime) = (tenants::data_dir(), runtime());
     let platform = tenants::platform(dir.path(), runtime.handle());
     let text = ["text".to_owned()];
@@ -139,7 +139,7 @@ fn what_is_named_stays_and_what_is_not_goes() {
 }
 
 #[test]
-fn what_requests_in_work_are_on_stays_until_they_end() {
+fn garbage_collection_keeps_what_running_requests_use() {
     let (dir, runtime) = (tenants::data_dir(), runtime());
     let platform = tenants::platform(dir.path(), runtime.handle());
     let old = serving(deploy(&platform, "acme", &seeded(1), None)).component;
@@ -157,7 +157,7 @@ fn what_requests_in_work_are_on_stays_until_they_end() {
 }
 
 #[test]
-fn a_tenant_that_is_removed_takes_its_files_along_and_leaves_what_others_share() {
+fn removing_a_tenant_removes_its_files_and_keeps_shared_ones() {
     let (dir, runtime) = (tenants::data_dir(), runtime());
     let platform = tenants::platform(dir.path(), runtime.handle());
     let shared = serving(deploy(&platform, "acme", &seeded(1), None)).component;

@@ -229,7 +229,7 @@ fn eight_callers_who_have_the_host_to_themselves_wait_and_are_not_refused() {
 
 // H10
 #[test]
-fn a_body_that_is_too_large_is_told_so() {
+fn a_body_that_is_too_large_gets_413() {
     let server = server();
     let body = vec![b' '; 40 << 20];
     server.post("/v1/rerank", &body).refused(413, &["max_request_bytes", "41943040"]);

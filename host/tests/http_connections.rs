@@ -217,7 +217,7 @@ fn a_body_in_small_pieces_is_given_up_too() {
 }
 
 #[test]
-fn nothing_of_a_strangers_body_is_asked_for() {
+fn no_body_is_read_without_a_key() {
     let service = Service::start(Setting::default());
     let expecting = |key: &str| {
         format!(
@@ -236,7 +236,7 @@ fn nothing_of_a_strangers_body_is_asked_for() {
 }
 
 #[test]
-fn a_stranger_with_a_large_body_is_told_so() {
+fn a_large_body_without_a_key_gets_its_401() {
     let service = Service::start(Setting::default());
     let answer = service.send(&post("/v1/rerank", Some("assay_guess"), &vec![b' '; 8 << 20]));
     answer.refused(401, &["no valid API key"]);
@@ -244,7 +244,7 @@ fn a_stranger_with_a_large_body_is_told_so() {
 }
 
 #[test]
-fn a_tenant_at_its_bound_is_told_when_to_come_again_before_its_body_is_read() {
+fn a_tenant_at_its_limit_gets_retry_after_before_its_body_is_read() {
     let limits = TenantLimits { max_concurrent_requests: 1, max_waiting_requests: 0, ..TenantLimits::default() };
     let service = Service::start(Setting { limits, ..Setting::default() });
     let mut first = service.half();
@@ -283,7 +283,7 @@ fn a_request_whose_caller_has_gone_is_ended() {
 }
 
 #[test]
-fn a_caller_that_does_not_read_its_large_answer_is_let_go() {
+fn a_caller_that_does_not_read_its_answer_is_disconnected() {
     let deadlines = Deadlines { write: SHORT, ..Deadlines::default() };
     let limits = TenantLimits { max_text_bytes: 1 << 30, max_request_bytes: 1 << 30, ..TenantLimits::default() };
     let service = Service::start(Setting { deadlines, limits, ..Setting::default() });

@@ -9,7 +9,7 @@ use common::{Bench, finish, tenants, tiny};
 const BODY: &str = r#"{"query":"blue","documents":["sky","sea"]}"#;
 
 #[test]
-fn a_server_without_tenants_answers_anybody_on_this_machine_until_there_is_one() {
+fn without_tenants_local_callers_need_no_key() {
     let server = Server::keyless(&[]);
     assert_eq!(server.post("/v1/rerank", BODY).ok()["model"], "tiny");
     // Client libraries insist on a key; any will do.
@@ -50,7 +50,7 @@ fn a_model_that_is_named_is_served_beside_tenants() {
 }
 
 #[test]
-fn callers_from_other_machines_are_answered_without_a_key_only_if_that_is_said() {
+fn callers_from_other_machines_need_a_key_unless_that_is_allowed() {
     let dir = keyless_dir();
     let data_dir = dir.path().join("data");
     let closed = Server::on(&data_dir, &["--host", "0.0.0.0"]);

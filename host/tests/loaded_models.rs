@@ -96,7 +96,7 @@ async fn models_that_are_asked_at_once_give_the_scores_that_they_give_alone() {
 }
 
 #[tokio::test]
-async fn a_model_that_nobody_holds_makes_room_and_one_that_is_held_does_not() {
+async fn a_model_without_holders_is_unloaded_for_room_and_a_held_one_is_not() {
     let _alone = ALONE.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let stored: Vec<StoredModel> = (1..4).map(|seed| add(dir.path(), &format!("tiny/{seed}"), seed)).collect();

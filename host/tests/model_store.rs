@@ -59,7 +59,7 @@ fn the_list_says_where_a_model_came_from() {
 }
 
 #[test]
-fn what_is_not_a_model_is_refused_and_leaves_nothing_behind() {
+fn a_directory_without_a_model_is_refused_and_leaves_nothing() {
     let bench = Bench::new();
     bench.add(&bench.path("nowhere")).fails(2, &["nowhere"]);
     std::fs::create_dir(bench.path("hollow")).unwrap();

@@ -101,7 +101,7 @@ fn a_pair_that_is_too_long_is_cut_or_refused_as_asked() {
 }
 
 #[test]
-fn a_person_sees_a_table_that_cannot_be_spoilt_by_a_document() {
+fn a_terminal_gets_a_table_that_no_document_can_spoil() {
     let bench = Bench::new();
     let text = bench.rerank(&["--query", "blue", "sky \u{1b}[31m", "sea\nmoon"]).succeeds().stdout;
     assert!(text.starts_with("blue\nrank  score"), "{text}");

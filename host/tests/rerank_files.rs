@@ -338,7 +338,7 @@ fn a_trec_run_is_ranked_anew_and_written_as_a_run() {
 }
 
 #[test]
-fn a_run_that_names_what_is_not_there_is_told() {
+fn a_run_that_names_missing_documents_is_refused() {
     let bench = Bench::new();
     run_files(&bench);
     bench.file("bm25.run", "q1 Q0 d1 1 9.5 t\nq1 Q0 d9 2 8 t\nq2 Q0 d3 1 8 t\n");

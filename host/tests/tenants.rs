@@ -215,7 +215,7 @@ fn a_server_removes_what_no_tenant_needs_when_it_starts_and_when_it_is_asked_to(
 }
 
 #[test]
-fn requests_that_are_not_good_get_their_status() {
+fn bad_requests_get_the_status_of_their_fault() {
     let dir = tenants::data_dir();
     deploy(dir.path(), "acme", 71);
     let limits = dir.path().join("limits.toml");

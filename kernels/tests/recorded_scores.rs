@@ -1,4 +1,4 @@
-//! The f32 engine computes the very bits that were recorded in `testdata/scores/cpu.json`: nobody's scores change by
+//! The f32 engine computes the very bits that were recorded in `testdata/scores/cpu.json`: no score changes by
 //! accident.
 //!
 //! A recording belongs to one instruction set, whose order of sums and rounding it has. Where a change of bits is meant,

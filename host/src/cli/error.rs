@@ -99,6 +99,7 @@ fn remedy(cause: &Cause) -> Option<String> {
             "by hand: `assay model add DIR` with a directory that has config.json, tokenizer.json and model.safetensors"
                 .to_owned()
         }
+        Cause::NotOnGpu => "use the CPU engine with `--engine cpu`".to_owned(),
         Cause::InUse => "stop it, or talk to the server that runs on this data directory".to_owned(),
         Cause::Other => return None,
     })
@@ -134,9 +135,10 @@ impl From<ModelError> for CliError {
 
 impl From<LoadError> for CliError {
     fn from(error: LoadError) -> Self {
+        let cause = Cause::from(&error);
         match error {
             LoadError::Model(error) => error.into(),
-            LoadError::Device { .. } | LoadError::NoRoom(_) => Self::failed(error.to_string()),
+            LoadError::Device { .. } | LoadError::NoRoom(_) => Self::failed(with_remedy(error.to_string(), &cause)),
         }
     }
 }

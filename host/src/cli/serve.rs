@@ -19,7 +19,7 @@ use crate::tenant::Platform;
 #[cfg(unix)]
 use crate::tenant::server::AdminServer;
 
-/// Default address: this machine only, until somebody decides otherwise.
+/// Default address: only callers on this machine can reach it.
 const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Default port: no well-known service has it.

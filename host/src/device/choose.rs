@@ -236,6 +236,14 @@ impl DeviceOptions {
     }
 }
 
+impl DeviceError {
+    /// Whether the GPU engine lacks a part of the model. The CPU engine may have it.
+    #[must_use]
+    pub fn is_lacking_on_gpu(&self) -> bool {
+        matches!(self, Self::Gpu(GpuError::Unsupported(_)))
+    }
+}
+
 impl From<GpuError> for DeviceError {
     fn from(error: GpuError) -> Self {
         match error {

@@ -240,6 +240,8 @@ pub enum Cause {
     DamagedModel,
     /// Neither the hub nor the package index gave a default model.
     NoModelFetched,
+    /// The GPU engine does not compute the model.
+    NotOnGpu,
     /// Another process has the registry open.
     InUse,
     /// Any other failure.
@@ -274,6 +276,16 @@ impl From<&ModelError> for Cause {
             ModelError::Damaged { .. } => Self::DamagedModel,
             ModelError::NoDefault { .. } => Self::NoModelFetched,
             _ => Self::Other,
+        }
+    }
+}
+
+impl From<&LoadError> for Cause {
+    fn from(error: &LoadError) -> Self {
+        match error {
+            LoadError::Model(error) => error.into(),
+            LoadError::Device { source, .. } if source.is_lacking_on_gpu() => Self::NotOnGpu,
+            LoadError::Device { .. } | LoadError::NoRoom(_) => Self::Other,
         }
     }
 }
@@ -334,9 +346,10 @@ impl From<DeviceError> for AdminError {
 
 impl From<LoadError> for AdminError {
     fn from(error: LoadError) -> Self {
+        let cause = Cause::from(&error);
         match error {
             LoadError::Model(error) => error.into(),
-            LoadError::Device { .. } | LoadError::NoRoom(_) => Self::host(error.to_string()),
+            LoadError::Device { .. } | LoadError::NoRoom(_) => Self::host(error.to_string()).caused_by(cause),
         }
     }
 }
