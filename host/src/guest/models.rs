@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::device::LoadedModel;
+use crate::device::{Device, LoadedModel};
 use crate::model::ModelInfo;
 
 /// The models that a guest may open.
@@ -32,11 +32,27 @@ impl Models {
         Self { default: model, others: Vec::new(), unlisted: Unlisted::NotFound }
     }
 
+    /// All of them, the default one first.
+    fn all(&self) -> impl Iterator<Item = &Arc<LoadedModel>> {
+        std::iter::once(&self.default).chain(&self.others)
+    }
+
+    /// The devices that they are loaded on: one, or two where the processor has what an automatically chosen GPU lacks.
+    #[must_use]
+    pub fn devices(&self) -> Vec<&Arc<Device>> {
+        let mut devices: Vec<&Arc<Device>> = Vec::new();
+        for device in self.all().map(|model| model.device()) {
+            if !devices.iter().any(|known| Arc::ptr_eq(known, device)) {
+                devices.push(device);
+            }
+        }
+        devices
+    }
+
     /// The default model, or the one with this name.
     pub(super) fn open(&self, name: Option<&str>) -> Option<OpenModel> {
         let Some(name) = name else { return Some(OpenModel::from(&self.default)) };
-        let mut known = std::iter::once(&self.default).chain(&self.others);
-        known.find(|model| model.name() == name).map(OpenModel::from)
+        self.all().find(|model| model.name() == name).map(OpenModel::from)
     }
 }
 

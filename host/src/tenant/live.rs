@@ -1,7 +1,7 @@
 //! A serving tenant: one loaded version behind the tenant's concurrency limit.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::concurrency::{ConcurrencyLimit, Permit};
 use super::meter::{Meter, Usage};
@@ -122,12 +122,14 @@ impl LiveTenant {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let (running, waiting) = self.concurrency.occupancy();
-        let device = self.models.default.device();
-        let device_time = device.meter().device_time_of(self.name.as_str());
+        let devices = self.models.devices();
+        let tenant = self.name.as_str();
+        let device_time: Duration = devices.iter().map(|device| device.meter().device_time_of(tenant)).sum();
+        let queued_tokens: usize = devices.iter().map(|device| device.waiting_tokens_of(tenant)).sum();
         Usage {
             running,
             waiting,
-            queued_tokens: device.waiting_tokens_of(self.name.as_str()) as u64,
+            queued_tokens: queued_tokens as u64,
             burst_tokens_left: self.rate.available(Instant::now()),
             device_time_ms: u64::try_from(device_time.as_millis()).unwrap_or(u64::MAX),
             idle_instances: self.guest.idle_instances() as u64,
