@@ -2,6 +2,7 @@
 //! system's package manager; what they fetch and build stays below `target/`.
 
 mod check;
+mod clients;
 mod gpu_report;
 mod guest;
 mod packages;
@@ -34,6 +35,17 @@ enum Task {
     },
     /// Check formatting and lints, and run every test
     Test,
+    /// Run real client libraries of other rerank services against a server
+    Clients {
+        /// Only these, by their names in clients/run.py [default: all, and the npm client]
+        names: Vec<String>,
+    },
+    /// Send a server requests made of its own OpenAPI document
+    Schemathesis {
+        /// For how long
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Build the guests and the programs `assay` and `assay-bench`
     Build,
     /// Set up Vulkan drivers for development in target/vulkan
@@ -68,6 +80,8 @@ fn main() -> Result<()> {
         Task::Demo => demo(&root),
         Task::Check { since } => check::run_checks(&root, since.as_deref()),
         Task::Test => test::run_tests(&root),
+        Task::Clients { names } => clients::run_clients(&root, &names),
+        Task::Schemathesis { seconds } => clients::run_schemathesis(&root, seconds),
         Task::Build => build(&root),
         Task::VulkanRoot { swiftshader } => vulkan::run_set_up(&root, swiftshader),
         Task::GpuTest { swiftshader, arguments } => {

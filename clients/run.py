@@ -1,0 +1,220 @@
+"""Real client libraries against a running server, unchanged: `cargo xtask clients` starts the server and runs this.
+
+Usage: run.py URL KEY EXPECTED GROUP [CLIENT...]
+
+EXPECTED is a JSON file with what `assay rerank` answers for the same query and documents. GROUP is one of the files of
+requirements beside this one, whose packages are installed: not all can be installed together. Each client is a function;
+its answer must have the same order and, where the client gives them, the same scores. Prints a line for each client, and
+ends with exit code 1 if one failed.
+"""
+
+import asyncio
+import importlib.metadata
+import json
+import math
+import os
+import sys
+import traceback
+
+os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+QUERY = "why is the sky blue"
+DOCUMENTS = [
+    "Bread is baked from flour, water and yeast.",
+    "Air scatters blue light more than red light.",
+    "The sea looks blue because it reflects the sky.",
+]
+TOLERANCE = 1e-4
+
+URL, KEY, EXPECTED, GROUP = sys.argv[1:5]
+with open(EXPECTED, encoding="utf-8") as file:
+    HITS = json.load(file)["hits"]
+ORDER = [hit["index"] for hit in HITS]
+SCORES = {hit["index"]: hit["score"] for hit in HITS}
+
+CLIENTS = {}
+
+
+def client(group, package):
+    """Registers a function as a client of a package, which a group's requirements have."""
+
+    def register(function):
+        if group == GROUP:
+            CLIENTS[function.__name__.replace("_", "-")] = (package, function)
+        return function
+
+    return register
+
+
+def check(pairs, count=None):
+    """Checks (index, score) pairs against the command's answer; a score may be None."""
+    pairs = list(pairs)
+    expected = ORDER[:count]
+    assert [index for index, _ in pairs] == expected, f"order {pairs}, expected {expected}"
+    for index, score in pairs:
+        if score is not None:
+            assert math.isclose(score, SCORES[index], abs_tol=TOLERANCE), f"score {index}: {score}, not {SCORES[index]}"
+
+
+def refused(call, *words):
+    """Checks that a call raises an error whose text or body has one of the words, and gives the error."""
+    try:
+        call()
+    except Exception as error:
+        text = f"{error!r} {getattr(error, 'body', '')} {getattr(error, 'text', '')}"
+        assert any(word in text for word in words), f"an error without any of {words}: {text[:400]}"
+        return error
+    raise AssertionError("no error")
+
+
+@client("cohere", "cohere")
+def cohere_v1():
+    import cohere
+
+    asked = cohere.Client(api_key=KEY, base_url=URL)
+    answer = asked.rerank(query=QUERY, documents=DOCUMENTS, model="rerank-v3.5", return_documents=True)
+    check((hit.index, hit.relevance_score) for hit in answer.results)
+    assert answer.results[0].document.text == DOCUMENTS[ORDER[0]]
+    assert answer.meta.billed_units.search_units == 1
+    wrong = cohere.Client(api_key="wrong", base_url=URL)
+    refused(lambda: wrong.rerank(query=QUERY, documents=DOCUMENTS, model="rerank-v3.5"), "Unauthorized", "401")
+
+
+@client("cohere", "cohere")
+def cohere_v2():
+    import cohere
+
+    asked = cohere.ClientV2(api_key=KEY, base_url=URL)
+    answer = asked.rerank(model="rerank-v3.5", query=QUERY, documents=DOCUMENTS, top_n=2)
+    check(((hit.index, hit.relevance_score) for hit in answer.results), 2)
+    assert answer.id and answer.meta.api_version.version == "2"
+    refused(lambda: asked.rerank(model="rerank-v3.5", query="", documents=DOCUMENTS), "query")
+    refused(lambda: asked.rerank(model="no-such-model", query=QUERY, documents=DOCUMENTS), "no-such-model")
+
+    async def later():
+        return await cohere.AsyncClientV2(api_key=KEY, base_url=URL).rerank(
+            model="rerank-v3.5", query=QUERY, documents=DOCUMENTS
+        )
+
+    check((hit.index, hit.relevance_score) for hit in asyncio.run(later()).results)
+
+
+@client("frameworks", "langchain-cohere")
+def langchain_cohere():
+    from langchain_cohere import CohereRerank
+    from langchain_core.documents import Document
+
+    reranker = CohereRerank(model="rerank-v3.5", base_url=URL, cohere_api_key=KEY, top_n=2)
+    documents = [Document(page_content=text, metadata={"place": at}) for at, text in enumerate(DOCUMENTS)]
+    best = reranker.compress_documents(documents, QUERY)
+    check(((document.metadata["place"], document.metadata["relevance_score"]) for document in best), 2)
+
+
+@client("frameworks", "llama-index-postprocessor-tei-rerank")
+def llama_index_tei():
+    from llama_index.core.schema import NodeWithScore, TextNode
+    from llama_index.postprocessor.tei_rerank import TextEmbeddingInference
+
+    reranker = TextEmbeddingInference(base_url=URL, top_n=3, auth_token=f"Bearer {KEY}")
+    nodes = [NodeWithScore(node=TextNode(text=text, id_=str(at))) for at, text in enumerate(DOCUMENTS)]
+    best = reranker.postprocess_nodes(nodes, query_str=QUERY)
+    check((int(node.node.id_), node.score) for node in best)
+
+
+@client("frameworks", "llama-index-postprocessor-cohere-rerank")
+def llama_index_cohere():
+    from llama_index.core.schema import NodeWithScore, TextNode
+    from llama_index.postprocessor.cohere_rerank import CohereRerank
+
+    reranker = CohereRerank(api_key=KEY, base_url=URL, model="rerank-v3.5", top_n=3)
+    nodes = [NodeWithScore(node=TextNode(text=text, id_=str(at))) for at, text in enumerate(DOCUMENTS)]
+    best = reranker.postprocess_nodes(nodes, query_str=QUERY)
+    check((int(node.node.id_), node.score) for node in best)
+
+
+@client("frameworks", "haystack-ai")
+def haystack_tei():
+    from haystack import Document
+    from haystack.components.rankers import HuggingFaceTEIRanker
+    from haystack.utils import Secret
+
+    ranker = HuggingFaceTEIRanker(url=URL, top_k=3, token=Secret.from_token(KEY))
+    documents = [Document(content=text, meta={"place": at}) for at, text in enumerate(DOCUMENTS)]
+    best = ranker.run(query=QUERY, documents=documents)["documents"]
+    check((document.meta["place"], document.score) for document in best)
+
+
+def litellm_route(model, base, **more):
+    import litellm
+
+    answer = litellm.rerank(model=model, api_base=base, api_key=KEY, query=QUERY, documents=DOCUMENTS, **more)
+    check((hit["index"], hit["relevance_score"]) for hit in answer.results)
+    return answer
+
+
+@client("litellm", "litellm")
+def litellm_cohere():
+    litellm_route("cohere/rerank-v3.5", URL)
+
+
+@client("litellm", "litellm")
+def litellm_jina():
+    litellm_route("jina_ai/jina-reranker-v2-base-multilingual", URL)
+
+
+@client("litellm", "litellm")
+def litellm_infinity():
+    answer = litellm_route("infinity/default", URL, return_documents=True)
+    assert answer.results[0]["document"]["text"] == DOCUMENTS[ORDER[0]]
+
+
+@client("litellm", "litellm")
+def litellm_hosted_vllm():
+    litellm_route("hosted_vllm/default", f"{URL}/vllm")
+
+
+@client("litellm", "litellm")
+def litellm_huggingface():
+    litellm_route("huggingface/default", URL)
+
+
+@client("infinity", "infinity_client")
+def infinity_client():
+    from infinity_client import AuthenticatedClient
+    from infinity_client.api.default import rerank
+    from infinity_client.models import RerankInput
+
+    asked = AuthenticatedClient(base_url=URL, token=KEY)
+    answer = rerank.sync(client=asked, body=RerankInput(query=QUERY, documents=DOCUMENTS, return_documents=True))
+    check((hit.index, hit.relevance_score) for hit in answer.results)
+    assert answer.results[0].document == DOCUMENTS[ORDER[0]]
+
+
+@client("cohere", "rerankers")
+def rerankers_cohere():
+    from rerankers import Reranker
+
+    url = f"{URL}/v1/rerank"
+    reranker = Reranker("rerank-v3.5", model_type="APIRanker", api_provider="cohere", api_key=KEY, url=url, verbose=0)
+    answer = reranker.rank(query=QUERY, docs=DOCUMENTS)
+    check((hit.doc_id, hit.score) for hit in answer.results)
+
+
+def main():
+    asked = [name for name in CLIENTS if not sys.argv[5:] or name in sys.argv[5:]]
+    failed = 0
+    for name in asked:
+        package, function = CLIENTS[name]
+        label = f"{name} ({package} {importlib.metadata.version(package)})"
+        try:
+            function()
+            print(f"ok       {label}", flush=True)
+        except Exception:
+            failed += 1
+            print(f"failed   {label}", flush=True)
+            traceback.print_exc()
+    sys.exit(1 if failed else 0)
+
+
+main()

@@ -1,0 +1,175 @@
+//! `cargo xtask clients`: real client libraries against a real server, with a tenant and its key. What they need is
+//! installed below `target/clients`, at the versions that `clients/` pins.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::step::{run, say};
+use crate::{assay, guest};
+
+/// What schemathesis looks at in each answer.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
+
+/// The files of requirements in `clients/`. Some packages cannot be installed together.
+const GROUPS: [&str; 4] = ["cohere", "frameworks", "infinity", "litellm"];
+
+/// The query and the documents of `clients/run.py`, which gets what the command line answers for them.
+const QUERY: &str = "why is the sky blue";
+const DOCUMENTS: [&str; 3] = [
+    "Bread is baked from flour, water and yeast.",
+    "Air scatters blue light more than red light.",
+    "The sea looks blue because it reflects the sky.",
+];
+
+/// Most time for a server to load one tenant.
+const START_TIME: Duration = Duration::from_secs(60);
+
+/// A running server, ended with the value.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) url: String,
+    pub(crate) key: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// Starts a server on a fresh data directory with the test model and one tenant, the standard guest.
+    pub(crate) fn start(root: &Path, data_dir: &Path) -> Result<Self> {
+        let component = guest::components_dir(root).join("standard.wasm");
+        run(assay(root, data_dir).args(["tenant", "deploy", "acme"]).arg(component))?;
+        let key = output(assay(root, data_dir).args(["tenant", "key", "create", "acme"]))?.trim().to_owned();
+        let mut child = assay(root, data_dir).args(["serve", "--port", "0"]).stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        let url = line.trim().strip_prefix("listening on ").map(str::to_owned);
+        let server = Self { child, url: url.unwrap_or_default(), key };
+        if server.url.is_empty() {
+            bail!("the server did not start: {line:?}");
+        }
+        let (address, began) = (server.url.trim_start_matches("http://"), Instant::now());
+        while !assay(root, data_dir).args(["ready", "--address", address]).output()?.status.success() {
+            if began.elapsed() > START_TIME {
+                bail!("the server at {} was not ready within {START_TIME:?}", server.url);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(server)
+    }
+}
+
+/// Runs every client, or those that are named.
+///
+/// # Errors
+/// Something cannot be installed, or a client failed.
+pub(crate) fn run_clients(root: &Path, names: &[String]) -> Result<()> {
+    let folder = root.join("target/clients");
+    let pythons = GROUPS.map(|group| {
+        let requirements = root.join("clients").join(group).with_extension("txt");
+        Ok((group, venv(&folder.join(group), &requirements)?))
+    });
+    let pythons = pythons.into_iter().collect::<Result<Vec<_>>>()?;
+    let data_dir = fresh_data_dir(&folder)?;
+    let expected = folder.join("expected.json");
+    let mut rerank = assay(root, &data_dir);
+    rerank.args(["rerank", "--json", "--scores", "sigmoid", "--query", QUERY]).args(DOCUMENTS);
+    std::fs::File::create(&expected)?.write_all(output(&mut rerank)?.as_bytes())?;
+    let server = Server::start(root, &data_dir)?;
+    say(&format!("running the Python clients against {}", server.url));
+    let mut failed = Vec::new();
+    for (group, python) in &pythons {
+        let mut clients = Command::new(python);
+        clients.arg(root.join("clients/run.py")).args([&server.url, &server.key]).arg(&expected).arg(group).args(names);
+        failed.extend(run(&mut clients).err());
+    }
+    if let Some(error) = failed.pop() {
+        return Err(error);
+    }
+    if names.is_empty() {
+        say("running the npm client");
+        npm(root, &folder, &server, &expected)?;
+    }
+    Ok(())
+}
+
+/// Runs schemathesis, which makes requests of what `/openapi.json` says: no answer may be a 5xx, or one that the document
+/// does not have.
+///
+/// # Errors
+/// It cannot be installed, or found something.
+pub(crate) fn run_schemathesis(root: &Path, seconds: u32) -> Result<()> {
+    let folder = root.join("target/clients/schemathesis");
+    let python = venv(&folder, &root.join("clients/schemathesis.txt"))?;
+    let server = Server::start(root, &fresh_data_dir(&folder)?)?;
+    let (document, key) = (format!("{}/openapi.json", server.url), format!("Authorization: Bearer {}", server.key));
+    let mut program = Command::new(python.with_file_name("schemathesis"));
+    program.args(["run", &document, "--header", &key, "--phases", "coverage,fuzzing", "--checks", CHECKS]);
+    // Its examples and its cache stay below `target/`.
+    run(program.args(["--max-time", &seconds.to_string()]).current_dir(&folder))
+}
+
+/// A Python environment in `folder` with what a file of requirements lists. Installed once for each content of the file.
+///
+/// # Errors
+/// Python lacks venv, or a package cannot be installed.
+pub(crate) fn venv(folder: &Path, requirements: &Path) -> Result<PathBuf> {
+    let (venv, done) = (folder.join("venv"), folder.join("installed.txt"));
+    let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    let wanted = std::fs::read_to_string(requirements)?;
+    if std::fs::read_to_string(&done).is_ok_and(|installed| installed == wanted) {
+        return Ok(python);
+    }
+    say(&format!("installing {} below {}", requirements.display(), folder.display()));
+    std::fs::create_dir_all(folder)?;
+    run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--requirement"]).arg(requirements))?;
+    std::fs::write(&done, wanted)?;
+    Ok(python)
+}
+
+/// A data directory with the test model and nothing else.
+pub(crate) fn fresh_data_dir(folder: &Path) -> Result<PathBuf> {
+    let (data_dir, models) = (folder.join("data"), testdata::data_dir().join("models"));
+    if !models.is_dir() {
+        bail!("{} is missing: `cargo xtask test` makes it", models.display());
+    }
+    if data_dir.exists() {
+        std::fs::remove_dir_all(&data_dir)?;
+    }
+    std::fs::create_dir_all(&data_dir)?;
+    run(Command::new("cp").arg("-r").arg(&models).arg(&data_dir))?;
+    Ok(data_dir)
+}
+
+fn npm(root: &Path, folder: &Path, server: &Server, expected: &Path) -> Result<()> {
+    if Command::new("npm").arg("--version").output().is_err() {
+        eprintln!("skipped  cohere-ai (npm): npm is not installed");
+        return Ok(());
+    }
+    for file in ["package.json", "package-lock.json", "cohere.mjs"] {
+        std::fs::copy(root.join("clients").join(file), folder.join(file))?;
+    }
+    run(Command::new("npm").args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(folder))?;
+    let mut node = Command::new("node");
+    run(node.arg("cohere.mjs").args([&server.url, &server.key]).arg(expected).current_dir(folder))
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let done = command.output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    if !done.status.success() {
+        bail!("{}", String::from_utf8_lossy(&done.stderr));
+    }
+    Ok(String::from_utf8(done.stdout)?)
+}
