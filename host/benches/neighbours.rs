@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use assay::device::{Account, Device, DeviceOptions, LoadedModel};
-use assay::guest::{Call, Guest, GuestRuntime, Models, RuntimeOptions};
+use assay::guest::{Call, CallMeter, Guest, GuestRuntime, Models, Payer, RuntimeOptions};
 use assay::limits::RequestLimits;
 use common::tenants::{component, demo_model, passages_request};
 
@@ -88,13 +88,14 @@ impl Street {
     }
 
     async fn call(&self, tenant: &str, documents: usize) -> u64 {
-        let (limits, models) = (RequestLimits::default(), Models::only(Arc::clone(&self.model)));
-        let account = Account { tenant: tenant.into(), ..Account::default() };
+        let (limits, models) = (Arc::new(RequestLimits::default()), Models::only(Arc::clone(&self.model)));
+        let payer = Payer::of(Account { tenant: tenant.into(), ..Account::default() });
+        let meter = Arc::<CallMeter>::default();
         let request = limits.admit(passages_request("why is the sky blue", documents)).expect("the request is small");
-        let call = Call { request, arrived: Instant::now(), models: &models, account: &account, rate: None };
-        let (response, cost) = self.guest.call(call).await;
+        let call = Call { request, arrived: Instant::now(), models, payer, meter: Arc::clone(&meter) };
+        let response = self.guest.call(call).await;
         assert_eq!(response.expect("the guest answers").hits.len(), documents);
-        cost.tokens
+        meter.cost().tokens
     }
 }
 

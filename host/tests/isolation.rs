@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use assay::device::{Account, LoadedModel};
-use assay::guest::{Call, Guest, GuestRuntime, Models, RuntimeOptions, Unlisted};
+use assay::guest::{Call, CallMeter, Guest, GuestRuntime, Models, Payer, RuntimeOptions, Unlisted};
 use assay::limits::RequestLimits;
 use assay::rerank::{GuestFault, Request, RerankError, Response};
 use common::tenants::{self, Oracle, attack, component, request, seeded};
@@ -47,10 +47,9 @@ impl Host {
 
     async fn call(&self, guest: &Guest, request: Request, limits: &RequestLimits) -> Result<Response, RerankError> {
         let models = Models { default: Arc::clone(&self.model), others: Vec::new(), unlisted: Unlisted::Denied };
-        let account = Account { tenant: "hostile".into(), ..Account::default() };
-        let (arrived, rate) = (Instant::now(), None);
-        let request = limits.admit(request)?;
-        guest.call(Call { request, arrived, models: &models, account: &account, rate }).await.0
+        let payer = Payer::of(Account { tenant: "hostile".into(), ..Account::default() });
+        let request = Arc::new(limits.clone()).admit(request)?;
+        guest.call(Call { request, arrived: Instant::now(), models, payer, meter: Arc::default() }).await
     }
 
     /// Runs an attack beside a neighbour's requests, and returns the attacker's error.
@@ -162,14 +161,43 @@ async fn tables_are_limited() {
     );
 }
 
+/// A request whose query sets off one of the attacks of the guest `trigger`.
+fn trigger(attack: &str) -> Request {
+    Request { query: format!("ATTACK {attack}"), ..request(&["a document"]) }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sleep_in_a_host_call_ends_with_the_wall_clock_time() {
-    let mut host = Host::new();
-    let guest = host.guest("sleeps");
-    let limits = RequestLimits { max_wall: Duration::from_millis(100), ..limits() };
-    let error = host.attacked(&guest, attack(""), &limits).await;
-    assert_eq!(error, RerankError::DeadlineExceeded { limit: Duration::from_millis(100) });
-    assert!(host.call(&guest, request(&["one"]), &limits).await.is_ok());
+async fn a_guest_can_neither_wait_nor_measure_time() {
+    let host = Host::new();
+    let guest = host.guest("trigger");
+    // Fifteen seconds are over at once.
+    let limits = RequestLimits { max_wall: Duration::from_secs(10), ..RequestLimits::default() };
+    assert!(host.call(&guest, trigger("sleep"), &limits).await.is_ok());
+    for _ in 0..3 {
+        let seen = host.call(&guest, trigger("clock"), &limits).await;
+        assert_eq!(seen, Err(RerankError::Internal("0 ms passed".to_owned())));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_instructions_and_long_host_calls_count_for_what_they_take() {
+    let host = Host::new();
+    for attack in ["spin", "fill"] {
+        let guest = host.guest("trigger");
+        let meter = Arc::<CallMeter>::default();
+        let models = Models::only(Arc::clone(&host.model));
+        let admitted = Arc::new(limits()).admit(trigger(attack)).unwrap();
+        let call = Call { request: admitted, arrived: Instant::now(), models, payer: Payer::default(), meter };
+        let meter = Arc::clone(&call.meter);
+        let error = guest.call(call).await.unwrap_err();
+        assert_eq!(fault(error), GuestFault::CpuTime { limit: MAX_GUEST_CPU }, "{attack}");
+        // A fill of 200 MiB may be half done when the time is up.
+        let spent = meter.cost().cpu;
+        assert!(spent >= MAX_GUEST_CPU && spent < MAX_GUEST_CPU + Duration::from_secs(1), "{attack}: {spent:?}");
+    }
+    // A list of 250,000 pollables is more than a store lends.
+    let polled = host.call(&host.guest("trigger"), trigger("poll"), &limits()).await;
+    assert!(trap(polled.unwrap_err()).contains("handle limit"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

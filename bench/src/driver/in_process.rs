@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use assay::device::{Account, Device, DeviceOptions, LoadedModel};
-use assay::guest::{self, Call, Guest, GuestRuntime, Models, RuntimeOptions};
+use assay::guest::{self, Call, Guest, GuestRuntime, Models, Payer, RuntimeOptions};
 use assay::limits::RequestLimits;
 use assay::model::store::StoredModel;
 use assay::rerank::{GuestFault, Request, RerankError};
@@ -50,7 +50,7 @@ pub struct Started {
 #[derive(Debug)]
 pub struct InProcessDriver {
     tenants: Vec<Tenant>,
-    limits: RequestLimits,
+    limits: Arc<RequestLimits>,
     // Dropped last, because it drives the guests' clock.
     _runtime: GuestRuntime,
 }
@@ -60,7 +60,7 @@ pub struct InProcessDriver {
 struct Tenant {
     guest: Guest,
     models: Models,
-    account: Account,
+    payer: Payer,
 }
 
 impl InProcessOptions {
@@ -118,10 +118,10 @@ impl InProcessDriver {
                 None => load(&runtime, what.0, model)?,
             };
             loaded.insert(what, guest.clone());
-            let account = Account { tenant: number.to_string().into(), ..Account::default() };
-            opened.push(Tenant { guest, models: Models::only(Arc::clone(model)), account });
+            let payer = Payer::of(Account { tenant: number.to_string().into(), ..Account::default() });
+            opened.push(Tenant { guest, models: Models::only(Arc::clone(model)), payer });
         }
-        let driver = Self { tenants: opened, limits: RequestLimits::default(), _runtime: runtime };
+        let driver = Self { tenants: opened, limits: Arc::default(), _runtime: runtime };
         Ok((driver, began.elapsed()))
     }
 }
@@ -142,11 +142,12 @@ fn load(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Res
 
 impl Driver for InProcessDriver {
     fn call<'a>(&'a self, tenant: usize, request: &'a Request) -> BoxFuture<'a, Result<Reply, Failure>> {
-        let Tenant { guest, models, account } = &self.tenants[tenant];
+        let Tenant { guest, models, payer } = &self.tenants[tenant];
         let (request, arrived) = (request.clone(), Instant::now());
         async move {
             let request = self.limits.admit(request).map_err(|error| failure(&error))?;
-            let (response, _) = guest.call(Call { request, arrived, models, account, rate: None }).await;
+            let (models, payer) = (models.clone(), payer.clone());
+            let response = guest.call(Call { request, arrived, models, payer, meter: Arc::default() }).await;
             let response = response.map_err(|error| failure(&error))?;
             let timings = response.timings;
             let stages = Stages { guest: timings.guest, queue: timings.queue, inference: timings.inference };
@@ -168,7 +169,7 @@ impl Driver for InProcessDriver {
             device_time_by_tenant: self
                 .tenants
                 .iter()
-                .map(|tenant| meter.device_time_of(&tenant.account.tenant))
+                .map(|tenant| meter.device_time_of(&tenant.payer.account.tenant))
                 .collect(),
         }
     }

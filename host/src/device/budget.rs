@@ -104,7 +104,7 @@ impl MemoryBudget {
             (None, Some(AdapterKind::Discrete | AdapterKind::Virtual | AdapterKind::Other)) => {
                 Self { bytes: DEFAULT_DISCRETE_GPU_BYTES, source: BudgetSource::DiscreteGpu }
             }
-            (None, None | Some(AdapterKind::Integrated | AdapterKind::Software)) => Self::half(memory_bytes()),
+            (None, None | Some(AdapterKind::Integrated | AdapterKind::Software)) => Self::half(machine_memory_bytes()),
         }
     }
 
@@ -119,8 +119,9 @@ impl MemoryBudget {
     }
 }
 
-/// Memory of the machine, or of the container if that is less.
-fn memory_bytes() -> Option<u64> {
+/// Memory of the machine, or of the container if that is less; `None` if the system does not say.
+#[must_use]
+pub fn machine_memory_bytes() -> Option<u64> {
     let mut system = System::new().ok()?;
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
     let container = system.cgroup_limits().map(|limits| limits.total_memory).filter(|&bytes| bytes > 0);

@@ -28,7 +28,7 @@ mod status;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-pub use budget::{BudgetSource, DEFAULT_DISCRETE_GPU_BYTES, MemoryBudget, NoRoom};
+pub use budget::{BudgetSource, DEFAULT_DISCRETE_GPU_BYTES, MemoryBudget, NoRoom, machine_memory_bytes};
 pub use choose::{Decision, DeviceError, DeviceOptions, EngineChoice, EnginePrecision};
 pub use fair_queueing::ModelId;
 pub use meter::{Meter, MeterReading};

@@ -1,16 +1,22 @@
 //! One request: finds an instance for it, calls it, and says what it cost.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::bindings::TenantPre;
 use super::convert;
+use super::cpu_time::CpuMeter;
+use super::idle::IdleInstances;
 use super::inference::{Budget, Purpose, Used};
-use super::instance::{Cost, Instance, Start, StoreData, time_left};
+use super::instance::{Cost, Instance, Start, StoreData, Terms, time_left};
+use super::meter::CallMeter;
 use super::models::Models;
+use super::pool::{Place, Pool};
+use super::threads::{GuestThreads, Unfinished};
+use super::turns::CpuShare;
 use crate::device::Account;
 use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::ModelInfo;
@@ -21,85 +27,120 @@ const WARM_INSTANCES: usize = 2;
 
 /// A request and everything that it runs under.
 #[derive(Debug, Clone)]
-pub struct Call<'a> {
+pub struct Call {
     /// The request, and what the guest may use for it.
-    pub request: AdmittedRequest<'a>,
+    pub request: AdmittedRequest,
     /// When it arrived: its wall-clock time counts from then.
     pub arrived: Instant,
     /// The models that the guest may open.
-    pub models: &'a Models,
-    /// The account that its rows are charged to.
-    pub account: &'a Account,
-    /// The tenant's tokens per second; unlimited if absent.
+    pub models: Models,
+    /// Who it is for.
+    pub payer: Payer,
+    /// What it costs, counted while it runs.
+    pub meter: Arc<CallMeter>,
+}
+
+/// The tenant that a request is charged to, with its shares and limits.
+#[derive(Debug, Clone)]
+pub struct Payer {
+    /// On the device.
+    pub account: Account,
+    /// Of the processor time of guests.
+    pub cpu: Arc<CpuShare>,
+    /// Most memory of all its instances together.
+    pub max_guest_memory_bytes: u64,
+    /// Its tokens per second; unlimited if absent.
     pub rate: Option<Arc<TokenRate>>,
 }
 
-/// What a request cost, answered or not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CallCost {
-    /// Rows sent to the device.
-    pub rows: u64,
-    /// Tokens sent to the device.
-    pub tokens: u64,
-    /// Memory of the guest at the end.
-    pub memory_bytes: u64,
-    /// Processor time of the guest, in whole epoch ticks.
-    pub cpu: Duration,
+impl Default for Payer {
+    /// No tenant in particular: a default share, and no limits.
+    fn default() -> Self {
+        let account = Account::default();
+        let cpu = CpuShare::unlimited(&account.tenant, account.weight);
+        Self { account, cpu: Arc::new(cpu), max_guest_memory_bytes: u64::MAX, rate: None }
+    }
 }
 
-/// A guest that is compiled and linked, and its idle instances.
+impl Payer {
+    /// A tenant with this account on the device, a share of the processor by the same weight, and no limits.
+    #[must_use]
+    pub fn of(account: Account) -> Self {
+        let cpu = CpuShare::unlimited(&account.tenant, account.weight);
+        Self { account, cpu: Arc::new(cpu), ..Self::default() }
+    }
+}
+
+/// A guest that is compiled and linked.
 pub(super) struct Program {
-    pub(super) pre: TenantPre<StoreData>,
+    /// Its number among the idle instances.
+    id: u64,
+    pre: TenantPre<StoreData>,
     pub(super) start: Start,
-    pub(super) pool: InstancePool,
+    pub(super) shared: Shared,
     max_prepare_cpu: Duration,
-    idle: Mutex<Vec<Idle>>,
-    warming_up: AtomicBool,
+    is_warming_up: AtomicBool,
 }
 
-/// Room for instances, shared by all guests of a runtime.
+/// What all guests of a runtime share.
 #[derive(Debug, Clone)]
-pub(super) struct InstancePool {
-    /// A permit for each instance.
-    pub(super) instances: Arc<Semaphore>,
-    /// A permit for each idle instance.
-    pub(super) idle: Arc<Semaphore>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    instance: Instance,
-    _permit: OwnedSemaphorePermit,
+pub(super) struct Shared {
+    pub(super) pool: Arc<Pool>,
+    pub(super) idle: Arc<IdleInstances>,
+    pub(super) threads: Arc<GuestThreads>,
+    /// Room for the host's own work on the threads, which does not yield: one thread is always left to guests, if there
+    /// are two.
+    pub(super) work: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Program {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Program").field("start", &self.start).field("idle", &self.idle).finish_non_exhaustive()
+        f.debug_struct("Program").field("id", &self.id).field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.shared.idle.forget(self.id);
     }
 }
 
 impl Program {
-    pub(super) fn new(pre: TenantPre<StoreData>, start: Start, pool: InstancePool, max_prepare_cpu: Duration) -> Self {
-        let (idle, warming_up) = (Mutex::default(), AtomicBool::new(false));
-        Self { pre, start, pool, max_prepare_cpu, idle, warming_up }
+    pub(super) fn new(pre: TenantPre<StoreData>, start: Start, shared: Shared, max_prepare_cpu: Duration) -> Self {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Self { id, pre, start, shared, max_prepare_cpu, is_warming_up: AtomicBool::new(false) }
     }
 
-    /// Runs one request. Dropping the future stops the guest at its next epoch tick and takes its rows out of the
-    /// queue.
-    pub(super) async fn rerank(self: &Arc<Self>, call: Call<'_>, cost: &mut CallCost) -> Result<Response, RerankError> {
-        let Call { request, arrived, models, account, rate } = call;
+    /// Runs one request on the guests' threads. Dropping the future stops the guest at its next epoch tick and takes its
+    /// rows out of the queue.
+    pub(super) async fn rerank(self: &Arc<Self>, call: Call) -> Result<Response, RerankError> {
+        let (cpu, meter, program) = (Arc::clone(&call.payer.cpu), Arc::clone(call.meter.cpu()), Arc::clone(self));
+        let running = {
+            let meter = Arc::clone(&meter);
+            self.shared.threads.run(cpu, Arc::clone(&meter), async move { program.rerank_here(call, meter).await })
+        };
+        running
+            .await
+            .unwrap_or_else(|error: Unfinished| Err(RerankError::Internal(format!("running the guest: {error}"))))
+    }
+
+    async fn rerank_here(self: &Arc<Self>, call: Call, cpu: Arc<CpuMeter>) -> Result<Response, RerankError> {
+        let Call { request, arrived, models, payer, meter } = call;
         let (request, limits) = request.into_parts();
         let deadline = arrived + limits.max_wall;
         let budget = Budget {
-            models: models.clone(),
-            account: account.clone(),
-            rate,
+            models,
+            account: payer.account.clone(),
+            rate: payer.rate.clone(),
+            meter: Arc::clone(&meter),
             deadline,
             max_rows: limits.max_request_rows,
             max_tokens: limits.max_request_tokens,
         };
         let late = RerankError::DeadlineExceeded { limit: limits.max_wall };
-        let answer = self.answer(request, budget, limits, cost);
+        let context = Context { payer, limits: &limits, cpu };
+        let answer = self.answer(request, budget, &context, &meter);
         let answered = tokio::time::timeout(time_left(deadline), answer).await;
         let (mut response, used) = answered.map_err(|_| late)??;
         let (total, device) = (arrived.elapsed(), used.queue + used.inference);
@@ -112,21 +153,22 @@ impl Program {
         self: &Arc<Self>,
         request: Request,
         budget: Budget,
-        limits: &RequestLimits,
-        cost: &mut CallCost,
+        context: &Context<'_>,
+        meter: &CallMeter,
     ) -> Result<(Response, Used), RerankError> {
+        let limits = context.limits;
         let info = Arc::clone(budget.models.default.info());
-        let mut instance = self.instance(&info, Purpose::Request(budget), limits).await?;
+        let mut instance = self.instance(&info, Purpose::Request(budget), context).await?;
         let (documents, top_n) = (request.documents.len(), request.top_n);
         let reranker = instance.tenant.assay_rerank_reranker();
         let answer = reranker.call_rerank(&mut instance.store, &convert::request(request)).await;
         let state = instance.store.data();
         let used = state.inference.used.clone();
-        let Cost { memory_bytes, cpu } = state.cost();
-        *cost = CallCost { rows: used.rows, tokens: used.tokens, memory_bytes: memory_bytes as u64, cpu };
+        let Cost { memory_bytes, .. } = state.cost();
+        meter.set_memory(memory_bytes as u64);
         // An instance that trapped is dropped here, with its store.
         let answer = answer.map_err(|error| state.fault(&error, limits))?;
-        self.keep(instance, limits);
+        self.keep(instance, context);
         match answer {
             Ok(answer) => Ok((convert::response(&answer, documents, top_n)?, used)),
             Err(error) => Err(match (convert::error(error, limits), used.device_fault) {
@@ -141,23 +183,28 @@ impl Program {
         self: &Arc<Self>,
         info: &Arc<ModelInfo>,
         purpose: Purpose,
-        limits: &RequestLimits,
+        context: &Context<'_>,
     ) -> Result<Instance, RerankError> {
-        let instance = match (self.idle_for(limits), self.start) {
+        let (tenant, most_memory) = (&context.payer.cpu.tenant, context.payer.max_guest_memory_bytes);
+        let terms = Terms { purpose, limits: context.limits, meter: Arc::clone(&context.cpu) };
+        let instance = match (self.idle_for(context.limits), self.start) {
             (Some(mut instance), _) => {
-                instance.begin(purpose, limits);
+                instance.begin(terms, most_memory);
                 instance
             }
-            (None, Start::Snapshotted) => Instance::open(&self.pre, purpose, limits, self.permit().await?).await?,
+            (None, Start::Snapshotted) => {
+                let place = self.shared.pool.place(tenant).await?;
+                Instance::open(&self.pre, terms, place, self.shared.pool.memory(tenant, most_memory)).await?
+            }
             (None, Start::Prepare) => {
-                let (permit, preparing) = (self.permit().await?, self.preparing(limits));
-                let mut instance = Instance::prepare(&self.pre, Arc::clone(info), &preparing, permit).await?;
-                instance.begin(purpose, limits);
+                let place = self.shared.pool.place(tenant).await?;
+                let mut instance = self.prepare(info, context, place).await?;
+                instance.begin(terms, most_memory);
                 instance
             }
         };
         if self.start == Start::Prepare {
-            self.warm_up(info, limits);
+            self.warm_up(info, context);
         }
         Ok(instance)
     }
@@ -165,73 +212,77 @@ impl Program {
     /// An idle instance that may serve another request. Drops those that have served too many, which happens after the
     /// tenant's limit was lowered.
     fn idle_for(&self, limits: &RequestLimits) -> Option<Instance> {
-        let mut idle = self.idle();
-        while let Some(Idle { instance, .. }) = idle.pop() {
+        while let Some(instance) = self.shared.idle.take(self.id) {
             if instance.served < limits.max_requests_per_instance {
                 return Some(instance);
             }
-            drop_in_background(instance);
         }
         None
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, RerankError> {
-        let permit = Arc::clone(&self.pool.instances).acquire_owned().await;
-        permit.map_err(|_| RerankError::Internal("the guest runtime has shut down".to_owned()))
-    }
-
-    /// Limits for `prepare`, which has its own processor time: no request pays for it.
-    fn preparing(&self, limits: &RequestLimits) -> RequestLimits {
-        RequestLimits { max_guest_cpu: self.max_prepare_cpu, ..limits.clone() }
+    /// Prepares an instance. `prepare` has its own limit of processor time: no request's limit pays for it, but the
+    /// tenant's share does.
+    async fn prepare(
+        &self,
+        info: &Arc<ModelInfo>,
+        context: &Context<'_>,
+        place: Place,
+    ) -> Result<Instance, RerankError> {
+        let limits = RequestLimits { max_guest_cpu: self.max_prepare_cpu, ..context.limits.clone() };
+        let memory = self.shared.pool.memory(&context.payer.cpu.tenant, context.payer.max_guest_memory_bytes);
+        let (purpose, meter) = (Purpose::Prepare(Arc::clone(info)), Arc::clone(&context.cpu));
+        Instance::prepare(&self.pre, Terms { purpose, limits: &limits, meter }, place, memory).await
     }
 
     /// Prepares instances for the next requests in the background, up to [`WARM_INSTANCES`].
-    fn warm_up(self: &Arc<Self>, info: &Arc<ModelInfo>, limits: &RequestLimits) {
-        if self.warming_up.swap(true, Ordering::Relaxed) {
+    fn warm_up(self: &Arc<Self>, info: &Arc<ModelInfo>, context: &Context<'_>) {
+        if self.is_warming_up.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (program, info, limits) = (Arc::clone(self), Arc::clone(info), self.preparing(limits));
-        tokio::spawn(async move {
+        let (program, info, limits) = (Arc::clone(self), Arc::clone(info), context.limits.clone());
+        let (payer, meter) = (context.payer.clone(), Arc::<CpuMeter>::default());
+        let cpu = Arc::clone(&payer.cpu);
+        self.shared.threads.detach(cpu, Arc::clone(&meter), async move {
+            let context = Context { payer, limits: &limits, cpu: meter };
             // A failure is not reported: the next request meets it too, and reports it.
-            while program.idle().len() < WARM_INSTANCES && program.warm_one(&info, &limits).await.is_some() {}
-            program.warming_up.store(false, Ordering::Relaxed);
+            while program.shared.idle.count(program.id) < WARM_INSTANCES
+                && program.warm_one(&info, &context).await.is_some()
+            {}
+            program.is_warming_up.store(false, Ordering::Relaxed);
         });
     }
 
-    async fn warm_one(&self, info: &Arc<ModelInfo>, limits: &RequestLimits) -> Option<()> {
-        let idle = Arc::clone(&self.pool.idle).try_acquire_owned().ok()?;
-        let permit = Arc::clone(&self.pool.instances).try_acquire_owned().ok()?;
-        let prepared = Instance::prepare(&self.pre, Arc::clone(info), limits, permit);
-        let instance = tokio::time::timeout(limits.max_wall, prepared).await.ok()?.ok()?;
-        self.idle().push(Idle { instance, _permit: idle });
+    async fn warm_one(&self, info: &Arc<ModelInfo>, context: &Context<'_>) -> Option<()> {
+        let tenant = &context.payer.cpu.tenant;
+        let place = self.shared.pool.try_place(tenant)?;
+        let prepared = self.prepare(info, context, place);
+        let instance = tokio::time::timeout(context.limits.max_wall, prepared).await.ok()?.ok()?;
+        self.shared.idle.keep(self.id, tenant, instance);
         Some(())
     }
 
     pub(super) fn idle_count(&self) -> usize {
-        self.idle().len()
+        self.shared.idle.count(self.id)
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps an instance for the next request if its tenant allows that, it has no model open, and there is room for an
-    /// idle one.
-    fn keep(&self, mut instance: Instance, limits: &RequestLimits) {
+    /// Keeps an instance for the next request if its tenant allows that and it has no model open.
+    fn keep(&self, mut instance: Instance, context: &Context<'_>) {
         instance.served += 1;
-        let may_serve = instance.served < limits.max_requests_per_instance;
-        if may_serve
-            && instance.store.data().inference.open_models() == 0
-            && let Ok(permit) = Arc::clone(&self.pool.idle).try_acquire_owned()
-        {
-            self.idle().push(Idle { instance, _permit: permit });
+        let may_serve = instance.served < context.limits.max_requests_per_instance;
+        if may_serve && instance.store.data().inference.open_models() == 0 {
+            self.shared.idle.keep(self.id, &context.payer.cpu.tenant, instance);
         } else {
-            drop_in_background(instance);
+            // Freeing an instance's memory takes longer than making it, and no answer should wait for that.
+            let cpu = Arc::clone(&context.payer.cpu);
+            self.shared.threads.detach(cpu, Arc::default(), async move { drop(instance) });
         }
     }
 }
 
-/// Freeing an instance's memory takes longer than making it, and no answer should wait for that.
-fn drop_in_background(instance: Instance) {
-    tokio::spawn(async move { drop(instance) });
+/// What every instance of a request runs under.
+#[derive(Debug)]
+struct Context<'a> {
+    payer: Payer,
+    limits: &'a RequestLimits,
+    cpu: Arc<CpuMeter>,
 }

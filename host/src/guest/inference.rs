@@ -11,6 +11,7 @@ use wasmtime::component::{HasData, Resource, ResourceTable};
 
 use super::bindings::assay::rerank::inference::{Host, HostModel};
 use super::bindings::assay::rerank::types::{self, Error, Exceeded, TokenRows};
+use super::meter::CallMeter;
 use super::models::{Models, OpenModel, Unlisted};
 use crate::device::{Account, LoadedModel, ScoreError};
 use crate::limits::{RequestLimits, TokenRate};
@@ -34,6 +35,7 @@ pub(super) struct Budget {
     pub(super) models: Models,
     pub(super) account: Account,
     pub(super) rate: Option<Arc<TokenRate>>,
+    pub(super) meter: Arc<CallMeter>,
     pub(super) deadline: Instant,
     pub(super) max_rows: u64,
     pub(super) max_tokens: u64,
@@ -102,13 +104,25 @@ impl Inference {
         // Rows that do not fit the model are refused before anything is charged.
         let rows = rows.check(model.shape()).map_err(|error| Error::InvalidInput(error.to_string()))?;
         let (row_count, tokens) = (rows.rows() as u64, rows.tokens() as u64);
-        charge("max_request_rows", &mut self.used.rows, row_count, budget.max_rows)?;
-        charge("max_request_tokens", &mut self.used.tokens, tokens, budget.max_tokens)?;
-        if let Some(rate) = &budget.rate {
-            rate.spend(tokens, Instant::now())?;
-        }
+        check("max_request_rows", self.used.rows, row_count, budget.max_rows)?;
+        check("max_request_tokens", self.used.tokens, tokens, budget.max_tokens)?;
         let asked = Instant::now();
+        if let Some(rate) = &budget.rate {
+            rate.spend(tokens, asked)?;
+        }
+        self.used.rows += row_count;
+        self.used.tokens += tokens;
+        budget.meter.sent(row_count, tokens);
         let scored = model.score(rows, &budget.account, Some(budget.deadline)).await;
+        if let Err(ScoreError::Overloaded { .. } | ScoreError::TooLarge { .. }) = scored {
+            // The queue took none of the rows, so nothing is charged for them.
+            self.used.rows -= row_count;
+            self.used.tokens -= tokens;
+            budget.meter.refused(row_count, tokens);
+            if let Some(rate) = &budget.rate {
+                rate.give_back(tokens);
+            }
+        }
         match scored {
             Ok(scored) => {
                 self.used.queue += asked.elapsed().saturating_sub(scored.inference);
@@ -124,13 +138,12 @@ impl Inference {
     }
 }
 
-/// Adds to what a request has used, up to a limit.
-fn charge(limit: &str, used: &mut u64, more: u64, allowed: u64) -> Result<(), Error> {
+/// Whether a request may use more of what a limit bounds.
+fn check(limit: &str, used: u64, more: u64, allowed: u64) -> Result<(), Error> {
     let requested = used.saturating_add(more);
     if requested > allowed {
         return Err(Error::TooLarge(Exceeded { limit: limit.to_owned(), requested, allowed }));
     }
-    *used = requested;
     Ok(())
 }
 

@@ -1,18 +1,17 @@
 //! An instance in a store of its own, and what the store counts.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use super::bindings::{Tenant, TenantPre};
-use super::clock::EPOCH_TICK;
+use super::cpu_time::CpuMeter;
 use super::inference::{Inference, Purpose};
+use super::pool::{HeldMemory, NoMemory, Place};
 use super::wasi::Wasi;
 use crate::limits::RequestLimits;
-use crate::model::ModelInfo;
 use crate::rerank::{GuestFault, RerankError};
 
 /// Most memories and tables of a guest. Their number costs the host little; their sizes have limits of their own.
@@ -20,7 +19,7 @@ const MAX_MEMORIES: usize = 4;
 const MAX_TABLES: usize = 16;
 
 /// When to retry if wasmtime's own pool is full.
-const POOL_FULL_RETRY_AFTER: std::time::Duration = std::time::Duration::from_millis(100);
+const POOL_FULL_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// What a store holds beside the guest.
 #[derive(Debug)]
@@ -28,8 +27,10 @@ pub(super) struct StoreData {
     pub(super) inference: Inference,
     pub(super) wasi: Wasi,
     quota: Quota,
-    cpu_ticks: u32,
-    max_cpu_ticks: u32,
+    meter: Arc<CpuMeter>,
+    /// The meter's reading at the beginning of the purpose.
+    cpu_before: Duration,
+    max_cpu: Duration,
 }
 
 /// Limits the memory and the tables of a guest, and keeps the first refusal.
@@ -40,7 +41,27 @@ struct Quota {
     max_core_instances: usize,
     memory_bytes: usize,
     table_elements: usize,
-    refused: Option<GuestFault>,
+    refused: Option<Refusal>,
+    /// What the guest's memory takes of all guests'; absent where a guest is alone in its process.
+    held: Option<HeldMemory>,
+}
+
+/// Why a guest was refused memory.
+#[derive(Debug, Clone)]
+enum Refusal {
+    /// By its own limit.
+    Fault(GuestFault),
+    /// Because other guests hold it.
+    Short(NoMemory),
+}
+
+/// What a store is for, and what it may use.
+#[derive(Debug)]
+pub(super) struct Terms<'a> {
+    pub(super) purpose: Purpose,
+    pub(super) limits: &'a RequestLimits,
+    /// Measures the polls of the future that runs the guest.
+    pub(super) meter: Arc<CpuMeter>,
 }
 
 impl ResourceLimiter for Quota {
@@ -49,7 +70,12 @@ impl ResourceLimiter for Quota {
         let total = self.memory_bytes.saturating_add(desired.saturating_sub(current));
         if total > self.max_memory_bytes {
             let (requested_bytes, limit_bytes) = (total as u64, self.max_memory_bytes as u64);
-            self.refused.get_or_insert(GuestFault::Memory { requested_bytes, limit_bytes });
+            self.refused.get_or_insert(Refusal::Fault(GuestFault::Memory { requested_bytes, limit_bytes }));
+            return Ok(false);
+        }
+        let more = (total - self.memory_bytes) as u64;
+        if let Some(Err(short)) = self.held.as_mut().map(|held| held.grow(more)) {
+            self.refused.get_or_insert(Refusal::Short(short));
             return Ok(false);
         }
         self.memory_bytes = total;
@@ -60,7 +86,7 @@ impl ResourceLimiter for Quota {
         let total = self.table_elements.saturating_add(desired.saturating_sub(current));
         if total > self.max_table_elements {
             let (requested, allowed) = (total as u64, self.max_table_elements as u64);
-            self.refused.get_or_insert(GuestFault::TableElements { requested, allowed });
+            self.refused.get_or_insert(Refusal::Fault(GuestFault::TableElements { requested, allowed }));
             return Ok(false);
         }
         self.table_elements = total;
@@ -89,11 +115,11 @@ struct CpuTimeUsedUp;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Cost {
     pub(super) memory_bytes: usize,
-    pub(super) cpu: std::time::Duration,
+    pub(super) cpu: Duration,
 }
 
 impl StoreData {
-    fn new(purpose: Purpose, limits: &RequestLimits) -> Self {
+    fn new(Terms { purpose, limits, meter }: Terms<'_>, held: Option<HeldMemory>) -> Self {
         Self {
             inference: Inference::new(purpose, limits),
             wasi: Wasi::default(),
@@ -104,14 +130,17 @@ impl StoreData {
                 memory_bytes: 0,
                 table_elements: 0,
                 refused: None,
+                held,
             },
-            cpu_ticks: 0,
-            max_cpu_ticks: max_cpu_ticks(limits),
+            cpu_before: meter.spent_now(),
+            meter,
+            max_cpu: limits.max_guest_cpu,
         }
     }
 
+    /// Only the thread that runs the guest may ask.
     pub(super) fn cost(&self) -> Cost {
-        Cost { memory_bytes: self.quota.memory_bytes, cpu: EPOCH_TICK * self.cpu_ticks }
+        Cost { memory_bytes: self.quota.memory_bytes, cpu: self.meter.spent_now().saturating_sub(self.cpu_before) }
     }
 
     /// Why a guest stopped. If it was refused memory, that is the cause, although its own code trapped.
@@ -122,8 +151,10 @@ impl StoreData {
         if error.is::<CpuTimeUsedUp>() {
             return GuestFault::CpuTime { limit: limits.max_guest_cpu }.into();
         }
-        if let Some(refused) = &self.quota.refused {
-            return refused.clone().into();
+        match &self.quota.refused {
+            Some(Refusal::Fault(fault)) => return fault.clone().into(),
+            Some(Refusal::Short(short)) => return (*short).into(),
+            None => {}
         }
         let cause = format!("{:#}", error.root_cause());
         // wasmtime has no type for this one.
@@ -140,24 +171,19 @@ impl WasiView for StoreData {
     }
 }
 
-fn max_cpu_ticks(limits: &RequestLimits) -> u32 {
-    let ticks = limits.max_guest_cpu.as_nanos().div_ceil(EPOCH_TICK.as_nanos());
-    u32::try_from(ticks).unwrap_or(u32::MAX).max(1)
-}
-
 /// A store for one purpose, with every limit set.
-pub(super) fn store(engine: &Engine, purpose: Purpose, limits: &RequestLimits) -> Store<StoreData> {
-    let mut store = Store::new(engine, StoreData::new(purpose, limits));
+pub(super) fn store(engine: &Engine, terms: Terms<'_>, held: Option<HeldMemory>) -> Store<StoreData> {
+    let max_call_bytes = terms.limits.max_call_bytes;
+    let mut store = Store::new(engine, StoreData::new(terms, held));
     store.limiter(|state| &mut state.quota);
-    store.set_hostcall_fuel(limits.max_call_bytes);
+    store.set_hostcall_fuel(max_call_bytes);
     store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(|mut context| {
-        let state = context.data_mut();
-        state.cpu_ticks += 1;
-        if state.cpu_ticks >= state.max_cpu_ticks {
+    store.epoch_deadline_callback(|context| {
+        let state = context.data();
+        if state.cost().cpu >= state.max_cpu {
             return Err(CpuTimeUsedUp.into());
         }
-        // Yields, so that the wall-clock limit can fire and other requests can run while the guest computes.
+        // Yields, so that the wall-clock limit can fire and other guests can run while this one computes.
         Ok(UpdateDeadline::Yield(1))
     });
     store
@@ -168,8 +194,7 @@ pub(super) struct Instance {
     pub(super) store: Store<StoreData>,
     pub(super) tenant: Tenant,
     pub(super) served: u32,
-    /// The instance's permit of the pool.
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl std::fmt::Debug for Instance {
@@ -191,41 +216,46 @@ impl Instance {
     /// A fresh instance of a guest with a snapshot.
     pub(super) async fn open(
         pre: &TenantPre<StoreData>,
-        purpose: Purpose,
-        limits: &RequestLimits,
-        permit: OwnedSemaphorePermit,
+        terms: Terms<'_>,
+        place: Place,
+        held: HeldMemory,
     ) -> Result<Self, RerankError> {
-        let mut store = store(pre.engine(), purpose, limits);
+        let limits = terms.limits;
+        let mut store = store(pre.engine(), terms, Some(held));
         let instantiated = pre.instantiate_async(&mut store).await;
         let tenant = instantiated.map_err(|error| store.data().fault(&error, limits))?;
-        Ok(Self { store, tenant, served: 0, _permit: permit })
+        Ok(Self { store, tenant, served: 0, _place: place })
     }
 
     /// A fresh instance of a guest without a snapshot, after `prepare`. Call [`begin`](Self::begin) before its first
     /// request.
     pub(super) async fn prepare(
         pre: &TenantPre<StoreData>,
-        info: Arc<ModelInfo>,
-        limits: &RequestLimits,
-        permit: OwnedSemaphorePermit,
+        terms: Terms<'_>,
+        place: Place,
+        held: HeldMemory,
     ) -> Result<Self, RerankError> {
-        let mut instance = Self::open(pre, Purpose::Prepare(info), limits, permit).await?;
+        let limits = terms.limits;
+        let mut instance = Self::open(pre, terms, place, held).await?;
         let prepared = instance.tenant.call_prepare(&mut instance.store).await;
         prepared.map_err(|error| instance.store.data().fault(&error, limits))?;
         check_prepared(instance.store.data())?;
         Ok(instance)
     }
 
-    /// Readies a prepared or idle instance for a request under these limits.
-    pub(super) fn begin(&mut self, purpose: Purpose, limits: &RequestLimits) {
+    /// Readies a prepared or idle instance for a request on these terms, of a tenant that may hold so much memory.
+    pub(super) fn begin(&mut self, Terms { purpose, limits, meter }: Terms<'_>, most_memory: u64) {
         let state = self.store.data_mut();
         state.inference.begin(purpose);
-        state.cpu_ticks = 0;
-        state.max_cpu_ticks = max_cpu_ticks(limits);
+        (state.cpu_before, state.max_cpu) = (meter.spent_now(), limits.max_guest_cpu);
+        state.meter = meter;
         let quota = &mut state.quota;
         quota.max_memory_bytes = limits.max_memory_bytes;
         quota.max_table_elements = limits.max_table_elements;
         quota.refused = None;
+        if let Some(held) = &mut quota.held {
+            held.set_most(most_memory);
+        }
         self.store.set_hostcall_fuel(limits.max_call_bytes);
         self.store.set_epoch_deadline(1);
     }
@@ -240,6 +270,6 @@ pub(super) fn check_prepared(state: &StoreData) -> Result<(), GuestFault> {
 }
 
 /// The time left until a deadline.
-pub(super) fn time_left(deadline: Instant) -> std::time::Duration {
+pub(super) fn time_left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }

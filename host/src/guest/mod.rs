@@ -2,9 +2,11 @@
 //!
 //! The only module that names wasmtime. [`runtime`] owns the engine, the epoch [`clock`] and the [`cache`] of compiled
 //! code. [`snapshot`] runs `prepare` and keeps the memory that it leaves. [`instance`] is an instance in a store of its
-//! own, with every limit set. [`call`] runs one request in an instance. [`inference`] is what a guest may call, on the
-//! [`models`] that it may open. A guest sees nothing else of the host: [`wasi`] exists for languages that need it, and
-//! grants nothing.
+//! own, with every limit set; [`pool`] has the places and the memory of all instances, divided by [`room`], and [`idle`]
+//! the instances that wait. [`call`] runs one request in an instance, on [`threads`] where [`turns`] decides whose guest
+//! computes; [`meter`] and [`cpu_time`] count what it costs. [`inference`] is what a guest may call, on the [`models`]
+//! that it may open. A guest sees nothing else of the host: [`wasi`] exists for languages that need it, and grants
+//! nothing.
 
 mod bindings;
 mod cache;
@@ -12,19 +14,29 @@ mod call;
 mod clock;
 mod component;
 mod convert;
+mod cpu_time;
 mod error;
+mod idle;
 mod inference;
 mod instance;
+mod meter;
 mod models;
+mod pool;
+mod room;
 mod runtime;
 mod snapshot;
+mod threads;
+mod turns;
 mod wasi;
 
-pub use call::{Call, CallCost};
+pub use call::{Call, Payer};
 pub use component::{MAX_COMPONENT_BYTES, read_component};
 pub use error::{EngineError, GuestError};
+pub use meter::{CallCost, CallMeter};
 pub use models::{Models, Unlisted};
+pub use pool::{HeldMemory, Membership};
 pub use runtime::{DEFAULT_MAX_INSTANCES, DEFAULT_MAX_PREPARE_CPU, Guest, GuestRuntime, RuntimeOptions};
+pub use turns::CpuShare;
 
 /// The standard guest that this program carries; `None` in a program that was built without `cargo xtask build`.
 #[must_use]

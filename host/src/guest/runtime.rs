@@ -1,6 +1,7 @@
 //! The WebAssembly engine, and guests that are compiled and linked.
 
 use std::collections::HashSet;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,15 +12,19 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 
 use super::bindings::{Tenant, TenantPre};
 use super::cache::{CompiledCache, Form};
-use super::call::{Call, CallCost, InstancePool, Program};
+use super::call::{Call, Payer, Program, Shared};
 use super::clock::EpochClock;
 use super::component;
 use super::error::{EngineError, GuestError};
+use super::idle::IdleInstances;
 use super::inference::Inference;
 use super::instance::{Start, StoreData};
 use super::models::Models;
+use super::pool::{GUARANTEED_BYTES, HeldMemory, Membership, Pool};
 use super::snapshot::{self, NoSnapshot, Snapshot};
-use crate::device::{Account, LoadedModel};
+use super::threads::GuestThreads;
+use super::wasi;
+use crate::device::{LoadedModel, machine_memory_bytes};
 use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, RequestLimits};
 use crate::model::ModelInfo;
 use crate::model::manifest::sha256_hex;
@@ -30,7 +35,7 @@ use crate::sweep::Sweep;
 /// address space and the pages that it wrote.
 pub const DEFAULT_MAX_INSTANCES: u32 = 128;
 
-/// One in this many instances of the pool may be idle.
+/// One in this many instances may be idle.
 const IDLE_PART: u32 = 4;
 
 /// Core instances in one component: a Rust guest has three (itself and two that link it).
@@ -55,6 +60,9 @@ const KEEP_RESIDENT_TABLE_BYTES: usize = 16 << 10;
 /// hundred thousand words.
 const MAX_IMAGE_BYTES: u64 = 64 << 20;
 
+/// Memory of all guests where the system does not say how much it has.
+const DEFAULT_MEMORY_BYTES: u64 = 1 << 30;
+
 /// Most processor time of `prepare`: the standard guest takes a fiftieth of this.
 pub const DEFAULT_MAX_PREPARE_CPU: Duration = Duration::from_secs(10);
 
@@ -71,6 +79,10 @@ pub struct RuntimeOptions {
     pub max_instances: u32,
     /// Most memory of any guest. A request's own limit may be lower.
     pub max_memory_bytes: usize,
+    /// Most memory of all guests together, and of the texts that wait for them; `None` means a quarter of the machine's.
+    pub memory_bytes: Option<u64>,
+    /// Threads that guests compute on; `None` means one per core.
+    pub threads: Option<NonZeroUsize>,
     /// Most processor time of `prepare`.
     pub max_prepare_cpu: Duration,
 }
@@ -80,6 +92,8 @@ impl Default for RuntimeOptions {
         Self {
             max_instances: DEFAULT_MAX_INSTANCES,
             max_memory_bytes: DEFAULT_MAX_MEMORY_BYTES,
+            memory_bytes: None,
+            threads: None,
             max_prepare_cpu: DEFAULT_MAX_PREPARE_CPU,
         }
     }
@@ -90,9 +104,16 @@ pub struct GuestRuntime {
     engine: Engine,
     linker: Linker<StoreData>,
     cache: CompiledCache,
-    pool: InstancePool,
+    shared: Shared,
     max_prepare_cpu: Duration,
     _clock: EpochClock,
+}
+
+impl Drop for GuestRuntime {
+    fn drop(&mut self) {
+        // They hold places of a pool that would end them.
+        while self.shared.idle.evict() {}
+    }
 }
 
 /// A component that is compiled and linked, and cheap to instantiate.
@@ -117,15 +138,28 @@ impl GuestRuntime {
         let mut linker = Linker::new(&engine);
         Tenant::add_to_linker::<_, HasSelf<Inference>>(&mut linker, |state: &mut StoreData| &mut state.inference)
             .map_err(EngineError::Wasmtime)?;
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(EngineError::Wasmtime)?;
+        wasi::add_to_linker(&mut linker).map_err(EngineError::Wasmtime)?;
         let cache =
             CompiledCache::open(cache_dir).map_err(|source| GuestError::Io { path: cache_dir.to_owned(), source })?;
-        let clock = EpochClock::start(engine.clone()).map_err(EngineError::Thread)?;
-        let pool = |count: u32| Arc::new(Semaphore::new(count as usize));
-        let idle = pool(options.max_instances / IDLE_PART);
-        let pool = InstancePool { instances: pool(options.max_instances), idle };
+        let idle = Arc::new(IdleInstances::new((options.max_instances / IDLE_PART) as usize));
+        let (evicting, expiring) = (Arc::downgrade(&idle), Arc::downgrade(&idle));
+        let memory_bytes = options.memory_bytes.unwrap_or_else(default_memory_bytes);
+        let pool = Pool::new(options.max_instances.into(), memory_bytes, move || {
+            evicting.upgrade().is_some_and(|idle| idle.evict())
+        });
+        let clock = EpochClock::start(engine.clone(), move || {
+            if let Some(idle) = expiring.upgrade() {
+                idle.expire(Instant::now());
+            }
+        });
+        let clock = clock.map_err(EngineError::Thread)?;
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let count = options.threads.map_or_else(cores, NonZeroUsize::get);
+        let threads = Arc::new(GuestThreads::start(count).map_err(EngineError::Thread)?);
+        let work = Arc::new(Semaphore::new(count.saturating_sub(1).max(1)));
+        let shared = Shared { pool, idle, threads, work };
         let max_prepare_cpu = options.max_prepare_cpu;
-        Ok(Self { engine, linker, cache, pool, max_prepare_cpu, _clock: clock })
+        Ok(Self { engine, linker, cache, shared, max_prepare_cpu, _clock: clock })
     }
 
     /// Compiles a component, or finds it compiled, and links it. Its instances are prepared one by one.
@@ -204,7 +238,7 @@ impl GuestRuntime {
     fn link(&self, name: &str, component: &Component, start: Start) -> Result<Guest, GuestError> {
         match self.linker.instantiate_pre(component).and_then(TenantPre::new) {
             Ok(pre) => {
-                Ok(Guest { program: Arc::new(Program::new(pre, start, self.pool.clone(), self.max_prepare_cpu)) })
+                Ok(Guest { program: Arc::new(Program::new(pre, start, self.shared.clone(), self.max_prepare_cpu)) })
             }
             Err(cause) => Err(GuestError::NotATenant { name: name.to_owned(), cause }),
         }
@@ -227,6 +261,11 @@ impl GuestRuntime {
         let taken = std::thread::scope(|scope| scope.spawn(take).join());
         taken.unwrap_or(Ok(Snapshot::Impossible(NoSnapshot::Panicked)))
     }
+}
+
+/// A quarter of the machine's memory: models take half by default, and the rest is everything else's.
+fn default_memory_bytes() -> u64 {
+    machine_memory_bytes().map_or(DEFAULT_MEMORY_BYTES, |bytes| bytes / 4).max(GUARANTEED_BYTES)
 }
 
 fn config(options: &RuntimeOptions) -> Config {
@@ -269,18 +308,45 @@ impl Guest {
         request: Request,
         limits: &RequestLimits,
     ) -> Result<Response, RerankError> {
-        let (models, account, arrived) = (Models::only(model), Account::default(), Instant::now());
-        let request = limits.admit(request)?;
-        let call = Call { request, arrived, models: &models, account: &account, rate: None };
-        self.call(call).await.0
+        let request = Arc::new(limits.clone()).admit(request)?;
+        let (arrived, models, payer) = (Instant::now(), Models::only(model), Payer::default());
+        self.call(Call { request, arrived, models, payer, meter: Arc::default() }).await
     }
 
-    /// Runs one request and returns its cost with the answer. Call it within a tokio runtime. Dropping the future stops
-    /// the guest.
-    pub async fn call(&self, call: Call<'_>) -> (Result<Response, RerankError>, CallCost) {
-        let mut cost = CallCost::default();
-        let response = self.program.rerank(call, &mut cost).await;
-        (response, cost)
+    /// Runs one request, and counts its cost in the call's meter. Call it within a tokio runtime. Dropping the future
+    /// stops the guest.
+    ///
+    /// # Errors
+    /// The variant says whose fault it is: see [`RerankError`].
+    pub async fn call(&self, call: Call) -> Result<Response, RerankError> {
+        self.program.rerank(call).await
+    }
+
+    /// Guarantees a tenant that it can always start one request, until the result is dropped. This holds for as many
+    /// tenants as there are places and guaranteed memory.
+    #[must_use]
+    pub fn join(&self, tenant: &Arc<str>) -> Membership {
+        self.program.shared.pool.join(tenant)
+    }
+
+    /// An account of memory that the host holds for the tenant's guests, empty at first.
+    #[must_use]
+    pub fn memory(&self, payer: &Payer) -> HeldMemory {
+        self.program.shared.pool.memory(&payer.cpu.tenant, payer.max_guest_memory_bytes)
+    }
+
+    /// Bytes that the tenant's guests, and texts that wait for them, hold now.
+    #[must_use]
+    pub fn memory_of(&self, tenant: &str) -> u64 {
+        self.program.shared.pool.memory_of(tenant)
+    }
+
+    /// Runs work of the host for a tenant on the guests' threads, in the tenant's turns. Call it within a tokio runtime.
+    /// `None` if the work panicked or the runtime shut down.
+    pub async fn work<R: Send + 'static>(&self, payer: &Payer, work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
+        let (share, shared) = (Arc::clone(&payer.cpu), &self.program.shared);
+        let _room = shared.work.acquire().await.ok()?;
+        shared.threads.run(share, Arc::default(), async move { work() }).await.ok()
     }
 
     /// Prepared instances that wait for a request. Only a guest without a snapshot has any, or one whose tenant lets an

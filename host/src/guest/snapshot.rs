@@ -11,8 +11,9 @@ use wasmtime::{Engine, Store};
 use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
 use super::bindings::Tenant;
+use super::cpu_time::{CpuMeter, Metered};
 use super::inference::Purpose;
-use super::instance::{self, StoreData, check_prepared};
+use super::instance::{self, StoreData, Terms, check_prepared};
 use crate::limits::RequestLimits;
 use crate::model::ModelInfo;
 use crate::rerank::RerankError;
@@ -65,8 +66,11 @@ pub(super) async fn take(
         Ok(component) => component,
         Err(error) => return impossible(error),
     };
-    let mut store = instance::store(engine, Purpose::Prepare(Arc::clone(info)), limits);
-    let prepared = tokio::time::timeout(limits.max_wall, prepare(&mut store, linker, &component)).await;
+    let (purpose, meter) = (Purpose::Prepare(Arc::clone(info)), Arc::<CpuMeter>::default());
+    let terms = Terms { purpose, limits, meter: Arc::clone(&meter) };
+    let mut store = instance::store(engine, terms, None);
+    let preparing = Metered::new(meter, prepare(&mut store, linker, &component));
+    let prepared = tokio::time::timeout(limits.max_wall, preparing).await;
     let prepared = prepared.map_err(|_| RerankError::DeadlineExceeded { limit: limits.max_wall })?;
     let instance = prepared.map_err(|error| store.data().fault(&error, limits))?;
     check_prepared(store.data())?;

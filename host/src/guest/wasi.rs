@@ -1,13 +1,17 @@
 //! WASI that grants nothing, for guests whose language needs it.
 //!
 //! No files, arguments, environment or network; standard output and error are dropped. Clocks stand still, because they
-//! would show how busy a guest's neighbours are. Random numbers are real: they reveal nothing and protect a guest's
+//! would show how busy a guest's neighbours are; for the same reason nothing can be waited for: every time that a guest
+//! subscribes to is over at once. Random numbers are real: they reveal nothing and protect a guest's
 //! hash tables. A guest that does not use WASI pays nothing for it.
 
 use std::time::Duration;
 
-use wasmtime::component::ResourceTable;
-use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime_wasi::clocks::{WasiClocksCtxView, WasiClocksView};
+use wasmtime_wasi::p2::DynPollable;
+use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
+use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView};
 
 /// Most handles that a guest holds at once: an interpreter keeps its three streams.
 const MAX_HANDLES: usize = 256;
@@ -69,5 +73,41 @@ impl HostMonotonicClock for StoppedClock {
 
     fn now(&self) -> u64 {
         0
+    }
+}
+
+/// Adds WASI to a linker.
+pub(super) fn add_to_linker<T: WasiView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    linker.allow_shadowing(true);
+    monotonic_clock::add_to_linker::<T, HasStoppedClocks>(linker, |state| StoppedClocks(state.clocks()))?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// The monotonic clock, with which a guest would measure time if it could wait.
+struct StoppedClocks<'a>(WasiClocksCtxView<'a>);
+
+struct HasStoppedClocks;
+
+impl HasData for HasStoppedClocks {
+    type Data<'a> = StoppedClocks<'a>;
+}
+
+impl monotonic_clock::Host for StoppedClocks<'_> {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        monotonic_clock::Host::now(&mut self.0)
+    }
+
+    fn resolution(&mut self) -> wasmtime::Result<u64> {
+        monotonic_clock::Host::resolution(&mut self.0)
+    }
+
+    fn subscribe_instant(&mut self, _when: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        self.0.subscribe_duration(0)
+    }
+
+    fn subscribe_duration(&mut self, _duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        self.0.subscribe_duration(0)
     }
 }

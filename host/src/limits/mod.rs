@@ -2,6 +2,7 @@
 
 mod rate;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use rate::{RateExceeded, TokenRate};
@@ -109,15 +110,15 @@ impl Default for RequestLimits {
 /// A request within its size limits, and those limits. Only [`RequestLimits::admit`] makes one, so the check runs
 /// exactly once.
 #[derive(Debug, Clone)]
-pub struct AdmittedRequest<'limits> {
+pub struct AdmittedRequest {
     request: Request,
-    limits: &'limits RequestLimits,
+    limits: Arc<RequestLimits>,
 }
 
-impl<'limits> AdmittedRequest<'limits> {
+impl AdmittedRequest {
     /// The request and the limits that it runs under.
     #[must_use]
-    pub fn into_parts(self) -> (Request, &'limits RequestLimits) {
+    pub fn into_parts(self) -> (Request, Arc<RequestLimits>) {
         (self.request, self.limits)
     }
 }
@@ -127,7 +128,7 @@ impl RequestLimits {
     ///
     /// # Errors
     /// [`RerankError::TooLarge`] with the exceeded limit, and the document's index if it is a document's.
-    pub fn admit(&self, request: Request) -> Result<AdmittedRequest<'_>, RerankError> {
+    pub fn admit(self: &Arc<Self>, request: Request) -> Result<AdmittedRequest, RerankError> {
         let check = |limit: &dyn Fn() -> String, requested: usize, allowed: usize| {
             if requested <= allowed {
                 return Ok(());
@@ -141,7 +142,7 @@ impl RequestLimits {
         }
         let bytes = request.query.len() + request.documents.iter().map(String::len).sum::<usize>();
         check(&|| "max_request_bytes".to_owned(), bytes, self.max_request_bytes)?;
-        Ok(AdmittedRequest { request, limits: self })
+        Ok(AdmittedRequest { request, limits: Arc::clone(self) })
     }
 }
 
@@ -152,6 +153,7 @@ mod tests {
     #[test]
     fn an_exceeded_limit_is_named_with_its_document() {
         let limits = RequestLimits { max_text_bytes: 3, max_documents: 2, max_request_bytes: 6, ..Default::default() };
+        let limits = Arc::new(limits);
         let request = |query: &str, documents: &[&str]| Request {
             query: query.to_owned(),
             documents: documents.iter().map(|&text| text.to_owned()).collect(),
@@ -159,7 +161,7 @@ mod tests {
         };
         let message = |request: Request| limits.admit(request).unwrap_err().to_string();
         for request in [request("abc", &["abc"]), request("", &[])] {
-            assert_eq!(limits.admit(request.clone()).unwrap().into_parts(), (request, &limits));
+            assert_eq!(limits.admit(request.clone()).unwrap().into_parts(), (request, Arc::clone(&limits)));
         }
         assert!(message(request("abcd", &[])).contains("query is limited to 3, the request has 4"));
         assert!(message(request("", &["", "abcd"])).contains("document 1 is limited to 3"));

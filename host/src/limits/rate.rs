@@ -62,6 +62,12 @@ impl TokenRate {
         Ok(())
     }
 
+    /// Puts tokens back that were spent for nothing.
+    pub fn give_back(&self, tokens: u64) {
+        let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        level.tokens = (level.tokens + tokens as f64).min(self.burst_tokens);
+    }
+
     /// Tokens in the bucket now.
     #[must_use]
     pub fn available(&self, now: Instant) -> u64 {

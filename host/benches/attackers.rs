@@ -1,0 +1,294 @@
+//! Question: what do hostile callers and guests cost a polite caller of another tenant?
+//!
+//! Baseline, in the same run: the polite caller alone. Then beside each kind of attacker, and beside all of them at once;
+//! rounds alternate, so that all see the same machine. The polite caller asks over one connection, a small request after
+//! the other. Included: HTTP, the key, the guest, the device. Every answer is compared with the first one. The attackers
+//! are threads of this process. On Linux they have the lowest priority, as they would have another machine's processor.
+//!
+//! `cargo xtask build && cargo bench --workspace --bench attackers`; needs the default model (`assay model pull`).
+//! `ASSAY_ATTACK_SECONDS` is the length of a round, 5 by default.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use assay::http::{ConnectionLimits, Deadlines};
+use assay::tenant::TenantLimits;
+use assay::tenant::admin::{Command, Reply};
+use common::server::{get, post};
+use common::service::{Service, Setting};
+use common::tenants::{admin, component, demo_model, deploy, name, serving};
+
+const ROUNDS: usize = 3;
+const PAUSE: Duration = Duration::from_millis(5);
+const DOCUMENTS: &str = r#"{"query":"why is the sky blue","documents":["Air scatters blue light.","Bread is baked."]}"#;
+
+/// Attacks until it is stopped.
+type Attack = fn(&Target, &AtomicBool);
+
+/// What attacks, and how many at a time.
+const ATTACKS: [(&str, usize, Attack); 8] = [
+    ("1,000 idle connections", 1, idle),
+    ("100 slow heads", 1, slow_heads),
+    ("slow bodies", 8, slow_bodies),
+    ("slow readers", 8, slow_readers),
+    ("wrong keys", 2, wrong_keys),
+    ("large bodies without a key", 2, large_bodies),
+    ("hostile JSON", 2, hostile_json),
+    ("spinning guests", 16, spin),
+];
+
+/// Whom the attackers know.
+struct Target {
+    address: String,
+    /// The key of a tenant whose guest attacks.
+    hostile: String,
+}
+
+fn main() {
+    if demo_model().is_none() {
+        return;
+    }
+    let seconds = std::env::var("ASSAY_ATTACK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
+    let round = Duration::from_secs(seconds);
+    let connections = ConnectionLimits { total: 4_096, per_address: 4_000 };
+    let limits = TenantLimits::default();
+    let setting = Setting {
+        guest: component("standard"),
+        limits,
+        connections,
+        deadlines: Deadlines::default(),
+        ..Setting::default()
+    };
+    let service = Service::start_with_model(setting, &testdata::data_dir());
+    serving(deploy(&service.platform, "hostile", &component("trigger"), None));
+    let Reply::Key { secret: hostile, .. } = admin(&service.platform, Command::CreateKey { tenant: name("hostile") })
+    else {
+        panic!("no key")
+    };
+    let target = Arc::new(Target { address: service.address.clone(), hostile });
+    let polite = Polite::new(&service);
+    polite.ask(Duration::from_secs(2));
+
+    let mut settings: Vec<Vec<usize>> = vec![Vec::new()];
+    settings.extend((0..ATTACKS.len()).map(|attack| vec![attack]));
+    settings.push((0..ATTACKS.len()).collect());
+    let mut times = vec![Vec::new(); settings.len()];
+    let before = resident_bytes();
+    for _ in 0..ROUNDS {
+        for (setting, times) in settings.iter().zip(&mut times) {
+            let stop = Arc::new(AtomicBool::new(false));
+            let attackers: Vec<_> = setting
+                .iter()
+                .flat_map(|&attack| std::iter::repeat_n(ATTACKS[attack].2, ATTACKS[attack].1))
+                .map(|attack| {
+                    let (target, stop) = (Arc::clone(&target), Arc::clone(&stop));
+                    std::thread::spawn(move || {
+                        step_back();
+                        attack(&target, &stop);
+                    })
+                })
+                .collect();
+            times.extend(polite.ask(round));
+            stop.store(true, Ordering::Relaxed);
+            attackers.into_iter().for_each(|attacker| attacker.join().expect("attackers only give up"));
+        }
+    }
+    let alone = Percentiles::of(&mut times[0].clone());
+    for (setting, times) in settings.iter().zip(&mut times) {
+        let what = match setting[..] {
+            [] => "alone".to_owned(),
+            [one] => ATTACKS[one].0.to_owned(),
+            _ => "all at once".to_owned(),
+        };
+        let here = Percentiles::of(times);
+        let ratio = here.p99.as_secs_f64() / alone.p99.as_secs_f64();
+        println!("{what:<28} {:>5} answers, {here}, p99 over alone {ratio:.2}", times.len());
+    }
+    println!("resident memory: {} MiB before, {} MiB after", before >> 20, resident_bytes() >> 20);
+}
+
+/// The polite caller: one connection that is kept.
+struct Polite {
+    address: String,
+    request: Vec<u8>,
+}
+
+impl Polite {
+    fn new(service: &Service) -> Self {
+        let request = post("/v1/rerank", Some(&service.key), DOCUMENTS.as_bytes());
+        let request = String::from_utf8(request).expect("a request is text").replace("Connection: close\r\n", "");
+        Self { address: service.address.clone(), request: request.into_bytes() }
+    }
+
+    /// Asks for so long, and gives each answer's time. Every answer must be the same.
+    fn ask(&self, time: Duration) -> Vec<Duration> {
+        let mut stream = TcpStream::connect(&self.address).expect("the server listens");
+        stream.set_nodelay(true).expect("the system lets us");
+        let (began, mut times, mut first) = (Instant::now(), Vec::new(), None);
+        while began.elapsed() < time {
+            let asked = Instant::now();
+            stream.write_all(&self.request).expect("the server reads");
+            let scores = results(&read_answer(&mut stream));
+            times.push(asked.elapsed());
+            assert_eq!(first.get_or_insert_with(|| scores.clone()), &scores, "another answer");
+            std::thread::sleep(PAUSE);
+        }
+        times
+    }
+}
+
+/// Reads one answer: its head, and as many bytes as that says.
+fn read_answer(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 16 << 10];
+    loop {
+        let read = stream.read(&mut piece).expect("the server answers");
+        assert!(read > 0, "the server closed the connection after {:?}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&piece[..read]);
+        let text = String::from_utf8_lossy(&bytes);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length =
+            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned));
+        let length: usize = length.and_then(|length| length.trim().parse().ok()).expect("answers have a length");
+        if body.len() >= length {
+            assert!(head.starts_with("HTTP/1.1 200"), "{text}");
+            return body.to_owned();
+        }
+    }
+}
+
+fn results(body: &str) -> serde_json::Value {
+    let body: serde_json::Value = serde_json::from_str(body).expect("answers are JSON");
+    body["results"].clone()
+}
+
+fn open(target: &Target, first: &[u8]) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(&target.address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    stream.write_all(first).ok()?;
+    Some(stream)
+}
+
+fn until_stopped(stop: &AtomicBool, mut each: impl FnMut()) {
+    while !stop.load(Ordering::Relaxed) {
+        each();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn idle(target: &Target, stop: &AtomicBool) {
+    let held: Vec<_> = (0..1_000).filter_map(|_| open(target, b"")).collect();
+    until_stopped(stop, || {});
+    drop(held);
+}
+
+fn slow_heads(target: &Target, stop: &AtomicBool) {
+    let mut held: Vec<_> = (0..100).filter_map(|_| open(target, b"GET /health HTTP/1.1\r\nX-A: ")).collect();
+    until_stopped(stop, || held.retain_mut(|stream| stream.write_all(b"a").is_ok()));
+}
+
+fn slow_bodies(target: &Target, stop: &AtomicBool) {
+    let request = post("/v1/rerank", Some(&target.hostile), DOCUMENTS.as_bytes());
+    let Some(mut stream) = open(target, &request[..request.len() - 60]) else { return };
+    until_stopped(stop, || {
+        if stream.write_all(b" ").is_err()
+            && let Some(next) = open(target, &request[..request.len() - 60])
+        {
+            stream = next;
+        }
+    });
+}
+
+fn slow_readers(target: &Target, stop: &AtomicBool) {
+    // Fields beside the text are given back, and cost nothing to rank.
+    let rest = "x".repeat(2 << 20);
+    let body = format!(r#"{{"query":"q","documents":[{{"text":"t","rest":"{rest}"}}],"return_documents":true}}"#);
+    let request = post("/v1/rerank", Some(&target.hostile), body.as_bytes());
+    until_stopped(stop, || {
+        if let Some(mut stream) = open(target, &request) {
+            let _ = stream.read(&mut [0; 16]);
+        }
+    });
+}
+
+fn wrong_keys(target: &Target, stop: &AtomicBool) {
+    let request = post("/v1/rerank", Some("assay_wrong"), DOCUMENTS.as_bytes());
+    while !stop.load(Ordering::Relaxed) {
+        if let Some(mut stream) = open(target, &request) {
+            let _ = stream.read(&mut [0; 1024]);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn large_bodies(target: &Target, stop: &AtomicBool) {
+    let request = post("/v1/rerank", None, &vec![b'a'; 4 << 20]);
+    until_stopped(stop, || {
+        if let Some(mut stream) = open(target, &request) {
+            let _ = stream.read(&mut [0; 1024]);
+        }
+    });
+}
+
+fn hostile_json(target: &Target, stop: &AtomicBool) {
+    let body = format!(r#"{{"query":"q","documents":[{}0]}}"#, "0,".repeat(2 << 20));
+    let request = post("/v1/rerank", Some(&target.hostile), body.as_bytes());
+    until_stopped(stop, || {
+        if let Some(mut stream) = open(target, &request) {
+            let _ = stream.read(&mut [0; 1024]);
+        }
+    });
+}
+
+fn spin(target: &Target, stop: &AtomicBool) {
+    let request = post("/v1/rerank", Some(&target.hostile), br#"{"query":"ATTACK spin","documents":["d"]}"#);
+    until_stopped(stop, || {
+        if let Some(stream) = open(target, &request) {
+            // Long enough that all of them compute at once. Closing the connection ends the request.
+            until_stopped(stop, || {});
+            drop(stream);
+        }
+    });
+    // The last answer of a health check says that the server still has a hand free.
+    if let Some(mut stream) = open(target, &get("/health")) {
+        let _ = stream.read(&mut [0; 256]);
+    }
+}
+
+/// Gives this thread what other threads leave.
+fn step_back() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, 19);
+}
+
+/// Resident memory of this process; 0 where the system does not say.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4_096
+}
+
+struct Percentiles {
+    p50: Duration,
+    p99: Duration,
+}
+
+impl Percentiles {
+    fn of(times: &mut [Duration]) -> Self {
+        times.sort_unstable();
+        let at = |part: usize| times.get((times.len() * part / 100).min(times.len().saturating_sub(1)));
+        Self { p50: at(50).copied().unwrap_or_default(), p99: at(99).copied().unwrap_or_default() }
+    }
+}
+
+impl std::fmt::Display for Percentiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        write!(f, "p50 {:6.1} ms, p99 {:6.1} ms", ms(self.p50), ms(self.p99))
+    }
+}

@@ -1,0 +1,275 @@
+//! What all guests together may hold: places for instances, and bytes of memory.
+//!
+//! Each tenant is guaranteed one place and the memory of one instance, so no set of others can keep it from starting a
+//! request.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::room::{Refused, Room};
+use crate::rerank::RerankError;
+
+/// Memory that each tenant is guaranteed: more than an instance of the standard guest takes with a vocabulary of thirty
+/// thousand words.
+pub(super) const GUARANTEED_BYTES: u64 = 32 << 20;
+
+/// When to retry if memory is short: requests that hold it take about so long.
+const MEMORY_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Places and memory for all guests of a runtime.
+pub(super) struct Pool {
+    state: Mutex<State>,
+    /// Ends something that holds a place and memory for no request. `false` if nothing does.
+    make_room: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    places: Room,
+    memory: Room,
+    /// Those who wait for a place, oldest first.
+    waiting: VecDeque<(Arc<str>, oneshot::Sender<Place>)>,
+}
+
+/// Room for one instance. Dropping it lets another start.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Absent in a place that was never handed out.
+    pool: Option<Arc<Pool>>,
+    tenant: Arc<str>,
+}
+
+/// Memory that a tenant holds. Dropping it gives all of it back.
+#[derive(Debug)]
+pub struct HeldMemory {
+    pool: Arc<Pool>,
+    tenant: Arc<str>,
+    bytes: u64,
+    /// The most that the tenant may hold.
+    most: u64,
+}
+
+/// A tenant's guarantees, until this is dropped.
+#[derive(Debug)]
+pub struct Membership {
+    pool: Arc<Pool>,
+    tenant: Arc<str>,
+}
+
+/// Memory was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoMemory {
+    limit: &'static str,
+    allowed: u64,
+}
+
+impl From<NoMemory> for RerankError {
+    fn from(NoMemory { limit, allowed }: NoMemory) -> Self {
+        Self::TooManyRequests { limit, allowed, retry_after: MEMORY_RETRY_AFTER }
+    }
+}
+
+impl Pool {
+    pub(super) fn new(
+        places: u64,
+        memory_bytes: u64,
+        make_room: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let (places, memory) = (Room::new(places, 1), Room::new(memory_bytes, GUARANTEED_BYTES));
+        let state = Mutex::new(State { places, memory, waiting: VecDeque::new() });
+        Arc::new(Self { state, make_room: Box::new(make_room) })
+    }
+
+    /// Guarantees a tenant its place and memory.
+    pub(super) fn join(self: &Arc<Self>, tenant: &Arc<str>) -> Membership {
+        let mut state = self.lock();
+        state.places.join(tenant);
+        state.memory.join(tenant);
+        Membership { pool: Arc::clone(self), tenant: Arc::clone(tenant) }
+    }
+
+    /// Waits for a place.
+    pub(super) async fn place(self: &Arc<Self>, tenant: &Arc<str>) -> Result<Place, RerankError> {
+        loop {
+            if let Some(place) = self.try_place(tenant) {
+                return Ok(place);
+            }
+            if !(self.make_room)() {
+                break;
+            }
+        }
+        let place = {
+            let mut state = self.lock();
+            let (sender, place) = oneshot::channel();
+            state.waiting.push_back((Arc::clone(tenant), sender));
+            state.hand_out(self);
+            place
+        };
+        place.await.map_err(|_| RerankError::Internal("the guest runtime has shut down".to_owned()))
+    }
+
+    /// A place if there is one now.
+    pub(super) fn try_place(self: &Arc<Self>, tenant: &Arc<str>) -> Option<Place> {
+        let mut state = self.lock();
+        let is_free = state.waiting.is_empty() && state.places.take(tenant, 1, u64::MAX).is_ok();
+        is_free.then(|| Place { pool: Some(Arc::clone(self)), tenant: Arc::clone(tenant) })
+    }
+
+    /// Memory for a tenant that may hold at most `most` bytes, to begin with none.
+    pub(super) fn memory(self: &Arc<Self>, tenant: &Arc<str>, most: u64) -> HeldMemory {
+        HeldMemory { pool: Arc::clone(self), tenant: Arc::clone(tenant), bytes: 0, most }
+    }
+
+    /// Bytes that a tenant's guests and waiting texts hold.
+    pub(super) fn memory_of(&self, tenant: &str) -> u64 {
+        self.lock().memory.taken_by(tenant)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change leaves the state consistent.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Gives places to those who wait and may have one, oldest first.
+    fn hand_out(&mut self, pool: &Arc<Pool>) {
+        let mut number = 0;
+        while let Some((tenant, sender)) = self.waiting.get(number) {
+            if sender.is_closed() {
+                self.waiting.remove(number);
+            } else if self.places.take(tenant, 1, u64::MAX).is_err() {
+                number += 1;
+            } else if let Some((tenant, sender)) = self.waiting.remove(number) {
+                let place = Place { pool: Some(Arc::clone(pool)), tenant: Arc::clone(&tenant) };
+                if let Err(mut unused) = sender.send(place) {
+                    // Its caller has just gone. Dropping the place unchanged would take the lock that is held here.
+                    unused.pool = None;
+                    self.places.give(&tenant, 1);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            let mut state = pool.lock();
+            state.places.give(&self.tenant, 1);
+            state.hand_out(&pool);
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        state.places.leave(&self.tenant);
+        state.memory.leave(&self.tenant);
+        state.hand_out(&self.pool);
+    }
+}
+
+impl HeldMemory {
+    /// Takes more for the host itself.
+    ///
+    /// # Errors
+    /// [`RerankError::TooManyRequests`] with the limit that leaves no room.
+    pub fn take(&mut self, bytes: u64) -> Result<(), RerankError> {
+        Ok(self.grow(bytes)?)
+    }
+
+    /// Takes more.
+    pub(super) fn grow(&mut self, bytes: u64) -> Result<(), NoMemory> {
+        loop {
+            let (taken, total) = {
+                let mut state = self.pool.lock();
+                (state.memory.take(&self.tenant, bytes, self.most), state.memory.total())
+            };
+            match taken {
+                Ok(()) => {
+                    self.bytes += bytes;
+                    return Ok(());
+                }
+                Err(Refused::Tenant) => {
+                    return Err(NoMemory { limit: "max_guest_memory_bytes", allowed: self.most });
+                }
+                Err(Refused::Total) if (self.pool.make_room)() => {}
+                Err(Refused::Total) => return Err(NoMemory { limit: "--guest-memory", allowed: total }),
+            }
+        }
+    }
+
+    /// Gives back all but so many bytes.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        let given = self.bytes.saturating_sub(bytes);
+        self.pool.lock().memory.give(&self.tenant, given);
+        self.bytes -= given;
+    }
+
+    /// Sets another bound for the tenant.
+    pub(super) fn set_most(&mut self, most: u64) {
+        self.most = most;
+    }
+}
+
+impl Drop for HeldMemory {
+    fn drop(&mut self) {
+        self.pool.lock().memory.give(&self.tenant, self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn names() -> (Arc<str>, Arc<str>) {
+        ("loud".into(), "quiet".into())
+    }
+
+    #[test]
+    fn a_tenant_can_start_a_request_whatever_others_hold() {
+        let (loud, quiet) = names();
+        let pool = Pool::new(4, 8 * GUARANTEED_BYTES, || false);
+        let _members = [pool.join(&loud), pool.join(&quiet)];
+        let taken: Vec<Place> = std::iter::from_fn(|| pool.try_place(&loud)).collect();
+        assert_eq!(taken.len(), 3);
+        // Others of the loud tenant wait, and do not keep the quiet one waiting.
+        let mut next = Box::pin(pool.place(&loud));
+        assert!(next.as_mut().now_or_never().is_none());
+        let first = pool.place(&quiet).now_or_never();
+        assert!(first.is_some_and(|place| place.is_ok()));
+        drop(taken);
+        assert!(next.now_or_never().is_some_and(|place| place.is_ok()));
+    }
+
+    #[test]
+    fn memory_that_does_not_fit_is_refused_with_its_limits_name() {
+        let (loud, quiet) = names();
+        let pool = Pool::new(4, 4 * GUARANTEED_BYTES, || false);
+        let _members = [pool.join(&loud), pool.join(&quiet)];
+        let mut own = pool.memory(&loud, 2 * GUARANTEED_BYTES);
+        assert_eq!(own.grow(2 * GUARANTEED_BYTES), Ok(()));
+        assert_eq!(own.grow(1).unwrap_err().limit, "max_guest_memory_bytes");
+        own.set_most(u64::MAX);
+        assert_eq!(own.grow(GUARANTEED_BYTES), Ok(()));
+        assert_eq!(own.grow(1).unwrap_err().limit, "--guest-memory");
+        assert_eq!(pool.memory(&quiet, u64::MAX).grow(GUARANTEED_BYTES), Ok(()));
+        own.shrink_to(1);
+        assert_eq!(pool.memory_of("loud"), 1);
+        drop(own);
+        assert_eq!((pool.memory_of("loud"), pool.memory_of("quiet")), (0, 0));
+    }
+}
