@@ -24,7 +24,10 @@ impl Server {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on http://").expect("the server says where it listens");
-        Self { child, address: address.to_owned() }
+        let server = Self { child, address: address.to_owned() };
+        let ready = "GET /ready HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        common::service::until("the server's start", || server.send(ready).0 == 200);
+        server
     }
 
     /// Asks the server to stop, and waits until it has.

@@ -66,11 +66,17 @@ pub enum Command {
         tenant: TenantName,
         /// The key's id.
         id: String,
+        /// Whether requests in work may end.
+        #[serde(default)]
+        drain: bool,
     },
     /// Remove a tenant with its versions and keys.
     Remove {
         /// The tenant.
         tenant: TenantName,
+        /// Whether requests in work may end.
+        #[serde(default)]
+        drain: bool,
     },
     /// List the models that versions open, by revision.
     ListHeldModels,
@@ -136,8 +142,11 @@ pub struct Description {
     pub history: Vec<Event>,
     /// The models that its versions open.
     pub models: Vec<OpenedModel>,
-    /// Its usage; `None` if no server runs.
+    /// Its usage; `None` if no server runs, or it does not serve the tenant.
     pub usage: Option<Usage>,
+    /// Why the server does not serve the tenant, or not yet.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// The server's device and all its loaded models; `None` if no server runs.
     #[serde(default)]
     pub device: Option<DeviceStatus>,

@@ -42,7 +42,7 @@ pub(super) enum BlobError {
 impl Blobs {
     /// Opens or creates the folder.
     pub(super) fn open(dir: &Path) -> std::io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
+        durable::private_dir(dir)?;
         Ok(Self { dir: dir.to_owned() })
     }
 

@@ -4,7 +4,7 @@
 //! time with limits on memory, processor time and files, enforced by the system. That process reports only success or
 //! failure; the host finds the compiled code in the cache.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -32,16 +32,25 @@ pub const DEFAULT_MAX_COMPILE_WALL: Duration = Duration::from_secs(300);
 /// Largest file that the process writes: compiled code is about ten times its component.
 const MAX_COMPILED_BYTES: u64 = 1 << 30;
 
+/// Priority of the process, between 0 and 19: the lowest but for a little, so that it goes on when nothing else waits.
+#[cfg(unix)]
+const COMPILER_NICENESS: i32 = 15;
+
+/// Longest description of a job.
+const MAX_JOB_BYTES: u64 = 1 << 20;
+
 /// Most bytes that the host reads from the process.
 const MAX_REPORT_BYTES: u64 = 64 << 10;
 
-/// The job of the process. The tokenizer's bytes follow it on standard input.
+/// The job of the process. The tokenizer's bytes follow it on standard input, which then stays open: its end tells the
+/// process that its host has gone, however that happened.
 #[derive(Debug, Serialize, Deserialize)]
 struct Job {
     name: String,
     compiled_dir: PathBuf,
     component: PathBuf,
     info: ModelInfo,
+    tokenizer_bytes: usize,
     max_memory_bytes: u64,
     max_cpu_s: u64,
     max_prepare_cpu: Duration,
@@ -161,6 +170,7 @@ impl CompilerOptions {
             compiled_dir: compiled_dir.to_owned(),
             component: component.to_owned(),
             info: info.clone(),
+            tokenizer_bytes: info.tokenizer.len(),
             max_memory_bytes: self.max_memory_bytes,
             max_cpu_s: self.max_cpu.as_secs(),
             max_prepare_cpu: self.max_prepare_cpu,
@@ -175,9 +185,10 @@ impl CompilerOptions {
             .kill_on_drop(true)
             .spawn()
             .map_err(process)?;
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        lower_priority(&child);
+        let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
         let hand_over = async {
-            if let Some(mut stdin) = stdin {
+            if let Some(stdin) = &mut stdin {
                 // If the process has died, its exit status shows it.
                 let _ = stdin.write_all(&job).await;
                 let _ = stdin.write_all(&info.tokenizer).await;
@@ -208,12 +219,17 @@ impl CompilerOptions {
 /// # Errors
 /// The job cannot be read, or the limits cannot be set.
 pub fn run_in_this_process() -> Result<(), JobError> {
-    let mut input = Vec::new();
-    std::io::stdin().read_to_end(&mut input).map_err(JobError::Input)?;
-    let end = input.iter().position(|&byte| byte == b'\n').ok_or(JobError::NoJob)?;
-    let mut job: Job = serde_json::from_slice(&input[..end])?;
-    job.info.tokenizer = input[end + 1..].into();
-    drop(input);
+    let mut input = BufReader::new(std::io::stdin());
+    let mut line = Vec::new();
+    input.by_ref().take(MAX_JOB_BYTES).read_until(b'\n', &mut line).map_err(JobError::Input)?;
+    if line.pop() != Some(b'\n') {
+        return Err(JobError::NoJob);
+    }
+    let mut job: Job = serde_json::from_slice(&line)?;
+    let mut tokenizer = vec![0; job.tokenizer_bytes];
+    input.read_exact(&mut tokenizer).map_err(JobError::Input)?;
+    job.info.tokenizer = tokenizer.into();
+    std::thread::spawn(move || end_with_host(input));
     bound(job.max_memory_bytes, job.max_cpu_s).map_err(JobError::Limits)?;
     let report = match compile(job) {
         Ok(()) => Report::Compiled,
@@ -222,6 +238,25 @@ pub fn run_in_this_process() -> Result<(), JobError> {
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
+
+/// Ends this process when its standard input ends: nothing is left to compile for.
+fn end_with_host(mut input: impl Read) {
+    while input.read(&mut [0]).is_ok_and(|bytes| bytes > 0) {}
+    std::process::exit(1);
+}
+
+/// Lets requests go before a compiler, which wants all cores for seconds.
+#[cfg(unix)]
+fn lower_priority(child: &tokio::process::Child) {
+    let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(id) = id {
+        // Refused, it is a matter of speed only.
+        let _ = rustix::process::setpriority_process(Some(id), COMPILER_NICENESS);
+    }
+}
+
+#[cfg(not(unix))]
+fn lower_priority(_child: &tokio::process::Child) {}
 
 fn compile(job: Job) -> Result<(), GuestError> {
     let options = RuntimeOptions { max_instances: 2, max_prepare_cpu: job.max_prepare_cpu, ..Default::default() };

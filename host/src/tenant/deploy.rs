@@ -1,7 +1,8 @@
 //! Deployments, changes of limits and rollbacks: all ways to put a version into service.
 //!
 //! A version is made ready, tried, committed, and only then replaces the one before it. If a step fails, that one goes
-//! on serving. A version records the exact revision of every model that it opens, and opens only these: when it is
+//! on serving. Only the commit excludes other changes: what was committed meanwhile is kept, or the change is refused.
+//! A version records the exact revision of every model that it opens, and opens only these: when it is
 //! deployed, after a restart and after a rollback. Adding a model under the same name changes no version; a deployment
 //! that names the model adopts the new revision.
 
@@ -23,32 +24,60 @@ use crate::rerank::{Request, RerankError, Response};
 /// Most wall-clock time of a deployment's test request.
 const MAX_SMOKE_WALL: Duration = Duration::from_secs(30);
 
+/// The name that test requests are charged to: no tenant can have it, so a tenant that fills its own queue does not keep
+/// its operator out.
+const OPERATOR: &str = "(operator)";
+
 /// The name under which a component serves that is no tenant's.
 const STAND_ALONE: &str = "stand-alone";
 
 impl Platform {
-    pub(super) fn deploy(&self, tenant: &TenantName, change: Change, by: String) -> Result<Reply, AdminError> {
-        let current = match self.current(tenant) {
-            Ok((_, deployment)) => Some(deployment),
-            // A new tenant has no current version.
-            Err(RegistryError::NoTenant(_)) => None,
-            Err(error) => return Err(error.into()),
-        };
-        let component = change.component.or_else(|| current.as_ref().map(|current| current.component.clone()));
+    pub(super) fn deploy(&self, tenant: &TenantName, change: &Change, by: String) -> Result<Reply, AdminError> {
+        if let Some(limits) = &change.limits {
+            check(limits)?;
+        }
+        let before = self.current_deployment(tenant)?;
+        let deployment = self.plan(tenant, change, before.as_ref(), by)?;
+        let _pin = self.pins.pin(&deployment);
+        let parts = self.ready(tenant, deployment)?;
+        self.smoke(&parts).map_err(|error| {
+            let error = AdminError::from(error);
+            let message = format!("the guest did not answer the request it was tried with: {}", error.message);
+            AdminError { message, ..error }
+        })?;
+        self.commit(tenant, parts, before.as_ref(), Action::Deploy, |mine, now| {
+            if change.limits.is_none() && mine.limits != now.limits && mine.other_models == now.other_models {
+                mine.limits = now.limits.clone();
+            }
+            (change.component.is_some() || mine.component == now.component)
+                && (change.model.is_some() || mine.default_model() == now.default_model())
+                && (change.limits.is_some() || mine.limits == now.limits)
+        })
+    }
+
+    /// The version that a change of the current one makes.
+    fn plan(
+        &self,
+        tenant: &TenantName,
+        change: &Change,
+        current: Option<&Deployment>,
+        by: String,
+    ) -> Result<Deployment, AdminError> {
+        let component = change.component.clone().or_else(|| current.map(|current| current.component.clone()));
         let component = component
             .ok_or_else(|| AdminError::command(format!("{tenant} is new: its first deployment needs a component")))?;
         let wasm = self.blobs.get(&component).map_err(|error| {
             AdminError::command(format!("there is no component {component}: {error}")).caused_by(Cause::NoComponent)
         })?;
-        let limits = change.limits.or_else(|| current.as_ref().map(|current| current.limits.clone()));
+        let limits = change.limits.clone().or_else(|| current.map(|current| current.limits.clone()));
         let limits = limits.unwrap_or_default();
-        let recorded = current.map(|current| current.models()).unwrap_or_default();
-        let default = match (change.model, recorded.first()) {
+        let recorded = current.map(Deployment::models).unwrap_or_default();
+        let default = match (&change.model, recorded.first()) {
             (None, Some(default)) => default.clone(),
             (model, _) => self.newest(model.as_deref())?,
         };
         let other_models = self.other_models(&limits, &default.name, &recorded, &change.other_models)?;
-        let deployment = Deployment {
+        Ok(Deployment {
             version: 0,
             component,
             component_bytes: wasm.len() as u64,
@@ -58,8 +87,7 @@ impl Platform {
             limits,
             created_ms: now_ms(),
             by,
-        };
-        self.commit_new(tenant, deployment, Action::Deploy)
+        })
     }
 
     /// Makes a component ready to serve by itself, under the default limits: it is tried, but it is no tenant, has no
@@ -69,7 +97,6 @@ impl Platform {
     /// # Errors
     /// The component, or the model, cannot be used.
     pub fn stand_alone(&self, wasm: &[u8], model: Option<&str>) -> Result<Arc<LiveTenant>, AdminError> {
-        let _change = self.change();
         let name: TenantName = STAND_ALONE.parse().map_err(|error| AdminError::host(format!("{error}")))?;
         let model = self.newest(model)?;
         let deployment = Deployment {
@@ -83,10 +110,11 @@ impl Platform {
             created_ms: now_ms(),
             by: String::new(),
         };
+        let _pin = self.pins.pin(&deployment);
         let parts = self.ready(&name, deployment)?;
         self.smoke(&parts)?;
         let alone = Arc::new(LiveTenant::new(parts, None));
-        self.hold(&alone);
+        self.serving.hold(&alone);
         Ok(alone)
     }
 
@@ -96,44 +124,79 @@ impl Platform {
         limits: TenantLimits,
         by: String,
     ) -> Result<Reply, AdminError> {
+        check(&limits)?;
         let (_, current) = self.current(tenant)?;
         let other_models = self.other_models(&limits, &current.model, &current.models(), &[])?;
+        let before = current.clone();
         let deployment = Deployment { limits, other_models, created_ms: now_ms(), by, ..current };
-        self.commit_new(tenant, deployment, Action::Limits)
+        let _pin = self.pins.pin(&deployment);
+        // The same component with the same models has answered before: it is neither loaded nor tried again.
+        let live = self.tenant(tenant).filter(|live| live.deployment().version == before.version);
+        let parts = match live.filter(|_| deployment.other_models == before.other_models) {
+            Some(live) => live.parts_with(deployment),
+            None => self.ready(tenant, deployment)?,
+        };
+        self.commit(tenant, parts, Some(&before), Action::Limits, |mine, now| {
+            (&mine.component, mine.models()) == (&now.component, now.models())
+        })
     }
 
     pub(super) fn rollback(&self, tenant: &TenantName, to: Option<u64>, by: &str) -> Result<Reply, AdminError> {
         let target = self.registry.rollback_target(tenant, to)?;
+        let _pin = self.pins.pin(&target);
         let parts = self.ready(tenant, target)?;
+        let _change = self.change();
+        self.registry.tenant(tenant)?;
         self.registry.rollback(tenant, &parts.deployment, by)?;
         let live = self.put_in_place(parts);
         Ok(Reply::Serving(Box::new(live.deployment().clone())))
     }
 
-    /// Prepares a new version, tests it, commits it and puts it into service, in that order.
-    fn commit_new(&self, tenant: &TenantName, deployment: Deployment, action: Action) -> Result<Reply, AdminError> {
-        let mut parts = self.ready(tenant, deployment)?;
-        self.smoke(&parts).map_err(|error| {
-            let error = AdminError::from(error);
-            let message = format!("the guest did not answer the request it was tried with: {}", error.message);
-            AdminError { message, ..error }
-        })?;
-        parts.deployment = self.registry.deploy(tenant, parts.deployment, action)?;
+    /// Commits a version that was made ready while `before` was current, and puts it into service. `adapt` says whether
+    /// it may follow another version that was committed meanwhile, and may take over parts of that one.
+    fn commit(
+        &self,
+        tenant: &TenantName,
+        mut parts: Parts,
+        before: Option<&Deployment>,
+        action: Action,
+        adapt: impl FnOnce(&mut Deployment, &Deployment) -> bool,
+    ) -> Result<Reply, AdminError> {
+        let _change = self.change();
+        match (before, self.current_deployment(tenant)?) {
+            (Some(_), None) => return Err(AdminError::command(format!("{tenant} was removed meanwhile"))),
+            (Some(before), Some(now)) if before.version == now.version => {}
+            (_, Some(now)) if !adapt(&mut parts.deployment, &now) => {
+                let version = now.version;
+                return Err(AdminError::command(format!(
+                    "{tenant} was changed meanwhile, to version {version}: try again"
+                )));
+            }
+            (_, _) => {}
+        }
+        parts.deployment = self.registry.deploy(tenant, &parts.deployment, action)?;
         let live = self.put_in_place(parts);
         Ok(Reply::Serving(Box::new(live.deployment().clone())))
     }
 
+    /// The tenant's current version; `None` for a new tenant.
+    fn current_deployment(&self, tenant: &TenantName) -> Result<Option<Deployment>, AdminError> {
+        match self.current(tenant) {
+            Ok((_, deployment)) => Ok(Some(deployment)),
+            Err(RegistryError::NoTenant(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Completes records of earlier program versions, which lack the revisions of other models. If the store lacks a
-    /// named model, the record is completed when its version is prepared.
-    pub(super) fn record_revisions(&self) -> Result<(), AdminError> {
-        for (tenant, deployment) in self.registry.all_deployments()? {
-            match self.complete(&tenant, deployment) {
-                Ok(_) => {}
-                Err(error) if matches!(error.cause, Cause::NoModel { .. }) => {}
-                Err(error) => return Err(error),
+    /// named model, the record is completed when its version is prepared. A record that cannot be completed stops no
+    /// other: its tenant says so when it is put into service.
+    pub(super) fn record_revisions(&self) {
+        for tenant in self.registry.tenant_names().unwrap_or_default() {
+            for deployment in self.registry.deployments(&tenant).unwrap_or_default() {
+                let _ = self.complete(&tenant, deployment);
             }
         }
-        Ok(())
     }
 
     /// Adds the store's current revisions of the models that a record names without one.
@@ -207,7 +270,11 @@ impl Platform {
         }
         let failed = |error: CompileError| error.of(&name);
         let blob = self.blobs.path(component);
-        let compiled = self.compiler.compile(&name, &blob, &self.compiled_dir, info);
+        let compiled = async {
+            // Closed never: the error cannot happen.
+            let _room = self.compiling.acquire().await;
+            self.compiler.compile(&name, &blob, &self.compiled_dir, info).await
+        };
         self.tokio.block_on(compiled).map_err(failed)?;
         let found = self.runtime.find_prepared(&name, component, &info.revision)?;
         found.ok_or_else(|| failed(CompileError::NothingLeft { dir: self.compiled_dir.clone() }))
@@ -222,14 +289,19 @@ impl Platform {
             documents: vec!["A reranker puts documents in order.".to_owned(), "Rain is wet.".to_owned()],
             ..Request::default()
         };
-        let request = limits.admit(request)?;
-        let account = parts.deployment.limits.account(parts.name.as_str());
-        let call = Call { request, arrived: Instant::now(), models: &parts.models, account: &account, rate: None };
-        self.tokio.block_on(parts.guest.call(call)).0
+        let request = Arc::new(limits).admit(request)?;
+        let (arrived, models) = (Instant::now(), parts.models.clone());
+        let payer = parts.deployment.limits.payer(OPERATOR, None);
+        self.tokio.block_on(parts.guest.call(Call { request, arrived, models, payer, meter: Arc::default() }))
     }
 
     pub(super) fn put_in_place(&self, parts: Parts) -> Arc<LiveTenant> {
         let name = parts.name.clone();
-        self.replace(|before| LiveTenant::new(parts, before), &name)
+        self.serving.replace(|before| LiveTenant::new(parts, before), &name)
     }
+}
+
+/// Limits may come from another program over the socket, so the server checks them itself.
+fn check(limits: &TenantLimits) -> Result<(), AdminError> {
+    limits.check().map_err(|error| AdminError::command(error.to_string()))
 }

@@ -1,6 +1,6 @@
 //! Removes old versions, and the components, compiled code and model revisions that no version names.
 //!
-//! Runs as a change, so never during a deployment. Forgets versions first, in one transaction, so that no record ever
+//! While it runs, no deployment can begin; what those in progress need is pinned, and kept. Forgets versions first, in one transaction, so that no record ever
 //! names a removed file, even if the process is killed. Keeps everything that a remaining version or a running request
 //! uses, everything that a `current` or default pointer names, and everything younger than an hour, because a command
 //! may be about to name it.
@@ -31,12 +31,6 @@ impl Platform {
     /// # Errors
     /// The registry or a directory cannot be read.
     pub fn tidy(&self) -> Result<Swept, AdminError> {
-        let _change = self.change();
-        self.tidy_up()
-    }
-
-    /// As [`tidy`](Self::tidy), within a change.
-    pub(super) fn tidy_up(&self) -> Result<Swept, AdminError> {
         self.sweep(&[], Sweep::new(Mode::Remove, Some(MAX_TIDY_TIME)))
     }
 
@@ -57,6 +51,7 @@ impl Platform {
 
     fn sweep(&self, forgotten: &[(TenantName, u64)], mut sweep: Sweep) -> Result<Swept, AdminError> {
         let io = |error: std::io::Error| AdminError::host(format!("{}: {error}", self.data_dir.display()));
+        let pinned = self.pins.lock();
         let mut held = self.registry.all_deployments()?;
         if sweep.mode() == Mode::Remove && !forgotten.is_empty() {
             self.registry.forget_versions(forgotten)?;
@@ -67,7 +62,8 @@ impl Platform {
         }
         let in_use = self.in_use();
         let in_use = in_use.iter().map(|live| live.deployment());
-        let held: Vec<_> = held.iter().map(|(_, deployment)| deployment).chain(in_use).collect();
+        let pinned = pinned.iter().map(|deployment| &**deployment);
+        let held: Vec<_> = held.iter().map(|(_, deployment)| deployment).chain(in_use).chain(pinned).collect();
 
         let components: HashSet<String> = held.iter().map(|it| it.component.clone()).collect();
         self.blobs.sweep(&components, &mut sweep).map_err(io)?;

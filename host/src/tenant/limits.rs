@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::device::{Account, DEFAULT_WEIGHT};
+use crate::guest::{CpuShare, Payer};
 use crate::limits as defaults;
-use crate::limits::RequestLimits;
+use crate::limits::{RequestLimits, TokenRate};
 
 /// Largest limits file: a hundred times one with every key and a long list of models.
 pub const MAX_LIMITS_BYTES: usize = 256 << 10;
@@ -27,11 +28,20 @@ const DEFAULT_MAX_TOKENS_PER_S: u64 = 10_000_000;
 /// Most tokens in a burst: as many as may wait for the device, because tokens are charged when they begin to wait.
 const DEFAULT_BURST_TOKENS: u64 = defaults::DEFAULT_MAX_TENANT_QUEUED_TOKENS as u64;
 
-/// A tenant's limits: part of a version, and immutable like it.
+/// Most processor time a second: more than a machine has, so that without a limits file the weights divide it.
+const DEFAULT_MAX_GUEST_CPU_MS_PER_S: u64 = 1_000_000;
+
+/// Most processor time in a burst: as much as a second's.
+const DEFAULT_BURST_GUEST_CPU_MS: u64 = DEFAULT_MAX_GUEST_CPU_MS_PER_S;
+
+/// Most memory of a tenant's guests: room for the most requests at once, each with a thousand documents of 400 words.
+const DEFAULT_MAX_GUEST_MEMORY_BYTES: u64 = 1 << 30;
+
+/// A tenant's limits: part of a version, and immutable like it. A record may have limits that a later program knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct TenantLimits {
-    /// Share of the device relative to other tenants with waiting rows.
+    /// Share of the device, and of the processor time of guests, relative to other tenants that wait for it.
     pub weight: u64,
     /// Models that the guest may open by name besides its default.
     pub models: Vec<String>,
@@ -59,8 +69,14 @@ pub struct TenantLimits {
     pub max_wall_ms: u64,
     /// Milliseconds of processor time of the guest in a request.
     pub max_guest_cpu_ms: u64,
+    /// Milliseconds of processor time a second, of all guests together.
+    pub max_guest_cpu_ms_per_s: u64,
+    /// Milliseconds of processor time at once after a pause, of all guests together.
+    pub burst_guest_cpu_ms: u64,
     /// Bytes of the guest's memory.
     pub max_memory_bytes: u64,
+    /// Bytes of the memory of all guests together, and of the texts that wait for them.
+    pub max_guest_memory_bytes: u64,
     /// Elements of the guest's tables.
     pub max_table_elements: u64,
     /// Core instances that the guest is made of.
@@ -91,7 +107,10 @@ impl Default for TenantLimits {
             max_request_tokens: defaults::DEFAULT_MAX_REQUEST_TOKENS,
             max_wall_ms: millis(defaults::DEFAULT_MAX_WALL),
             max_guest_cpu_ms: millis(defaults::DEFAULT_MAX_GUEST_CPU),
+            max_guest_cpu_ms_per_s: DEFAULT_MAX_GUEST_CPU_MS_PER_S,
+            burst_guest_cpu_ms: DEFAULT_BURST_GUEST_CPU_MS,
             max_memory_bytes: defaults::DEFAULT_MAX_MEMORY_BYTES as u64,
+            max_guest_memory_bytes: DEFAULT_MAX_GUEST_MEMORY_BYTES,
             max_table_elements: defaults::DEFAULT_MAX_TABLE_ELEMENTS as u64,
             max_core_instances: defaults::DEFAULT_MAX_CORE_INSTANCES as u64,
             max_call_bytes: defaults::DEFAULT_MAX_CALL_BYTES as u64,
@@ -113,6 +132,12 @@ pub enum LimitsError {
     /// Not TOML, or not of these keys.
     #[error("{0}")]
     Toml(#[from] toml::de::Error),
+    /// A key that is no limit.
+    #[error("unknown field `{key}`: docs/limits.toml has all that there are")]
+    Unknown {
+        /// The key.
+        key: String,
+    },
     /// A number out of range.
     #[error("{limit} is {value}, but must be between {least} and {most}")]
     Range {
@@ -137,13 +162,28 @@ impl TenantLimits {
             return Err(LimitsError::TooLarge { bytes: text.len() as u64 });
         }
         let limits: Self = toml::from_str(text)?;
-        for (limit, value, range) in limits.ranges() {
+        let table: toml::Table = toml::from_str(text)?;
+        let known = limits.ranges().map(|(limit, ..)| limit);
+        if let Some(key) = table.keys().find(|&key| key != "models" && !known.contains(&key.as_str())) {
+            return Err(LimitsError::Unknown { key: key.clone() });
+        }
+        limits.check()?;
+        Ok(limits)
+    }
+
+    /// Whether every number is in its range. Limits that came from elsewhere than [`parse`](Self::parse) are checked
+    /// before they are used.
+    ///
+    /// # Errors
+    /// A number is out of range; the error names it and the allowed values.
+    pub fn check(&self) -> Result<(), LimitsError> {
+        for (limit, value, range) in self.ranges() {
             if !range.contains(&value) {
                 let (least, most) = (*range.start(), *range.end());
                 return Err(LimitsError::Range { limit, value, least, most });
             }
         }
-        Ok(limits)
+        Ok(())
     }
 
     /// Writes a limits file that [`parse`](Self::parse) reads.
@@ -155,7 +195,7 @@ impl TenantLimits {
 
     /// Every number: its name, its value and the allowed range.
     #[must_use]
-    pub fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 19] {
+    pub fn ranges(&self) -> [(&'static str, u64, RangeInclusive<u64>); 22] {
         const GIB: u64 = 1 << 30;
         [
             ("weight", self.weight, 1..=1_000),
@@ -171,6 +211,9 @@ impl TenantLimits {
             ("max_request_tokens", self.max_request_tokens, 1..=1_000_000_000),
             ("max_wall_ms", self.max_wall_ms, 1..=3_600_000),
             ("max_guest_cpu_ms", self.max_guest_cpu_ms, 1..=3_600_000),
+            ("max_guest_cpu_ms_per_s", self.max_guest_cpu_ms_per_s, 1..=1_000_000),
+            ("burst_guest_cpu_ms", self.burst_guest_cpu_ms, 1..=3_600_000),
+            ("max_guest_memory_bytes", self.max_guest_memory_bytes, 65_536..=1_024 * GIB),
             // The pool's slots have this size.
             ("max_memory_bytes", self.max_memory_bytes, 65_536..=defaults::DEFAULT_MAX_MEMORY_BYTES as u64),
             ("max_table_elements", self.max_table_elements, 0..=defaults::DEFAULT_MAX_TABLE_ELEMENTS as u64),
@@ -202,11 +245,23 @@ impl TenantLimits {
         }
     }
 
-    /// The tenant's account with the scheduler.
+    /// What the tenant's requests are charged to, with its rate of tokens.
     #[must_use]
-    pub fn account(&self, tenant: &str) -> Account {
+    pub fn payer(&self, tenant: &str, rate: Option<Arc<TokenRate>>) -> Payer {
+        let tenant: Arc<str> = Arc::from(tenant);
         let max_queued_tokens = usize::try_from(self.max_queued_tokens).unwrap_or(usize::MAX);
-        Account { tenant: Arc::from(tenant), weight: narrow(self.weight), max_queued_tokens }
+        let cpu = CpuShare {
+            tenant: Arc::clone(&tenant),
+            weight: narrow(self.weight),
+            max_rate: self.max_guest_cpu_ms_per_s as f64 / 1e3,
+            burst: Duration::from_millis(self.burst_guest_cpu_ms),
+        };
+        Payer {
+            account: Account { tenant, weight: narrow(self.weight), max_queued_tokens },
+            cpu: Arc::new(cpu),
+            max_guest_memory_bytes: self.max_guest_memory_bytes,
+            rate,
+        }
     }
 }
 

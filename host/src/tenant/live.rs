@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::concurrency::{ConcurrencyLimit, Permit};
-use super::meter::{Meter, Usage};
+use super::meter::{Ending, Meter, Usage};
 use super::{Deployment, TenantName};
-use crate::device::Account;
-use crate::guest::{Call, CallCost, Guest, Models};
-use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
+use crate::guest::{Call, CallCost, CallMeter, Guest, HeldMemory, Membership, Models, Payer};
+use crate::limits::{RequestLimits, TokenRate};
 use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response};
 
@@ -20,11 +19,13 @@ pub struct LiveTenant {
     deployment: Deployment,
     guest: Guest,
     models: Models,
-    limits: RequestLimits,
-    account: Account,
+    limits: Arc<RequestLimits>,
+    payer: Payer,
     rate: Arc<TokenRate>,
     concurrency: Arc<ConcurrencyLimit>,
     meter: Arc<Meter>,
+    /// Its place and memory among all guests.
+    _membership: Membership,
 }
 
 /// The parts of a version.
@@ -56,8 +57,15 @@ impl LiveTenant {
         };
         concurrency.set(max_running, max_waiting);
         let meter = before.map_or_else(Arc::default, |before| Arc::clone(&before.meter));
-        let (request, account) = (limits.request(), limits.account(name.as_str()));
-        Self { name, guest, models, limits: request, account, rate, concurrency, meter, deployment }
+        let (request, payer) = (limits.request(), limits.payer(name.as_str(), Some(Arc::clone(&rate))));
+        let membership = guest.join(&payer.account.tenant);
+        let limits = Arc::new(request);
+        Self { name, guest, models, limits, payer, rate, concurrency, meter, deployment, _membership: membership }
+    }
+
+    /// The parts of this version with another record: the same guest and models under other limits.
+    pub(super) fn parts_with(&self, deployment: Deployment) -> Parts {
+        Parts { name: self.name.clone(), deployment, guest: self.guest.clone(), models: self.models.clone() }
     }
 
     /// The tenant's name.
@@ -92,9 +100,19 @@ impl LiveTenant {
     pub async fn admit(self: &Arc<Self>) -> Result<Admission, RerankError> {
         let arrived = Instant::now();
         match self.permit().await {
-            Ok(permit) => Ok(Admission { tenant: Arc::clone(self), _permit: permit, arrived, counted: false }),
+            Ok(permit) => {
+                let memory = self.guest.memory(&self.payer);
+                Ok(Admission {
+                    tenant: Arc::clone(self),
+                    _permit: permit,
+                    arrived,
+                    memory,
+                    running: None,
+                    is_counted: false,
+                })
+            }
             Err(error) => {
-                self.meter.count(false, 0, &CallCost::default(), arrived.elapsed());
+                self.meter.count(Ending::from(&error), 0, &CallCost::default(), arrived.elapsed());
                 Err(error)
             }
         }
@@ -113,9 +131,9 @@ impl LiveTenant {
         tokio::time::timeout(self.limits.max_wall, self.concurrency.enter()).await.map_err(late)?
     }
 
-    async fn call(&self, request: AdmittedRequest<'_>, arrived: Instant) -> (Result<Response, RerankError>, CallCost) {
-        let (models, account, rate) = (&self.models, &self.account, Some(Arc::clone(&self.rate)));
-        self.guest.call(Call { request, arrived, models, account, rate }).await
+    /// Runs work of the host on behalf of the tenant, in its turns among the guests. `None` if the work panicked.
+    pub async fn work<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> Option<R> {
+        self.guest.work(&self.payer, work).await
     }
 
     /// The tenant's current and past use.
@@ -132,6 +150,7 @@ impl LiveTenant {
             queued_tokens: queued_tokens as u64,
             burst_tokens_left: self.rate.available(Instant::now()),
             device_time_ms: u64::try_from(device_time.as_millis()).unwrap_or(u64::MAX),
+            guest_memory_bytes: self.guest.memory_of(tenant),
             idle_instances: self.guest.idle_instances() as u64,
             is_snapshotted: self.guest.is_snapshotted(),
             ..self.meter.usage()
@@ -139,37 +158,72 @@ impl LiveTenant {
     }
 }
 
-/// A request that may be in work: it holds its tenant's permit until it is dropped.
+/// A request that may be in work: it holds its tenant's permit, and the memory of its texts, until it is dropped.
 #[derive(Debug)]
 pub struct Admission {
     tenant: Arc<LiveTenant>,
     _permit: Permit,
     arrived: Instant,
-    counted: bool,
+    memory: HeldMemory,
+    /// The cost of the call in progress, and its documents.
+    running: Option<(Arc<CallMeter>, usize)>,
+    is_counted: bool,
 }
 
 impl Admission {
+    /// Holds memory of the tenant's for the request's texts.
+    ///
+    /// # Errors
+    /// [`RerankError::TooManyRequests`] with the limit that leaves no room.
+    pub fn hold(&mut self, bytes: usize) -> Result<(), RerankError> {
+        self.memory.take(bytes as u64)
+    }
+
+    /// Gives back all but so much of the memory that it holds.
+    pub fn hold_only(&mut self, bytes: usize) {
+        self.memory.shrink_to(bytes as u64);
+    }
+
+    /// Counts a request that is not even passed on, for this reason.
+    pub fn refuse(&mut self, error: &RerankError) {
+        self.count(Ending::from(error), 0, &CallCost::default());
+    }
+
     /// Answers a request within the tenant's limits. Dropping the future gives everything back but the permit.
     ///
     /// # Errors
     /// Whose fault it is tells the variant: see [`RerankError`].
     pub async fn rerank(&mut self, request: Request) -> Result<Response, RerankError> {
-        let (tenant, arrived, documents) = (&self.tenant, self.arrived, request.documents.len());
-        let (response, cost) = match tenant.limits.admit(request) {
-            Ok(request) => tenant.call(request, arrived).await,
-            Err(error) => (Err(error), CallCost::default()),
+        let (tenant, documents, meter) =
+            (Arc::clone(&self.tenant), request.documents.len(), Arc::<CallMeter>::default());
+        let response = match tenant.limits.admit(request) {
+            Ok(request) => {
+                self.running = Some((Arc::clone(&meter), documents));
+                let (models, payer) = (tenant.models.clone(), tenant.payer.clone());
+                let call = Call { request, arrived: self.arrived, models, payer, meter: Arc::clone(&meter) };
+                tenant.guest.call(call).await
+            }
+            Err(error) => Err(error),
         };
-        tenant.meter.count(response.is_ok(), documents, &cost, arrived.elapsed());
-        self.counted = true;
+        let ending = response.as_ref().map_or_else(Ending::from, |_| Ending::Answered);
+        self.count(ending, documents, &meter.cost());
         response
+    }
+
+    fn count(&mut self, ending: Ending, documents: usize, cost: &CallCost) {
+        self.tenant.meter.count(ending, documents, cost, self.arrived.elapsed());
+        (self.running, self.is_counted) = (None, true);
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        if !self.counted {
-            // Its body was no request, or its caller has gone.
-            self.tenant.meter.count(false, 0, &CallCost::default(), self.arrived.elapsed());
+        match self.running.take() {
+            // Its caller has gone.
+            Some((meter, documents)) => self.count(Ending::Cancelled, documents, &meter.cost()),
+            // Its body did not come, or was no request.
+            None if !self.is_counted => self.count(Ending::Refused, 0, &CallCost::default()),
+            None => {}
         }
     }
 }

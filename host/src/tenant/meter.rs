@@ -6,19 +6,34 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::guest::CallCost;
+use crate::rerank::RerankError;
 
-/// A tenant's use now and since the server started.
+/// A tenant's use now and since the server started. Every request is counted once: answered, or as one kind of failure.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Usage {
     /// Requests answered.
     pub answered: u64,
-    /// Requests failed, for any reason.
+    /// Requests failed, for any reason: the sum of the kinds below.
     pub failed: u64,
+    /// Refused: not a request, over a limit, or of a model that the tenant may not use.
+    pub refused: u64,
+    /// Turned away for now: too many at once, a full queue, a spent rate, or no memory.
+    pub turned_away: u64,
+    /// The caller went away, or the operator stopped it.
+    pub cancelled: u64,
+    /// Out of wall-clock time.
+    pub late: u64,
+    /// The guest trapped, ran out of a limit of its own, or answered nonsense.
+    pub guest_faults: u64,
+    /// The device or the host failed.
+    pub host_faults: u64,
     /// Tokens sent to the device.
     pub tokens: u64,
     /// Device time of its rows, over all models.
-    #[serde(default)]
     pub device_time_ms: u64,
+    /// Processor time of its guests, and of the host on their behalf.
+    pub guest_cpu_ms: u64,
     /// Requests that run now.
     pub running: u64,
     /// Requests that wait to run now.
@@ -27,6 +42,8 @@ pub struct Usage {
     pub queued_tokens: u64,
     /// Tokens left in the burst now.
     pub burst_tokens_left: u64,
+    /// Bytes that its guests, and texts that wait for them, hold now.
+    pub guest_memory_bytes: u64,
     /// Prepared instances that wait for a request now.
     pub idle_instances: u64,
     /// Whether instances start from a snapshot of the guest's memory.
@@ -45,20 +62,59 @@ pub struct Usage {
     pub most_wall_ms: u64,
 }
 
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Answered,
+    Refused,
+    TurnedAway,
+    Cancelled,
+    Late,
+    GuestFault,
+    HostFault,
+}
+
+impl From<&RerankError> for Ending {
+    fn from(error: &RerankError) -> Self {
+        match error {
+            RerankError::InvalidInput(_)
+            | RerankError::TooLarge { .. }
+            | RerankError::AccessDenied(_)
+            | RerankError::ModelNotFound(_) => Self::Refused,
+            RerankError::Overloaded { .. } | RerankError::TooManyRequests { .. } => Self::TurnedAway,
+            RerankError::DeadlineExceeded { .. } => Self::Late,
+            RerankError::Guest(_) => Self::GuestFault,
+            RerankError::DeviceFailed(_) | RerankError::Internal(_) => Self::HostFault,
+        }
+    }
+}
+
 /// Counts one tenant's requests.
 #[derive(Debug, Default)]
-pub(super) struct Meter(Mutex<Usage>);
+pub(super) struct Meter(Mutex<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    usage: Usage,
+    guest_cpu: Duration,
+}
 
 impl Meter {
     /// Counts an ended request.
-    pub(super) fn count(&self, answered: bool, documents: usize, cost: &CallCost, wall: Duration) {
-        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        let mut usage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if answered {
-            usage.answered += 1;
-        } else {
-            usage.failed += 1;
-        }
+    pub(super) fn count(&self, ending: Ending, documents: usize, cost: &CallCost, wall: Duration) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.guest_cpu += cost.cpu;
+        let usage = &mut counts.usage;
+        *match ending {
+            Ending::Answered => &mut usage.answered,
+            Ending::Refused => &mut usage.refused,
+            Ending::TurnedAway => &mut usage.turned_away,
+            Ending::Cancelled => &mut usage.cancelled,
+            Ending::Late => &mut usage.late,
+            Ending::GuestFault => &mut usage.guest_faults,
+            Ending::HostFault => &mut usage.host_faults,
+        } += 1;
+        usage.failed += u64::from(ending != Ending::Answered);
         usage.tokens += cost.tokens;
         let most = |mark: &mut u64, value: u64| *mark = (*mark).max(value);
         most(&mut usage.most_documents, documents as u64);
@@ -71,6 +127,11 @@ impl Meter {
 
     /// The counts. The caller fills in the current values.
     pub(super) fn usage(&self) -> Usage {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Usage { guest_cpu_ms: millis(counts.guest_cpu), ..counts.usage.clone() }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,8 @@
 //! Tenants: their names, deployments and limits, and how changes take effect.
 //!
 //! [`registry`], with its [`records`], and [`blobs`] persist tenants. [`platform`] looks tenants up and carries out
-//! changes: [`deploy`] puts versions into service, [`garbage`] removes what no version needs. [`compile`] compiles a
+//! changes: [`serving`] has the tables that requests look up, [`deploy`] puts versions into service, [`garbage`] removes
+//! what no version needs and no change in progress has pinned ([`pins`]). [`compile`] compiles a
 //! component in a separate process. [`concurrency`] and [`meter`] bound and count a tenant's requests. [`admin`]
 //! defines the requests for changes; [`client`] and [`server`] carry them over a socket. Knows requests, guests and
 //! models; never HTTP, never wasmtime.
@@ -18,11 +19,13 @@ mod limits;
 mod live;
 mod meter;
 mod name;
+mod pins;
 mod platform;
 mod records;
 mod registry;
 #[cfg(unix)]
 pub mod server;
+mod serving;
 
 pub use garbage::DEFAULT_KEEP_VERSIONS;
 pub use keys::{KeyHash, KeyRecord, NewKey, NewKeyError};
@@ -33,3 +36,4 @@ pub use name::{NameError, TenantName};
 pub use platform::{Platform, PlatformOptions, held_models_in};
 pub use records::{Action, Deployment, Event, TenantRecord};
 pub use registry::{Registry, RegistryError};
+pub use serving::{Activity, Caller, Counts};

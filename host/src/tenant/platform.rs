@@ -1,19 +1,25 @@
 //! All tenants of one data directory: opening it, looking tenants up, and carrying out requests for changes.
 //!
-//! Changes run one at a time, on a thread that may block; requests never wait for them. `deploy` puts versions into
-//! service, `garbage` removes what no version needs. A request keeps the [`LiveTenant`] it began on.
+//! Changes are committed one at a time, in little more than a transaction's time. What takes long comes before: loading,
+//! compiling and trying a version holds nothing up, and questions, keys and removals wait for none of it. `deploy` puts
+//! versions into service, `garbage` removes what no version needs. A request keeps the [`LiveTenant`] it began on.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
 
 use super::admin::{AdminError, AdminRequest, Command, Description, HeldModel, OpenedModel, Reply, Stored};
 use super::blobs::Blobs;
 use super::compile::CompilerOptions;
 use super::live::LiveTenant;
+use super::pins::Pins;
 use super::records::Deployment;
+use super::serving::{Activity, Caller, Counts, InWork, Serving};
 use super::{KeyHash, NewKey, Registry, RegistryError, TenantLimits, TenantName, TenantRecord};
 use crate::device::{Device, DeviceOptions};
 use crate::guest::{GuestRuntime, RuntimeOptions};
@@ -25,6 +31,12 @@ const COMPILED_DIR: &str = "compiled";
 /// Directory of the registry and the components below the data directory.
 const TENANTS_DIR: &str = "tenants";
 
+/// Most tenants that are put into service at the same time: loading one takes little but time.
+const MAX_ACTIVATING: usize = 8;
+
+/// Most compiler processes at once, where there are as many cores. Each may take gigabytes.
+const MAX_COMPILERS: usize = 4;
+
 /// How to open a platform.
 #[derive(Debug, Clone)]
 pub struct PlatformOptions {
@@ -32,6 +44,8 @@ pub struct PlatformOptions {
     pub device: DeviceOptions,
     /// How to compile components.
     pub compiler: CompilerOptions,
+    /// Most memory of all guests together; `None` means a part of the machine's.
+    pub guest_memory_bytes: Option<u64>,
     /// The runtime for test requests and the compiler process.
     pub tokio: Handle,
 }
@@ -48,20 +62,16 @@ pub struct Platform {
     pub(super) tokio: Handle,
     device_options: DeviceOptions,
     device: OnceLock<Arc<Device>>,
-    live: RwLock<Live>,
-    /// Held during a change.
+    pub(super) serving: Serving,
+    pub(super) pins: Pins,
+    /// Room for compiler processes.
+    pub(super) compiling: Semaphore,
+    /// Held while a change is committed.
     changing: Mutex<()>,
+    /// Revocations that are in force and not stored yet.
+    unstored: Mutex<Vec<AdminRequest>>,
     // Dropped last, so that its clock outlives every guest.
     pub(super) runtime: GuestRuntime,
-}
-
-/// The tables that requests look up.
-#[derive(Debug, Default)]
-struct Live {
-    tenants: HashMap<TenantName, Arc<LiveTenant>>,
-    keys: HashMap<[u8; 32], TenantName>,
-    /// Replaced or removed versions that may still have running requests.
-    replaced: Vec<Weak<LiveTenant>>,
 }
 
 /// The parts that a deployment changes. `None` keeps a part.
@@ -90,9 +100,10 @@ impl Platform {
         let registry = Registry::open(&tenants_dir)?;
         let blobs = Blobs::open(&tenants_dir.join("blobs")).map_err(io)?;
         let compiled_dir = data_dir.join(COMPILED_DIR);
-        let runtime = GuestRuntime::new(&compiled_dir, &RuntimeOptions::default())?;
+        let PlatformOptions { device: device_options, compiler, guest_memory_bytes, tokio } = options;
+        let options = RuntimeOptions { memory_bytes: guest_memory_bytes, ..RuntimeOptions::default() };
+        let runtime = GuestRuntime::new(&compiled_dir, &options)?;
         let models = ModelStore::new(&data_dir);
-        let PlatformOptions { device: device_options, compiler, tokio } = options;
         let platform = Self {
             data_dir,
             registry,
@@ -103,11 +114,14 @@ impl Platform {
             tokio,
             device_options,
             device: OnceLock::new(),
-            live: RwLock::default(),
+            serving: Serving::default(),
+            pins: Pins::default(),
+            compiling: Semaphore::new(cores().min(MAX_COMPILERS)),
             changing: Mutex::default(),
+            unstored: Mutex::default(),
             runtime,
         };
-        platform.record_revisions()?;
+        platform.record_revisions();
         Ok(platform)
     }
 
@@ -123,43 +137,104 @@ impl Platform {
         Ok(self.device.get_or_init(|| opened))
     }
 
-    /// Puts every tenant's current version into service. Blocks while guests that are not in the cache are compiled.
+    /// Reads which tenants and keys there are. Every tenant is starting from now on.
     ///
     /// # Errors
-    /// The registry failed. Tenants that cannot be served are returned with the reason.
-    pub fn activate_all(&self) -> Result<Vec<(TenantName, AdminError)>, AdminError> {
-        let _change = self.change();
-        let mut failed = Vec::new();
-        for tenant in self.registry.tenants()? {
-            let deployment = self.registry.deployment(&tenant.name, tenant.current)?;
-            match self.ready(&tenant.name, deployment) {
-                Ok(parts) => drop(self.put_in_place(parts)),
-                Err(error) => failed.push((tenant.name, error)),
-            }
-        }
-        let keys = self.registry.keys()?.into_iter().map(|(hash, key)| (hash.0, key.tenant)).collect();
-        self.live.write().unwrap_or_else(PoisonError::into_inner).keys = keys;
-        Ok(failed)
+    /// The registry failed.
+    pub fn begin(&self) -> Result<(), AdminError> {
+        let keys = self.registry.keys()?.into_iter().map(|(hash, key)| (hash, key.tenant)).collect();
+        self.serving.begin(self.registry.tenant_names()?, keys);
+        Ok(())
     }
 
-    /// The tenant that serves under a name.
+    /// Puts the current version of every tenant that is starting into service, several at a time. Blocks while guests
+    /// that are not in the cache are compiled. Tenants that cannot be served are returned with the reason, and their
+    /// callers are told it.
+    pub fn activate(&self) -> Vec<(TenantName, AdminError)> {
+        let starting = self.registry.tenant_names().unwrap_or_default();
+        let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let activate_some = || {
+            while let Some(name) = starting.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if let Err(error) = self.activate_one(name) {
+                    self.serving.fail(name, &error.message);
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).push((name.clone(), error));
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..cores().min(MAX_ACTIVATING) {
+                scope.spawn(activate_some);
+            }
+            activate_some();
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// [`begin`](Self::begin), then [`activate`](Self::activate).
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn activate_all(&self) -> Result<Vec<(TenantName, AdminError)>, AdminError> {
+        self.begin()?;
+        Ok(self.activate())
+    }
+
+    fn activate_one(&self, name: &TenantName) -> Result<(), AdminError> {
+        let (_, deployment) = match self.current(name) {
+            // Removed since the names were read.
+            Err(RegistryError::NoTenant(_)) => return Ok(()),
+            current => current?,
+        };
+        let version = deployment.version;
+        let parts = self.ready(name, deployment)?;
+        let _change = self.change();
+        // A deployment may have been quicker, or a removal.
+        let is_current = self.current(name).is_ok_and(|(record, _)| record.current == version);
+        if is_current && matches!(self.serving.activity(name), Some(Activity::Starting)) {
+            self.put_in_place(parts);
+        }
+        Ok(())
+    }
+
+    /// What the callers of a tenant meet; `None` if there is no such tenant.
+    #[must_use]
+    pub fn activity(&self, name: &TenantName) -> Option<Activity> {
+        self.serving.activity(name)
+    }
+
+    /// The version that serves a tenant.
     #[must_use]
     pub fn tenant(&self, name: &TenantName) -> Option<Arc<LiveTenant>> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).tenants.get(name).cloned()
+        self.serving.activity(name).and_then(|activity| activity.live().cloned())
     }
 
-    /// The tenant that a bearer key opens; `None` if there is no such key.
+    /// Whose bearer key it is; `None` if there is no such key.
     #[must_use]
-    pub fn tenant_of_key(&self, secret: &str) -> Option<TenantName> {
-        let hash = KeyHash::of(secret)?;
-        self.live.read().unwrap_or_else(PoisonError::into_inner).keys.get(&hash.0).cloned()
+    pub fn caller(&self, secret: &str) -> Option<Caller> {
+        self.serving.caller(KeyHash::of(secret)?)
+    }
+
+    /// Word of every tenant that starts to serve, or cannot, from now on.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.serving.changes()
+    }
+
+    /// Tells those who wait that something other than a tenant has started.
+    pub fn announce(&self) {
+        self.serving.announce();
+    }
+
+    /// How many tenants start, serve and have failed.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.serving.counts()
     }
 
     /// Whether there is neither a tenant nor a key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
-        live.tenants.is_empty() && live.keys.is_empty()
+        self.serving.is_empty()
     }
 
     /// Stores a component. A command must name its hash within an hour, or a sweep may remove it.
@@ -170,12 +245,10 @@ impl Platform {
         self.blobs.put(wasm).map_err(|error| AdminError::host(format!("the component cannot be stored: {error}")))
     }
 
-    /// Carries out a request. Blocks, for seconds if something is compiled, so it must not be called from an
-    /// asynchronous task.
+    /// Carries out a request. A deployment blocks for seconds if something is compiled, so it must not be called from an
+    /// asynchronous task. Call [`tidy`](Self::tidy) after a removal.
     #[must_use]
     pub fn execute(&self, request: AdminRequest) -> Reply {
-        // Showing the device changes nothing, so it does not wait while models are loaded.
-        let _change = (request.command != Command::ShowDevice).then(|| self.change());
         self.apply(request).unwrap_or_else(Reply::Refused)
     }
 
@@ -183,23 +256,18 @@ impl Platform {
         match command {
             Command::Deploy { tenant, component, limits, model, other_models } => {
                 let change = Change { component, limits: limits.map(|limits| *limits), model, other_models };
-                self.deploy(&tenant, change, by)
+                self.deploy(&tenant, &change, by)
             }
             Command::SetLimits { tenant, limits } => self.set_limits(&tenant, *limits, by),
             Command::Rollback { tenant, to } => self.rollback(&tenant, to, &by),
             Command::List => self.list(),
             Command::Show { tenant } => self.show(&tenant),
-            Command::Remove { tenant } => {
-                self.registry.remove(&tenant, &by)?;
-                self.retire(&tenant);
-                // The tenant is removed even if its files are not: the next sweep finds them.
-                let _ = self.tidy_up();
-                Ok(Reply::Done)
-            }
+            Command::Remove { .. } | Command::RevokeKey { .. } => self.withdraw(AdminRequest { command, by }),
             Command::CreateKey { tenant } => {
                 let NewKey { secret, hash } = NewKey::generate()?;
+                let _change = self.change();
                 let record = self.registry.add_key(&tenant, hash, &by)?;
-                self.live.write().unwrap_or_else(PoisonError::into_inner).keys.insert(hash.0, tenant);
+                self.serving.add_key(hash, tenant);
                 Ok(Reply::Key { secret, record })
             }
             Command::ListKeys { tenant } => {
@@ -207,16 +275,46 @@ impl Platform {
                 let keys = self.registry.keys()?.into_iter().map(|(_, key)| key);
                 Ok(Reply::Keys(keys.filter(|key| key.tenant == tenant).collect()))
             }
-            Command::RevokeKey { tenant, id } => {
-                self.registry.revoke_key(&tenant, &id, &by)?;
-                let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-                live.keys.retain(|hash, owner| *owner != tenant || KeyHash(*hash).id() != id);
-                Ok(Reply::Done)
-            }
             Command::ListHeldModels => Ok(Reply::HeldModels(held_models(&self.registry)?)),
             Command::ShowDevice => Ok(Reply::Device(Box::new(self.device()?.status()))),
             Command::CollectGarbage { keep, dry_run } => Ok(Reply::Swept(self.collect_garbage(keep, dry_run)?)),
         }
+    }
+
+    /// Takes a key or a tenant out of service, in memory first: a store that cannot be written, because the disk is full
+    /// for example, does not keep a leaked key working.
+    fn withdraw(&self, request: AdminRequest) -> Result<Reply, AdminError> {
+        let _change = self.change();
+        let in_work = |drain: bool| if drain { InWork::Ends } else { InWork::Stops };
+        match &request.command {
+            Command::Remove { tenant, drain } => self.serving.retire(tenant, in_work(*drain)),
+            Command::RevokeKey { tenant, id, drain } => self.serving.revoke_key(tenant, id, in_work(*drain)),
+            _ => {}
+        }
+        match self.store_withdrawal(&request) {
+            Ok(()) => Ok(Reply::Done),
+            Err(error @ RegistryError::Store { .. }) => {
+                self.unstored.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+                let message = format!("it is out of service, but that is not stored yet and is tried again: {error}");
+                Err(AdminError::host(message))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn store_withdrawal(&self, AdminRequest { command, by }: &AdminRequest) -> Result<(), RegistryError> {
+        match command {
+            Command::Remove { tenant, .. } => self.registry.remove(tenant, by),
+            Command::RevokeKey { tenant, id, .. } => self.registry.revoke_key(tenant, id, by),
+            _ => Ok(()),
+        }
+    }
+
+    /// Stores revocations and removals that could not be stored when they were made.
+    pub fn store_withdrawals(&self) {
+        let _change = self.change();
+        let mut unstored = self.unstored.lock().unwrap_or_else(PoisonError::into_inner);
+        unstored.retain(|request| matches!(self.store_withdrawal(request), Err(RegistryError::Store { .. })));
     }
 
     fn list(&self) -> Result<Reply, AdminError> {
@@ -232,8 +330,13 @@ impl Platform {
         let history = self.registry.history(name)?;
         let models = self.opened_models(&versions);
         let usage = self.tenant(name).map(|live| live.usage());
+        let trouble = match self.serving.activity(name) {
+            Some(Activity::Starting) => Some("it is starting".to_owned()),
+            Some(Activity::Failed(reason)) => Some(reason.to_string()),
+            Some(Activity::Serving(_)) | None => None,
+        };
         let device = self.device.get().map(|device| device.status());
-        Ok(Reply::Tenant(Box::new(Description { tenant, versions, history, models, usage, device })))
+        Ok(Reply::Tenant(Box::new(Description { tenant, versions, history, models, usage, trouble, device })))
     }
 
     /// The models that versions open, in order of first use.
@@ -264,45 +367,19 @@ impl Platform {
         Ok((record, deployment))
     }
 
-    /// Replaces the serving version. `make` receives the old one.
-    pub(super) fn replace(
-        &self,
-        make: impl FnOnce(Option<&LiveTenant>) -> LiveTenant,
-        name: &TenantName,
-    ) -> Arc<LiveTenant> {
-        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        let before = live.tenants.get(name).cloned();
-        let tenant = Arc::new(make(before.as_deref()));
-        live.tenants.insert(name.clone(), Arc::clone(&tenant));
-        live.replaced.retain(|replaced| replaced.strong_count() > 0);
-        live.replaced.extend(before.as_ref().map(Arc::downgrade));
-        tenant
-    }
-
-    /// Protects what a version needs from the garbage collector for as long as the version is held. For versions that
-    /// serve under no tenant.
-    pub(super) fn hold(&self, version: &Arc<LiveTenant>) {
-        self.live.write().unwrap_or_else(PoisonError::into_inner).replaced.push(Arc::downgrade(version));
-    }
-
-    /// Takes a tenant and its keys out of service. Its requests that run end on the version that they began on.
-    fn retire(&self, tenant: &TenantName) {
-        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        let retired = live.tenants.remove(tenant);
-        live.replaced.extend(retired.as_ref().map(Arc::downgrade));
-        live.keys.retain(|_, owner| owner != tenant);
-    }
-
     /// Every version that serves or still has running requests.
     pub(super) fn in_use(&self) -> Vec<Arc<LiveTenant>> {
-        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
-        live.tenants.values().cloned().chain(live.replaced.iter().filter_map(Weak::upgrade)).collect()
+        self.serving.in_use()
     }
 
-    /// Waits for the change in progress, and blocks others until the value is dropped.
+    /// Waits for the commit in progress, and blocks others until the value is dropped.
     pub(super) fn change(&self) -> std::sync::MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// The models that versions open, by revision, in a data directory that no process has open. Creates no files.

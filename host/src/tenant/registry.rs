@@ -6,7 +6,10 @@
 //! removed. A version never changes, except that records of earlier programs are completed once. Only one process at a
 //! time can open the store.
 
+mod file;
+
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -16,6 +19,8 @@ use serde::de::DeserializeOwned;
 use super::TenantName;
 use super::keys::{KeyHash, KeyRecord};
 use super::records::{Action, Deployment, Event, TenantRecord};
+use crate::durable;
+use file::RegistryFile;
 
 /// The store's file in its directory.
 pub(super) const REGISTRY_FILE: &str = "registry.redb";
@@ -75,7 +80,8 @@ pub enum RegistryError {
 /// The store.
 #[derive(Debug)]
 pub struct Registry {
-    db: Database,
+    /// Absent only while it is opened again.
+    db: RwLock<Option<Database>>,
     path: PathBuf,
 }
 
@@ -87,12 +93,9 @@ impl Registry {
     pub fn open(dir: &Path) -> Result<Self, RegistryError> {
         let path = dir.join(REGISTRY_FILE);
         let failed = |source: redb::Error| RegistryError::Store { path: path.clone(), source: Box::new(source) };
-        std::fs::create_dir_all(dir).map_err(|error| failed(error.into()))?;
-        let db = Database::create(&path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => RegistryError::InUse { path: path.clone() },
-            other => failed(other.into()),
-        })?;
-        let registry = Self { db, path };
+        durable::private_dir(dir).map_err(|error| failed(error.into()))?;
+        let db = open_store(&path)?;
+        let registry = Self { db: RwLock::new(Some(db)), path };
         // Creates the tables, so that readers find them.
         registry.write(|transaction| {
             transaction.open_table(TENANTS)?;
@@ -113,6 +116,19 @@ impl Registry {
         self.read(|transaction| {
             let table = transaction.open_table(TENANTS)?;
             table.iter()?.map(|entry| decode(entry?.1.value())).collect()
+        })
+    }
+
+    /// Every tenant's name, whether its record can be read or not.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn tenant_names(&self) -> Result<Vec<TenantName>, RegistryError> {
+        self.read(|transaction| {
+            let table = transaction.open_table(TENANTS)?;
+            let names =
+                table.iter()?.map(|entry| Ok(entry?.0.value().parse().ok())).collect::<Result<Vec<_>, redb::Error>>();
+            Ok(names?.into_iter().flatten().collect())
         })
     }
 
@@ -188,7 +204,7 @@ impl Registry {
     pub fn deploy(
         &self,
         name: &TenantName,
-        mut deployment: Deployment,
+        deployment: &Deployment,
         action: Action,
     ) -> Result<Deployment, RegistryError> {
         self.write(|transaction| {
@@ -198,7 +214,7 @@ impl Registry {
                 counters.insert(name.as_str(), (version + 1, event))?;
                 version
             };
-            deployment.version = version;
+            let deployment = Deployment { version, ..deployment.clone() };
             transaction.open_table(DEPLOYMENTS)?.insert((name.as_str(), version), encode(&deployment).as_slice())?;
             switch(transaction, name, version, deployment.created_ms)?;
             let subject = Some(deployment.component.clone());
@@ -311,20 +327,21 @@ impl Registry {
         })
     }
 
-    /// Every key, of all tenants.
+    /// Every key, of all tenants, whose record can be read.
     ///
     /// # Errors
     /// The store failed.
     pub fn keys(&self) -> Result<Vec<(KeyHash, KeyRecord)>, RegistryError> {
         self.read(|transaction| {
             let table = transaction.open_table(KEYS)?;
-            table
-                .iter()?
-                .map(|entry| {
-                    let (hash, record) = entry?;
-                    Ok((KeyHash(*hash.value()), decode(record.value())?))
-                })
-                .collect()
+            let mut keys = Vec::new();
+            for entry in table.iter()? {
+                let (hash, record) = entry?;
+                if let Ok(record) = decode(record.value()) {
+                    keys.push((KeyHash(*hash.value()), record));
+                }
+            }
+            Ok(keys)
         })
     }
 
@@ -355,25 +372,59 @@ impl Registry {
         })
     }
 
-    fn read<T>(&self, work: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, RegistryError> {
-        let done = self.db.begin_read().map_err(redb::Error::from).and_then(|transaction| work(&transaction));
-        done.map_err(|error| self.failed(error))
+    fn read<T>(&self, work: impl Fn(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, RegistryError> {
+        self.with_db(|db| db.begin_read().map_err(redb::Error::from).and_then(|transaction| work(&transaction)))
     }
 
     /// Runs one transaction: commits it if `work` succeeds, and undoes it otherwise.
     fn write<T>(
         &self,
-        work: impl FnOnce(&redb::WriteTransaction) -> Result<Result<T, RegistryError>, redb::Error>,
+        work: impl Fn(&redb::WriteTransaction) -> Result<Result<T, RegistryError>, redb::Error>,
     ) -> Result<T, RegistryError> {
-        let transaction = self.db.begin_write().map_err(|error| self.failed(error.into()))?;
-        let done = work(&transaction).map_err(|error| self.failed(error))??;
-        transaction.commit().map_err(|error| self.failed(error.into()))?;
-        Ok(done)
+        self.with_db(|db| {
+            let transaction = db.begin_write()?;
+            match work(&transaction)? {
+                Ok(done) => {
+                    transaction.commit()?;
+                    Ok(Ok(done))
+                }
+                Err(refused) => Ok(Err(refused)),
+            }
+        })?
+    }
+
+    /// Uses the store. After an error of the disk it refuses everything, so it is opened again first.
+    fn with_db<T>(&self, work: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T, RegistryError> {
+        let use_it = || {
+            let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+            db.as_ref().map_or(Err(redb::Error::PreviousIo), &work)
+        };
+        let done = match use_it() {
+            Err(redb::Error::PreviousIo) => {
+                {
+                    let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+                    // Closed before it is opened, since it can be open only once.
+                    drop(db.take());
+                    *db = Some(open_store(&self.path)?);
+                }
+                use_it()
+            }
+            done => done,
+        };
+        done.map_err(|error| self.failed(error))
     }
 
     fn failed(&self, source: redb::Error) -> RegistryError {
         RegistryError::Store { path: self.path.clone(), source: Box::new(source) }
     }
+}
+
+/// Opens or creates the store.
+fn open_store(path: &Path) -> Result<Database, RegistryError> {
+    let failed = |source: redb::Error| RegistryError::Store { path: path.to_owned(), source: Box::new(source) };
+    let file = RegistryFile::open(path).map_err(|error| failed(error.into()))?;
+    let file = file.ok_or_else(|| RegistryError::InUse { path: path.to_owned() })?;
+    Database::builder().create_with_backend(file).map_err(|error| failed(error.into()))
 }
 
 /// Sets a tenant's current version. Creates the tenant if needed.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::Platform;
-use super::admin::{AdminError, AdminRequest, Reply};
+use super::admin::{AdminError, AdminRequest, Command, Reply};
 use super::client::SOCKET_FILE;
 
 /// Longest request: the largest limits file, four times.
@@ -20,6 +20,9 @@ const MAX_REQUEST_BYTES: u64 = 1 << 20;
 
 /// Most time for a client to send its request.
 const MAX_REQUEST_TIME: Duration = Duration::from_secs(10);
+
+/// How often a removal that could not be stored is tried again.
+const RETRY_TIME: Duration = Duration::from_secs(5);
 
 /// Listens for requests. Dropping it removes the socket.
 #[derive(Debug)]
@@ -50,8 +53,17 @@ impl AdminServer {
 
     /// Takes requests until the future is dropped.
     pub async fn serve(&self, platform: &Arc<Platform>) {
+        let mut retry = tokio::time::interval(RETRY_TIME);
         loop {
-            match self.listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                _ = retry.tick() => {
+                    let platform = Arc::clone(platform);
+                    tokio::task::spawn_blocking(move || platform.store_withdrawals());
+                    continue;
+                }
+            };
+            match accepted {
                 Ok((stream, _)) => {
                     let platform = Arc::clone(platform);
                     tokio::spawn(async move {
@@ -78,8 +90,10 @@ async fn converse(mut stream: UnixStream, platform: Arc<Platform>) -> io::Result
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(MAX_REQUEST_BYTES));
     let read = tokio::time::timeout(MAX_REQUEST_TIME, reader.read_line(&mut line)).await;
+    let mut removed = None;
     let reply = match read.map(|read| read.map(|_| serde_json::from_str::<AdminRequest>(&line))) {
         Ok(Ok(Ok(request))) => {
+            removed = matches!(request.command, Command::Remove { .. }).then(|| Arc::clone(&platform));
             let done = tokio::task::spawn_blocking(move || platform.execute(request)).await;
             done.unwrap_or_else(|_| Reply::Refused(AdminError::host("carrying the request out panicked")))
         }
@@ -90,5 +104,10 @@ async fn converse(mut stream: UnixStream, platform: Arc<Platform>) -> io::Result
     let mut text = serde_json::to_vec(&reply)?;
     text.push(b'\n');
     writer.write_all(&text).await?;
-    writer.shutdown().await
+    writer.shutdown().await?;
+    if let Some(platform) = removed {
+        // The tenant is removed even if its files are not: the next sweep finds them.
+        tokio::task::spawn_blocking(move || drop(platform.tidy()));
+    }
+    Ok(())
 }

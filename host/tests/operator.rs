@@ -1,0 +1,189 @@
+//! The operator's hand: what works at once, whatever compiles, floods or is broken.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use assay::device::DeviceOptions;
+use assay::tenant::admin::{Command, Reply};
+use assay::tenant::compile::CompilerOptions;
+use assay::tenant::{Platform, PlatformOptions, TenantLimits};
+use common::server::{Answer, get, post, read_all};
+use common::service::{Service, Setting, until};
+use common::tenants::{self, admin, component, deploy, name, refusal, seeded, serving};
+use tokio::runtime::Runtime;
+
+/// What an operator waits for at most.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// How long a component that spins while it is prepared keeps its compiler busy: longer than everything that must not
+/// wait for it.
+const COMPILE_TIME: Duration = Duration::from_secs(6);
+
+fn create_key(platform: &Platform, tenant: &str) -> (String, String) {
+    match admin(platform, Command::CreateKey { tenant: name(tenant) }) {
+        Reply::Key { secret, record } => (secret, record.id),
+        other => panic!("no key: {other:?}"),
+    }
+}
+
+#[test]
+fn keys_limits_and_tenants_change_while_a_component_compiles() {
+    let (dir, runtime) = (tenants::data_dir(), Runtime::new().unwrap());
+    let platform = tenants::platform(dir.path(), runtime.handle());
+    serving(deploy(&platform, "acme", &seeded(1), None));
+    serving(deploy(&platform, "beta", &seeded(2), None));
+    drop(platform);
+    let compiler = CompilerOptions { max_prepare_cpu: COMPILE_TIME, ..CompilerOptions::new(common::PROGRAM.into()) };
+    let (device, tokio) = (DeviceOptions::default(), runtime.handle().clone());
+    let options = PlatformOptions { device, compiler, guest_memory_bytes: None, tokio };
+    let platform = Platform::open(dir.path(), options).unwrap();
+    assert!(platform.activate_all().unwrap().is_empty());
+    let (secret, id) = create_key(&platform, "acme");
+    std::thread::scope(|scope| {
+        let deploying = scope.spawn(|| deploy(&platform, "acme", &component("spins-in-prepare"), None));
+        // Its component is stored before it compiles; the commands below take the same way whether it has begun or not.
+        let began = Instant::now();
+        assert_eq!(admin(&platform, Command::RevokeKey { tenant: name("acme"), id, drain: false }), Reply::Done);
+        assert!(platform.caller(&secret).is_none());
+        let limits = Box::new(TenantLimits { max_documents: 7, ..TenantLimits::default() });
+        let set = admin(&platform, Command::SetLimits { tenant: name("acme"), limits });
+        assert_eq!(serving(set).limits.max_documents, 7);
+        assert!(matches!(admin(&platform, Command::List), Reply::Tenants(listed) if listed.len() == 2));
+        assert!(matches!(admin(&platform, Command::Show { tenant: name("acme") }), Reply::Tenant(_)));
+        assert_eq!(admin(&platform, Command::Remove { tenant: name("beta"), drain: false }), Reply::Done);
+        assert!(platform.tenant(&name("beta")).is_none());
+        assert!(began.elapsed() < COMPILE_TIME / 2, "it took {:?}", began.elapsed());
+        assert!(refusal(deploying.join().unwrap()).contains("computed for longer"));
+    });
+}
+
+#[test]
+fn limits_that_were_set_while_a_deployment_was_tried_stay_in_force() {
+    let (dir, runtime) = (tenants::data_dir(), Runtime::new().unwrap());
+    let platform = tenants::platform(dir.path(), runtime.handle());
+    serving(deploy(&platform, "acme", &seeded(1), None));
+    std::thread::scope(|scope| {
+        let deploying = scope.spawn(|| deploy(&platform, "acme", &seeded(2), None));
+        let limits = Box::new(TenantLimits { max_documents: 7, ..TenantLimits::default() });
+        serving(admin(&platform, Command::SetLimits { tenant: name("acme"), limits }));
+        // Whichever was committed first, the limits are the operator's.
+        assert_eq!(serving(deploying.join().unwrap()).limits.max_documents, 7);
+    });
+}
+
+#[test]
+fn a_removed_tenants_requests_and_a_revoked_keys_are_stopped() {
+    let service = Service::start(Setting { guest: component("trigger"), ..Setting::default() });
+    let spin = br#"{"query":"ATTACK spin","documents":["d"]}"#;
+    let in_work = |key: &str| {
+        let mut stream = service.connect();
+        stream.write_all(&post("/v1/rerank", Some(key), spin)).unwrap();
+        stream
+    };
+    let (secret, id) = create_key(&service.platform, "acme");
+    let (mut revoked, mut other) = (in_work(&secret), in_work(&service.key));
+    until("the requests' start", || service.running() == 2);
+    let began = Instant::now();
+    admin(&service.platform, Command::RevokeKey { tenant: name("acme"), id, drain: false });
+    assert_eq!(Answer::parse(&read_all(&mut revoked)).status, 401);
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    until("the revoked request's end", || service.running() == 1);
+    let live = service.platform.tenant(&name("acme")).unwrap();
+    admin(&service.platform, Command::Remove { tenant: name("acme"), drain: false });
+    assert_eq!(Answer::parse(&read_all(&mut other)).status, 401);
+    until("the removed tenant's request's end", || live.usage().running == 0);
+    let usage = live.usage();
+    assert_eq!((usage.answered, usage.cancelled, usage.failed), (0, 2, 2));
+    assert!(usage.guest_cpu_ms > 0, "{usage:?}");
+}
+
+#[test]
+fn a_request_in_work_may_end_where_the_operator_lets_it() {
+    let service = Service::start(Setting::default());
+    let mut half = service.half();
+    until("the request's start", || service.running() == 1);
+    admin(&service.platform, Command::Remove { tenant: name("acme"), drain: true });
+    half.write_all(b"}").unwrap();
+    assert_eq!(Answer::parse(&read_all(&mut half)).status, 200);
+    assert_eq!(service.send(&service.good()).status, 401);
+}
+
+#[test]
+fn callers_are_told_while_their_tenant_starts_and_why_it_does_not() {
+    let (dir, runtime) = (tenants::data_dir(), Runtime::new().unwrap());
+    let platform = tenants::platform(dir.path(), runtime.handle());
+    for (tenant, seed) in [("acme", 1), ("broken", 2)] {
+        serving(deploy(&platform, tenant, &seeded(seed), None));
+    }
+    let (acme, broken) = (create_key(&platform, "acme").0, create_key(&platform, "broken").0);
+    drop(platform);
+    // The component of one is lost, and the compiled code with it.
+    std::fs::remove_dir_all(dir.path().join("compiled")).unwrap();
+    let lost = assay::model::manifest::sha256_hex(&seeded(2));
+    std::fs::remove_file(dir.path().join(format!("tenants/blobs/{lost}.wasm"))).unwrap();
+
+    let platform = Arc::new(tenants::platform(dir.path(), runtime.handle()));
+    platform.begin().unwrap();
+    let service = Service::over(platform, &acme, runtime, dir);
+    let starting = service.send(&service.good());
+    assert_eq!((starting.status, starting.header("retry-after")), (503, Some("1")));
+    assert_eq!(service.send(&get("/health")).status, 200);
+    let ready = service.send(&get("/ready"));
+    assert_eq!((ready.status, ready.json()["starting"].as_u64()), (503, Some(2)));
+
+    let failed = service.platform.activate();
+    assert!(matches!(&failed[..], [(tenant, _)] if tenant.as_str() == "broken"), "{failed:?}");
+    assert_eq!(service.send(&service.good()).status, 200);
+    let ready = service.send(&get("/ready"));
+    assert_eq!((ready.status, ready.json()["failed"].as_u64()), (200, Some(1)));
+    let refused = service.send(&post("/v1/rerank", Some(&broken), common::service::BODY));
+    assert_eq!(refused.status, 503);
+    assert!(refused.text().contains("broken is not being served"), "{}", refused.text());
+    let Reply::Tenant(shown) = admin(&service.platform, Command::Show { tenant: name("broken") }) else { panic!() };
+    assert!(shown.trouble.is_some());
+}
+
+#[test]
+fn a_record_that_cannot_be_read_stops_no_other_tenant() {
+    let (dir, runtime) = (tenants::data_dir(), Runtime::new().unwrap());
+    let platform = tenants::platform(dir.path(), runtime.handle());
+    for (tenant, seed) in [("acme", 1), ("broken", 2)] {
+        serving(deploy(&platform, tenant, &seeded(seed), None));
+    }
+    drop(platform);
+    {
+        let db = redb::Database::open(dir.path().join("tenants/registry.redb")).unwrap();
+        let change = db.begin_write().unwrap();
+        let records = redb::TableDefinition::<(&str, u64), &[u8]>::new("deployments");
+        change.open_table(records).unwrap().insert(("broken", 1), b"no record".as_slice()).unwrap();
+        change.commit().unwrap();
+    }
+    let platform = tenants::platform(dir.path(), runtime.handle());
+    let failed = platform.activate_all().unwrap();
+    assert!(matches!(&failed[..], [(tenant, _)] if tenant.as_str() == "broken"), "{failed:?}");
+    assert!(platform.tenant(&name("acme")).is_some());
+}
+
+#[test]
+fn a_limits_file_of_another_program_is_checked_by_the_server() {
+    let (dir, runtime) = (tenants::data_dir(), Runtime::new().unwrap());
+    let platform = tenants::platform(dir.path(), runtime.handle());
+    let limits = TenantLimits { weight: 0, ..TenantLimits::default() };
+    let message = refusal(deploy(&platform, "acme", &seeded(1), Some(limits)));
+    assert_eq!(message, "weight is 0, but must be between 1 and 1000");
+}
+
+#[test]
+fn limits_of_a_tenant_that_fills_its_own_queue_are_lowered() {
+    let limits = TenantLimits { max_queued_tokens: 1, ..TenantLimits::default() };
+    let service = Service::start(Setting { limits: TenantLimits::default(), ..Setting::default() });
+    // No request of two tokens can be computed under these, the one that a deployment is tried with neither.
+    serving(admin(&service.platform, Command::SetLimits { tenant: name("acme"), limits: Box::new(limits) }));
+    assert_ne!(service.send(&service.good()).status, 200);
+    serving(admin(&service.platform, Command::SetLimits { tenant: name("acme"), limits: Box::default() }));
+    assert_eq!(service.send(&service.good()).status, 200);
+}
