@@ -54,6 +54,14 @@ pub(crate) fn sync_dir(_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a directory that only its owner can open, or closes one that is there to others.
+pub(crate) fn private_dir(dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    #[cfg(unix)]
+    std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    Ok(())
+}
+
 /// An exclusive hold on a directory among the processes and threads that ask for one. The system ends it with the
 /// process, even on `kill -9`.
 #[derive(Debug)]

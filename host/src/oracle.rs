@@ -3,10 +3,14 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use assay_kernels::{Model, PackedBatch, checkpoint, families};
 
+use crate::http;
+use crate::limits::RequestLimits;
 use crate::tenant::TenantLimits;
+use crate::tenant::admin::AdminRequest;
 
 /// Largest number of ids, offsets and segments that [`rows`] makes of its bytes.
 const MAX_LIST: usize = 4_096;
@@ -52,6 +56,51 @@ pub fn limits(bytes: &[u8]) {
         assert!(range.contains(&value), "{limit} is {value}");
     }
     assert_eq!(TenantLimits::parse(&limits.to_toml()), Ok(limits), "limits come out as they went in");
+}
+
+/// The paths whose bodies [`body`] decodes: one for each way of asking.
+const PATHS: [&str; 9] = [
+    "/rerank",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/jina/v1/rerank",
+    "/reranking",
+    "/vllm/rerank",
+    "/infinity/rerank",
+    "/predict",
+    "/score",
+];
+
+/// A body of the HTTP service: the first byte picks the path, and the rest is the body. What is accepted is within the
+/// tenant's limits, and decoded in a bounded number of texts.
+///
+/// # Panics
+/// Where that does not hold.
+pub fn body(bytes: &[u8]) {
+    let Some((path, body)) = bytes.split_first() else { return };
+    let path = PATHS[usize::from(*path) % PATHS.len()];
+    let limits = Arc::new(RequestLimits {
+        max_documents: 64,
+        max_text_bytes: 256,
+        max_request_bytes: 1_024,
+        ..RequestLimits::default()
+    });
+    let Some(requests) = http::decode_body(path, body.to_vec(), &limits) else { return };
+    let documents: usize = requests.iter().map(|request| request.documents.len()).sum();
+    assert!(documents > 0 && documents <= limits.max_documents, "{documents} documents");
+    for request in requests {
+        assert!(limits.admit(request).is_ok(), "what is accepted is within the limits");
+    }
+}
+
+/// A line of the admin socket. What is accepted comes out as it went in.
+///
+/// # Panics
+/// Where that does not hold.
+pub fn admin(bytes: &[u8]) {
+    let Ok(request) = serde_json::from_slice::<AdminRequest>(bytes) else { return };
+    let text = serde_json::to_vec(&request).unwrap_or_default();
+    assert_eq!(serde_json::from_slice::<AdminRequest>(&text).ok(), Some(request), "requests come out as they went in");
 }
 
 /// A model's files: the configuration up to the first zero byte, the weights after it. What is accepted has the shapes

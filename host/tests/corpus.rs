@@ -30,6 +30,16 @@ fn limits_hold_their_oracle() {
 }
 
 #[test]
+fn bodies_hold_their_oracle() {
+    replay("body", assay::oracle::body);
+}
+
+#[test]
+fn admin_requests_hold_their_oracle() {
+    replay("admin", assay::oracle::admin);
+}
+
+#[test]
 fn models_hold_their_oracle() {
     replay("model", assay::oracle::model);
     // A whole model too, so that the path to the end is taken.

@@ -5,125 +5,16 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use assay::http::{ConnectionLimits, Deadlines, Order, ServeOptions};
-use assay::tenant::admin::{Command, Reply};
-use assay::tenant::{Platform, TenantLimits};
+use assay::http::{ConnectionLimits, Deadlines};
+use assay::tenant::TenantLimits;
 use common::server::{Answer, Server, post, read_all};
+use common::service::{BODY, Service, Setting, until};
 use common::tenants;
-use tokio::runtime::Runtime;
-use tokio::sync::watch;
-
-/// What a test lets pass before it gives up on something that takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A deadline that tests wait for.
 const SHORT: Duration = Duration::from_millis(200);
-
-const BODY: &[u8] = br#"{"query":"q","documents":["some","documents"]}"#;
-
-/// A service in this process, with a tenant and its key.
-struct Service {
-    address: String,
-    key: String,
-    platform: Arc<Platform>,
-    orders: watch::Sender<Order>,
-    serving: Option<tokio::task::JoinHandle<()>>,
-    // Last: what is above runs on it, or in it.
-    runtime: Runtime,
-    _dir: tempfile::TempDir,
-}
-
-/// What of a service a test changes.
-struct Setting {
-    guest: Vec<u8>,
-    limits: TenantLimits,
-    connections: ConnectionLimits,
-    deadlines: Deadlines,
-    drain_time: Duration,
-}
-
-impl Default for Setting {
-    fn default() -> Self {
-        Self {
-            guest: tenants::seeded(3),
-            limits: TenantLimits::default(),
-            connections: ConnectionLimits { total: 64, per_address: 64 },
-            deadlines: Deadlines::default(),
-            drain_time: PATIENCE,
-        }
-    }
-}
-
-impl Service {
-    fn start(setting: Setting) -> Self {
-        let Setting { guest, limits, connections, deadlines, drain_time } = setting;
-        let (runtime, dir) = (Runtime::new().unwrap(), tenants::data_dir());
-        let platform = Arc::new(tenants::platform(dir.path(), runtime.handle()));
-        tenants::serving(tenants::deploy(&platform, "acme", &guest, Some(limits)));
-        let Reply::Key { secret, .. } = tenants::admin(&platform, Command::CreateKey { tenant: tenants::name("acme") })
-        else {
-            panic!("no key")
-        };
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (orders, stops) = watch::channel(Order::Serve);
-        let options = ServeOptions { connections, deadlines, drain_time, keyless: None };
-        let serving = runtime.spawn(assay::http::serve(listener, Arc::clone(&platform), options, stops));
-        Self { address, key: secret, platform, orders, serving: Some(serving), runtime, _dir: dir }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-    }
-
-    /// Sends bytes and reads to the end of the connection.
-    fn send(&self, bytes: &[u8]) -> Answer {
-        let mut stream = self.connect();
-        stream.write_all(bytes).unwrap();
-        Answer::parse(&read_all(&mut stream))
-    }
-
-    fn good(&self) -> Vec<u8> {
-        post("/v1/rerank", Some(&self.key), BODY)
-    }
-
-    /// Sends a request without the last byte of its body.
-    fn half(&self) -> TcpStream {
-        let mut stream = self.connect();
-        let request = self.good();
-        stream.write_all(&request[..request.len() - 1]).unwrap();
-        stream
-    }
-
-    fn running(&self) -> u64 {
-        self.platform.tenant(&tenants::name("acme")).unwrap().usage().running
-    }
-
-    fn drain(&self) {
-        self.orders.send(Order::Drain).unwrap();
-    }
-
-    /// Waits until the service has ended by itself.
-    fn ended(&mut self) {
-        let serving = self.serving.take().unwrap();
-        self.runtime.block_on(async { tokio::time::timeout(PATIENCE, serving).await.unwrap().unwrap() });
-    }
-}
-
-/// Waits until something is so.
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < PATIENCE, "{what} took longer than {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 /// Reads one answer of a connection that stays open: its head and as many bytes as that says.
 fn read_answer(stream: &mut TcpStream) -> Answer {
@@ -273,9 +164,9 @@ fn a_caller_who_waits_for_its_turn_is_answered() {
 
 #[test]
 fn a_request_whose_caller_has_gone_is_ended() {
-    let service = Service::start(Setting { guest: tenants::component("sleeps"), ..Setting::default() });
+    let service = Service::start(Setting { guest: tenants::component("trigger"), ..Setting::default() });
     let mut stream = service.connect();
-    let attack = br#"{"query":"q","documents":["d"],"settings":{"attack":"sleep"}}"#;
+    let attack = br#"{"query":"ATTACK spin","documents":["d"]}"#;
     stream.write_all(&post("/v1/rerank", Some(&service.key), attack)).unwrap();
     until("the request's start", || service.running() == 1);
     drop(stream);

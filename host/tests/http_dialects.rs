@@ -198,8 +198,42 @@ fn a_server_tells_what_it_is() {
     assert_eq!((&info["model_id"], &info["max_input_length"]), (&json!("tiny"), &json!(16)));
     assert_eq!(info["model_type"]["reranker"]["id2label"]["0"], "LABEL_0");
     assert_eq!(server.get("/health").ok(), json!({ "status": "ok" }));
-    assert_eq!(server.get("/ready").ok(), json!({ "status": "ready" }));
+    assert_eq!(server.get("/ready").ok(), json!({ "status": "ready", "starting": 0, "serving": 0, "failed": 0 }));
     let head = server.send(b"HEAD /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("15"), 0));
     assert!(server.get("/").ok()["paths"].as_array().unwrap().iter().any(|path| path["path"] == "/v2/rerank"));
+}
+
+#[test]
+fn the_service_describes_itself_to_programs_and_people() {
+    let server = Server::keyless(&[]);
+    let document = server.get("/openapi.json").ok();
+    assert_eq!(document["openapi"], "3.1.0");
+    let index = server.get("/").ok();
+    let paths: Vec<&str> =
+        index["paths"].as_array().unwrap().iter().map(|path| path["path"].as_str().unwrap()).collect();
+    for path in &paths {
+        assert!(document["paths"][path].is_object(), "{path} is not documented");
+    }
+    let rank = &document["paths"]["/v2/rerank"]["post"];
+    let bodies = &rank["requestBody"]["content"]["application/json"]["schema"]["anyOf"];
+    assert!(bodies[1]["properties"]["max_tokens_per_doc"]["description"].is_string(), "{bodies}");
+    let answers = &rank["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"];
+    // What the types say is what the answers have.
+    let answer = server.post("/v2/rerank", r#"{"query":"blue","documents":["sky"],"return_documents":true}"#).ok();
+    for field in answer.as_object().unwrap().keys() {
+        assert!(answers[1]["properties"][field].is_object(), "{field} is not in {}", answers[1]);
+    }
+    for status in ["401", "413", "422", "429", "503"] {
+        assert!(rank["responses"][status].is_object(), "{status} is not documented");
+    }
+
+    let page = server.get("/docs");
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(page.header("content-security-policy").unwrap().starts_with("default-src 'none'"));
+    let text = page.text();
+    for part in paths.iter().chain(&["truncation_side", "text_1", "inputs"]) {
+        assert!(text.contains(part), "no {part} in the page");
+    }
+    assert!(!text.contains("<script") && !text.contains("https://"), "the page loads something");
 }

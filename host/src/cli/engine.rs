@@ -13,19 +13,19 @@ use crate::device::{DeviceError, DeviceOptions, EngineChoice, EnginePrecision};
 #[derive(Debug, Clone, clap::Args)]
 pub struct EngineArgs {
     /// What computes the model
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, env = "ASSAY_ENGINE", value_enum, default_value_t)]
     engine: EngineChoice,
     /// Numbers as stored and multiplied
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, env = "ASSAY_PRECISION", value_enum, default_value_t)]
     precision: EnginePrecision,
     /// Adapter of --engine gpu, by its number in `assay devices` or a part of its name [default: the best]
-    #[arg(long, value_name = "ADAPTER")]
+    #[arg(long, env = "ASSAY_ADAPTER", value_name = "ADAPTER")]
     adapter: Option<String>,
     /// Threads that compute on the processor, for all models together [default: one for each core]
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "ASSAY_THREADS", value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Most of the device's memory that models take, such as 2GiB [default: see `assay devices`]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, env = "ASSAY_DEVICE_MEMORY", value_name = "SIZE")]
     device_memory: Option<ByteSize>,
 }
 

@@ -5,6 +5,7 @@
 mod output;
 
 mod arguments;
+mod config;
 mod devices;
 mod engine;
 mod error;
@@ -12,6 +13,7 @@ mod formats;
 mod gc;
 mod loaded;
 mod model;
+mod ready;
 mod rerank;
 mod serve;
 mod table;
@@ -54,6 +56,11 @@ enum Command {
     Tenant(tenant::Command),
     /// Answer tenants' requests over HTTP
     Serve(serve::Args),
+    /// Ask a server on this machine whether it takes requests; exit code 1 if not
+    Ready(ready::Args),
+    /// Check a file of settings for `assay serve`
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Forget old versions, and remove unused components, compiled code and models
     Gc(gc::Args),
     /// Compile the component that standard input names; the host starts itself with this
@@ -69,7 +76,8 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = arguments::order(std::env::args_os().collect(), &mut Cli::command());
-    match run(Cli::parse_from(arguments)) {
+    let arguments = config::with_file(arguments, &Cli::command());
+    match arguments.and_then(|arguments| run(Cli::parse_from(arguments))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if error.exit != Exit::OutputClosed {
@@ -85,6 +93,9 @@ fn run(cli: Cli) -> Result<(), CliError> {
         // This command needs only its standard input.
         return crate::tenant::compile::run_in_this_process().map_err(|error| CliError::failed(error.to_string()));
     }
+    if let Command::Config(command) = &cli.command {
+        return config::run(command, &Cli::command());
+    }
     let data_dir = match cli.data_dir {
         Some(dir) => dir,
         None => etcetera::choose_base_strategy()
@@ -92,14 +103,27 @@ fn run(cli: Cli) -> Result<(), CliError> {
             .data_dir()
             .join("assay"),
     };
+    if matches!(cli.command, Command::Serve(_) | Command::Tenant(_) | Command::Model(_) | Command::Gc(_)) {
+        close_to_others();
+    }
     match cli.command {
         Command::Rerank(args) => rerank::run(*args, &data_dir),
         Command::Model(command) => model::run(command, &data_dir),
         Command::Tenant(command) => tenant::run(command, &data_dir),
         Command::Serve(args) => serve::run(&args, &data_dir),
+        Command::Ready(args) => ready::run(&args),
         Command::Gc(args) => gc::run(&args, &data_dir),
-        Command::InternalCompile => Ok(()),
+        Command::InternalCompile | Command::Config(_) => Ok(()),
         Command::Devices(args) => devices::run(&args, &data_dir),
         Command::Tune(args) => tune::run(&args, &data_dir),
     }
 }
+
+/// What the program makes in a data directory from now on is its owner's alone.
+#[cfg(unix)]
+fn close_to_others() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}
+
+#[cfg(not(unix))]
+fn close_to_others() {}

@@ -2,10 +2,11 @@
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use tokio::sync::watch;
 
 use super::engine::EngineArgs;
@@ -13,11 +14,13 @@ use super::error::CliError;
 use super::gc;
 use super::tenant::open_platform;
 use crate::guest;
-use crate::http::{self, ConnectionLimits, Deadlines, Keyless, KeylessUntil, Order, ServeOptions};
+use crate::http::{
+    self, ConnectionLimits, Cors, Deadlines, Keyless, KeylessUntil, Listeners, Order, Reloaded, ServeOptions, Tls,
+};
 use crate::model::{ModelStore, Source, builtin};
-use crate::tenant::Platform;
 #[cfg(unix)]
 use crate::tenant::server::AdminServer;
+use crate::tenant::{LiveTenant, Platform};
 
 /// Default address: only callers on this machine can reach it.
 const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -32,33 +35,58 @@ const DEFAULT_DRAIN_SECONDS: u64 = 10;
 /// Default number of connections, where the system lets a process have so many: what a busy proxy keeps open.
 const DEFAULT_MAX_CONNECTIONS: usize = 1_024;
 
+/// How often the certificate's files are looked at.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+
 /// File descriptors that are kept for everything but connections: models, guests, the registry, threads.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// Take settings from a TOML file: its keys are the long options below. Options and environment variables come first
+    #[arg(long, env = "ASSAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Address to listen on; 0.0.0.0 or :: is every one of this machine
     #[arg(long, env = "ASSAY_HOST", default_value_t = DEFAULT_HOST, value_name = "ADDRESS")]
     host: IpAddr,
     /// Port to listen on; 0 is any that is free
     #[arg(long, env = "ASSAY_PORT", default_value_t = DEFAULT_PORT)]
     port: u16,
+    /// Listen on a Unix socket too, which only this user may open; its callers count as callers of this machine
+    #[arg(long, env = "ASSAY_UNIX_SOCKET", value_name = "PATH")]
+    unix_socket: Option<PathBuf>,
+    /// Listen on the Unix socket only
+    #[arg(long, env = "ASSAY_NO_TCP", requires = "unix_socket")]
+    no_tcp: bool,
+    /// Certificate chain in PEM form: the port speaks TLS. Read again when it changes
+    #[arg(long, env = "ASSAY_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// Private key of the certificate in PEM form
+    #[arg(long, env = "ASSAY_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+    /// Let pages of this origin call from a browser, such as https://search.example.org; * is every origin
+    #[arg(long, env = "ASSAY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    cors_origin: Vec<String>,
     /// Answer callers without a key too, with the standard guest and this model, by name or from a directory
     /// [default: the default model, while there is no tenant and no key]
-    #[arg(long, value_name = "NAME|DIR")]
+    #[arg(long, env = "ASSAY_MODEL", value_name = "NAME|DIR")]
     model: Option<String>,
     /// Answer callers without a key beyond this machine
-    #[arg(long)]
+    #[arg(long, env = "ASSAY_ALLOW_KEYLESS_NETWORK")]
     allow_keyless_network: bool,
     /// Seconds that requests in work get when the server is asked to stop; a second signal ends it at once
-    #[arg(long, default_value_t = DEFAULT_DRAIN_SECONDS, value_name = "SECONDS")]
+    #[arg(long, env = "ASSAY_DRAIN_SECONDS", default_value_t = DEFAULT_DRAIN_SECONDS, value_name = "SECONDS")]
     drain_seconds: u64,
     /// Most open connections [default: 1024, or as many as the system allows]
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "ASSAY_MAX_CONNECTIONS", value_name = "N")]
     max_connections: Option<usize>,
     /// Most open connections from one address [default: three quarters of all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, env = "ASSAY_MAX_CONNECTIONS_PER_ADDRESS", value_name = "N")]
     max_connections_per_address: Option<usize>,
+    /// Most memory of all tenants' guests together, and of the texts that wait for them, such as 2GiB [default: a quarter
+    /// of the machine's]
+    #[arg(long, env = "ASSAY_GUEST_MEMORY", value_name = "SIZE")]
+    guest_memory: Option<ByteSize>,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -68,10 +96,51 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
     let device = args.engine.options(data_dir)?;
     let connections = args.connection_limits()?;
-    let platform = Arc::new(open_platform(data_dir, device, runtime.handle())?);
-    // A server cannot serve without its device, so fail now and not with the first tenant.
+    let cors = Cors::new(&args.cors_origin).map_err(|error| CliError::bad_input(format!("--cors-origin: {error}")))?;
+    let guest_memory = args.guest_memory.map(|size| size.as_u64());
+    let platform = Arc::new(open_platform(data_dir, device, guest_memory, runtime.handle())?);
+    platform.begin()?;
+    let keyless = args.keyless(&platform)?;
+    let drain_time = Duration::from_secs(args.drain_seconds);
+    let loaded = keyless.as_ref().map(|keyless| Arc::clone(&keyless.tenant));
+    let options = ServeOptions { connections, deadlines: Deadlines::default(), drain_time, keyless, cors };
+    let served = runtime.block_on(async {
+        let server = serve(args.listeners().await?, data_dir, &platform, options).await?;
+        // The port is open: what takes long comes now, and callers of what is not loaded yet are told so.
+        let start = {
+            let (platform, data_dir, model) = (Arc::clone(&platform), data_dir.to_owned(), args.model.clone());
+            tokio::task::spawn_blocking(move || start(&platform, &data_dir, loaded.as_deref(), model.as_deref()))
+        };
+        let started = async {
+            match start.await {
+                Ok(Ok(())) => std::future::pending().await,
+                Ok(Err(error)) => error,
+                Err(_) => CliError::failed("starting the tenants panicked"),
+            }
+        };
+        tokio::select! {
+            served = server => served,
+            error = started => Err(error),
+        }
+    });
+    // What is still being compiled may be left undone: nothing of it is committed.
+    runtime.shutdown_background();
+    served
+}
+
+/// Opens the device, loads what serves, and sweeps. Fails only if nothing can be served.
+fn start(
+    platform: &Platform,
+    data_dir: &Path,
+    keyless: Option<&OnceLock<Option<Arc<LiveTenant>>>>,
+    model: Option<&str>,
+) -> Result<(), CliError> {
     platform.device()?;
-    for (tenant, error) in platform.activate_all()? {
+    if let Some(keyless) = keyless {
+        let _ = keyless.set(load_keyless(platform, data_dir, model)?);
+        platform.announce();
+    }
+    for (tenant, error) in platform.activate() {
         eprintln!("tenant {tenant} is not being served: {}", CliError::from(error));
     }
     match platform.tidy() {
@@ -79,16 +148,117 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
         Ok(swept) => eprintln!("removed unused files: {}", gc::summary(&swept)),
         Err(error) => eprintln!("unused files cannot be removed: {error}"),
     }
-    let keyless = args.keyless(&platform, data_dir)?;
-    let drain_time = Duration::from_secs(args.drain_seconds);
-    let options = ServeOptions { connections, deadlines: Deadlines::default(), drain_time, keyless };
-    let served = runtime.block_on(serve(SocketAddr::new(args.host, args.port), data_dir, &platform, options));
-    // What is still being compiled may be left undone: nothing of it is committed.
-    runtime.shutdown_background();
-    served
+    Ok(())
+}
+
+/// Loads what answers callers without a key. `None` if that was only a default and cannot be: tenants may still be
+/// deployed.
+fn load_keyless(
+    platform: &Platform,
+    data_dir: &Path,
+    model: Option<&str>,
+) -> Result<Option<Arc<LiveTenant>>, CliError> {
+    let loaded = standard_guest().and_then(|standard| {
+        let model = stored_model(model, data_dir)?;
+        Ok(platform.stand_alone(standard, model.as_deref())?)
+    });
+    match loaded {
+        Ok(tenant) => {
+            eprintln!("callers need no key: the standard guest answers them with {}", tenant.model().name);
+            if model.is_none() {
+                eprintln!("this ends when the first tenant is deployed: see `assay help tenant`");
+            }
+            Ok(Some(tenant))
+        }
+        Err(error) if model.is_none() => {
+            eprintln!("callers without a key are refused: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn standard_guest() -> Result<&'static [u8], CliError> {
+    let missing = "this program was built without the standard guest: build it with `cargo xtask build`";
+    guest::standard().ok_or_else(|| CliError::failed(missing))
+}
+
+/// Where the server listens, and what of that ends with it.
+struct Listening {
+    listeners: Listeners,
+    /// The addresses, for people and programs.
+    addresses: Vec<String>,
+    _socket_file: Option<SocketFile>,
+}
+
+/// The file of a Unix socket, removed when the server ends.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // If this fails, the next server finds that nothing listens there and removes it.
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Args {
+    /// Opens everything that the server listens on.
+    async fn listeners(&self) -> Result<Listening, CliError> {
+        let (mut listeners, mut addresses) = (Listeners::default(), Vec::new());
+        if let Some((certificate, key)) = self.tls_certificate.as_deref().zip(self.tls_key.as_deref()) {
+            let tls = Tls::load(certificate, key).map_err(|error| CliError::bad_input(format!("TLS: {error}")))?;
+            listeners.tls = Some(Arc::new(tls));
+        }
+        if !self.no_tcp {
+            let address = SocketAddr::new(self.host, self.port);
+            let failed = |error: std::io::Error| CliError::failed(format!("{address}: {error}"));
+            let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+            let scheme = if listeners.tls.is_some() { "https" } else { "http" };
+            addresses.push(format!("{scheme}://{}", listener.local_addr().map_err(failed)?));
+            listeners.tcp = Some(listener);
+        }
+        let socket_file = match &self.unix_socket {
+            None => None,
+            Some(path) => {
+                addresses.push(format!("unix:{}", path.display()));
+                Some(self.listen_on_socket(path, &mut listeners)?)
+            }
+        };
+        Ok(Listening { listeners, addresses, _socket_file: socket_file })
+    }
+
+    #[cfg(unix)]
+    fn listen_on_socket(&self, path: &Path, listeners: &mut Listeners) -> Result<SocketFile, CliError> {
+        use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+        let at = |error: std::io::Error| CliError::failed(format!("--unix-socket {}: {error}", path.display()));
+        match std::fs::symlink_metadata(path) {
+            Ok(metadata) if !metadata.file_type().is_socket() => {
+                return Err(CliError::bad_input(format!(
+                    "--unix-socket {}: a file that is no socket is there: name another path",
+                    path.display()
+                )));
+            }
+            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+                return Err(CliError::failed(format!(
+                    "--unix-socket {}: another server listens there: stop it, or name another path",
+                    path.display()
+                )));
+            }
+            // Left by a server that was killed.
+            Ok(_) => std::fs::remove_file(path).map_err(at)?,
+            Err(_) => {}
+        }
+        let listener = tokio::net::UnixListener::bind(path).map_err(at)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(at)?;
+        listeners.unix = Some(listener);
+        Ok(SocketFile(path.to_owned()))
+    }
+
+    #[cfg(not(unix))]
+    fn listen_on_socket(&self, _path: &Path, _listeners: &mut Listeners) -> Result<SocketFile, CliError> {
+        Err(CliError::bad_input("--unix-socket: this system has no Unix sockets"))
+    }
+
     /// The bounds on connections, and the system's raised to hold them.
     fn connection_limits(&self) -> Result<ConnectionLimits, CliError> {
         let wanted = self.max_connections.unwrap_or(DEFAULT_MAX_CONNECTIONS);
@@ -105,46 +275,27 @@ impl Args {
         Ok(ConnectionLimits { total, per_address })
     }
 
-    /// What callers without a key get.
-    fn keyless(&self, platform: &Platform, data_dir: &Path) -> Result<Option<Keyless>, CliError> {
+    /// What callers without a key get, to be loaded.
+    fn keyless(&self, platform: &Platform) -> Result<Option<Keyless>, CliError> {
         let until = match (&self.model, platform.is_empty()) {
             (Some(_), _) => KeylessUntil::End,
             (None, true) => KeylessUntil::FirstTenant,
             (None, false) => return Ok(None),
         };
-        if !self.host.is_loopback() && !self.allow_keyless_network {
-            if self.model.is_some() {
-                return Err(CliError::bad_input(format!(
-                    "{} can be reached from other machines, and --model answers callers without a key: deploy a tenant and make a key, or allow it with --allow-keyless-network",
-                    self.host
-                )));
-            }
-            eprintln!(
-                "no tenant is deployed, and {} can be reached from other machines: callers without a key are refused (--allow-keyless-network answers them)",
+        if self.no_tcp || self.host.is_loopback() || self.allow_keyless_network {
+            return Ok(Some(Keyless { tenant: Arc::default(), until }));
+        }
+        if self.model.is_some() {
+            return Err(CliError::bad_input(format!(
+                "{} can be reached from other machines, and --model answers callers without a key: deploy a tenant and make a key, or allow it with --allow-keyless-network",
                 self.host
-            );
-            return Ok(None);
+            )));
         }
-        let Some(standard) = guest::standard() else {
-            let message = "this program was built without the standard guest: build it with `cargo xtask build`";
-            return if self.model.is_some() { Err(CliError::failed(message)) } else { Ok(None) };
-        };
-        let made = stored_model(self.model.as_deref(), data_dir)
-            .and_then(|model| Ok(platform.stand_alone(standard, model.as_deref())?));
-        let tenant = match made {
-            Ok(tenant) => tenant,
-            // Keyless callers were a default and not a request, and tenants may still be deployed.
-            Err(error) if self.model.is_none() => {
-                eprintln!("callers without a key are refused: {error}");
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        eprintln!("callers need no key: the standard guest answers them with {}", tenant.model().name);
-        if until == KeylessUntil::FirstTenant {
-            eprintln!("this ends when the first tenant is deployed: see `assay help tenant`");
-        }
-        Ok(Some(Keyless { tenant, until }))
+        eprintln!(
+            "no tenant is deployed, and {} can be reached from other machines: callers without a key are refused (--allow-keyless-network answers them)",
+            self.host
+        );
+        Ok(None)
     }
 }
 
@@ -169,32 +320,53 @@ fn stored_model(asked: Option<&str>, data_dir: &Path) -> Result<Option<String>, 
     Ok(Some(added.model.manifest.name))
 }
 
+/// Opens the admin socket and says where the server listens. The result serves until the order to stop.
 async fn serve(
-    address: SocketAddr,
+    Listening { listeners, addresses, _socket_file: socket_file }: Listening,
     data_dir: &Path,
     platform: &Arc<Platform>,
     options: ServeOptions,
-) -> Result<(), CliError> {
+) -> Result<impl Future<Output = Result<(), CliError>> + use<>, CliError> {
     let orders = admin_orders(data_dir, platform)?;
-    let socket = |error: std::io::Error| CliError::failed(format!("{address}: {error}"));
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(socket)?;
-    let address = listener.local_addr().map_err(socket)?;
     let (order, stops) = watch::channel(Order::Serve);
-    // Handled before the line below: a program that reads it may stop the server at once.
+    // Handled before the lines below: a program that reads them may stop the server at once.
     let signals = Signals::new().map_err(|error| CliError::failed(format!("signals cannot be handled: {error}")))?;
     tokio::spawn(stop_at_signals(signals, order));
-    // The program that started the server waits for this line. If nothing reads it, the server serves all the same.
+    if let Some(tls) = &listeners.tls {
+        tokio::spawn(reload(Arc::clone(tls)));
+    }
+    // The program that started the server waits for this. If nothing reads it, the server serves all the same.
     let mut out = std::io::stdout();
-    let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
-    tokio::select! {
-        () = http::serve(listener, Arc::clone(platform), options, stops) => Ok(()),
-        () = orders => Ok(()),
+    for address in addresses {
+        let _ = writeln!(out, "listening on {address}").and_then(|()| out.flush());
+    }
+    let platform = Arc::clone(platform);
+    Ok(async move {
+        let _socket_file = socket_file;
+        tokio::select! {
+            () = http::serve(listeners, platform, options, stops) => Ok(()),
+            () = orders => Ok(()),
+        }
+    })
+}
+
+/// Reads the certificate again when its files change.
+async fn reload(tls: Arc<Tls>) {
+    let mut look = tokio::time::interval(RELOAD_INTERVAL);
+    loop {
+        look.tick().await;
+        let tls = Arc::clone(&tls);
+        match tokio::task::spawn_blocking(move || tls.reload()).await {
+            Ok(Ok(Reloaded::Changed)) => eprintln!("the certificate was read again"),
+            Ok(Err(error)) => eprintln!("the certificate stays as it was: {error}"),
+            Ok(Ok(Reloaded::Unchanged)) | Err(_) => {}
+        }
     }
 }
 
 /// Takes commands over the admin socket until it is dropped.
 #[cfg(unix)]
-fn admin_orders(data_dir: &Path, platform: &Arc<Platform>) -> Result<impl Future<Output = ()>, CliError> {
+fn admin_orders(data_dir: &Path, platform: &Arc<Platform>) -> Result<impl Future<Output = ()> + use<>, CliError> {
     let admin = AdminServer::bind(data_dir)
         .map_err(|error| CliError::failed(format!("the admin socket in {}: {error}", data_dir.display())))?;
     let platform = Arc::clone(platform);
@@ -203,7 +375,7 @@ fn admin_orders(data_dir: &Path, platform: &Arc<Platform>) -> Result<impl Future
 
 /// Without Unix sockets tenants are changed while no server runs.
 #[cfg(not(unix))]
-fn admin_orders(_data_dir: &Path, _platform: &Arc<Platform>) -> Result<impl Future<Output = ()>, CliError> {
+fn admin_orders(_data_dir: &Path, _platform: &Arc<Platform>) -> Result<impl Future<Output = ()> + use<>, CliError> {
     Ok(std::future::pending())
 }
 

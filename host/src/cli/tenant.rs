@@ -35,7 +35,16 @@ pub(super) enum Command {
     #[command(subcommand)]
     Key(Key),
     /// Remove a tenant with its versions and keys; its history stays
-    Remove(One),
+    Remove(Remove),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Remove {
+    /// The tenant
+    name: TenantName,
+    /// Let requests in work end; they are stopped otherwise
+    #[arg(long)]
+    drain: bool,
 }
 
 #[derive(Debug, Args)]
@@ -110,14 +119,23 @@ pub(super) enum Key {
         name: TenantName,
         /// The key's id
         id: String,
+        /// Let requests in work end; they are stopped otherwise
+        #[arg(long)]
+        drain: bool,
     },
 }
 
 /// Opens the tenants of a data directory in this process.
-pub(super) fn open_platform(data_dir: &Path, device: DeviceOptions, tokio: &Handle) -> Result<Platform, CliError> {
+pub(super) fn open_platform(
+    data_dir: &Path,
+    device: DeviceOptions,
+    guest_memory_bytes: Option<u64>,
+    tokio: &Handle,
+) -> Result<Platform, CliError> {
     let program = std::env::current_exe();
     let program = program.map_err(|error| CliError::failed(format!("this program cannot find itself: {error}")))?;
-    let options = PlatformOptions { device, compiler: CompilerOptions::new(program), tokio: tokio.clone() };
+    let options =
+        PlatformOptions { device, compiler: CompilerOptions::new(program), guest_memory_bytes, tokio: tokio.clone() };
     Ok(Platform::open(data_dir, options)?)
 }
 
@@ -139,8 +157,8 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
         }
         Command::Key(Key::Create(One { name })) => (AdminCommand::CreateKey { tenant: name }, None),
         Command::Key(Key::List(One { name })) => (AdminCommand::ListKeys { tenant: name }, None),
-        Command::Key(Key::Revoke { name, id }) => (AdminCommand::RevokeKey { tenant: name, id }, None),
-        Command::Remove(One { name }) => (AdminCommand::Remove { tenant: name }, None),
+        Command::Key(Key::Revoke { name, id, drain }) => (AdminCommand::RevokeKey { tenant: name, id, drain }, None),
+        Command::Remove(Remove { name, drain }) => (AdminCommand::Remove { tenant: name, drain }, None),
     };
     print(execute(command, component.as_deref(), data_dir)?, json)
 }
@@ -181,11 +199,17 @@ pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
     let device = DeviceOptions { tune_file: Some(DeviceOptions::tune_file(data_dir)), ..Default::default() };
-    let platform = open_platform(data_dir, device, runtime.handle())?;
+    let platform = open_platform(data_dir, device, None, runtime.handle())?;
     if let Some(wasm) = wasm {
         name_component(platform.put_component(wasm)?);
     }
-    Ok(platform.execute(signed(command)))
+    let removes = matches!(command, AdminCommand::Remove { .. });
+    let reply = platform.execute(signed(command));
+    if removes {
+        // The tenant is removed even if its files are not: the next sweep finds them.
+        let _ = platform.tidy();
+    }
+    Ok(reply)
 }
 
 /// Signs a request with the user's name, for the history. Permission depends only on write access to the data
@@ -278,7 +302,7 @@ fn opened_row(opened: &OpenedModel, current: u64) -> Vec<String> {
 }
 
 fn describe(description: &Description) -> String {
-    let Description { tenant, versions, history, models, usage, device } = description;
+    let Description { tenant, versions, history, models, usage, trouble, device } = description;
     let mut text = format!("{}\n\nversions\n", tenant.name);
     let mark = |version: u64| if version == tenant.current { "*" } else { "" };
     let rows: Vec<Vec<String>> = versions.iter().map(|version| list_row(mark(version.version), version)).collect();
@@ -297,12 +321,25 @@ fn describe(description: &Description) -> String {
             .collect();
         text += &table::columns(&["limit", "allowed", "used"], &rows);
     }
+    if let Some(trouble) = trouble {
+        text += &format!("\nnot being served: {trouble}\n");
+    }
     if let Some(usage) = usage {
-        let crate::tenant::Usage { answered, failed, tokens, device_time_ms, idle_instances, is_snapshotted, .. } =
-            usage;
+        let crate::tenant::Usage { answered, tokens, device_time_ms, guest_cpu_ms, .. } = usage;
+        let crate::tenant::Usage { idle_instances, is_snapshotted, .. } = usage;
         text += &format!(
-            "\n{answered} requests answered, {failed} failed, {tokens} tokens, {device_time_ms} ms of device time\n"
+            "\n{answered} requests answered, {tokens} tokens, {device_time_ms} ms of device time, {guest_cpu_ms} ms of guests' processor time\n"
         );
+        let failures = [
+            (usage.refused, "refused"),
+            (usage.turned_away, "turned away for now"),
+            (usage.cancelled, "cancelled"),
+            (usage.late, "late"),
+            (usage.guest_faults, "faults of the guest"),
+            (usage.host_faults, "faults of the host"),
+        ];
+        let failures: Vec<String> = failures.map(|(count, kind)| format!("{count} {kind}")).to_vec();
+        text += &format!("{} failed: {}\n", usage.failed, failures.join(", "));
         let start = if *is_snapshotted { "start from a snapshot" } else { "are prepared one by one" };
         text += &format!("instances {start}, {idle_instances} idle\n");
     }
@@ -338,6 +375,7 @@ fn used(usage: &crate::tenant::Usage, limit: &str) -> Option<String> {
         "max_request_rows" => most(usage.most_request_rows),
         "max_request_tokens" => most(usage.most_request_tokens),
         "max_memory_bytes" => most(usage.most_memory_bytes),
+        "max_guest_memory_bytes" => Some(usage.guest_memory_bytes.to_string()),
         "max_guest_cpu_ms" => most(usage.most_guest_cpu_ms),
         "max_wall_ms" => most(usage.most_wall_ms),
         _ => None,

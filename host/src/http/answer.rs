@@ -6,7 +6,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 
 use super::connections::InRequest;
@@ -90,6 +92,14 @@ pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Answer> {
     let mut response = Response::new(Answer::new(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A page, which may load what the policy says.
+pub(super) fn html(page: String, policy: &'static str) -> Response<Answer> {
+    let mut response = Response::new(Answer::new(page.into_bytes()));
+    set(response.headers_mut(), CONTENT_TYPE, "text/html; charset=utf-8");
+    set(response.headers_mut(), CONTENT_SECURITY_POLICY, policy);
     response
 }
 

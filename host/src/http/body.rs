@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::deadlines::Deadlines;
 use super::error::HttpError;
 use super::fields::quoted;
+use crate::rerank::RerankError;
 
 /// Fails for a body that is not worth reading: compressed, or longer than it may be by its own account.
 pub(super) fn check(headers: &HeaderMap, body: &Incoming, allowed: usize) -> Result<(), HttpError> {
@@ -25,8 +26,13 @@ pub(super) fn check(headers: &HeaderMap, body: &Incoming, allowed: usize) -> Res
     }
 }
 
-/// Reads a body of at most `allowed` bytes.
-pub(super) async fn read(mut body: Incoming, allowed: usize, deadlines: &Deadlines) -> Result<Vec<u8>, HttpError> {
+/// Reads a body of at most `allowed` bytes. `hold` reserves memory for bytes before they are kept.
+pub(super) async fn read(
+    mut body: Incoming,
+    allowed: usize,
+    deadlines: &Deadlines,
+    mut hold: impl FnMut(usize) -> Result<(), RerankError>,
+) -> Result<Vec<u8>, HttpError> {
     // A length that was announced is reserved in one piece, which costs nothing until bytes come.
     let mut bytes = Vec::with_capacity(usize::try_from(body.size_hint().lower()).unwrap_or(0).min(allowed));
     let all = async {
@@ -41,6 +47,9 @@ pub(super) async fn read(mut body: Incoming, allowed: usize, deadlines: &Deadlin
                     let Some(data) = frame.data_ref() else { continue };
                     if bytes.len() + data.len() > allowed {
                         return Some(Err(HttpError::BodyTooLarge { requested: None, allowed }));
+                    }
+                    if let Err(error) = hold(data.len()) {
+                        return Some(Err(error.into()));
                     }
                     bytes.extend_from_slice(data);
                 }

@@ -1,6 +1,7 @@
 //! Why a request got no answer, and which status that is: the one place that decides it. How the body says it is the
 //! dialect's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -15,9 +16,17 @@ pub(super) enum HttpError {
     /// No key, or none that is known. Which of the two is not said.
     #[error("no valid API key: send `Authorization: Bearer KEY`, made by `assay tenant key create`")]
     Unauthorized,
-    /// The key is good, but its tenant could not be put in place.
-    #[error("tenant {0} is not being served: see the server's log")]
-    Unavailable(TenantName),
+    /// The key is good, but its tenant is still being loaded.
+    #[error("the tenant is starting: try again in a second")]
+    Starting,
+    /// The key is good, but its tenant could not be loaded.
+    #[error("tenant {tenant} is not being served: {reason}")]
+    Unavailable {
+        /// The tenant.
+        tenant: TenantName,
+        /// Why it was not loaded.
+        reason: Arc<str>,
+    },
     /// The server is about to end.
     #[error("the server is shutting down: try another one, or again later")]
     Draining,
@@ -123,7 +132,7 @@ impl HttpError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Unavailable(_) | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Starting | Self::Unavailable { .. } | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotFound { .. } | Self::Model { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -152,7 +161,7 @@ impl HttpError {
             Self::Rerank(
                 RerankError::Overloaded { retry_after } | RerankError::TooManyRequests { retry_after, .. },
             ) => Some(*retry_after),
-            Self::Rerank(RerankError::DeviceFailed(_)) | Self::Unavailable(_) => Some(Duration::from_secs(1)),
+            Self::Rerank(RerankError::DeviceFailed(_)) | Self::Starting => Some(Duration::from_secs(1)),
             Self::Draining => Some(Duration::from_secs(5)),
             _ => None,
         }

@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::connections::{Connections, Full, SWEEP_INTERVAL, Slot};
 use super::io::Noted;
 use super::service::{ConnectionService, Service};
+use super::tls::Tls;
 
 /// Largest head of a request: a key and the headers of several proxies.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -48,9 +49,93 @@ pub enum Order {
     Drain,
 }
 
+/// Where connections come from: any of these.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// A port.
+    pub tcp: Option<TcpListener>,
+    /// The certificate of the port's connections; they are not encrypted without one.
+    pub tls: Option<Arc<Tls>>,
+    /// A socket of this machine.
+    #[cfg(unix)]
+    pub unix: Option<tokio::net::UnixListener>,
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+enum Accepted {
+    Tcp(TcpStream, IpAddr),
+    #[cfg(unix)]
+    Unix(tokio::net::UnixStream),
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(listener: TcpListener) -> Self {
+        Self { tcp: Some(listener), ..Self::default() }
+    }
+}
+
+impl Listeners {
+    async fn accept(&self) -> io::Result<Accepted> {
+        let tcp = async {
+            match &self.tcp {
+                Some(listener) => {
+                    let (stream, address) = listener.accept().await?;
+                    Ok(Accepted::Tcp(stream, address.ip()))
+                }
+                None => std::future::pending().await,
+            }
+        };
+        #[cfg(unix)]
+        let unix = async {
+            match &self.unix {
+                Some(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
+                None => std::future::pending().await,
+            }
+        };
+        #[cfg(not(unix))]
+        let unix = std::future::pending();
+        tokio::select! {
+            accepted = tcp => accepted,
+            accepted = unix => accepted,
+        }
+    }
+}
+
+impl Accepted {
+    /// The address that the connection counts for. Callers over a socket share one.
+    fn address(&self) -> IpAddr {
+        match self {
+            Self::Tcp(_, address) => *address,
+            #[cfg(unix)]
+            Self::Unix(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        }
+    }
+
+    /// Tells a caller why its connection is closed, if the system takes the bytes at once. A caller that speaks TLS only
+    /// sees its connection closed.
+    fn refuse(self, tls: Option<&Arc<Tls>>) {
+        use std::io::Write as _;
+        match self {
+            Self::Tcp(stream, _) if tls.is_none() => {
+                if let Ok(mut stream) = stream.into_std() {
+                    let _ = stream.write(TOO_MANY);
+                }
+            }
+            Self::Tcp(..) => {}
+            #[cfg(unix)]
+            Self::Unix(stream) => {
+                if let Ok(mut stream) = stream.into_std() {
+                    let _ = stream.write(TOO_MANY);
+                }
+            }
+        }
+    }
+}
+
 /// Accepts and serves connections until it has drained.
 pub(super) async fn run(
-    listener: TcpListener,
+    listeners: &Listeners,
     connections: &Arc<Connections>,
     service: &Arc<Service>,
     mut orders: watch::Receiver<Order>,
@@ -58,7 +143,7 @@ pub(super) async fn run(
 ) {
     let mut tasks = JoinSet::new();
     let orders_of_connections = orders.clone();
-    let accepting = accept_all(&listener, connections, service, &orders_of_connections, &mut tasks);
+    let accepting = accept_all(listeners, connections, service, &orders_of_connections, &mut tasks);
     let draining = async {
         // If the sender is gone, no order comes any more: the server goes on.
         if orders.wait_for(|order| *order == Order::Drain).await.is_err() {
@@ -79,7 +164,7 @@ pub(super) async fn run(
 }
 
 async fn accept_all(
-    listener: &TcpListener,
+    listeners: &Listeners,
     connections: &Arc<Connections>,
     service: &Arc<Service>,
     orders: &watch::Receiver<Order>,
@@ -88,11 +173,11 @@ async fn accept_all(
     let mut sweep = interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // A connection that there is no room for yet. Until there is, the system keeps the next ones.
-    let mut held: Option<(TcpStream, IpAddr)> = None;
+    let mut held: Option<Accepted> = None;
     loop {
         tokio::select! {
-            accepted = listener.accept(), if held.is_none() => match accepted {
-                Ok((stream, address)) => held = Some((stream, address.ip())),
+            accepted = listeners.accept(), if held.is_none() => match accepted {
+                Ok(accepted) => held = Some(accepted),
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(_) => {
                     // Most likely there are no more file descriptors.
@@ -104,11 +189,14 @@ async fn accept_all(
             Some(_) = tasks.join_next() => {}
             _ = sweep.tick() => connections.sweep(),
         }
-        let Some((stream, address)) = held.take() else { continue };
-        match connections.admit(address) {
-            Ok(slot) => drop(tasks.spawn(serve(stream, slot, Arc::clone(service), orders.clone()))),
-            Err(Full::Address) => refuse(stream),
-            Err(Full::Total) => held = Some((stream, address)),
+        let Some(accepted) = held.take() else { continue };
+        match connections.admit(accepted.address()) {
+            Ok(slot) => {
+                let (service, tls) = (Arc::clone(service), listeners.tls.clone());
+                drop(tasks.spawn(open(accepted, slot, tls, service, orders.clone())));
+            }
+            Err(Full::Address) => accepted.refuse(listeners.tls.as_ref()),
+            Err(Full::Total) => held = Some(accepted),
         }
     }
 }
@@ -119,20 +207,43 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Tells a caller why its connection is closed, if the system takes the bytes at once.
-fn refuse(stream: TcpStream) {
-    use std::io::Write as _;
-    if let Ok(mut stream) = stream.into_std() {
-        let _ = stream.write(TOO_MANY);
+/// Serves a connection, after its handshake if it has one.
+async fn open(
+    accepted: Accepted,
+    slot: Slot,
+    tls: Option<Arc<Tls>>,
+    service: Arc<Service>,
+    orders: watch::Receiver<Order>,
+) {
+    let connection = Arc::clone(&slot.connection);
+    match (accepted, tls) {
+        (Accepted::Tcp(stream, _), tls) => {
+            // Answers are written in one piece: nothing is gained by waiting for more.
+            let _ = stream.set_nodelay(true);
+            let stream = Noted::new(stream, Arc::clone(&connection));
+            let Some(tls) = tls else { return serve(stream, slot, service, orders).await };
+            // Its first byte begins the time that the first head has, so a handshake that does not end is late too.
+            tokio::select! {
+                () = connection.closing() => {}
+                stream = tls.acceptor().accept(stream) => if let Ok(stream) = stream {
+                    serve(stream, slot, service, orders).await;
+                },
+            }
+        }
+        #[cfg(unix)]
+        (Accepted::Unix(stream), _) => serve(Noted::new(stream, connection), slot, service, orders).await,
     }
 }
 
-async fn serve(stream: TcpStream, slot: Slot, service: Arc<Service>, mut orders: watch::Receiver<Order>) {
-    // Answers are written in one piece: nothing is gained by waiting for more.
-    let _ = stream.set_nodelay(true);
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    slot: Slot,
+    service: Arc<Service>,
+    mut orders: watch::Receiver<Order>,
+) {
     let connection = Arc::clone(&slot.connection);
     let handler = ConnectionService { service, connection: Arc::clone(&connection) };
-    let stream = TokioIo::new(Noted::new(stream, Arc::clone(&connection)));
+    let stream = TokioIo::new(stream);
     let mut http = http1::Builder::new();
     // Late heads are found by the sweep.
     http.header_read_timeout(None).max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_BUFFER_BYTES);

@@ -1,35 +1,45 @@
 //! The HTTP service: rankings and scores in the dialects of the servers that people come from, over one port.
 //!
-//! The only module that knows HTTP. [`listener`] accepts and ends connections, [`connections`] bounds them, [`service`]
-//! takes a request from its head to its answer, [`routes`] is the table of what exists, and [`dialect`] has one file
-//! for each way of asking. The key picks the tenant; everything else is the tenant's.
+//! The only module that knows HTTP. [`listener`] accepts and ends connections, over TCP, [`tls`] or a Unix socket;
+//! [`connections`] bounds them; [`cors`] says which pages may call from a browser. [`service`] takes a request from its head to its answer, [`routes`] is the table of what exists, [`openapi`] and [`page`] show it, and
+//! [`dialect`] has one file for each way of asking. The key picks the tenant; everything else is the tenant's.
 
 mod answer;
 mod body;
 mod connections;
+mod cors;
 mod deadlines;
 mod dialect;
 mod error;
 mod fields;
 mod io;
 mod listener;
+mod openapi;
+mod page;
 mod routes;
 mod service;
+mod tls;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use connections::Connections;
+use dialect::{Choice, Serving};
+use fields::Fields;
+use routes::Endpoint;
 use service::Service;
 
+use crate::limits::RequestLimits;
+use crate::rerank::Request;
 use crate::tenant::{LiveTenant, Platform};
 
 pub use connections::ConnectionLimits;
+pub use cors::{Cors, OriginError};
 pub use deadlines::Deadlines;
-pub use listener::Order;
+pub use listener::{Listeners, Order};
+pub use tls::{Reloaded, Tls, TlsError};
 
 /// How to serve.
 #[derive(Debug)]
@@ -42,13 +52,15 @@ pub struct ServeOptions {
     pub drain_time: Duration,
     /// What callers without a key get.
     pub keyless: Option<Keyless>,
+    /// Which pages may call from a browser.
+    pub cors: Cors,
 }
 
 /// What callers without a key get.
 #[derive(Debug)]
 pub struct Keyless {
-    /// What answers them.
-    pub tenant: Arc<LiveTenant>,
+    /// What answers them, once it is loaded; `None` in it if it cannot be.
+    pub tenant: Arc<OnceLock<Option<Arc<LiveTenant>>>>,
     /// For how long.
     pub until: KeylessUntil,
 }
@@ -63,21 +75,46 @@ pub enum KeylessUntil {
 }
 
 impl Keyless {
-    fn tenant(&self, platform: &Platform) -> Option<&Arc<LiveTenant>> {
-        let answers = self.until == KeylessUntil::End || platform.is_empty();
-        answers.then_some(&self.tenant)
+    /// Whether callers without a key are answered now.
+    fn answers(&self, platform: &Platform) -> bool {
+        let is_loaded_or_loading = self.tenant.get().is_none_or(Option::is_some);
+        is_loaded_or_loading && (self.until == KeylessUntil::End || platform.is_empty())
+    }
+
+    /// Whether it is still being loaded.
+    fn is_starting(&self) -> bool {
+        self.tenant.get().is_none()
     }
 }
 
 /// Serves until the order to drain comes and what was in work then is answered, or its time is over.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     platform: Arc<Platform>,
     options: ServeOptions,
     orders: watch::Receiver<Order>,
 ) {
-    let ServeOptions { connections, deadlines, drain_time, keyless } = options;
+    let ServeOptions { connections, deadlines, drain_time, keyless, cors } = options;
     let connections = Connections::new(connections, deadlines);
-    let service = Arc::new(Service::new(platform, keyless, deadlines));
-    listener::run(listener, &connections, &service, orders, drain_time).await;
+    let service = Arc::new(Service::new(platform, keyless, deadlines, cors));
+    listener::run(&listeners.into(), &connections, &service, orders, drain_time).await;
+}
+
+/// Decodes a body as a path's dialect does; `None` if it is refused. For checks of what must hold for any bytes.
+#[must_use]
+pub fn decode_body(path: &str, body: Vec<u8>, limits: &RequestLimits) -> Option<Vec<Request>> {
+    let choice = match routes::find(&hyper::Method::POST, path).ok()? {
+        Endpoint::Rank(choice) => choice,
+        Endpoint::Score(dialect) => Choice::Named(dialect),
+        _ => return None,
+    };
+    let body = crate::json::decode(body).ok()?;
+    let fields = Fields::of(&body).ok()?;
+    let dialect = choice.dialect(&fields);
+    let question = dialect.parse(fields, &Serving { model: "model", max_tokens: 512, limits }).ok()?;
+    for place in question.shown {
+        // What is given back is JSON again.
+        serde_json::from_str::<serde::de::IgnoredAny>(body.get(place)?).ok()?;
+    }
+    Some(question.requests)
 }

@@ -25,6 +25,10 @@ pub(super) enum Endpoint {
     Ready,
     /// What exists.
     Index,
+    /// The same as an OpenAPI document.
+    OpenApi,
+    /// The same as a page.
+    Docs,
 }
 
 /// One line of the table.
@@ -41,7 +45,7 @@ impl Route {
     pub(super) fn allowed(&self) -> &'static str {
         match self.endpoint {
             Endpoint::Rank(_) | Endpoint::Score(_) => "POST",
-            Endpoint::Models | Endpoint::Info | Endpoint::Health | Endpoint::Ready | Endpoint::Index => "GET, HEAD",
+            _ => "GET, HEAD",
         }
     }
 
@@ -81,6 +85,8 @@ pub(super) const ROUTES: &[Route] = &[
     route("/info", Endpoint::Info, "the model and the limits (text-embeddings-inference)"),
     route("/health", Endpoint::Health, "200 while the process lives"),
     route("/ready", Endpoint::Ready, "200 while requests are taken"),
+    route("/openapi.json", Endpoint::OpenApi, "this service as an OpenAPI document"),
+    route("/docs", Endpoint::Docs, "the same as a page"),
     route("/", Endpoint::Index, "this list"),
 ];
 

@@ -10,25 +10,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::Keyless;
 use super::answer::{self, Afterwards, Answer};
 use super::body;
 use super::connections::Connection;
+use super::cors::Cors;
 use super::deadlines::Deadlines;
 use super::dialect::{self, Choice, Dialect, Question, Serving};
 use super::error::HttpError;
 use super::fields::Fields;
+use super::openapi;
+use super::page;
 use super::routes::{self, Endpoint};
 use crate::rerank::Timings;
-use crate::tenant::{Admission, LiveTenant, Platform};
+use crate::tenant::{Activity, Admission, Caller, Counts, LiveTenant, Platform};
 
 /// Bodies beyond this are decoded on a thread that may block: what can be decoded in a tenth of a millisecond costs
 /// less than handing it over.
 const MAX_INLINE_BYTES: usize = 64 << 10;
+
+/// How long a request waits for its tenant to start.
+const START_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Room in a body for what is not text: names of fields, commas, quotes.
 const BODY_OVERHEAD_BYTES: usize = 64 << 10;
@@ -39,6 +47,7 @@ pub(super) struct Service {
     platform: Arc<Platform>,
     keyless: Option<Keyless>,
     deadlines: Deadlines,
+    cors: Cors,
     draining: AtomicBool,
 }
 
@@ -57,7 +66,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (service, in_request) = (Arc::clone(&self.service), self.connection.request());
         Box::pin(async move {
+            let origin = service.cors.origin(request.headers());
             let mut response = service.answer(request).await;
+            service.cors.mark(origin, &mut response);
             if service.draining.load(Ordering::Relaxed) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -68,8 +79,8 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
 }
 
 impl Service {
-    pub(super) fn new(platform: Arc<Platform>, keyless: Option<Keyless>, deadlines: Deadlines) -> Self {
-        Self { platform, keyless, deadlines, draining: AtomicBool::new(false) }
+    pub(super) fn new(platform: Arc<Platform>, keyless: Option<Keyless>, deadlines: Deadlines, cors: Cors) -> Self {
+        Self { platform, keyless, deadlines, cors, draining: AtomicBool::new(false) }
     }
 
     /// Refuses every request from now on.
@@ -80,13 +91,18 @@ impl Service {
     async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
         let (head, body) = request.into_parts();
         let (method, headers) = (&head.method, &head.headers);
+        if let Some(answer) = self.cors.preflight(method, headers) {
+            return answer;
+        }
         let answered = match routes::find(method, head.uri.path()) {
             Ok(Endpoint::Health) => Ok(answer::json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
             Ok(Endpoint::Index) => Ok(answer::json(StatusCode::OK, index())),
+            Ok(Endpoint::OpenApi) => Ok(answer::json(StatusCode::OK, openapi::document().to_string().into_bytes())),
+            Ok(Endpoint::Docs) => Ok(answer::html(page::page(), page::POLICY)),
             _ if self.draining.load(Ordering::Relaxed) => Err(HttpError::Draining),
-            Ok(Endpoint::Ready) => Ok(answer::json(StatusCode::OK, br#"{"status":"ready"}"#.to_vec())),
-            Ok(Endpoint::Models) => self.tenant(headers).map(|tenant| answer::json(StatusCode::OK, models(&tenant))),
-            Ok(Endpoint::Info) => self.tenant(headers).map(|tenant| answer::json(StatusCode::OK, info(&tenant))),
+            Ok(Endpoint::Ready) => Ok(self.ready()),
+            Ok(Endpoint::Models) => self.tenant(headers).map(|it| answer::json(StatusCode::OK, models(&it.tenant))),
+            Ok(Endpoint::Info) => self.tenant(headers).map(|it| answer::json(StatusCode::OK, info(&it.tenant))),
             Ok(Endpoint::Rank(choice)) => return self.score(headers, body, choice).await,
             Ok(Endpoint::Score(dialect)) => return self.score(headers, body, Choice::Named(dialect)).await,
             Err(error) => Err(error),
@@ -102,36 +118,102 @@ impl Service {
         }
     }
 
+    /// Whether every tenant that can serve does, with their counts.
+    fn ready(&self) -> Response<Answer> {
+        let Counts { mut starting, serving, failed } = self.platform.counts();
+        starting += usize::from(self.keyless.as_ref().is_some_and(Keyless::is_starting));
+        let is_ready = starting == 0;
+        let (status, word) = match is_ready {
+            true => (StatusCode::OK, "ready"),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        };
+        let counts = json!({ "status": word, "starting": starting, "serving": serving, "failed": failed });
+        let mut response = answer::json(status, counts.to_string().into_bytes());
+        if !is_ready {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+
     /// The tenant that a request is for, from its head alone.
-    fn tenant(&self, headers: &HeaderMap) -> Result<Arc<LiveTenant>, HttpError> {
-        match key(headers).and_then(|key| self.platform.tenant_of_key(key)) {
-            Some(name) => self.platform.tenant(&name).ok_or(HttpError::Unavailable(name)),
-            None => {
-                let keyless = self.keyless.as_ref().and_then(|keyless| keyless.tenant(&self.platform));
-                keyless.cloned().ok_or(HttpError::Unauthorized)
+    fn tenant(&self, headers: &HeaderMap) -> Result<Called, HttpError> {
+        let Some(Caller { tenant: name, stop }) = key(headers).and_then(|key| self.platform.caller(key)) else {
+            let keyless = self.keyless.as_ref().filter(|keyless| keyless.answers(&self.platform));
+            let tenant = keyless.ok_or(HttpError::Unauthorized)?.tenant.get().cloned().flatten();
+            return tenant.map(|tenant| Called { tenant, stop: None }).ok_or(HttpError::Starting);
+        };
+        match self.platform.activity(&name) {
+            Some(Activity::Serving(tenant)) => Ok(Called { tenant, stop: Some(stop) }),
+            Some(Activity::Starting) => Err(HttpError::Starting),
+            Some(Activity::Failed(reason)) => Err(HttpError::Unavailable { tenant: name, reason }),
+            // Removed since the key was looked up.
+            None => Err(HttpError::Unauthorized),
+        }
+    }
+
+    /// The tenant that a request is for, once it has started, if that is soon. A server that takes another's place loads
+    /// its tenants in less, so that their callers wait and are not refused.
+    async fn started_tenant(&self, headers: &HeaderMap) -> Result<Called, HttpError> {
+        let (mut changes, deadline) = (self.platform.changes(), Instant::now() + START_PATIENCE);
+        loop {
+            match self.tenant(headers) {
+                Err(HttpError::Starting) => match timeout_at(deadline, changes.changed()).await {
+                    Ok(Ok(())) => {}
+                    _ => return Err(HttpError::Starting),
+                },
+                called => return called,
             }
         }
     }
 
+    /// Answers a request for scores, unless its key is taken away meanwhile.
     async fn score(&self, headers: &HeaderMap, body: Incoming, choice: Choice) -> Response<Answer> {
+        let called = match self.draining.load(Ordering::Relaxed) {
+            true => Err(HttpError::Draining),
+            false => self.started_tenant(headers).await,
+        };
+        let Called { tenant, stop } = match called {
+            Ok(called) => called,
+            Err(error) => return answer::error(&error, choice.known(), Afterwards::Closes),
+        };
+        let stopped = async {
+            match &stop {
+                Some(stop) => stop.cancelled().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stopped => answer::error(&HttpError::Unauthorized, choice.known(), Afterwards::Closes),
+            response = self.score_for(tenant, headers, body, choice) => response,
+        }
+    }
+
+    async fn score_for(
+        &self,
+        tenant: Arc<LiveTenant>,
+        headers: &HeaderMap,
+        body: Incoming,
+        choice: Choice,
+    ) -> Response<Answer> {
         let known = choice.known();
         let read = async {
-            if self.draining.load(Ordering::Relaxed) {
-                return Err(HttpError::Draining);
-            }
-            let tenant = self.tenant(headers)?;
             let allowed = max_body_bytes(&tenant);
             body::check(headers, &body, allowed)?;
-            let admission = tenant.admit().await?;
-            Ok((tenant, admission, body::read(body, allowed, &self.deadlines).await?))
+            let mut admission = tenant.admit().await?;
+            // Decoding takes at most twice as much again.
+            let hold = |bytes: usize| admission.hold(bytes.saturating_mul(3));
+            let bytes = body::read(body, allowed, &self.deadlines, hold).await?;
+            Ok((admission, bytes))
         };
-        let (tenant, mut admission, bytes) = match read.await {
+        let (mut admission, bytes) = match read.await {
             Ok(read) => read,
             Err(error) => return answer::error(&error, known, Afterwards::Closes),
         };
         let decoded = decode(bytes, choice, &tenant).await;
         let answered = match decoded {
             Ok(decoded) => {
+                admission.hold_only(decoded.bytes());
                 let dialect = decoded.dialect;
                 ask(&mut admission, &tenant, decoded).await.map_err(|error| (Some(dialect), error))
             }
@@ -144,6 +226,14 @@ impl Service {
     }
 }
 
+/// Whom a request is for.
+#[derive(Debug)]
+struct Called {
+    tenant: Arc<LiveTenant>,
+    /// Cancelled when its key is taken away.
+    stop: Option<CancellationToken>,
+}
+
 /// A body that was decoded.
 #[derive(Debug)]
 struct Decoded {
@@ -152,7 +242,17 @@ struct Decoded {
     question: Question,
 }
 
-/// Decodes a body, off the threads of the connections if it is large.
+impl Decoded {
+    /// Bytes of its texts.
+    fn bytes(&self) -> usize {
+        let texts = |request: &crate::rerank::Request| {
+            request.query.len() + request.documents.iter().map(String::len).sum::<usize>()
+        };
+        self.body.len() + self.question.requests.iter().map(texts).sum::<usize>()
+    }
+}
+
+/// Decodes a body, off the threads of the connections if it is large, and in the tenant's turns among the guests.
 async fn decode(
     bytes: Vec<u8>,
     choice: Choice,
@@ -161,8 +261,8 @@ async fn decode(
     if bytes.len() <= MAX_INLINE_BYTES {
         return decode_here(bytes, choice, tenant);
     }
-    let tenant = Arc::clone(tenant);
-    let decoded = tokio::task::spawn_blocking(move || decode_here(bytes, choice, &tenant)).await;
+    let decoder = Arc::clone(tenant);
+    let decoded = tenant.work(move || decode_here(bytes, choice, &decoder)).await;
     decoded.unwrap_or(Err((None, HttpError::Panicked)))
 }
 

@@ -7,6 +7,7 @@
 )]
 
 pub mod server;
+pub mod service;
 pub mod tenants;
 pub mod tiny;
 

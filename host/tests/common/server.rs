@@ -53,6 +53,10 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&self.body)))
     }
 
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
     /// Checks that the answer is an error with this status, and that it says each of `parts`.
     #[track_caller]
     pub fn refused(&self, status: u16, parts: &[&str]) -> Value {
@@ -94,7 +98,7 @@ pub fn keyless_dir() -> TempDir {
     copy
 }
 
-fn copy_all(from: &Path, to: &Path) {
+pub fn copy_all(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     std::fs::set_permissions(to, std::fs::metadata(from).unwrap().permissions()).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -117,9 +121,17 @@ impl Server {
         server
     }
 
-    /// Starts a server on a data directory.
+    /// Starts a server on a data directory, and waits until all that can serve does.
     #[track_caller]
     pub fn on(data_dir: &Path, arguments: &[&str]) -> Self {
+        let server = Self::starting_on(data_dir, arguments);
+        super::service::until("the server's start", || server.get("/ready").status == 200);
+        server
+    }
+
+    /// Starts a server on a data directory, and waits until its port is open.
+    #[track_caller]
+    pub fn starting_on(data_dir: &Path, arguments: &[&str]) -> Self {
         let mut command = super::assay(data_dir);
         command.args(["serve", "--port", "0"]).args(arguments).env("USER", "tester");
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -177,7 +189,7 @@ impl Server {
 
     #[track_caller]
     pub fn get(&self, path: &str) -> Answer {
-        self.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes())
+        self.send(&get(path))
     }
 
     /// Runs `assay tenant`, and gives what it printed.
@@ -203,6 +215,10 @@ pub fn post(path: &str, key: Option<&str>, body: &[u8]) -> Vec<u8> {
         body.len()
     );
     [head.as_bytes(), body].concat()
+}
+
+pub fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").into_bytes()
 }
 
 /// Reads to the end, and takes a connection that was reset for one.

@@ -117,7 +117,8 @@ pub fn platform(data_dir: &Path, tokio: &tokio::runtime::Handle) -> Platform {
     // Short, so that tests of what never ends do.
     let max_prepare_cpu = Duration::from_millis(500);
     let compiler = CompilerOptions { max_prepare_cpu, ..CompilerOptions::new(super::PROGRAM.into()) };
-    let options = PlatformOptions { device: DeviceOptions::default(), compiler, tokio: tokio.clone() };
+    let options =
+        PlatformOptions { device: DeviceOptions::default(), compiler, guest_memory_bytes: None, tokio: tokio.clone() };
     Platform::open(data_dir, options).unwrap()
 }
 

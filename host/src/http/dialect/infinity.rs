@@ -1,11 +1,12 @@
 //! infinity's rerank (<https://github.com/michaelfeil/infinity>): documents come back as plain strings.
 
 use hyper::StatusCode;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::cohere_v1::Usage;
+use super::parts::Usage;
 use super::ranking::{self, EmptyQuery, ModelRule, Profile, TopNZero};
 use super::{Answer, Dialect, Question, Serving, now_s, uuid};
 use crate::http::error::HttpError;
@@ -57,6 +58,10 @@ impl Dialect for Infinity {
         }
     }
 
+    fn reply_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.root_schema_for::<Reply<'_>>()
+    }
+
     fn error(&self, error: &HttpError) -> serde_json::Value {
         let (message, status) = (error.to_string(), self.status(error));
         match status {
@@ -71,7 +76,7 @@ impl Dialect for Infinity {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Reply<'a> {
     object: &'static str,
     results: Vec<Ranked<'a>>,
@@ -83,10 +88,11 @@ struct Reply<'a> {
     warnings: Vec<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Ranked<'a> {
     relevance_score: f32,
     index: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
     document: Option<&'a RawValue>,
 }

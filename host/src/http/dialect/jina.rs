@@ -1,9 +1,10 @@
 //! Jina's rerank (<https://api.jina.ai/redoc>): documents are given back unless the body says otherwise.
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::json;
 
-use super::cohere_v1::{Document, Usage};
+use super::parts::{Reranked, Usage, reranked};
 use super::ranking::{self, EmptyQuery, ModelRule, Profile, TopNZero};
 use super::{Answer, Dialect, Question, Serving};
 use crate::http::error::HttpError;
@@ -40,12 +41,16 @@ impl Dialect for Jina {
         serde_json::to_vec(&reply).map_err(HttpError::Answer)
     }
 
+    fn reply_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.root_schema_for::<Reply<'_>>()
+    }
+
     fn error(&self, error: &HttpError) -> serde_json::Value {
         json!({ "detail": error.to_string() })
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Reply<'a> {
     model: &'a str,
     object: &'static str,
@@ -53,23 +58,4 @@ struct Reply<'a> {
     results: Vec<Reranked<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
-}
-
-/// One result, of Jina and of the servers that answer like it.
-#[derive(Serialize)]
-pub(super) struct Reranked<'a> {
-    index: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    document: Option<Document<'a>>,
-    relevance_score: f32,
-}
-
-pub(super) fn reranked<'a>(answer: &Answer<'a>) -> Result<Vec<Reranked<'a>>, HttpError> {
-    let hits = answer.hits()?.into_iter();
-    let results = hits.map(|hit| Reranked {
-        index: hit.index,
-        document: hit.document.map(Document::new),
-        relevance_score: hit.score,
-    });
-    Ok(results.collect())
 }

@@ -2,11 +2,11 @@
 //! for scores. It serves one model and does not look at the name that is asked for.
 
 use hyper::StatusCode;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::json;
 
-use super::cohere_v1::Usage;
-use super::jina::{Reranked, reranked};
+use super::parts::{Reranked, Usage, reranked};
 use super::ranking::{self, EmptyQuery, ModelRule, Profile, TopNZero};
 use super::{Answer, Dialect, Question, Serving};
 use crate::http::error::HttpError;
@@ -43,6 +43,10 @@ impl Dialect for LlamaServer {
         }
     }
 
+    fn reply_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.root_schema_for::<Reply<'_>>()
+    }
+
     fn error(&self, error: &HttpError) -> serde_json::Value {
         let status = self.status(error);
         let kind = match status {
@@ -57,7 +61,7 @@ impl Dialect for LlamaServer {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Reply<'a> {
     model: &'a str,
     object: &'static str,

@@ -10,10 +10,12 @@ mod infinity;
 mod jina;
 mod llama;
 mod pairs;
+mod parts;
 pub(super) mod plain;
 mod ranking;
 mod tei;
 mod vllm;
+pub(super) mod vocabulary;
 
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,12 +23,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hyper::StatusCode;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
+use schemars::{Schema, SchemaGenerator};
 use serde_json::value::RawValue;
 
 use super::error::HttpError;
 use super::fields::Fields;
 use crate::limits::RequestLimits;
 use crate::rerank::{Request, Response};
+use vocabulary::Vocabulary;
 
 pub(super) use cohere_v1::CohereV1;
 pub(super) use cohere_v2::CohereV2;
@@ -49,6 +53,19 @@ pub(super) trait Dialect: std::fmt::Debug + Sync {
     /// # Errors
     /// The answer does not fit the question, which is the guest's fault.
     fn reply(&self, answer: &Answer<'_>) -> Result<Vec<u8>, HttpError>;
+
+    /// The fields that a body may have.
+    fn vocabulary(&self) -> Vocabulary {
+        Vocabulary::Ranking
+    }
+
+    /// Those that it must have.
+    fn required(&self) -> &'static [&'static str] {
+        &["query", "documents"]
+    }
+
+    /// The JSON Schema of the answer's body.
+    fn reply_schema(&self, generator: &mut SchemaGenerator) -> Schema;
 
     /// An error's status.
     fn status(&self, error: &HttpError) -> StatusCode {

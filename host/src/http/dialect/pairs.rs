@@ -6,19 +6,13 @@
 use std::collections::HashMap;
 
 use super::ranking::{self, ModelRule};
+use super::vocabulary::Vocabulary;
 use super::{Answer, Pair, Question, Serving};
 use crate::http::error::{FieldError, HttpError};
 use crate::http::fields::{Field, Fields, string, too_large};
 use crate::json::{self, Kind};
 use crate::limits::RequestLimits;
 use crate::rerank::{Activation, GuestFault, Request, RerankError, Truncation};
-
-/// The fields that `/predict` knows, for the message about one that it does not.
-const PREDICT_FIELDS: &[&str] = &["inputs", "raw_scores", "truncate", "truncation_direction", "settings"];
-
-/// The fields that `/score` knows, for the message about one that it does not.
-const SCORE_FIELDS: &[&str] =
-    &["text_1", "text_2", "queries", "documents", "items", "data_1", "data_2", "model", "use_activation", "settings"];
 
 /// The names under which `/score` takes its two sides.
 const SIDES: [(&str, &str); 4] =
@@ -51,7 +45,7 @@ pub(super) fn parse_predict(mut fields: Fields<'_>, serving: &Serving<'_>) -> Re
     if count == 0 {
         return Err(HttpError::NoDocuments { field: "inputs" });
     }
-    fields.finish(PREDICT_FIELDS)?;
+    fields.finish(&Vocabulary::Predict.names())?;
     Ok(pairs.question(asked, single))
 }
 
@@ -82,7 +76,7 @@ pub(super) fn parse_score(
             return Err(FieldError::new(right, problem).into());
         }
     }
-    fields.finish(SCORE_FIELDS)?;
+    fields.finish(&Vocabulary::Score.names())?;
     Ok(pairs.question(asked, false))
 }
 

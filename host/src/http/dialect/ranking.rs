@@ -3,6 +3,7 @@
 //! A field of one dialect is understood in every other, so that a client library which mixes them is served; a
 //! [`Profile`] holds what differs. A field that would change scores in a way that the host cannot is refused by name.
 
+use super::vocabulary::Vocabulary;
 use super::{Question, Serving};
 use crate::http::error::{FieldError, HttpError};
 use crate::http::fields::{Documents, Field, Fields, quoted};
@@ -25,6 +26,17 @@ pub(super) struct Profile {
     /// What a `model` that is not served means.
     pub(super) model: ModelRule,
 }
+
+/// Both versions of Cohere's API.
+pub(super) const COHERE: Profile = Profile {
+    documents: "documents",
+    scores: Activation::Sigmoid,
+    returns_documents: false,
+    empty_query: EmptyQuery::Refused,
+    top_n_zero: TopNZero::Refused,
+    // What the names of Cohere's own models begin with.
+    model: ModelRule::Served { hosted: &["rerank-"] },
+};
 
 /// What an empty query means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,26 +69,6 @@ pub(super) enum ModelRule {
     },
 }
 
-/// Every field that is known, for the message about one that is not.
-pub(super) const KNOWN: &[&str] = &[
-    "query",
-    "documents",
-    "texts",
-    "model",
-    "top_n",
-    "return_documents",
-    "return_text",
-    "rank_fields",
-    "raw_scores",
-    "truncate",
-    "truncation_direction",
-    "truncate_prompt_tokens",
-    "max_tokens_per_doc",
-    "max_chunks_per_doc",
-    "priority",
-    "settings",
-];
-
 /// Names that stand for the model that serves.
 const ANY_MODEL: [&str; 2] = ["default", "default/not-specified"];
 
@@ -99,7 +91,7 @@ pub(super) fn parse(mut fields: Fields<'_>, serving: &Serving<'_>, profile: &Pro
     refuse_what_is_not_done(&mut fields, serving)?;
     let settings = fields.take("settings").map(Field::settings).transpose()?.unwrap_or_default();
     let Documents { texts, places } = fields.require(profile.documents)?.documents(&rank_fields, serving.limits)?;
-    fields.finish(KNOWN)?;
+    fields.finish(&Vocabulary::Ranking.names())?;
     let request = Request { query, documents: texts, top_n, max_tokens, truncation, activation, settings };
     let shown = if shows { places } else { Vec::new() };
     Ok(Question { requests: vec![request], shown, warnings, ..Question::default() })

@@ -2,11 +2,13 @@
 //! array of scores by itself, with the rest in headers.
 
 use hyper::StatusCode;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::ranking::{self, EmptyQuery, ModelRule, Profile, TopNZero};
+use super::vocabulary::Vocabulary;
 use super::{Answer, Dialect, Question, Serving, pairs};
 use crate::http::error::HttpError;
 use crate::http::fields::Fields;
@@ -48,6 +50,14 @@ impl Dialect for Tei {
         status(error)
     }
 
+    fn required(&self) -> &'static [&'static str] {
+        &["query", "texts"]
+    }
+
+    fn reply_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.root_schema_for::<Vec<Rank<'_>>>()
+    }
+
     fn error(&self, error: &HttpError) -> serde_json::Value {
         describe(error)
     }
@@ -75,6 +85,19 @@ impl Dialect for TeiPredict {
         status(error)
     }
 
+    fn vocabulary(&self) -> Vocabulary {
+        Vocabulary::Predict
+    }
+
+    fn required(&self) -> &'static [&'static str] {
+        &["inputs"]
+    }
+
+    fn reply_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        // Of one pair, or of a list.
+        generator.root_schema_for::<Predictions>()
+    }
+
     fn error(&self, error: &HttpError) -> serde_json::Value {
         describe(error)
     }
@@ -100,16 +123,26 @@ fn describe(error: &HttpError) -> serde_json::Value {
     json!({ "error": error.to_string(), "error_type": kind })
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Rank<'a> {
     index: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Value>")]
     text: Option<&'a RawValue>,
     score: f32,
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 struct Prediction {
     score: f32,
     label: &'static str,
+}
+
+/// What `/predict` answers: one pair's prediction, or each pair's.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "for its schema")]
+enum Predictions {
+    One([Prediction; 1]),
+    Many(Vec<[Prediction; 1]>),
 }

@@ -2,12 +2,13 @@
 //! back.
 
 use hyper::StatusCode;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::json;
 
-use super::cohere_v1::Usage;
-use super::jina::{Reranked, reranked};
+use super::parts::{Reranked, Usage, reranked};
 use super::ranking::{self, EmptyQuery, ModelRule, Profile, TopNZero};
+use super::vocabulary::Vocabulary;
 use super::{Answer, Dialect, Question, Serving, now_s, pairs, uuid};
 use crate::http::error::HttpError;
 use crate::http::fields::Fields;
@@ -52,6 +53,10 @@ impl Dialect for Vllm {
         status(error)
     }
 
+    fn reply_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.root_schema_for::<Reply<'_>>()
+    }
+
     fn error(&self, error: &HttpError) -> serde_json::Value {
         describe(error)
     }
@@ -79,6 +84,19 @@ impl Dialect for VllmScore {
         status(error)
     }
 
+    fn vocabulary(&self) -> Vocabulary {
+        Vocabulary::Score
+    }
+
+    fn required(&self) -> &'static [&'static str] {
+        // Or the same sides under another name.
+        &[]
+    }
+
+    fn reply_schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.root_schema_for::<ScoreReply<'_>>()
+    }
+
     fn error(&self, error: &HttpError) -> serde_json::Value {
         describe(error)
     }
@@ -102,7 +120,7 @@ fn describe(error: &HttpError) -> serde_json::Value {
     json!({ "error": { "message": message, "type": kind, "param": param, "code": status.as_u16() } })
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Reply<'a> {
     id: String,
     model: &'a str,
@@ -110,7 +128,7 @@ struct Reply<'a> {
     results: Vec<Reranked<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ScoreReply<'a> {
     id: String,
     object: &'static str,
@@ -120,7 +138,7 @@ struct ScoreReply<'a> {
     usage: Usage,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Score {
     index: usize,
     object: &'static str,
