@@ -191,14 +191,28 @@ def infinity_client():
     assert answer.results[0].document == DOCUMENTS[ORDER[0]]
 
 
-@client("cohere", "rerankers")
-def rerankers_cohere():
+def rerankers_provider(provider, model, path):
     from rerankers import Reranker
 
-    url = f"{URL}/v1/rerank"
-    reranker = Reranker("rerank-v3.5", model_type="APIRanker", api_provider="cohere", api_key=KEY, url=url, verbose=0)
+    url = f"{URL}{path}"
+    reranker = Reranker(model, model_type="APIRanker", api_provider=provider, api_key=KEY, url=url, verbose=0)
     answer = reranker.rank(query=QUERY, docs=DOCUMENTS)
     check((hit.doc_id, hit.score) for hit in answer.results)
+
+
+@client("cohere", "rerankers")
+def rerankers_cohere():
+    rerankers_provider("cohere", "rerank-v3.5", "/v1/rerank")
+
+
+@client("cohere", "rerankers")
+def rerankers_jina():
+    rerankers_provider("jina", "jina-reranker-v2-base-multilingual", "/v1/rerank")
+
+
+@client("cohere", "rerankers")
+def rerankers_tei():
+    rerankers_provider("text-embeddings-inference", "any", "/rerank")
 
 
 def main():

@@ -41,6 +41,7 @@ struct Puppet {
     in_flight: Vec<(u64, Plan, Vec<f32>)>,
     next: u64,
     max_in_flight: usize,
+    breaks_thread: Arc<AtomicBool>,
 }
 
 /// A model on a scheduler, computed by a puppet.
@@ -49,6 +50,8 @@ struct Strings {
     events: Receiver<Event>,
     scheduler: Arc<Scheduler>,
     model: ModelId,
+    /// Has the engine panic where the dispatch thread does not expect it.
+    breaks_thread: Arc<AtomicBool>,
 }
 
 const SHAPE: RowShape = RowShape { vocab_size: 1_000, max_tokens: 16, token_types: TokenTypes::None, outputs: 1 };
@@ -67,6 +70,7 @@ fn puppet(max_in_flight: usize) -> Strings {
 fn puppet_on(scheduler: &Arc<Scheduler>, max_in_flight: usize) -> Strings {
     let (plans, receiver) = channel();
     let (sender, events) = channel();
+    let breaks_thread = Arc::<AtomicBool>::default();
     let engine = Puppet {
         info: EngineInfo { name: "puppet", device: String::new(), precision: "f32", threads: 0 },
         plans: Mutex::new(receiver),
@@ -74,9 +78,10 @@ fn puppet_on(scheduler: &Arc<Scheduler>, max_in_flight: usize) -> Strings {
         in_flight: Vec::new(),
         next: 0,
         max_in_flight,
+        breaks_thread: Arc::clone(&breaks_thread),
     };
     let model = scheduler.add(Box::new(engine));
-    Strings { plans, events, scheduler: Arc::clone(scheduler), model }
+    Strings { plans, events, scheduler: Arc::clone(scheduler), model, breaks_thread }
 }
 
 impl Engine for Puppet {
@@ -97,6 +102,7 @@ impl Engine for Puppet {
     }
 
     fn max_in_flight(&self) -> usize {
+        assert!(!self.breaks_thread.swap(false, Ordering::Relaxed), "the thread has a bug");
         self.max_in_flight
     }
 
@@ -209,6 +215,19 @@ async fn a_fault_of_an_engine_fails_its_batch_only_and_both_engines_go_on() {
         assert_eq!(spared.await.unwrap().unwrap(), [2.0]);
         assert_eq!(other.await.unwrap().unwrap(), [3.0]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_of_the_dispatch_thread_fails_what_waits_and_the_thread_goes_on() {
+    let puppet = puppet(1);
+    for plan in [Plan::Compute, Plan::Compute] {
+        puppet.plans.send(plan).unwrap();
+    }
+    assert_eq!(puppet.score(&[1], None).await.unwrap().unwrap(), [1.0]);
+    puppet.breaks_thread.store(true, Ordering::Relaxed);
+    let hit = puppet.score(&[2], None).await.unwrap();
+    assert!(matches!(&hit, Err(ScoreError::Device(fault)) if fault.to_string().contains("panicked")), "{hit:?}");
+    assert_eq!(puppet.score(&[3], None).await.unwrap().unwrap(), [3.0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,7 +29,9 @@ fn a_server_with_a_tenant_wants_a_key() {
     tenant(dir.path(), &["deploy", "acme", guest.to_str().unwrap()]);
     let server = Server::on(dir.path(), &[]);
     assert_eq!(server.post("/v1/rerank", BODY).status, 401);
-    assert_eq!(server.get("/v1/models").status, 401);
+    // OpenAI's clients read an error's text in an object.
+    let refused = server.get("/v1/models").refused(401, &["no valid API key"]);
+    assert!(refused["error"]["message"].is_string(), "{refused}");
     assert_eq!(server.get("/health").status, 200);
 }
 

@@ -112,3 +112,20 @@ fn what_a_model_will_take_is_known_before_its_weights_are_read() {
         }
     }
 }
+
+#[test]
+fn a_panic_in_a_compute_thread_costs_its_batch_and_the_next_has_the_same_bits() {
+    // One long row is shared by a team of threads, which wait for each other; many short rows are not.
+    for lengths in [vec![400], vec![3; 20]] {
+        let (mut engine, batch) = (engine(), rows(&lengths));
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        engine.run(&batch, &mut before).unwrap();
+        for _ in 0..3 {
+            engine.panic_in_next_batch();
+            let error = engine.run(&batch, &mut Vec::new()).unwrap_err();
+            assert!(error.to_string().contains("panicked at this batch"), "{error}");
+        }
+        engine.run(&batch, &mut after).unwrap();
+        assert_eq!(before, after);
+    }
+}

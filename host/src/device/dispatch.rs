@@ -44,7 +44,19 @@ impl Dispatch {
         Self { shared, engines: HashMap::new(), in_flight: VecDeque::new(), busy_since: Instant::now() }
     }
 
+    /// Works until the device closes. A bug of this thread's own costs the requests that wait now, and not the device.
     pub(super) fn run(mut self) {
+        while catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
+            self.shared.lock().queue.fail_all(&ScoreError::Device(DeviceFault::Panicked));
+            while let Some(InFlight { ticket, plan }) = self.in_flight.pop_front() {
+                // Nothing waits for it any more, but its engine does: for its ticket.
+                let _ = catch_unwind(AssertUnwindSafe(|| self.outputs(&plan, ticket, &mut Vec::new())));
+                self.shared.meter.failed(&plan);
+            }
+        }
+    }
+
+    fn work(&mut self) {
         loop {
             match self.next() {
                 Next::Change(change) => self.change(change),

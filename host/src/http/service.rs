@@ -22,7 +22,7 @@ use super::body;
 use super::connections::Connection;
 use super::cors::Cors;
 use super::deadlines::Deadlines;
-use super::dialect::{self, Choice, Dialect, Question, Serving};
+use super::dialect::{self, Choice, Dialect, Question, Serving, Vllm};
 use super::error::HttpError;
 use super::fields::Fields;
 use super::openapi;
@@ -101,7 +101,11 @@ impl Service {
             Ok(Endpoint::Docs) => Ok(answer::html(page::page(), page::POLICY)),
             _ if self.draining.load(Ordering::Relaxed) => Err(HttpError::Draining),
             Ok(Endpoint::Ready) => Ok(self.ready()),
-            Ok(Endpoint::Models) => self.tenant(headers).map(|it| answer::json(StatusCode::OK, models(&it.tenant))),
+            // Its clients are OpenAI's, which want an error as an object; vLLM's is theirs.
+            Ok(Endpoint::Models) => match self.tenant(headers) {
+                Ok(called) => Ok(answer::json(StatusCode::OK, models(&called.tenant))),
+                Err(error) => return answer::error(&error, Some(&Vllm), Afterwards::Stays),
+            },
             Ok(Endpoint::Info) => self.tenant(headers).map(|it| answer::json(StatusCode::OK, info(&it.tenant))),
             Ok(Endpoint::Rank(choice)) => return self.score(headers, body, choice).await,
             Ok(Endpoint::Score(dialect)) => return self.score(headers, body, Choice::Named(dialect)).await,

@@ -13,6 +13,9 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 /// The only protocol that is spoken.
 const HTTP_1_1: &[u8] = b"http/1.1";
 
+/// Largest file: a hundred times a usual chain.
+const MAX_PEM_BYTES: u64 = 1 << 20;
+
 /// A certificate chain with its key.
 #[derive(Debug)]
 pub struct Tls {
@@ -46,6 +49,14 @@ pub enum TlsError {
         path: PathBuf,
         /// What is wrong with it.
         source: tokio_rustls::rustls::pki_types::pem::Error,
+    },
+    /// A file is too large to be a certificate or a key.
+    #[error("{} has {bytes} bytes, a certificate chain or a key may have {MAX_PEM_BYTES}", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
     },
     /// The certificate's file has no certificate.
     #[error("{} has no certificate in PEM form", path.display())]
@@ -121,6 +132,13 @@ fn read(certificate: &Path, key: &Path) -> Result<Loaded, TlsError> {
     };
     // Before the files are read: a change in between is seen the next time.
     let stamps = [stamp(certificate), stamp(key)];
+    for (path, stamp) in [certificate, key].into_iter().zip(&stamps) {
+        if let Some((_, bytes)) = *stamp
+            && bytes > MAX_PEM_BYTES
+        {
+            return Err(TlsError::TooLarge { path: path.to_owned(), bytes });
+        }
+    }
     let chain = CertificateDer::pem_file_iter(certificate).map_err(file(certificate))?;
     let chain = chain.collect::<Result<Vec<_>, _>>().map_err(file(certificate))?;
     if chain.is_empty() {

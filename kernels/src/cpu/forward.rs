@@ -36,6 +36,9 @@ pub(super) struct Forward {
     /// `[rows, outputs]` of the batch.
     pub(super) outputs: Mutex<Vec<f32>>,
     pub(super) stages: Stages,
+    /// Whether a thread is to panic in this batch.
+    #[cfg(feature = "drills")]
+    pub(super) panics: std::sync::atomic::AtomicBool,
 }
 
 /// A batch and how it is divided.
@@ -134,6 +137,8 @@ impl<'a> Pass<'a> {
         let model = &self.forward.model;
         self.embed(worker);
         worker.clock.lap(Stage::Embed);
+        #[cfg(feature = "drills")]
+        assert!(!self.forward.panics.swap(false, Ordering::Relaxed), "a drill");
         let (last, whole) = match model.layers.split_last() {
             Some((last, whole)) if model.is_pruned() => (Some(last), whole),
             _ => (None, model.layers.as_slice()),

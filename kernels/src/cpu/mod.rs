@@ -88,7 +88,6 @@ pub struct CpuEngine {
     forward: Arc<Forward>,
     next_ticket: u64,
     pending: Option<Pending>,
-    failed: bool,
 }
 
 #[derive(Debug)]
@@ -160,6 +159,8 @@ impl CpuEngine {
             barrier: sync::Barrier::default(),
             outputs: Mutex::default(),
             stages: stages::Stages::default(),
+            #[cfg(feature = "drills")]
+            panics: std::sync::atomic::AtomicBool::new(false),
         });
         Ok(Self {
             info,
@@ -170,8 +171,13 @@ impl CpuEngine {
             forward,
             next_ticket: 0,
             pending: None,
-            failed: false,
         })
+    }
+
+    /// Has a compute thread panic in the next batch.
+    #[cfg(feature = "drills")]
+    pub fn panic_in_next_batch(&self) {
+        self.forward.panics.store(true, Ordering::Relaxed);
     }
 
     /// Time spent in each stage since the engine was made, summed over threads.
@@ -195,8 +201,9 @@ impl CpuEngine {
             self.forward.next_group.store(0, Ordering::Relaxed);
         }
         if rows.rows() > 0 && !self.device.run(self.forward.clone()) {
-            self.failed = true;
-            return Err(EngineError::Device("a thread of the engine panicked".to_owned()));
+            // All threads have ended this batch. What they left in their buffers is overwritten by the next one.
+            self.forward.barrier.mend();
+            return Err(EngineError::Device("a thread of the engine panicked at this batch".to_owned()));
         }
         Ok(())
     }
@@ -229,9 +236,6 @@ impl Engine for CpuEngine {
     }
 
     fn submit(&mut self, batch: &CheckedBatch) -> Result<Ticket, EngineError> {
-        if self.failed {
-            return Err(EngineError::Device("a thread of the engine panicked earlier".to_owned()));
-        }
         if self.pending.is_some() {
             return Err(EngineError::TooManyInFlight { in_flight: 1 });
         }

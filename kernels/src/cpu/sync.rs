@@ -47,6 +47,12 @@ impl Barrier {
         assert!(!self.broken.load(Ordering::Acquire), "another thread of the team panicked");
     }
 
+    /// Makes the barrier as new. No thread may be waiting at it.
+    pub(super) fn mend(&self) {
+        self.arrived.store(0, Ordering::Relaxed);
+        self.broken.store(false, Ordering::Release);
+    }
+
     /// Makes every wait panic, now and later, because a member will never come.
     pub(super) fn break_up(&self) {
         let _guard = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
