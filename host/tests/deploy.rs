@@ -253,3 +253,28 @@ fn kill_9_at_any_instant_neither_loses_nor_halves_a_deployment() {
     }
     println!("{rounds} deployments of {} ms: {done} were done, {killed} were killed", whole.as_millis());
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_compiler_process_ends_with_its_host_however_that_ends() {
+    let dir = tenants::data_dir();
+    let file = dir.path().join("component.wasm");
+    std::fs::write(&file, component("spins-in-prepare")).unwrap();
+    let deploy = ["tenant", "deploy", "acme", file.to_str().unwrap()];
+    let mut host = common::assay(dir.path()).args(deploy).stderr(Stdio::null()).spawn().unwrap();
+    let mut compiler = String::new();
+    common::service::until("the compiler's start", || {
+        // The thread that started it may not be the first one.
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", host.id())).unwrap();
+        let lists =
+            tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default());
+        compiler = lists.collect::<String>();
+        !compiler.trim().is_empty()
+    });
+    let compiler = compiler.split_whitespace().next().unwrap().to_owned();
+    host.kill().unwrap();
+    host.wait().unwrap();
+    let state = || std::fs::read_to_string(format!("/proc/{compiler}/stat")).unwrap_or_default();
+    // Where nothing collects ended processes, it stays as a zombie.
+    common::service::until("the compiler's end", || state().is_empty() || state().contains(") Z "));
+}

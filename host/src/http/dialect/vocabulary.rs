@@ -40,8 +40,7 @@ const EMPTY_TEXT: &str = r#"{"enum":["",null]}"#;
 const EMPTY_OBJECT: &str = r#"{"type":["object","null"],"maxProperties":0}"#;
 const QUERY: &str = r#"{"type":"string"}"#;
 const TEXTS: &str = r#"{"type":"array","minItems":1,"items":{"type":"string"}}"#;
-const DOCUMENTS: &str =
-    r#"{"type":"array","minItems":1,"items":{"anyOf":[{"type":"string"},{"type":"object","required":["text"]}]}}"#;
+const DOCUMENTS: &str = r#"{"type":"array","minItems":1,"items":{"anyOf":[{"type":"string"},{"type":"object"}]}}"#;
 const SIDE: &str = r#"{"anyOf":[{"type":"string"},{"type":"array","minItems":1,"items":{"type":"string"}}]}"#;
 const PAIRS: &str = r#"{"anyOf":[{"type":"array","items":{"type":"string"},"minItems":2,"maxItems":2},{"type":"array","minItems":1,"items":{"type":"array","items":{"type":"string"},"minItems":2,"maxItems":2}}]}"#;
 const SETTINGS: &str = r#"{"type":["object","null"],"additionalProperties":{"type":["string","number","boolean"]}}"#;
@@ -49,7 +48,12 @@ const SETTINGS: &str = r#"{"type":["object","null"],"additionalProperties":{"typ
 /// The fields of a ranking that say what to rank and what to answer. Its documents are called `documents` or `texts`.
 const RANKING: &[KnownField] = &[
     field("query", QUERY, "\"q\"", "The query."),
-    field("documents", DOCUMENTS, "[\"d\"]", "What to rank: strings, or objects with a text."),
+    field(
+        "documents",
+        DOCUMENTS,
+        "[\"d\"]",
+        "What to rank: strings, or objects with a text or with the fields of rank_fields.",
+    ),
     field("texts", TEXTS, "[\"d\"]", "What to rank, in text-embeddings-inference's requests."),
     MODEL,
     field("top_n", COUNT, "2.0", "Most results; all if absent."),
@@ -97,7 +101,7 @@ const COMMON: &[KnownField] = &[
     field("truncation_side", r#"{"enum":["right","Right",null]}"#, "\"right\"", "The same as truncation_direction."),
     field(
         "truncate_prompt_tokens",
-        r#"{"type":["integer","null"],"minimum":-1}"#,
+        r#"{"anyOf":[{"enum":[-1,null]},{"type":"integer","minimum":1}]}"#,
         "-1",
         "Longest pair in tokens; -1 is the model's own.",
     ),
