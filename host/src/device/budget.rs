@@ -73,7 +73,7 @@ pub(super) struct Holding<T> {
     "{model} needs {} of the device's memory, whose budget is {}{}: give the device a larger budget{}",
     ByteSize(*.needs_bytes),
     ByteSize(*.budget_bytes),
-    in_use(.held),
+    in_use(.held, *.shared_bytes),
     if .held.is_empty() { "" } else { ", or remove a model that is in use from its tenants" }
 )]
 pub struct NoRoom {
@@ -83,16 +83,18 @@ pub struct NoRoom {
     pub needs_bytes: u64,
     /// The models in use, and the own memory of each.
     pub held: Vec<(String, u64)>,
+    /// The buffers that the models in use share.
+    pub shared_bytes: u64,
     /// The device's budget.
     pub budget_bytes: u64,
 }
 
-fn in_use(held: &[(String, u64)]) -> String {
+fn in_use(held: &[(String, u64)], shared_bytes: u64) -> String {
     if held.is_empty() {
         return String::new();
     }
     let held: Vec<String> = held.iter().map(|(model, bytes)| format!("{model} {}", ByteSize(*bytes))).collect();
-    format!(", and models in use hold {}", held.join(", "))
+    format!(", and models in use hold {}, and share {}", held.join(", "), ByteSize(shared_bytes))
 }
 
 impl MemoryBudget {
@@ -208,6 +210,7 @@ impl<T: Clone> Holdings<T> {
                         model: name.to_owned(),
                         needs_bytes: all - others,
                         held: held.collect(),
+                        shared_bytes: kept.iter().map(|(_, holding)| holding.memory.arena_bytes).max().unwrap_or(0),
                         budget_bytes: budget.bytes,
                     });
                 }
@@ -284,7 +287,14 @@ mod tests {
         let refused = holdings.make_room("new", &memory(500 << 20, 20 << 20), &budget(1 << 30)).unwrap_err();
         assert_eq!(refused.needs_bytes, (510 << 20) + 1);
         let message = refused.to_string();
-        for part in ["new needs 510.0 MiB", "budget is 1.0 GiB", "busy 600.0 MiB", "larger budget", "remove a model"] {
+        for part in [
+            "new needs 510.0 MiB",
+            "budget is 1.0 GiB",
+            "busy 600.0 MiB",
+            "share 10.0 MiB",
+            "larger budget",
+            "remove a model",
+        ] {
             assert!(message.contains(part), "{message:?} lacks {part:?}");
         }
         assert!(holdings.hold(&key("idle")).is_some(), "it would not have helped");
