@@ -2,6 +2,16 @@
 
 use std::time::Duration;
 
+/// The setting that says which end of a text is cut off: `right` (its end, and the default) or `left`. A guest that
+/// honours it, or one of the two below, fails for a value that it cannot have; see `settings` in the contract.
+pub const SETTING_TRUNCATION_DIRECTION: &str = "truncation-direction";
+
+/// The setting with the most tokens of a document; the rest of the document is cut.
+pub const SETTING_MAX_DOCUMENT_TOKENS: &str = "max-document-tokens";
+
+/// The setting with the most tokens of the query; the rest of the query is cut.
+pub const SETTING_MAX_QUERY_TOKENS: &str = "max-query-tokens";
+
 /// What to do with a pair that is longer than the longest row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Truncation {

@@ -116,17 +116,57 @@ fn a_field_is_honoured_or_refused_by_its_name() {
     let server = server();
     with(&server, &json!({ "model": "no-such-model" })).refused(404, &["no-such-model", "tiny"]);
     assert_eq!(with(&server, &json!({ "model": "tiny" })).ok()["model"], "tiny");
-    // The tiny model reads 16 tokens, so that 4,096 of a document are never too few.
-    assert_eq!(count(&with(&server, &json!({ "max_tokens_per_doc": 4096 }))), 3);
-    with(&server, &json!({ "max_tokens_per_doc": 5 })).refused(422, &["`max_tokens_per_doc`", "16"]);
     assert_eq!(count(&with(&server, &json!({ "priority": 0 }))), 3);
     with(&server, &json!({ "priority": 3 })).refused(422, &["`priority`"]);
-    with(&server, &json!({ "truncation_direction": "Left" })).refused(422, &["`truncation_direction`"]);
+    with(&server, &json!({ "truncation_direction": "Up" })).refused(422, &["`truncation_direction`", "Left"]);
     with(&server, &json!({ "topn": 3 })).refused(422, &["`topn` is not known", "top_n"]);
     with(&server, &json!({ "relevant_spans": { "mode": "enabled" } })).refused(422, &["`relevant_spans`"]);
     assert_eq!(count(&with(&server, &json!({ "relevant_spans": { "mode": "disabled" } }))), 3);
     let twice = r#"{"query":"q","documents":["d"],"query":"r"}"#;
     server.post("/v1/rerank", twice).refused(422, &["`query` is given twice"]);
+}
+
+// H5
+#[test]
+fn texts_are_cut_where_the_caller_says() {
+    let server = server();
+    let scored = |fields: Value| {
+        let mut body = json!({ "query": "blue sea", "raw_scores": true, "top_n": 1 });
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let answer = server.post("/v1/rerank", body.to_string());
+        let score = answer.ok()["results"][0]["relevance_score"].as_f64().unwrap();
+        (score, answer.header("x-truncated-documents").unwrap().to_owned())
+    };
+    let whole = |query: &str, document: &str| scored(json!({ "query": query, "documents": [document] })).0;
+    let long = ["sky"; 30].join(" ") + " sun";
+    for (fields, score) in [
+        (json!({ "documents": ["sun sky"], "max_tokens_per_doc": 1 }), whole("blue sea", "sun")),
+        (json!({ "documents": ["sun"], "max_tokens_per_query": 1 }), whole("blue", "sun")),
+        // A pair has at most 16 tokens, of which 3 are special and 2 the query's.
+        (json!({ "documents": [long], "truncation_direction": "Left" }), whole("blue sea", &long[30 * 4 - 40..])),
+        (
+            json!({ "documents": ["sun sky"], "max_tokens_per_doc": 1, "truncation_side": "left" }),
+            whole("blue sea", "sky"),
+        ),
+    ] {
+        assert_eq!(scored(fields.clone()), (score, "1".to_owned()), "{fields}");
+    }
+    // A pair of the tiny model never has so many tokens.
+    let uncut = json!({ "documents": ["sun sky"], "max_tokens_per_doc": 4096, "truncation_direction": "right" });
+    assert_eq!(scored(uncut), (whole("blue sea", "sun sky"), "0".to_owned()));
+}
+
+// H5
+#[test]
+fn a_guest_that_cannot_cut_refuses_the_field_by_name() {
+    let server = server();
+    server.tenant(&["deploy", "acme", common::component("remembers").to_str().unwrap()]);
+    let key = server.tenant(&["key", "create", "acme"]);
+    let post =
+        |fields: &str| server.post_as(&key, "/v1/rerank", format!(r#"{{"query":"q","documents":["d"]{fields}}}"#));
+    post("").ok();
+    post(r#","max_tokens_per_doc":5"#).refused(422, &["`max_tokens_per_doc`", "max-document-tokens"]);
+    post(r#","truncation_direction":"Left""#).refused(422, &["`truncation_direction`", "truncation-direction"]);
 }
 
 // H6, H7

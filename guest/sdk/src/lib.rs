@@ -38,6 +38,9 @@ pub use assay_bindings::{
     Activation, Error, Exceeded, Guest, Hit, Model, ModelInfo, Request, Response, Task, TokenRows, Truncation, Usage,
     export,
 };
-pub use encode::{Cut, LoadError, PairEncoder, PairError, Query, Rows, TemplateError};
+pub use encode::{Cut, End, LoadError, PairEncoder, PairError, Query, Rows, TemplateError};
 pub use rank::{order, sigmoid};
-pub use scorer::{Inference, Options, SETTING_LABEL, Scorer, Scores, activate, hits, prepare, rank, rerank};
+pub use scorer::{
+    Inference, Options, SETTING_LABEL, SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS,
+    SETTING_TRUNCATION_DIRECTION, Scorer, Scores, activate, hits, prepare, rank, rerank,
+};

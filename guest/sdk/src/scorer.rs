@@ -9,11 +9,20 @@ use std::rc::Rc;
 
 use assay_bindings::{Activation, Error, Hit, Model, ModelInfo, Request, Response, Task, TokenRows, Truncation, Usage};
 
-use crate::encode::{Cut, PairEncoder, PairError, Rows};
+use crate::encode::{Cut, End, PairEncoder, PairError, Rows};
 use crate::rank::{order, sigmoid};
 
 /// The setting that selects a label, counted from 0, of a model with several.
 pub const SETTING_LABEL: &str = "label";
+
+/// The setting that says which end of a text is cut off: `right`, its end, or `left`.
+pub const SETTING_TRUNCATION_DIRECTION: &str = "truncation-direction";
+
+/// The setting with the most tokens of a document.
+pub const SETTING_MAX_DOCUMENT_TOKENS: &str = "max-document-tokens";
+
+/// The setting with the most tokens of the query.
+pub const SETTING_MAX_QUERY_TOKENS: &str = "max-query-tokens";
 
 /// Tokens at which rows are sent to the model, with more calls for the rest: 2,048 rows of 512 tokens, or 4 MiB of ids.
 /// So neither the host's copy, which is limited by default to 16 MiB a call, nor the guest's memory grows with the
@@ -51,31 +60,49 @@ pub struct Options {
     pub max_tokens: Option<u32>,
     /// What to do with pairs that do not fit.
     pub truncation: Truncation,
+    /// The end of a text that is cut off.
+    pub cut_end: End,
+    /// Most tokens of a document; the rest is cut, even if pairs may not be.
+    pub max_document_tokens: Option<u32>,
+    /// Most tokens of the query; the rest is cut, even if pairs may not be.
+    pub max_query_tokens: Option<u32>,
     /// The label whose logit is the score. A model with one label needs none.
     pub label: Option<u32>,
 }
 
 impl Options {
-    /// The options of a request, with its setting [`SETTING_LABEL`].
+    /// The options of a request, with those of its settings that have a `SETTING_…` here. Of a setting that is given
+    /// twice, the last one counts.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidInput`] if that setting is not a number.
+    /// [`Error::InvalidInput`], naming the setting, if one of them has a value that it cannot have.
     pub fn of(request: &Request) -> Result<Self, Error> {
-        let label = request
-            .settings
-            .iter()
-            .rev()
-            .find(|(name, _)| name == SETTING_LABEL)
-            .map(|(name, value)| {
-                value.parse().map_err(|_| {
-                    Error::InvalidInput(format!(
-                        "setting {name} is {value:?}, but must be a label's number, counted from 0"
-                    ))
-                })
-            })
-            .transpose()?;
-        Ok(Self { max_tokens: request.max_tokens, truncation: request.truncation, label })
+        let setting = |name: &str| request.settings.iter().rev().find(|(known, _)| known == name);
+        let invalid = |name: &str, value: &str, wanted: &str| {
+            Error::InvalidInput(format!("setting {name} is {value:?}, but must be {wanted}"))
+        };
+        let number = |name: &str, least: u32, wanted: &str| match setting(name) {
+            None => Ok(None),
+            Some((_, value)) => match value.parse() {
+                Ok(number) if number >= least => Ok(Some(number)),
+                _ => Err(invalid(name, value, wanted)),
+            },
+        };
+        let cut_end = match setting(SETTING_TRUNCATION_DIRECTION).map(|(_, value)| value.as_str()) {
+            None | Some("right") => End::Right,
+            Some("left") => End::Left,
+            Some(other) => return Err(invalid(SETTING_TRUNCATION_DIRECTION, other, "right or left")),
+        };
+        let tokens = "a number of tokens, at least 1";
+        Ok(Self {
+            max_tokens: request.max_tokens,
+            truncation: request.truncation,
+            cut_end,
+            max_document_tokens: number(SETTING_MAX_DOCUMENT_TOKENS, 1, tokens)?,
+            max_query_tokens: number(SETTING_MAX_QUERY_TOKENS, 1, tokens)?,
+            label: number(SETTING_LABEL, 0, "a label's number, counted from 0")?,
+        })
     }
 }
 
@@ -147,6 +174,11 @@ impl<M: Inference> Scorer<M> {
             Truncation::DocumentOnly => Cut::DocumentOnly,
         };
         let mut query = self.encoder.query(query, max_tokens as usize, cut).map_err(|error| invalid(&error))?;
+        query.cut_from(options.cut_end);
+        query.limit_sides(
+            options.max_query_tokens.map(|tokens| tokens as usize),
+            options.max_document_tokens.map(|tokens| tokens as usize),
+        );
         let mut rows = Rows::default();
         for (index, document) in documents.iter().enumerate() {
             let was_cut =

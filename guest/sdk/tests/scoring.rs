@@ -6,7 +6,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use assay_guest::{
-    Activation, Error, Inference, ModelInfo, Options, SETTING_LABEL, Scorer, Task, TokenRows, Truncation, hits, rank,
+    Activation, End, Error, Inference, ModelInfo, Options, Request, SETTING_LABEL, Scorer, Task, TokenRows, Truncation,
+    hits, rank,
 };
 use common::{bert_json, encoder};
 
@@ -39,7 +40,14 @@ fn scorer(model: &LengthModel) -> Scorer<&LengthModel> {
     Scorer::new(model, info, Rc::new(encoder(&bert_json(true))))
 }
 
-const OPTIONS: Options = Options { max_tokens: None, truncation: Truncation::LongestFirst, label: None };
+const OPTIONS: Options = Options {
+    max_tokens: None,
+    truncation: Truncation::LongestFirst,
+    cut_end: End::Right,
+    max_document_tokens: None,
+    max_query_tokens: None,
+    label: None,
+};
 
 fn invalid_input(error: Error) -> String {
     match error {
@@ -169,4 +177,26 @@ fn an_error_of_the_host_is_passed_on() {
     let scorer = Scorer::new(Overloaded, info, Rc::new(encoder(&bert_json(true))));
     let error = scorer.score("query", &["a"], &OPTIONS).unwrap_err();
     assert!(matches!(error, Error::Overloaded(7)), "{error:?}");
+}
+
+#[test]
+fn settings_with_a_meaning_are_read_and_a_wrong_value_is_refused_by_the_settings_name() {
+    let with = |name: &str, value: &str| Request {
+        query: "q".into(),
+        documents: Vec::new(),
+        top_n: None,
+        max_tokens: None,
+        truncation: Truncation::LongestFirst,
+        activation: Activation::None,
+        settings: vec![(name.into(), value.into())],
+    };
+    assert_eq!(Options::of(&with("truncation-direction", "left")).unwrap().cut_end, End::Left);
+    assert_eq!(Options::of(&with("truncation-direction", "right")).unwrap().cut_end, End::Right);
+    assert_eq!(Options::of(&with("max-document-tokens", "7")).unwrap().max_document_tokens, Some(7));
+    assert_eq!(Options::of(&with("max-query-tokens", "7")).unwrap().max_query_tokens, Some(7));
+    assert!(Options::of(&with("a setting of the tenant's own", "?")).is_ok());
+    for name in ["truncation-direction", "max-document-tokens", "max-query-tokens", "label"] {
+        assert!(invalid_input(Options::of(&with(name, "?")).unwrap_err()).contains(name));
+    }
+    assert!(Options::of(&with("max-document-tokens", "0")).is_err());
 }

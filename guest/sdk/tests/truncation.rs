@@ -2,7 +2,7 @@
 
 mod common;
 
-use assay_guest::{Cut, PairError, Rows};
+use assay_guest::{Cut, End, PairError, Rows};
 use common::{Kinds, bare_json, bert_json, encoder, our_row, reference_of, reference_row, text};
 use proptest::prelude::*;
 use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy};
@@ -10,8 +10,19 @@ use tokenizers::{Tokenizer, TruncationDirection, TruncationParams, TruncationStr
 /// The same tokenizer with truncation.
 #[allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
 fn truncating(reference: &Tokenizer, max_length: usize, strategy: TruncationStrategy) -> Tokenizer {
+    truncating_from(TruncationDirection::Right, reference, max_length, strategy)
+}
+
+/// The same tokenizer with truncation at one end.
+#[allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
+fn truncating_from(
+    direction: TruncationDirection,
+    reference: &Tokenizer,
+    max_length: usize,
+    strategy: TruncationStrategy,
+) -> Tokenizer {
     let mut reference = reference.clone();
-    let params = TruncationParams { direction: TruncationDirection::Right, max_length, strategy, stride: 0 };
+    let params = TruncationParams { direction, max_length, strategy, stride: 0 };
     reference.with_truncation(Some(params)).unwrap();
     reference
 }
@@ -82,6 +93,55 @@ fn longest_first_cuts_as_in_tokenizers() {
         prop_assert_eq!(was_cut, row != whole);
         prop_assert_eq!(row, expected);
     });
+}
+
+#[test]
+fn cutting_from_the_left_keeps_the_last_tokens_as_in_tokenizers() {
+    let kinds = Kinds::new();
+    let inputs = (text(30), text(30), 4_usize..60, 0..Kinds::COUNT);
+    proptest!(ProptestConfig::with_cases(2000), |((query, document, max_tokens, kind) in inputs)| {
+        let (encoder, reference) = kinds.get(kind);
+        let strategy = TruncationStrategy::LongestFirst;
+        let cutting = truncating_from(TruncationDirection::Left, reference, max_tokens, strategy);
+        let [first, mut second] = [&query, &document].map(|text| reference.encode(text.as_str(), false).unwrap());
+        second.set_type_ids(vec![1; second.len()]);
+        let expected = reference_of(&cutting.post_process(first, Some(second), true).unwrap());
+        let mut paired = encoder.query(&query, max_tokens, Cut::LongestFirst).unwrap();
+        paired.cut_from(End::Left);
+        prop_assert_eq!(our_row(&mut paired, &document).unwrap().0, expected);
+    });
+}
+
+#[test]
+fn a_side_with_a_limit_of_its_own_is_cut_before_it_is_paired() {
+    let encoder = encoder(&bert_json(true));
+    for (end, query_ids, document_ids) in
+        [(End::Right, vec![0, 1], vec![2, 3, 4]), (End::Left, vec![2, 3], vec![7, 8, 9])]
+    {
+        let letters = |from: usize, to: usize| {
+            ('a'..='z').skip(from).take(to - from).map(|c| format!("{c} ")).collect::<String>()
+        };
+        let ids = |text: &str| {
+            let mut query = encoder.query("", 100, Cut::Nothing).unwrap();
+            let (row, _) = our_row(&mut query, text).unwrap();
+            row.ids[2..row.ids.len() - 1].to_vec()
+        };
+        // Neither is too long for the row: only the limits cut.
+        let mut query = encoder.query(&letters(0, 4), 100, Cut::Nothing).unwrap();
+        query.cut_from(end);
+        query.limit_sides(Some(2), Some(3));
+        let (row, was_cut) = our_row(&mut query, &letters(2, 10)).unwrap();
+        let pick = |places: &[usize]| {
+            ids(&places.iter().map(|at| format!("{} ", (b'a' + *at as u8) as char)).collect::<String>())
+        };
+        let expected = [vec![2], pick(&query_ids), vec![3], pick(&document_ids), vec![3]].concat();
+        assert_eq!((row.ids, was_cut), (expected, true), "{end:?}");
+        // A text at its limit is whole.
+        let mut query = encoder.query("a b", 100, Cut::Nothing).unwrap();
+        query.cut_from(end);
+        query.limit_sides(Some(2), Some(3));
+        assert!(!our_row(&mut query, "a b c").unwrap().1, "{end:?}");
+    }
 }
 
 #[test]

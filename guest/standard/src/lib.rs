@@ -3,7 +3,8 @@
 //! Also the example to start from. A guest of your own changes the query or the documents before they are scored, or
 //! the scores before they are ranked, with the parts of [`assay_guest::rerank`].
 //!
-//! Setting: `label`, the label to rank by, counted from 0, for a model with several.
+//! Settings: `label`, the label to rank by, counted from 0, for a model with several; and the three that the contract
+//! names.
 
 use assay_guest::{Error, Guest, Request, Response};
 

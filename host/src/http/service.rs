@@ -23,7 +23,7 @@ use super::connections::Connection;
 use super::cors::Cors;
 use super::deadlines::Deadlines;
 use super::dialect::{self, Choice, Dialect, Question, Serving, Vllm};
-use super::error::HttpError;
+use super::error::{FieldError, HttpError};
 use super::fields::Fields;
 use super::openapi;
 use super::page;
@@ -293,6 +293,12 @@ async fn ask(
     tenant: &LiveTenant,
     Decoded { dialect, body, mut question }: Decoded,
 ) -> Result<Response<Answer>, HttpError> {
+    for asked in &question.by_guest {
+        if !admission.honours(asked.setting).await? {
+            let problem = format!("is not supported by this tenant's guest, which has no setting {}", asked.setting);
+            return Err(FieldError::new(asked.field, problem).into());
+        }
+    }
     let mut responses = Vec::with_capacity(question.requests.len());
     let (mut documents, mut characters) = (0, 0);
     for request in std::mem::take(&mut question.requests) {

@@ -1,13 +1,14 @@
 //! A serving tenant: one loaded version behind the tenant's concurrency limit.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::concurrency::{ConcurrencyLimit, Permit};
 use super::meter::{Ending, Meter, Usage};
 use super::{Deployment, TenantName};
 use crate::guest::{Call, CallCost, CallMeter, Guest, HeldMemory, Membership, Models, Payer};
-use crate::limits::{RequestLimits, TokenRate};
+use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response};
 
@@ -24,9 +25,14 @@ pub struct LiveTenant {
     rate: Arc<TokenRate>,
     concurrency: Arc<ConcurrencyLimit>,
     meter: Arc<Meter>,
+    /// Whether the guest honours each setting that was asked for so far. The names are constants of the host's own.
+    honoured: Mutex<HashMap<&'static str, bool>>,
     /// Its place and memory among all guests.
     _membership: Membership,
 }
+
+/// A value that none of the settings with a meaning of their own can have.
+const NO_VALUE: &str = "?";
 
 /// The parts of a version.
 #[derive(Debug)]
@@ -59,8 +65,20 @@ impl LiveTenant {
         let meter = before.map_or_else(Arc::default, |before| Arc::clone(&before.meter));
         let (request, payer) = (limits.request(), limits.payer(name.as_str(), Some(Arc::clone(&rate))));
         let membership = guest.join(&payer.account.tenant);
-        let limits = Arc::new(request);
-        Self { name, guest, models, limits, payer, rate, concurrency, meter, deployment, _membership: membership }
+        let (limits, honoured) = (Arc::new(request), Mutex::default());
+        Self {
+            name,
+            guest,
+            models,
+            limits,
+            payer,
+            rate,
+            concurrency,
+            meter,
+            honoured,
+            deployment,
+            _membership: membership,
+        }
     }
 
     /// The parts of this version with another record: the same guest and models under other limits.
@@ -199,15 +217,40 @@ impl Admission {
         let response = match tenant.limits.admit(request) {
             Ok(request) => {
                 self.running = Some((Arc::clone(&meter), documents));
-                let (models, payer) = (tenant.models.clone(), tenant.payer.clone());
-                let call = Call { request, arrived: self.arrived, models, payer, meter: Arc::clone(&meter) };
-                tenant.guest.call(call).await
+                tenant.guest.call(self.call(request, &meter)).await
             }
             Err(error) => Err(error),
         };
         let ending = response.as_ref().map_or_else(Ending::from, |_| Ending::Answered);
         self.count(ending, documents, &meter.cost());
         response
+    }
+
+    /// Whether the tenant's guest honours one of the settings that the contract names. It is asked once, with a value
+    /// that the setting cannot have and without documents: a guest that knows the setting refuses it by name.
+    ///
+    /// # Errors
+    /// The guest could not be asked.
+    pub async fn honours(&mut self, setting: &'static str) -> Result<bool, RerankError> {
+        let tenant = Arc::clone(&self.tenant);
+        let honoured = || tenant.honoured.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(&is_honoured) = honoured().get(setting) {
+            return Ok(is_honoured);
+        }
+        let settings = vec![(setting.to_owned(), NO_VALUE.to_owned())];
+        let request = tenant.limits.admit(Request { settings, ..Request::default() })?;
+        let is_honoured = match tenant.guest.call(self.call(request, &Arc::default())).await {
+            Ok(_) => false,
+            Err(RerankError::InvalidInput(message)) => message.contains(setting),
+            Err(error) => return Err(error),
+        };
+        honoured().insert(setting, is_honoured);
+        Ok(is_honoured)
+    }
+
+    fn call(&self, request: AdmittedRequest, meter: &Arc<CallMeter>) -> Call {
+        let (models, payer) = (self.tenant.models.clone(), self.tenant.payer.clone());
+        Call { request, arrived: self.arrived, models, payer, meter: Arc::clone(meter) }
     }
 
     fn count(&mut self, ending: Ending, documents: usize, cost: &CallCost) {

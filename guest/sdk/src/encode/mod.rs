@@ -33,7 +33,7 @@ use tokenizers::Tokenizer;
 
 pub use error::{LoadError, PairError, TemplateError};
 pub use rows::Rows;
-pub use truncate::Cut;
+pub use truncate::{Cut, End};
 
 use stages::Extent;
 use template::Template;
@@ -82,7 +82,16 @@ impl PairEncoder {
         }
         let mut ids = Vec::new();
         self.text.encode(text, None, &mut ids)?;
-        Ok(Query { encoder: self, max_tokens, cut, ids, document_ids: Vec::new() })
+        Ok(Query {
+            encoder: self,
+            max_tokens,
+            cut,
+            end: End::Right,
+            max_document_tokens: None,
+            ids,
+            is_cut: false,
+            document_ids: Vec::new(),
+        })
     }
 }
 
@@ -98,13 +107,33 @@ pub struct Query<'encoder> {
     encoder: &'encoder PairEncoder,
     max_tokens: usize,
     cut: Cut,
-    /// The ids of the whole query: their number decides what is cut.
+    end: End,
+    max_document_tokens: Option<usize>,
+    /// The ids of the query: their number decides what is cut.
     ids: Vec<u32>,
+    /// Whether the query itself was cut, so that every pair is.
+    is_cut: bool,
     /// Reused for every document, so that a row costs no allocation.
     document_ids: Vec<u32>,
 }
 
 impl Query<'_> {
+    /// Cuts texts off at this end; at [`End::Right`] by default. Call it before [`limit_sides`](Self::limit_sides).
+    pub fn cut_from(&mut self, end: End) {
+        self.end = end;
+    }
+
+    /// Cuts the query, and each document, to so many tokens before they are paired.
+    pub fn limit_sides(&mut self, query_tokens: Option<usize>, document_tokens: Option<usize>) {
+        if let Some(most) = query_tokens
+            && most < self.ids.len()
+        {
+            let kept = self.end.keep(&self.ids, most).to_vec();
+            (self.ids, self.is_cut) = (kept, true);
+        }
+        self.max_document_tokens = document_tokens;
+    }
+
     /// Tokenises a document, appends the pair to `rows`, and returns whether the pair was cut to fit. On an error,
     /// `rows` is unchanged.
     ///
@@ -112,12 +141,22 @@ impl Query<'_> {
     ///
     /// [`PairError`] if the pair does not fit and may not be cut, or the tokenizer fails.
     pub fn push_pair(&mut self, document: &str, rows: &mut Rows) -> Result<bool, PairError> {
-        let Self { encoder: PairEncoder { text, pair }, max_tokens, cut, ref ids, ref mut document_ids } = *self;
+        let Self { encoder, max_tokens, cut, end, max_document_tokens, ref ids, ref mut document_ids, is_cut } = *self;
+        let PairEncoder { text, pair } = encoder;
         document_ids.clear();
-        let extent = text.encode(document, cut.document_stop(ids.len(), max_tokens), document_ids)?;
-        let kept = cut.keep(ids.len(), document_ids.len(), max_tokens, pair.special_tokens())?;
-        pair.push(&ids[..kept.query], &document_ids[..kept.document], rows);
+        let stop = match end {
+            End::Right => {
+                let stop = cut.document_stop(ids.len(), max_tokens);
+                stop.into_iter().chain(max_document_tokens).min()
+            }
+            // What stays is at the end.
+            End::Left => None,
+        };
+        let extent = text.encode(document, stop, document_ids)?;
+        let limited = end.keep(document_ids, max_document_tokens.unwrap_or(usize::MAX));
+        let kept = cut.keep(ids.len(), limited.len(), max_tokens, pair.special_tokens())?;
+        pair.push(end.keep(ids, kept.query), end.keep(limited, kept.document), rows);
         let whole = extent == Extent::Whole && kept.query == ids.len() && kept.document == document_ids.len();
-        Ok(!whole)
+        Ok(is_cut || !whole)
     }
 }

@@ -1,7 +1,7 @@
 //! How many tokens of each side of a pair stay, as Hugging Face's `tokenizers` counts them.
 //!
 //! Source: `truncate_encodings` in `tokenizers` 0.23,
-//! <https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/utils/truncation.rs>, from the right and without
+//! <https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/utils/truncation.rs>, from either end and without
 //! stride. If both texts are over the limit, the longer one keeps the odd token. Lengths are those of the whole texts,
 //! as in 0.23.3 and in all releases up to 0.22. (0.23.1 and 0.23.2 stop tokenising early and compare the texts where
 //! they stopped.)
@@ -17,6 +17,26 @@ pub enum Cut {
     LongestFirst,
     /// The document only (`only_second`).
     DocumentOnly,
+}
+
+/// The end of a text that is cut off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// Its end: the first tokens stay.
+    #[default]
+    Right,
+    /// Its beginning: the last tokens stay.
+    Left,
+}
+
+impl End {
+    /// The tokens that stay of a text, if `most` may.
+    pub(super) fn keep(self, ids: &[u32], most: usize) -> &[u32] {
+        match self {
+            Self::Right => &ids[..most.min(ids.len())],
+            Self::Left => &ids[ids.len().saturating_sub(most)..],
+        }
+    }
 }
 
 /// Tokens that stay of each side.

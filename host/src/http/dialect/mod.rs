@@ -100,6 +100,22 @@ pub(super) struct Question {
     pub(super) single: bool,
     /// What the caller should know, and no error.
     pub(super) warnings: Vec<String>,
+    /// Fields that only the guest can honour.
+    pub(super) by_guest: Vec<ByGuest>,
+}
+
+/// A field that the guest honours, if it knows the setting.
+#[derive(Debug)]
+pub(super) struct ByGuest {
+    pub(super) field: &'static str,
+    pub(super) setting: &'static str,
+    value: String,
+}
+
+impl ByGuest {
+    fn new(field: &'static str, setting: &'static str, value: impl Into<String>) -> Self {
+        Self { field, setting, value: value.into() }
+    }
 }
 
 /// A pair's place among the requests.

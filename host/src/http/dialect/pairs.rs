@@ -5,14 +5,14 @@
 
 use std::collections::HashMap;
 
-use super::ranking::{self, ModelRule};
+use super::ranking::{self, Cut, ModelRule};
 use super::vocabulary::Vocabulary;
 use super::{Answer, Pair, Question, Serving};
 use crate::http::error::{FieldError, HttpError};
 use crate::http::fields::{Field, Fields, string, too_large};
 use crate::json::{self, Kind};
 use crate::limits::RequestLimits;
-use crate::rerank::{Activation, GuestFault, Request, RerankError, Truncation};
+use crate::rerank::{Activation, GuestFault, Request, RerankError};
 
 /// The names under which `/score` takes its two sides.
 const SIDES: [(&str, &str); 4] =
@@ -104,18 +104,17 @@ pub(super) fn scores(answer: &Answer<'_>) -> Result<Vec<f32>, HttpError> {
 #[derive(Debug)]
 struct Asked {
     activation: Activation,
-    truncation: Truncation,
-    max_tokens: Option<u32>,
+    cut: Cut,
     settings: Vec<(String, String)>,
 }
 
 impl Asked {
     fn take(fields: &mut Fields<'_>, serving: &Serving<'_>) -> Result<Self, HttpError> {
         let activation = ranking::read_activation(fields, Activation::Sigmoid)?;
-        let (truncation, max_tokens) = ranking::read_truncation(fields, serving)?;
+        let cut = Cut::take(fields, serving)?;
         ranking::refuse_what_is_not_done(fields, serving)?;
-        let settings = fields.take("settings").map(Field::settings).transpose()?.unwrap_or_default();
-        Ok(Self { activation, truncation, max_tokens, settings })
+        let settings = cut.settings(fields)?;
+        Ok(Self { activation, cut, settings })
     }
 }
 
@@ -174,13 +173,13 @@ impl<'a> Pairs<'a> {
     }
 
     fn question(self, asked: Asked, single: bool) -> Question {
-        let Asked { activation, truncation, max_tokens, settings } = asked;
+        let Asked { activation, cut: Cut { truncation, max_tokens, by_guest }, settings } = asked;
         let mut requests = self.requests;
         for request in &mut requests {
             (request.activation, request.truncation, request.max_tokens) = (activation, truncation, max_tokens);
             request.settings.clone_from(&settings);
         }
-        Question { requests, pairs: self.pairs, single, ..Question::default() }
+        Question { requests, pairs: self.pairs, single, by_guest, ..Question::default() }
     }
 }
 

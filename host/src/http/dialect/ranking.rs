@@ -4,11 +4,14 @@
 //! [`Profile`] holds what differs. A field that would change scores in a way that the host cannot is refused by name.
 
 use super::vocabulary::Vocabulary;
-use super::{Question, Serving};
+use super::{ByGuest, Question, Serving};
 use crate::http::error::{FieldError, HttpError};
 use crate::http::fields::{Documents, Field, Fields, quoted};
 use crate::json::Kind;
-use crate::rerank::{Activation, Request, Truncation};
+use crate::rerank::{
+    Activation, Request, SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS, SETTING_TRUNCATION_DIRECTION,
+    Truncation,
+};
 
 /// What differs between dialects.
 #[derive(Debug, Clone, Copy)]
@@ -87,14 +90,15 @@ pub(super) fn parse(mut fields: Fields<'_>, serving: &Serving<'_>, profile: &Pro
     let shows = [fields.take("return_documents"), fields.take("return_text")].into_iter().flatten();
     let shows = shows.map(Field::boolean).next().transpose()?.unwrap_or(profile.returns_documents);
     let activation = read_activation(&mut fields, profile.scores)?;
-    let (truncation, max_tokens) = read_truncation(&mut fields, serving)?;
+    let cut = Cut::take(&mut fields, serving)?;
     refuse_what_is_not_done(&mut fields, serving)?;
-    let settings = fields.take("settings").map(Field::settings).transpose()?.unwrap_or_default();
+    let settings = cut.settings(&mut fields)?;
     let Documents { texts, places } = fields.require(profile.documents)?.documents(&rank_fields, serving.limits)?;
     fields.finish(&Vocabulary::Ranking.names())?;
+    let Cut { truncation, max_tokens, by_guest } = cut;
     let request = Request { query, documents: texts, top_n, max_tokens, truncation, activation, settings };
     let shown = if shows { places } else { Vec::new() };
-    Ok(Question { requests: vec![request], shown, warnings, ..Question::default() })
+    Ok(Question { requests: vec![request], shown, warnings, by_guest, ..Question::default() })
 }
 
 /// Whether the model that is asked for serves; a warning where another one stands in for it.
@@ -139,45 +143,58 @@ pub(super) fn read_activation(fields: &mut Fields<'_>, default: Activation) -> R
     Ok(activation)
 }
 
-/// What to do with pairs that are too long, and how long a pair may be.
-pub(super) fn read_truncation(
-    fields: &mut Fields<'_>,
-    serving: &Serving<'_>,
-) -> Result<(Truncation, Option<u32>), FieldError> {
-    let mut truncation = Truncation::default();
-    for name in ["truncate", "truncation"] {
-        if let Some(truncate) = fields.take(name) {
-            truncation = if truncate.boolean()? { Truncation::LongestFirst } else { Truncation::None };
-        }
-    }
-    for name in ["truncation_direction", "truncation_side"] {
-        if let Some(field) = fields.take(name) {
-            match field.text()?.to_ascii_lowercase().as_str() {
-                "right" => {}
-                "left" => return Err(field.refuse("can only be \"Right\": texts are cut at their end")),
-                _ => return Err(field.refuse("must be \"Right\"")),
+/// How texts that are too long are cut.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) truncation: Truncation,
+    /// The longest pair in tokens.
+    pub(super) max_tokens: Option<u32>,
+    /// What only the guest can do.
+    pub(super) by_guest: Vec<ByGuest>,
+}
+
+impl Cut {
+    pub(super) fn take(fields: &mut Fields<'_>, serving: &Serving<'_>) -> Result<Self, FieldError> {
+        let (mut truncation, mut by_guest) = (Truncation::default(), Vec::new());
+        for name in ["truncate", "truncation"] {
+            if let Some(truncate) = fields.take(name) {
+                truncation = if truncate.boolean()? { Truncation::LongestFirst } else { Truncation::None };
             }
         }
-    }
-    let max_tokens = match fields.take("truncate_prompt_tokens") {
-        None => None,
-        // In vLLM −1 is the model's own maximum.
-        Some(field) if field.integer()? == -1 => None,
-        Some(field) => Some(field.count(1)?),
-    };
-    for name in ["max_tokens_per_doc", "max_tokens_per_query"] {
-        if let Some(field) = fields.take(name) {
-            let (count, most) = (field.count(1)?, serving.max_tokens);
+        for name in ["truncation_direction", "truncation_side"] {
+            if let Some(field) = fields.take(name) {
+                match field.text()?.to_ascii_lowercase().as_str() {
+                    "right" => {}
+                    "left" => by_guest.push(ByGuest::new(name, SETTING_TRUNCATION_DIRECTION, "left")),
+                    _ => return Err(field.refuse("must be \"Right\" or \"Left\"")),
+                }
+            }
+        }
+        let max_tokens = match fields.take("truncate_prompt_tokens") {
+            None => None,
+            // In vLLM −1 is the model's own maximum.
+            Some(field) if field.integer()? == -1 => None,
+            Some(field) => Some(field.count(1)?),
+        };
+        for (name, setting) in
+            [("max_tokens_per_doc", SETTING_MAX_DOCUMENT_TOKENS), ("max_tokens_per_query", SETTING_MAX_QUERY_TOKENS)]
+        {
             // A bound beyond the longest row is kept by cutting rows.
-            if count < most {
-                return Err(field.refuse(format!(
-                    "cannot be less than {most}, the most tokens that {} reads of a query and a document together",
-                    serving.model
-                )));
+            if let Some(count) = fields.take(name).map(|field| field.count(1)).transpose()?
+                && count < serving.max_tokens
+            {
+                by_guest.push(ByGuest::new(name, setting, count.to_string()));
             }
         }
+        Ok(Self { truncation, max_tokens, by_guest })
     }
-    Ok((truncation, max_tokens))
+
+    /// The caller's own settings, and those that cut.
+    pub(super) fn settings(&self, fields: &mut Fields<'_>) -> Result<Vec<(String, String)>, FieldError> {
+        let mut settings = fields.take("settings").map(Field::settings).transpose()?.unwrap_or_default();
+        settings.extend(self.by_guest.iter().map(|asked| (asked.setting.to_owned(), asked.value.clone())));
+        Ok(settings)
+    }
 }
 
 /// Takes fields that the host cannot honour, and refuses any value of them that would change the answer.

@@ -43,6 +43,7 @@ const TEXTS: &str = r#"{"type":"array","minItems":1,"items":{"type":"string"}}"#
 const DOCUMENTS: &str = r#"{"type":"array","minItems":1,"items":{"anyOf":[{"type":"string"},{"type":"object"}]}}"#;
 const SIDE: &str = r#"{"anyOf":[{"type":"string"},{"type":"array","minItems":1,"items":{"type":"string"}}]}"#;
 const PAIRS: &str = r#"{"anyOf":[{"type":"array","items":{"type":"string"},"minItems":2,"maxItems":2},{"type":"array","minItems":1,"items":{"type":"array","items":{"type":"string"},"minItems":2,"maxItems":2}}]}"#;
+const END: &str = r#"{"enum":["Right","right","Left","left",null]}"#;
 const SETTINGS: &str = r#"{"type":["object","null"],"additionalProperties":{"type":["string","number","boolean"]}}"#;
 
 /// The fields of a ranking that say what to rank and what to answer. Its documents are called `documents` or `texts`.
@@ -92,21 +93,16 @@ const COMMON: &[KnownField] = &[
     field("activation", FLAG, "true", "The same as use_activation."),
     field("truncate", FLAG, "true", "false: a pair that is too long is refused, and not cut."),
     field("truncation", FLAG, "true", "The same as truncate."),
-    field(
-        "truncation_direction",
-        r#"{"enum":["Right","right",null]}"#,
-        "\"Right\"",
-        "Where a text is cut: only at its end.",
-    ),
-    field("truncation_side", r#"{"enum":["right","Right",null]}"#, "\"right\"", "The same as truncation_direction."),
+    field("truncation_direction", END, "\"Right\"", "The end of a text that is cut: Right, its end, or Left."),
+    field("truncation_side", END, "\"left\"", "The same as truncation_direction."),
     field(
         "truncate_prompt_tokens",
         r#"{"anyOf":[{"enum":[-1,null]},{"type":"integer","minimum":1}]}"#,
         "-1",
         "Longest pair in tokens; -1 is the model's own.",
     ),
-    field("max_tokens_per_doc", COUNT, "1000000", "Accepted if it is at least the model's longest pair."),
-    field("max_tokens_per_query", COUNT, "1000000", "As max_tokens_per_doc."),
+    field("max_tokens_per_doc", COUNT, "8", "Most tokens of a document; the rest is cut."),
+    field("max_tokens_per_query", COUNT, "8", "Most tokens of the query; the rest is cut."),
     field("max_chunks_per_doc", COUNT, "10", "A document is one chunk."),
     field("priority", r#"{"enum":[0,null]}"#, "0", "Only 0: all requests of a tenant wait in one line."),
     field("relevant_spans", r#"{"type":["object","null"]}"#, "{}", "Only disabled."),
