@@ -17,7 +17,7 @@ use assay_kernels::{CheckedBatch, Engine, PackedBatch};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, TenantSetup};
+use crate::driver::{Driver, HttpDriver, InProcessDriver, InProcessOptions, Loopback, TenantSetup};
 use crate::load::{LoadSource, NativeTokenizer, Prepared, RowCosts};
 use crate::progress::Progress;
 use crate::run::TargetOptions;
@@ -51,7 +51,8 @@ pub struct Layer {
     pub name: &'static str,
     /// A request through it.
     pub request_ms: Summary,
-    /// What it adds to a request over the layer before it: the mean with its confidence; absent for the first.
+    /// What it adds to a request over the layer that it is compared with: the median with its confidence; absent for the
+    /// first.
     pub adds_ms: Option<Interval>,
 }
 
@@ -61,7 +62,9 @@ enum Route {
     Scheduler,
     Native,
     Guest,
-    Http(HttpDriver),
+    Loopback,
+    Bytes,
+    Service(HttpDriver),
 }
 
 struct Bench {
@@ -70,6 +73,7 @@ struct Bench {
     costs: RowCosts,
     model: Arc<LoadedModel>,
     host: InProcessDriver,
+    loopback: Loopback,
     outputs: Vec<f32>,
 }
 
@@ -78,12 +82,12 @@ struct Bench {
 /// # Errors
 /// Something cannot be loaded, or a request fails: a layer that fails cannot be compared.
 pub async fn measure(options: &OverheadOptions, stop: &CancellationToken) -> Result<Vec<Layer>> {
-    let mut bench = Bench::load(&options.target)?;
+    let mut bench = Bench::load(&options.target).await?;
     let pool = options.source.pool(options.batch, &bench.tokenizer, &bench.costs)?;
     let requests = &pool.requests()[..options.requests.clamp(1, pool.requests().len())];
-    let mut routes = vec![Route::Engine, Route::Scheduler, Route::Native, Route::Guest];
+    let mut routes = vec![Route::Engine, Route::Scheduler, Route::Native, Route::Guest, Route::Loopback, Route::Bytes];
     if let Some(service) = &options.target.service {
-        routes.push(Route::Http(HttpDriver::new(&service.url, service.keys.clone())?));
+        routes.push(Route::Service(HttpDriver::new(&service.url, service.keys.clone())?));
     }
     let rounds = options.rounds.max(1) + 1;
     let steps = (rounds * routes.len() * requests.len()) as u64;
@@ -115,30 +119,32 @@ pub async fn measure(options: &OverheadOptions, stop: &CancellationToken) -> Res
 fn layers(routes: &[Route], times: &[Vec<f64>]) -> Vec<Layer> {
     let layer = |(index, route): (usize, &Route)| {
         let before = match route {
-            Route::Engine => None,
+            Route::Engine | Route::Bytes => None,
             // Native tokenising calls the bare engine, not the scheduler.
             Route::Native => Some(0),
             // The guest adds the sandbox, and the scheduler, to native tokenising.
-            Route::Scheduler | Route::Guest | Route::Http(_) => Some(index - 1),
+            Route::Scheduler | Route::Guest | Route::Loopback => Some(index - 1),
+            // Like the server in this process, it is compared with the guest in process.
+            Route::Service(_) => Some(index - 3),
         };
         let differences: Option<Vec<f64>> = before
             .map(|before| times[index].iter().zip(&times[before]).map(|(with, without)| with - without).collect());
         Layer {
             name: route.name(),
             request_ms: Summary::of(times[index].iter().copied()),
-            adds_ms: differences.and_then(|differences| mean(&differences)),
+            adds_ms: differences.and_then(|differences| median(&differences)),
         }
     };
     routes.iter().enumerate().map(layer).collect()
 }
 
-fn mean(values: &[f64]) -> Option<Interval> {
-    if values.is_empty() {
-        return None;
-    }
-    let count = values.len() as f64;
-    stats::bootstrap(values.iter().sum::<f64>() / count, SEED, |draws| {
-        Some(values.iter().map(|_| *draws.one(values)).sum::<f64>() / count)
+fn median(values: &[f64]) -> Option<Interval> {
+    let middle = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    };
+    stats::bootstrap(middle(values.to_vec())?, SEED, |draws| {
+        middle(values.iter().map(|_| *draws.one(values)).collect())
     })
 }
 
@@ -149,13 +155,15 @@ impl Route {
             Self::Scheduler => "scheduler, ready rows",
             Self::Native => "native tokenization and engine",
             Self::Guest => "guest in process",
-            Self::Http(_) => "HTTP",
+            Self::Loopback => "HTTP, server in this process",
+            Self::Bytes => "as many bytes over TCP, without HTTP",
+            Self::Service(_) => "HTTP, running service and full client",
         }
     }
 }
 
 impl Bench {
-    fn load(target: &TargetOptions) -> Result<Self> {
+    async fn load(target: &TargetOptions) -> Result<Self> {
         let options = InProcessOptions {
             device: target.device.clone(),
             models: vec![ModelStore::new(&target.data_dir).open(target.model.as_deref())?],
@@ -169,7 +177,8 @@ impl Bench {
         let (host, _) = InProcessDriver::with_models(&models, target.guest.as_deref(), &tenants, cache)?;
         let tokenizer = NativeTokenizer::new(model.tokenizer(), model.max_tokens())?;
         let costs = RowCosts::new(model.max_tokens(), |tokens| model.row_flops(tokens));
-        Ok(Self { engine, tokenizer, costs, model, host, outputs: Vec::new() })
+        let loopback = Loopback::start(&options).await.context("the server in this process")?;
+        Ok(Self { engine, tokenizer, costs, model, host, loopback, outputs: Vec::new() })
     }
 
     async fn time(&mut self, route: &Route, prepared: &Prepared) -> Result<Duration> {
@@ -195,7 +204,9 @@ impl Bench {
                 Ok(began.elapsed())
             }
             Route::Guest => call(&self.host, request).await.context("the guest in process"),
-            Route::Http(service) => call(service, request).await.context("the service over HTTP"),
+            Route::Loopback => self.loopback.time(request).context("the server in this process"),
+            Route::Bytes => self.loopback.time_bytes(request).context("the connection in this process"),
+            Route::Service(service) => call(service, request).await.context("the service over HTTP"),
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use assay::device::EngineChoice;
 use assay_bench::load::LoadSource;
 use assay_bench::overhead::{OverheadOptions, measure, table};
 use assay_bench::progress::Progress;
@@ -31,6 +32,9 @@ pub(crate) struct Args {
     /// Rounds over all of them
     #[arg(long, value_name = "N", default_value_t = DEFAULT_ROUNDS)]
     rounds: usize,
+    /// In place of an engine, one that computes nothing: only what surrounds it is measured
+    #[arg(long)]
+    puppet: bool,
     /// Print the layers as JSON
     #[arg(long)]
     json: bool,
@@ -43,8 +47,12 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         Some(path) => LoadSource::File(path),
         None => LoadSource::Generated { seed: DEFAULT_SEED, section: LoadSection::default() },
     };
+    let mut target = args.target.options()?;
+    if args.puppet {
+        target.device.choice = EngineChoice::Puppet;
+    }
     let options = OverheadOptions {
-        target: args.target.options()?,
+        target,
         source,
         batch: args.batch,
         requests: args.count,
@@ -57,7 +65,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     } else {
         print!("{}", table(&layers));
         println!(
-            "\nscheduler and native tokenization are compared with the bare engine, each later layer with the one before"
+            "\nscheduler and native tokenization are compared with the bare engine, the guest with native tokenization, HTTP with the guest"
         );
     }
     Ok(ExitCode::SUCCESS)

@@ -2,6 +2,7 @@
 
 mod http;
 mod in_process;
+mod loopback;
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use futures::future::BoxFuture;
 
 pub use http::HttpDriver;
 pub use in_process::{InProcessDriver, InProcessOptions, Started, TenantSetup};
+pub use loopback::Loopback;
 
 /// What requests are sent to.
 pub trait Driver: Send + Sync + std::fmt::Debug {

@@ -31,6 +31,9 @@ pub enum EngineChoice {
     Gpu,
     /// The processor
     Cpu,
+    /// Computes nothing, so that all that surrounds an engine can be measured
+    #[value(skip)]
+    Puppet,
 }
 
 /// Format in which numbers are stored and multiplied. No engine has all: see [`DeviceOptions::check`].
@@ -159,6 +162,7 @@ impl DeviceOptions {
         let precision = self.precision;
         match self.choice {
             EngineChoice::Cpu => Ok(Decision { adapter: None, reason: "chosen by name".to_owned() }),
+            EngineChoice::Puppet => Ok(Decision { adapter: None, reason: "for measurements".to_owned() }),
             EngineChoice::Gpu => {
                 let adapter = gpu::find(&self.selection()).map_err(GpuError::from)?;
                 let reason = match adapter.kind {
@@ -231,7 +235,7 @@ impl DeviceOptions {
         match (self.choice, &self.adapter) {
             (_, Some(adapter)) => adapter.clone(),
             (EngineChoice::Gpu, None) => AdapterSelection::Any,
-            (EngineChoice::Auto | EngineChoice::Cpu, None) => AdapterSelection::Gpu,
+            (EngineChoice::Auto | EngineChoice::Cpu | EngineChoice::Puppet, None) => AdapterSelection::Gpu,
         }
     }
 }
@@ -279,6 +283,7 @@ impl EnginePrecision {
 impl fmt::Display for EngineChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Puppet => "puppet",
             Self::Auto => "auto",
             Self::Gpu => "gpu",
             Self::Cpu => "cpu",

@@ -8,6 +8,7 @@ use assay_kernels::gpu::{AdapterDescription, AdapterSelection, GpuDevice, GpuEng
 use assay_kernels::{Architecture, DeviceMemory, Engine, Model};
 
 use super::choose::{Decision, DeviceError, DeviceOptions, EngineChoice};
+use super::puppet::Puppet;
 
 /// The processor's threads or one GPU.
 #[derive(Debug)]
@@ -19,7 +20,10 @@ pub(super) struct Hardware {
 
 /// The part that all models share. A trait object, so that the compiler need not inspect wgpu's types to see that a
 /// future that holds a device is `Send`.
-trait Opened: Debug + Send + Sync {
+pub(super) trait Opened: Debug + Send + Sync {
+    /// The engine's name.
+    fn name(&self) -> &'static str;
+
     /// The device's description of itself.
     fn description(&self) -> String;
 
@@ -55,6 +59,7 @@ impl Hardware {
                 let device = GpuDevice::open(&AdapterSelection::Index(adapter.index))?;
                 Box::new(Gpu { device, options: options.gpu_options(adapter, precision) })
             }
+            None if options.choice == EngineChoice::Puppet => Box::new(Puppet),
             None => {
                 let precision = options.precision.cpu().ok_or_else(no_gpu)?;
                 let max_batch_tokens = options.max_batch_tokens.unwrap_or_else(|| options.processor_batch_tokens());
@@ -85,7 +90,7 @@ impl Hardware {
 
     /// `cpu` or `gpu`.
     pub(super) fn engine_name(&self) -> &'static str {
-        if self.adapter().is_some() { "gpu" } else { "cpu" }
+        self.opened.name()
     }
 
     /// The processor and its instruction set, or the adapter, its backend and its driver.
@@ -110,6 +115,10 @@ impl Hardware {
 }
 
 impl Opened for Processor {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
     fn description(&self) -> String {
         format!("{} ({})", std::env::consts::ARCH, self.device.instruction_set().name())
     }
@@ -128,6 +137,10 @@ impl Opened for Processor {
 }
 
 impl Opened for Gpu {
+    fn name(&self) -> &'static str {
+        "gpu"
+    }
+
     fn description(&self) -> String {
         self.device.description().to_string()
     }

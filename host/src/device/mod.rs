@@ -8,6 +8,7 @@
 //!   packs batches, [`fair_queueing`] decides whose turn it is, [`speed`] estimates what rows cost, [`dispatch`] is the
 //!   thread that owns the engines, [`shared`] is the state it shares with callers; [`score`] has the callers' inputs
 //!   and results.
+//! - [`puppet`]: a device that computes nothing, for measurements.
 //! - [`meter`]: counters of its work; [`status`]: a report of all this.
 //!
 //! Knows models, rows, tokens and weights; never text, guests or limits files.
@@ -19,6 +20,7 @@ mod fair_queueing;
 mod hardware;
 mod meter;
 mod models;
+mod puppet;
 mod queue;
 mod scheduler;
 mod score;

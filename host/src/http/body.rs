@@ -2,11 +2,12 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::time::Duration;
 
 use hyper::HeaderMap;
 use hyper::body::{Body, Incoming};
 use hyper::header::CONTENT_ENCODING;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::deadlines::Deadlines;
 use super::error::HttpError;
@@ -26,12 +27,13 @@ pub(super) fn check(headers: &HeaderMap, body: &Incoming, allowed: usize) -> Res
     }
 }
 
-/// Reads a body of at most `allowed` bytes. `hold` reserves memory for bytes before they are kept.
+/// Reads a body of at most `allowed` bytes. `hold` reserves memory for bytes before they are kept, and says how long to
+/// wait before the next ones.
 pub(super) async fn read(
     mut body: Incoming,
     allowed: usize,
     deadlines: &Deadlines,
-    mut hold: impl FnMut(usize) -> Result<(), RerankError>,
+    mut hold: impl FnMut(usize) -> Result<Duration, RerankError>,
 ) -> Result<Vec<u8>, HttpError> {
     // A length that was announced is reserved in one piece, which costs nothing until bytes come.
     let mut bytes = Vec::with_capacity(usize::try_from(body.size_hint().lower()).unwrap_or(0).min(allowed));
@@ -48,10 +50,14 @@ pub(super) async fn read(
                     if bytes.len() + data.len() > allowed {
                         return Some(Err(HttpError::BodyTooLarge { requested: None, allowed }));
                     }
-                    if let Err(error) = hold(data.len()) {
-                        return Some(Err(error.into()));
-                    }
+                    let wait = match hold(data.len()) {
+                        Ok(wait) => wait,
+                        Err(error) => return Some(Err(error.into())),
+                    };
                     bytes.extend_from_slice(data);
+                    if !wait.is_zero() {
+                        sleep(wait).await;
+                    }
                 }
             }
         }

@@ -31,9 +31,13 @@ use super::routes::{self, Endpoint};
 use crate::rerank::Timings;
 use crate::tenant::{Activity, Admission, Caller, Counts, LiveTenant, Platform};
 
-/// Bodies beyond this are decoded on a thread that may block: what can be decoded in a tenth of a millisecond costs
-/// less than handing it over.
+/// Bodies beyond this are decoded on another thread: what can be decoded in a tenth of a millisecond costs less than
+/// handing it over.
 const MAX_INLINE_BYTES: usize = 64 << 10;
+
+/// Answers with more hits than this are written on another thread, and so are those that give back more than
+/// [`MAX_INLINE_BYTES`] of documents.
+const MAX_INLINE_HITS: usize = 512;
 
 /// How long a request waits for its tenant to start.
 const START_PATIENCE: Duration = Duration::from_secs(2);
@@ -206,7 +210,7 @@ impl Service {
             body::check(headers, &body, allowed)?;
             let mut admission = tenant.admit().await?;
             // Decoding takes at most twice as much again.
-            let hold = |bytes: usize| admission.hold(bytes.saturating_mul(3));
+            let hold = |bytes: usize| admission.hold(bytes.saturating_mul(3)).map(|()| admission.pace(bytes));
             let bytes = body::read(body, allowed, &self.deadlines, hold).await?;
             Ok((admission, bytes))
         };
@@ -244,6 +248,9 @@ struct Decoded {
     dialect: &'static dyn Dialect,
     body: String,
     question: Question,
+    documents: usize,
+    /// Of the texts, as often as each is sent to the guest.
+    characters: usize,
 }
 
 impl Decoded {
@@ -284,14 +291,20 @@ fn decode_here(
     let question = dialect.parse(fields, &serving).map_err(|error| (Some(dialect), error))?;
     // Unless documents are given back, nothing of the body is needed any more.
     let body = if question.shown.is_empty() { String::new() } else { body };
-    Ok(Decoded { dialect, body, question })
+    let (mut documents, mut characters) = (0, 0);
+    for request in &question.requests {
+        documents += request.documents.len();
+        characters += request.query.chars().count();
+        characters += request.documents.iter().map(|document| document.chars().count()).sum::<usize>();
+    }
+    Ok(Decoded { dialect, body, question, documents, characters })
 }
 
 /// Asks the tenant, and writes its answer.
 async fn ask(
     admission: &mut Admission,
     tenant: &LiveTenant,
-    Decoded { dialect, body, mut question }: Decoded,
+    Decoded { dialect, body, mut question, documents, characters }: Decoded,
 ) -> Result<Response<Answer>, HttpError> {
     for asked in &question.by_guest {
         if !admission.honours(asked.setting).await? {
@@ -300,24 +313,29 @@ async fn ask(
         }
     }
     let mut responses = Vec::with_capacity(question.requests.len());
-    let (mut documents, mut characters) = (0, 0);
     for request in std::mem::take(&mut question.requests) {
-        documents += request.documents.len();
-        characters += request.query.chars().count();
-        characters += request.documents.iter().map(|document| document.chars().count()).sum::<usize>();
         responses.push(admission.rerank(request).await?);
     }
-    let model = &tenant.model().name;
-    let answer = dialect::Answer { question: &question, body: &body, responses: &responses, model, documents };
-    let mut response = answer::json(StatusCode::OK, dialect.reply(&answer)?);
-    let headers = response.headers_mut();
-    measures(&responses, headers);
-    headers.insert("x-compute-characters", HeaderValue::from(characters));
-    headers.insert("x-truncated-documents", HeaderValue::from(answer.truncated()));
-    if let Ok(model) = HeaderValue::try_from(model) {
-        headers.insert("x-model", model);
+    let model = tenant.model().name.clone();
+    let hits: usize = responses.iter().map(|response| response.hits.len()).sum();
+    let is_small = body.len() <= MAX_INLINE_BYTES && hits <= MAX_INLINE_HITS;
+    let write = move || {
+        let answer =
+            dialect::Answer { question: &question, body: &body, responses: &responses, model: &model, documents };
+        let mut response = answer::json(StatusCode::OK, dialect.reply(&answer)?);
+        let headers = response.headers_mut();
+        measures(&responses, headers);
+        headers.insert("x-compute-characters", HeaderValue::from(characters));
+        headers.insert("x-truncated-documents", HeaderValue::from(answer.truncated()));
+        if let Ok(model) = HeaderValue::try_from(&model) {
+            headers.insert("x-model", model);
+        }
+        Ok(response)
+    };
+    match is_small {
+        true => write(),
+        false => tenant.work(write).await.unwrap_or(Err(HttpError::Panicked)),
     }
-    Ok(response)
 }
 
 /// Where the request's time went, in the headers that text-embeddings-inference introduced: tokens, and milliseconds.

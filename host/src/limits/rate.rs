@@ -62,6 +62,15 @@ impl TokenRate {
         Ok(())
     }
 
+    /// Takes tokens that were used already, and says how long to wait before more are: until they are paid for.
+    #[must_use]
+    pub fn pace(&self, tokens: u64, now: Instant) -> Duration {
+        let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        level.fill(self, now);
+        level.tokens -= tokens as f64;
+        Duration::from_secs_f64((-level.tokens / self.tokens_per_s).clamp(0.0, 3_600.0))
+    }
+
     /// Puts tokens back that were spent for nothing.
     pub fn give_back(&self, tokens: u64) {
         let mut level = self.level.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,6 +112,16 @@ mod tests {
         );
         assert_eq!(rate.spend(50, start + Duration::from_millis(500)), Ok(()));
         assert_eq!(rate.available(start + Duration::from_secs(60)), 250);
+    }
+
+    #[test]
+    fn a_pace_lets_the_burst_pass_and_then_waits_for_what_it_owes() {
+        let start = Instant::now();
+        let rate = TokenRate::new(100, 250, start);
+        assert_eq!(rate.pace(250, start), Duration::ZERO);
+        assert_eq!(rate.pace(50, start), Duration::from_millis(500));
+        assert_eq!(rate.pace(0, start + Duration::from_millis(400)), Duration::from_millis(100));
+        assert_eq!(rate.pace(10, start + Duration::from_millis(600)), Duration::ZERO);
     }
 
     #[test]

@@ -25,11 +25,17 @@ pub struct LiveTenant {
     rate: Arc<TokenRate>,
     concurrency: Arc<ConcurrencyLimit>,
     meter: Arc<Meter>,
+    /// Bytes of the bodies of its requests.
+    body_bytes: Arc<TokenRate>,
     /// Whether the guest honours each setting that was asked for so far. The names are constants of the host's own.
     honoured: Mutex<HashMap<&'static str, bool>>,
     /// Its place and memory among all guests.
     _membership: Membership,
 }
+
+/// Bytes of bodies that a tenant's callers may send a second, as a steady rate and at once. It is far more than any
+/// model can rank, and less than what would keep the connections' threads from other tenants.
+const MAX_BODY_BYTES_PER_S: u64 = 64 << 20;
 
 /// A value that none of the settings with a meaning of their own can have.
 const NO_VALUE: &str = "?";
@@ -63,6 +69,10 @@ impl LiveTenant {
         };
         concurrency.set(max_running, max_waiting);
         let meter = before.map_or_else(Arc::default, |before| Arc::clone(&before.meter));
+        let body_bytes = match before {
+            Some(before) => Arc::clone(&before.body_bytes),
+            None => Arc::new(TokenRate::new(MAX_BODY_BYTES_PER_S, MAX_BODY_BYTES_PER_S, Instant::now())),
+        };
         let (request, payer) = (limits.request(), limits.payer(name.as_str(), Some(Arc::clone(&rate))));
         let membership = guest.join(&payer.account.tenant);
         let (limits, honoured) = (Arc::new(request), Mutex::default());
@@ -75,6 +85,7 @@ impl LiveTenant {
             rate,
             concurrency,
             meter,
+            body_bytes,
             honoured,
             deployment,
             _membership: membership,
@@ -200,6 +211,12 @@ impl Admission {
     /// Gives back all but so much of the memory that it holds.
     pub fn hold_only(&mut self, bytes: usize) {
         self.memory.shrink_to(bytes as u64);
+    }
+
+    /// How long to wait before more bytes of bodies are read, after these.
+    #[must_use]
+    pub fn pace(&self, bytes: usize) -> Duration {
+        self.tenant.body_bytes.pace(bytes as u64, Instant::now())
     }
 
     /// Counts a request that is not even passed on, for this reason.
