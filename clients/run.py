@@ -1,8 +1,9 @@
 """Real client libraries against a running server, unchanged: `cargo xtask clients` starts the server and runs this.
 
-Usage: run.py URL KEY EXPECTED GROUP [CLIENT...]
+Usage: run.py URL KEY EXPECTED KEYLESS_URL GROUP [CLIENT...]
 
-EXPECTED is a JSON file with what `assay rerank` answers for the same query and documents. GROUP is one of the files of
+EXPECTED is a JSON file with what `assay rerank` answers for the same query and documents. KEYLESS_URL is a server
+without tenants, for the snippets of the documentation, which are run as they stand there. GROUP is one of the files of
 requirements beside this one, whose packages are installed: not all can be installed together. Each client is a function;
 its answer must have the same order and, where the client gives them, the same scores. Prints a line for each client, and
 ends with exit code 1 if one failed.
@@ -13,6 +14,7 @@ import importlib.metadata
 import json
 import math
 import os
+import subprocess
 import sys
 import traceback
 
@@ -27,13 +29,21 @@ DOCUMENTS = [
 ]
 TOLERANCE = 1e-4
 
-URL, KEY, EXPECTED, GROUP = sys.argv[1:5]
+URL, KEY, EXPECTED, KEYLESS_URL, GROUP = sys.argv[1:6]
 with open(EXPECTED, encoding="utf-8") as file:
     HITS = json.load(file)["hits"]
 ORDER = [hit["index"] for hit in HITS]
 SCORES = {hit["index"]: hit["score"] for hit in HITS}
 
 CLIENTS = {}
+
+# The modules whose snippets a group can run.
+PACKAGES = {
+    "cohere": ["cohere", "rerankers"],
+    "frameworks": ["langchain_cohere", "llama_index", "haystack"],
+    "infinity": ["infinity_client"],
+    "litellm": ["litellm"],
+}
 
 
 def client(group, package):
@@ -215,8 +225,27 @@ def rerankers_tei():
     rerankers_provider("text-embeddings-inference", "any", "/rerank")
 
 
+def snippets():
+    """The documentation's snippets of Python for packages of the group, each as the name of its page and its code."""
+    for page in ["README.md", "docs/clients.md"]:
+        with open(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), page), encoding="utf-8") as file:
+            blocks = file.read().split("```python\n")[1:]
+        for code in (block.split("```")[0] for block in blocks):
+            package = code.split()[1].split(".")[0]
+            if package in PACKAGES[GROUP]:
+                yield f"{page}, {package}", code
+
+
+def run_snippet(code):
+    """Runs a snippet as it stands, but for the address. It must print something."""
+    code = code.replace("http://127.0.0.1:8790", KEYLESS_URL)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip(), "it printed nothing"
+
+
 def main():
-    asked = [name for name in CLIENTS if not sys.argv[5:] or name in sys.argv[5:]]
+    asked = [name for name in CLIENTS if not sys.argv[6:] or name in sys.argv[6:]]
     failed = 0
     for name in asked:
         package, function = CLIENTS[name]
@@ -227,6 +256,14 @@ def main():
         except Exception:
             failed += 1
             print(f"failed   {label}", flush=True)
+            traceback.print_exc()
+    for label, code in [] if sys.argv[6:] else snippets():
+        try:
+            run_snippet(code)
+            print(f"ok       {label}: the snippet", flush=True)
+        except Exception:
+            failed += 1
+            print(f"failed   {label}: the snippet", flush=True)
             traceback.print_exc()
     sys.exit(1 if failed else 0)
 

@@ -4,7 +4,9 @@
 use std::path::Path;
 
 fn main() {
-    let component = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guests/components/standard.wasm");
+    // Where the package lies now: this program may have been compiled while it lay elsewhere.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let component = Path::new(&package).join("../target/guests/components/standard.wasm");
     println!("cargo::rustc-check-cfg=cfg(standard_guest)");
     println!("cargo::rerun-if-changed={}", component.display());
     if component.is_file() {

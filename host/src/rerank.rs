@@ -126,7 +126,7 @@ pub enum RerankError {
         /// When to try again.
         retry_after: Duration,
     },
-    /// The tenant has as many requests in work and waiting as it may have: try again later.
+    /// The tenant has reached a limit that leaves room again: try again later.
     #[error("{limit} is limited to {allowed}: try again in {} ms", retry_after.as_millis())]
     TooManyRequests {
         /// The limit's name.

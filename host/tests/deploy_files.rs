@@ -3,12 +3,13 @@
 
 mod common;
 
+use common::server::Server;
 use common::{Bench, finish, root};
 
 #[test]
 fn files_for_deployment_name_only_options_and_variables_that_exist() {
     let help = |arguments: &[&str]| finish(Bench::new().assay().args(arguments)).succeeds().stdout;
-    let known = [help(&["serve", "--help"]), help(&["ready", "--help"]), help(&["--help"])].concat();
+    let known = [help(&["serve", "--help"]), help(&["--help"])].concat();
     let files = ["assay.service", "org.assay.serve.plist", "compose.yaml", "Dockerfile", "kubernetes/statefulset.yaml"];
     for file in files {
         let text = std::fs::read_to_string(root().join("deploy").join(file)).unwrap();
@@ -27,10 +28,14 @@ fn files_for_deployment_name_only_options_and_variables_that_exist() {
 
 #[test]
 fn ready_says_whether_a_server_takes_requests() {
-    let server = common::server::Server::keyless(&[]);
-    let bench = Bench::new();
-    finish(bench.assay().args(["ready", "--address", &server.address])).succeeds();
-    let address = server.address.clone();
+    let dir = common::server::keyless_dir();
+    let data_dir = dir.path().join("data");
+    let socket = dir.path().join("http.sock");
+    let ready = || finish(common::assay(&data_dir).arg("ready"));
+    ready().fails(1, &["no server runs on"]);
+    // However it listens.
+    let server = Server::starting_on(&data_dir, &["--unix-socket", socket.to_str().unwrap()]);
+    common::service::until("the server is ready", || ready().code == Some(0));
     assert!(server.stop());
-    finish(bench.assay().args(["ready", "--address", &address])).fails(1, &["does not answer"]);
+    ready().fails(1, &["no server runs on"]);
 }

@@ -121,7 +121,11 @@ fn a_field_is_honoured_or_refused_by_its_name() {
     with(&server, &json!({ "truncation_direction": "Up" })).refused(422, &["`truncation_direction`", "Left"]);
     with(&server, &json!({ "topn": 3 })).refused(422, &["`topn` is not known", "top_n"]);
     with(&server, &json!({ "relevant_spans": { "mode": "enabled" } })).refused(422, &["`relevant_spans`"]);
+    for spans in [json!({ "mode": "on" }), json!({ "enabled": true })] {
+        with(&server, &json!({ "relevant_spans": spans })).refused(422, &["`relevant_spans`", "disabled"]);
+    }
     assert_eq!(count(&with(&server, &json!({ "relevant_spans": { "mode": "disabled" } }))), 3);
+    with(&server, &json!({ "texts": ["a"] })).refused(422, &["`texts`", "leave one of them out"]);
     let twice = r#"{"query":"q","documents":["d"],"query":"r"}"#;
     server.post("/v1/rerank", twice).refused(422, &["`query` is given twice"]);
 }
@@ -154,6 +158,20 @@ fn texts_are_cut_where_the_caller_says() {
     // A pair of the tiny model never has so many tokens.
     let uncut = json!({ "documents": ["sun sky"], "max_tokens_per_doc": 4096, "truncation_direction": "right" });
     assert_eq!(scored(uncut), (whole("blue sea", "sun sky"), "0".to_owned()));
+}
+
+#[test]
+fn a_tenant_over_its_tokens_a_second_is_told_that_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = dir.path().join("limits.toml");
+    std::fs::write(&limits, "max_tokens_per_s = 1\nburst_tokens = 20\n").unwrap();
+    let server = server();
+    server.tenant(&["deploy", "acme", "--limits", limits.to_str().unwrap()]);
+    let key = server.tenant(&["key", "create", "acme"]);
+    let ask = || server.post_as(&key, "/v1/rerank", r#"{"query":"q","documents":["sky","sea","sun"]}"#);
+    let refused = (0..8).map(|_| ask()).find(|answer| answer.status != 200).unwrap();
+    refused.refused(429, &["max_tokens_per_s is limited to 1"]);
+    assert!(refused.header("retry-after").is_some());
 }
 
 // H5
@@ -289,7 +307,7 @@ fn documents_that_are_cut_are_counted_in_the_answer() {
     let answer = server.post("/v1/rerank", &documents);
     let said = answer.ok();
     assert_eq!(said["usage"]["truncated_documents"], 1);
-    assert_eq!(said["meta"]["warnings"], json!(["1 document was cut to fit the model"]));
+    assert_eq!(said["meta"]["warnings"], json!(["1 document was cut, or the query beside it"]));
     assert_eq!(answer.header("x-truncated-documents"), Some("1"));
     let uncut = json!({ "query": "blue", "texts": [long], "truncate": false }).to_string();
     server.post("/rerank", uncut).refused(422, &["document 0"]);

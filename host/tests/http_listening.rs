@@ -197,7 +197,19 @@ fn a_check_of_a_file_says_what_a_server_would_use() {
     check("port = true\n", &[]).fails(2, &["line 1", "port must be a string or a whole number"]);
     check("port = 70000\n", &[]).fails(2, &["assay.toml", "70000", "--port"]);
     check("port = \n", &[]).fails(2, &["line 1"]);
-    check("no-tcp = true\n", &[]).fails(2, &["assay.toml"]);
+    check("no-tcp = true\n", &[]).fails(2, &["assay.toml", "--unix-socket <PATH>"]);
+    check("", &[("ASSAY_PORT", "abc")]).fails(2, &["the environment", "abc", "--port"]);
+    // What a server would stop at, too.
+    check("cors-origin = [\"a.org\"]\n", &[]).fails(2, &["assay.toml", "cors-origin", "a.org"]);
+    check("tls-certificate = \"/nope\"\ntls-key = \"/nope\"\n", &[]).fails(2, &["assay.toml", "TLS", "/nope"]);
+    check("unix-socket = \"/no/such/assay.sock\"\n", &[]).fails(2, &["assay.toml", "/no/such"]);
+    let flags = check("no-tcp = false\n", &[("ASSAY_ALLOW_KEYLESS_NETWORK", "1")]).succeeds().stdout;
+    let row = |setting: &str| {
+        let line = flags.lines().find(|line| line.split_whitespace().next() == Some(setting)).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(row("no-tcp"), "no-tcp false the file");
+    assert!(row("allow-keyless-network").ends_with("ASSAY_ALLOW_KEYLESS_NETWORK"), "{flags}");
     check(&" ".repeat(300 << 10), &[]).fails(2, &["307200 bytes", "262144"]);
 }
 

@@ -11,7 +11,7 @@ use assay::device::DeviceOptions;
 use assay::tenant::admin::{Command, Reply};
 use assay::tenant::compile::CompilerOptions;
 use assay::tenant::{Platform, PlatformOptions, TenantLimits};
-use common::server::{Answer, get, post, read_all};
+use common::server::{Answer, Server, get, keyless_dir, post, read_all};
 use common::service::{Service, Setting, until};
 use common::tenants::{self, admin, component, deploy, name, refusal, seeded, serving};
 use tokio::runtime::Runtime;
@@ -113,6 +113,18 @@ fn a_request_in_work_may_end_where_the_operator_lets_it() {
 }
 
 #[test]
+fn a_server_that_starts_answers_its_operator_and_stops_when_asked() {
+    let dir = keyless_dir();
+    let data_dir = dir.path().join("data");
+    // So that the standard guest is compiled again, which takes longer than the rest of this.
+    std::fs::remove_dir_all(data_dir.join("compiled")).unwrap();
+    let server = Server::starting_on(&data_dir, &[]);
+    assert_eq!(server.get("/ready").status, 503);
+    server.tenant(&["list"]);
+    assert!(server.stop());
+}
+
+#[test]
 fn callers_are_told_while_their_tenant_starts_and_why_it_does_not() {
     let (dir, runtime) = (tenants::data_dir(), Runtime::new().unwrap());
     let platform = tenants::platform(dir.path(), runtime.handle());
@@ -131,6 +143,12 @@ fn callers_are_told_while_their_tenant_starts_and_why_it_does_not() {
     let service = Service::over(platform, &acme, runtime, dir);
     let starting = service.send(&service.good());
     assert_eq!((starting.status, starting.header("retry-after")), (503, Some("1")));
+    // In the words of every dialect.
+    for path in ["/v2/rerank", "/jina/rerank", "/tei/rerank", "/infinity/rerank", "/llama/rerank", "/vllm/score"] {
+        let starting = service.send(&post(path, Some(&acme), common::service::BODY));
+        assert_eq!((starting.status, starting.header("retry-after")), (503, Some("1")), "{path}");
+        assert!(starting.text().contains("starting") && starting.json().is_object(), "{path}: {}", starting.text());
+    }
     assert_eq!(service.send(&get("/health")).status, 200);
     let ready = service.send(&get("/ready"));
     assert_eq!((ready.status, ready.json()["starting"].as_u64()), (503, Some(2)));

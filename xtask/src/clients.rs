@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::assay;
 use crate::step::{run, say};
-use crate::{assay, guest};
 
 /// What schemathesis looks at in each answer.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
@@ -24,6 +24,9 @@ const DOCUMENTS: [&str; 3] = [
     "Air scatters blue light more than red light.",
     "The sea looks blue because it reflects the sky.",
 ];
+
+/// The address in the documentation's snippets.
+const DOCUMENTED_URL: &str = "http://127.0.0.1:8790";
 
 /// Most time for a server to load one tenant.
 const START_TIME: Duration = Duration::from_secs(60);
@@ -46,9 +49,12 @@ impl Drop for Server {
 impl Server {
     /// Starts a server on a fresh data directory with the test model and one tenant, the standard guest.
     pub(crate) fn start(root: &Path, data_dir: &Path) -> Result<Self> {
-        let component = guest::components_dir(root).join("standard.wasm");
-        run(assay(root, data_dir).args(["tenant", "deploy", "acme"]).arg(component))?;
+        run(assay(root, data_dir).args(["tenant", "deploy", "acme"]))?;
         let key = output(assay(root, data_dir).args(["tenant", "key", "create", "acme"]))?.trim().to_owned();
+        Self::start_with(root, data_dir, key)
+    }
+
+    fn start_with(root: &Path, data_dir: &Path, key: String) -> Result<Self> {
         let mut child = assay(root, data_dir).args(["serve", "--port", "0"]).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
@@ -59,8 +65,8 @@ impl Server {
         if server.url.is_empty() {
             bail!("the server did not start: {line:?}");
         }
-        let (address, began) = (server.url.trim_start_matches("http://"), Instant::now());
-        while !assay(root, data_dir).args(["ready", "--address", address]).output()?.status.success() {
+        let began = Instant::now();
+        while !assay(root, data_dir).arg("ready").output()?.status.success() {
             if began.elapsed() > START_TIME {
                 bail!("the server at {} was not ready within {START_TIME:?}", server.url);
             }
@@ -87,11 +93,14 @@ pub(crate) fn run_clients(root: &Path, names: &[String]) -> Result<()> {
     rerank.args(["rerank", "--json", "--scores", "sigmoid", "--query", QUERY]).args(DOCUMENTS);
     std::fs::File::create(&expected)?.write_all(output(&mut rerank)?.as_bytes())?;
     let server = Server::start(root, &data_dir)?;
+    // The snippets of the documentation are for a server without tenants.
+    let keyless = Server::start_with(root, &fresh_data_dir(&folder.join("keyless"))?, String::new())?;
     say(&format!("running the Python clients against {}", server.url));
     let mut failed = Vec::new();
     for (group, python) in &pythons {
         let mut clients = Command::new(python);
-        clients.arg(root.join("clients/run.py")).args([&server.url, &server.key]).arg(&expected).arg(group).args(names);
+        clients.arg(root.join("clients/run.py")).args([&server.url, &server.key]).arg(&expected);
+        clients.args([&keyless.url, *group]).args(names);
         failed.extend(run(&mut clients).err());
     }
     if let Some(error) = failed.pop() {
@@ -99,7 +108,7 @@ pub(crate) fn run_clients(root: &Path, names: &[String]) -> Result<()> {
     }
     if names.is_empty() {
         say("running the npm client");
-        npm(root, &folder, &server, &expected)?;
+        npm(root, &folder, &server, &keyless, &expected)?;
     }
     Ok(())
 }
@@ -153,7 +162,7 @@ pub(crate) fn fresh_data_dir(folder: &Path) -> Result<PathBuf> {
     Ok(data_dir)
 }
 
-fn npm(root: &Path, folder: &Path, server: &Server, expected: &Path) -> Result<()> {
+fn npm(root: &Path, folder: &Path, server: &Server, keyless: &Server, expected: &Path) -> Result<()> {
     if Command::new("npm").arg("--version").output().is_err() {
         eprintln!("skipped  cohere-ai (npm): npm is not installed");
         return Ok(());
@@ -163,7 +172,13 @@ fn npm(root: &Path, folder: &Path, server: &Server, expected: &Path) -> Result<(
     }
     run(Command::new("npm").args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(folder))?;
     let mut node = Command::new("node");
-    run(node.arg("cohere.mjs").args([&server.url, &server.key]).arg(expected).current_dir(folder))
+    run(node.arg("cohere.mjs").args([&server.url, &server.key]).arg(expected).current_dir(folder))?;
+    // What the documentation says, as it stands there.
+    let page = std::fs::read_to_string(root.join("docs/clients.md"))?;
+    let snippet = page.split_once("```js\n").and_then(|(_, rest)| rest.split_once("```"));
+    let (snippet, _) = snippet.context("docs/clients.md has no snippet of JavaScript")?;
+    std::fs::write(folder.join("documented.mjs"), snippet.replace(DOCUMENTED_URL, &keyless.url))?;
+    run(Command::new("node").arg("documented.mjs").current_dir(folder))
 }
 
 fn output(command: &mut Command) -> Result<String> {

@@ -108,7 +108,7 @@ fn a_pair_that_may_not_be_cut_is_refused_with_its_length_and_the_limit() {
     let error = scorer(&model).score("query", &["a", "a a a"], &options).unwrap_err();
     assert_eq!(
         invalid_input(error),
-        "document 1: the pair has 7 tokens, more than the 6 allowed, and truncation is none"
+        "document 1: the pair has 7 tokens, more than the 6 allowed, and is not to be cut"
     );
     assert!(model.calls.borrow().is_empty());
 }
@@ -117,7 +117,7 @@ fn a_pair_that_may_not_be_cut_is_refused_with_its_length_and_the_limit() {
 fn a_limit_below_the_special_tokens_is_refused() {
     let options = Options { max_tokens: Some(2), ..OPTIONS };
     let error = scorer(&model(1)).score("query", &["a"], &options).unwrap_err();
-    assert_eq!(invalid_input(error), "max-tokens is 2, but the special tokens of a pair alone take 3");
+    assert_eq!(invalid_input(error), "a pair may have 2 tokens, but its special tokens alone take 3");
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn a_limit_below_the_special_tokens_is_refused() {
     for cut in [Cut::Nothing, Cut::LongestFirst, Cut::DocumentOnly] {
         let error = encoder.query("a", 2, cut).unwrap_err();
         assert!(matches!(error, PairError::NoRoom { max_tokens: 2, special_tokens: 3 }), "{error}");
-        assert_eq!(error.to_string(), "max-tokens is 2, but the special tokens of a pair alone take 3");
+        assert_eq!(error.to_string(), "a pair may have 2 tokens, but its special tokens alone take 3");
         assert!(encoder.query("a", 0, cut).is_err());
     }
 }

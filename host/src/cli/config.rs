@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
 use toml::de::{DeTable, DeValue};
 
 use super::error::CliError;
@@ -29,6 +29,7 @@ pub(super) enum ConfigCommand {
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
     /// The file, as `assay serve --config` takes it
+    #[arg(env = "ASSAY_CONFIG")]
     file: PathBuf,
 }
 
@@ -51,10 +52,14 @@ pub(super) fn run(ConfigCommand::Check(Check { file }): &ConfigCommand, command:
     let options = serve_options(command);
     let settings = read(file, &options)?;
     let start = ["assay", "serve"].map(OsString::from);
-    let environment = parse(command, start.to_vec(), file)?;
+    let environment = parse(command, start.to_vec(), "the environment")?;
     let added = settings.iter().filter(|setting| !is_set(&environment, &setting.id));
     let arguments = start.into_iter().chain(added.flat_map(|setting| setting.arguments.clone()));
-    let matches = parse(command, arguments.collect(), file)?;
+    let place = file.display().to_string();
+    let matches = parse(command, arguments.collect(), &place)?;
+    let server = super::serve::Args::from_arg_matches(&matches);
+    let server = server.map_err(|error| CliError::bad_input(format!("{place}: {}", said(&error))))?;
+    server.check().map_err(|error| error.at(&place))?;
     let rows: Vec<Vec<String>> = options
         .iter()
         .filter_map(|option| {
@@ -68,6 +73,8 @@ pub(super) fn run(ConfigCommand::Check(Check { file }): &ConfigCommand, command:
                     option.get_env().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
                 }
                 Some(ValueSource::CommandLine) => "the file".to_owned(),
+                // A file may say what holds anyway: that a flag is not set.
+                _ if settings.iter().any(|setting| setting.id == option.get_id().as_str()) => "the file".to_owned(),
                 _ => "default".to_owned(),
             };
             let value = if values.is_empty() { "-".to_owned() } else { values.join(", ") };
@@ -102,16 +109,17 @@ fn is_set(matches: &ArgMatches, id: &str) -> bool {
 }
 
 /// The matches of `assay serve` for these arguments.
-fn parse(command: &Command, arguments: Vec<OsString>, file: &Path) -> Result<ArgMatches, CliError> {
-    let wrong = |message: String| CliError::bad_input(format!("{}: {message}", file.display()));
-    let matches = command.clone().try_get_matches_from(arguments).map_err(|error| wrong(first_line(&error)))?;
+fn parse(command: &Command, arguments: Vec<OsString>, place: &str) -> Result<ArgMatches, CliError> {
+    let wrong = |message: String| CliError::bad_input(format!("{place}: {message}"));
+    let matches = command.clone().try_get_matches_from(arguments).map_err(|error| wrong(said(&error)))?;
     matches.subcommand_matches("serve").cloned().ok_or_else(|| wrong("no settings of a server".to_owned()))
 }
 
 /// What the parser says, without its hints about the command line.
-fn first_line(error: &clap::Error) -> String {
+fn said(error: &clap::Error) -> String {
     let text = error.to_string();
-    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+    let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 /// Reads a file into options, each key with its line where it is wrong.

@@ -57,7 +57,7 @@ enum Command {
     /// Answer tenants' requests over HTTP
     Serve(serve::Args),
     /// Ask a server on this machine whether it takes requests; exit code 1 if not
-    Ready(ready::Args),
+    Ready,
     /// Check a file of settings for `assay serve`
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -111,7 +111,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Model(command) => model::run(command, &data_dir),
         Command::Tenant(command) => tenant::run(command, &data_dir),
         Command::Serve(args) => serve::run(&args, &data_dir),
-        Command::Ready(args) => ready::run(&args),
+        Command::Ready => ready::run(&data_dir),
         Command::Gc(args) => gc::run(&args, &data_dir),
         Command::InternalCompile | Command::Config(_) => Ok(()),
         Command::Devices(args) => devices::run(&args, &data_dir),

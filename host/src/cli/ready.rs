@@ -1,40 +1,18 @@
-//! `assay ready`: whether a server on this machine takes requests, for health checks of containers without a shell.
+//! `assay ready`: whether the server on a data directory takes requests, for health checks of containers without a shell.
+//! It asks over the admin socket, so the server may listen anywhere.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::path::Path;
 
 use super::error::CliError;
+use super::tenant;
+use crate::tenant::Counts;
 
-/// Most time for each step: a server answers this in well under a millisecond.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// Most bytes that are read of the answer.
-const MAX_ANSWER_BYTES: u64 = 16 << 10;
-
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// Where the server listens
-    #[arg(long, default_value = "127.0.0.1:8790", value_name = "ADDRESS:PORT")]
-    address: SocketAddr,
-}
-
-pub(super) fn run(args: &Args) -> Result<(), CliError> {
-    let answer =
-        ask(args.address).map_err(|error| CliError::failed(format!("{} does not answer: {error}", args.address)))?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.split(' ').nth(1) == Some("200") {
-        return Ok(());
+pub(super) fn run(data_dir: &Path) -> Result<(), CliError> {
+    match tenant::server_counts(data_dir)? {
+        None => Err(CliError::failed(format!("no server runs on {}", data_dir.display()))),
+        Some(Counts { starting: 0, .. }) => Ok(()),
+        Some(Counts { starting, serving, failed }) => Err(CliError::failed(format!(
+            "the server is starting: {starting} tenants are being loaded, {serving} serve, {failed} have failed"
+        ))),
     }
-    Err(CliError::failed(format!("{} is not ready: {body}", args.address)))
-}
-
-fn ask(address: SocketAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("GET /ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

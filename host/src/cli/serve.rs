@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::BoolishValueParser;
 use tokio::sync::watch;
 
 use super::engine::EngineArgs;
@@ -56,7 +57,7 @@ pub(super) struct Args {
     #[arg(long, env = "ASSAY_UNIX_SOCKET", value_name = "PATH")]
     unix_socket: Option<PathBuf>,
     /// Listen on the Unix socket only
-    #[arg(long, env = "ASSAY_NO_TCP", requires = "unix_socket")]
+    #[arg(long, env = "ASSAY_NO_TCP", requires = "unix_socket", value_parser = BoolishValueParser::new())]
     no_tcp: bool,
     /// Certificate chain in PEM form: the port speaks TLS. Read again when it changes
     #[arg(long, env = "ASSAY_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
@@ -64,7 +65,8 @@ pub(super) struct Args {
     /// Private key of the certificate in PEM form
     #[arg(long, env = "ASSAY_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
-    /// Let pages of this origin call from a browser, such as https://search.example.org; * is every origin
+    /// Let pages of this origin call from a browser, such as https://search.example.org; * is every origin. May be
+    /// repeated; the variable separates several with commas
     #[arg(long, env = "ASSAY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
     /// Answer callers without a key too, with the standard guest and this model, by name or from a directory
@@ -72,7 +74,7 @@ pub(super) struct Args {
     #[arg(long, env = "ASSAY_MODEL", value_name = "NAME|DIR")]
     model: Option<String>,
     /// Answer callers without a key beyond this machine
-    #[arg(long, env = "ASSAY_ALLOW_KEYLESS_NETWORK")]
+    #[arg(long, env = "ASSAY_ALLOW_KEYLESS_NETWORK", value_parser = BoolishValueParser::new())]
     allow_keyless_network: bool,
     /// Seconds that requests in work get when the server is asked to stop; a second signal ends it at once
     #[arg(long, env = "ASSAY_DRAIN_SECONDS", default_value_t = DEFAULT_DRAIN_SECONDS, value_name = "SECONDS")]
@@ -96,11 +98,12 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
     let device = args.engine.options(data_dir)?;
     let connections = args.connection_limits()?;
-    let cors = Cors::new(&args.cors_origin).map_err(|error| CliError::bad_input(format!("--cors-origin: {error}")))?;
+    let cors = args.cors()?;
     let guest_memory = args.guest_memory.map(|size| size.as_u64());
     let platform = Arc::new(open_platform(data_dir, device, guest_memory, runtime.handle())?);
     platform.begin()?;
     let keyless = args.keyless(&platform)?;
+    platform.keyless_starts(keyless.is_some());
     let drain_time = Duration::from_secs(args.drain_seconds);
     let loaded = keyless.as_ref().map(|keyless| Arc::clone(&keyless.tenant));
     let options = ServeOptions { connections, deadlines: Deadlines::default(), drain_time, keyless, cors };
@@ -138,7 +141,7 @@ fn start(
     platform.device()?;
     if let Some(keyless) = keyless {
         let _ = keyless.set(load_keyless(platform, data_dir, model)?);
-        platform.announce();
+        platform.keyless_starts(false);
     }
     for (tenant, error) in platform.activate() {
         eprintln!("tenant {tenant} is not being served: {}", CliError::from(error));
@@ -204,11 +207,7 @@ impl Drop for SocketFile {
 impl Args {
     /// Opens everything that the server listens on.
     async fn listeners(&self) -> Result<Listening, CliError> {
-        let (mut listeners, mut addresses) = (Listeners::default(), Vec::new());
-        if let Some((certificate, key)) = self.tls_certificate.as_deref().zip(self.tls_key.as_deref()) {
-            let tls = Tls::load(certificate, key).map_err(|error| CliError::bad_input(format!("TLS: {error}")))?;
-            listeners.tls = Some(Arc::new(tls));
-        }
+        let (mut listeners, mut addresses) = (Listeners { tls: self.tls()?, ..Listeners::default() }, Vec::new());
         if !self.no_tcp {
             let address = SocketAddr::new(self.host, self.port);
             let failed = |error: std::io::Error| CliError::failed(format!("{address}: {error}"));
@@ -257,6 +256,30 @@ impl Args {
     #[cfg(not(unix))]
     fn listen_on_socket(&self, _path: &Path, _listeners: &mut Listeners) -> Result<SocketFile, CliError> {
         Err(CliError::bad_input("--unix-socket: this system has no Unix sockets"))
+    }
+
+    /// Whether a server could start with this, as far as can be told without starting one.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        self.connection_limits()?;
+        self.cors()?;
+        self.tls()?;
+        if let Some(dir) = self.unix_socket.as_deref().and_then(Path::parent)
+            && !dir.as_os_str().is_empty()
+            && !dir.is_dir()
+        {
+            return Err(CliError::bad_input(format!("unix-socket: there is no directory {}", dir.display())));
+        }
+        Ok(())
+    }
+
+    fn cors(&self) -> Result<Cors, CliError> {
+        Cors::new(&self.cors_origin).map_err(|error| CliError::bad_input(format!("cors-origin: {error}")))
+    }
+
+    fn tls(&self) -> Result<Option<Arc<Tls>>, CliError> {
+        let files = self.tls_certificate.as_deref().zip(self.tls_key.as_deref());
+        let tls = files.map(|(certificate, key)| Tls::load(certificate, key)).transpose();
+        Ok(tls.map_err(|error| CliError::bad_input(format!("TLS: {error}")))?.map(Arc::new))
     }
 
     /// The bounds on connections, and the system's raised to hold them.

@@ -15,7 +15,8 @@ use crate::tenant::admin::{AdminRequest, Command as AdminCommand, Description, H
 use crate::tenant::client::AdminClient;
 use crate::tenant::compile::CompilerOptions;
 use crate::tenant::{
-    Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, TenantLimits, TenantName, held_models_in,
+    Counts, Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, TenantLimits, TenantName,
+    held_models_in,
 };
 
 #[derive(Debug, Subcommand)]
@@ -51,8 +52,7 @@ pub(super) struct Remove {
 pub(super) struct Deploy {
     /// The tenant, created if it does not exist
     name: TenantName,
-    /// The component [default: that of the current version]
-    #[arg(required_unless_present_any = ["limits", "model", "other_models"])]
+    /// The component [default: that of the current version; the standard guest for a new tenant]
     component: Option<PathBuf>,
     /// A limits file, see docs/limits.toml [default: the limits of the current version]
     #[arg(long, value_name = "FILE.toml")]
@@ -98,7 +98,8 @@ pub(super) struct Rollback {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Limits {
-    /// Set the limits of a tenant, as a new version with the same component
+    /// Set the limits of a tenant, as a new version with the same component: all of them, so that a limit that the file
+    /// does not name gets its default
     Set {
         /// The tenant
         name: TenantName,
@@ -178,6 +179,16 @@ pub(super) fn server_device(data_dir: &Path) -> Result<Option<DeviceStatus>, Cli
     let Some(client) = AdminClient::connect(data_dir)? else { return Ok(None) };
     match client.execute(&signed(AdminCommand::ShowDevice))? {
         Reply::Device(status) => Ok(Some(*status)),
+        Reply::Refused(error) => Err(error.into()),
+        _ => Err(CliError::failed("the server answered another question")),
+    }
+}
+
+/// The tenants of the server that runs on the data directory, by their state; `None` if none runs.
+pub(super) fn server_counts(data_dir: &Path) -> Result<Option<Counts>, CliError> {
+    let Some(client) = AdminClient::connect(data_dir)? else { return Ok(None) };
+    match client.execute(&signed(AdminCommand::Ready))? {
+        Reply::Ready(counts) => Ok(Some(counts)),
         Reply::Refused(error) => Err(error.into()),
         _ => Err(CliError::failed("the server answered another question")),
     }
@@ -272,8 +283,13 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
             let rows: Vec<_> = keys.into_iter().map(|key| vec![key.id, time(key.created_ms), key.by]).collect();
             print!("{}", table::columns(&["key", "created", "by"], &rows));
         }
-        // The first is handled elsewhere; the others print nothing.
-        Reply::HeldModels(_) | Reply::Device(_) | Reply::Swept(_) | Reply::Done | Reply::Refused(_) => {}
+        // These are handled elsewhere, or print nothing.
+        Reply::HeldModels(_)
+        | Reply::Ready(_)
+        | Reply::Device(_)
+        | Reply::Swept(_)
+        | Reply::Done
+        | Reply::Refused(_) => {}
     }
     Ok(())
 }

@@ -171,10 +171,13 @@ impl Program {
         self.keep(instance, context);
         match answer {
             Ok(answer) => Ok((convert::response(&answer, documents, top_n)?, used)),
-            Err(error) => Err(match (convert::error(error, limits), used.device_fault) {
-                // The contract has no such error: the guest was told that the host is overloaded.
-                (RerankError::Overloaded { .. }, Some(fault)) => RerankError::DeviceFailed(fault),
-                (error, _) => error,
+            // The contract has one word for all of this: the guest was told that the host is overloaded.
+            Err(error) => Err(match (convert::error(error, limits), used.device_fault, used.over_rate) {
+                (RerankError::Overloaded { .. }, Some(fault), _) => RerankError::DeviceFailed(fault),
+                (RerankError::Overloaded { retry_after }, None, Some(allowed)) => {
+                    RerankError::TooManyRequests { limit: "max_tokens_per_s", allowed, retry_after }
+                }
+                (error, ..) => error,
             }),
         }
     }

@@ -14,7 +14,7 @@ use super::bindings::assay::rerank::types::{self, Error, Exceeded, TokenRows};
 use super::meter::CallMeter;
 use super::models::{Models, OpenModel, Unlisted};
 use crate::device::{Account, LoadedModel, ScoreError};
-use crate::limits::{RequestLimits, TokenRate};
+use crate::limits::{RateExceeded, RequestLimits, TokenRate};
 use crate::model::{ModelInfo, ModelTask};
 
 /// When to retry after a fault of the device: the engine is ready for the next batch at once.
@@ -50,6 +50,8 @@ pub(super) struct Used {
     pub(super) queue: Duration,
     /// Time that rows were on the device.
     pub(super) inference: Duration,
+    /// The tokens that the tenant may compute a second, if the last rows were refused for that.
+    pub(super) over_rate: Option<u64>,
     /// The last fault of the device.
     pub(super) device_fault: Option<String>,
 }
@@ -108,7 +110,9 @@ impl Inference {
         check("max_request_tokens", self.used.tokens, tokens, budget.max_tokens)?;
         let asked = Instant::now();
         if let Some(rate) = &budget.rate {
-            rate.spend(tokens, asked)?;
+            let spent = rate.spend(tokens, asked);
+            self.used.over_rate = matches!(spent, Err(RateExceeded::Later { .. })).then(|| rate.tokens_per_s());
+            spent?;
         }
         self.used.rows += row_count;
         self.used.tokens += tokens;
@@ -164,9 +168,8 @@ impl From<ScoreError> for Error {
     }
 }
 
-impl From<crate::limits::RateExceeded> for Error {
-    fn from(exceeded: crate::limits::RateExceeded) -> Self {
-        use crate::limits::RateExceeded;
+impl From<RateExceeded> for Error {
+    fn from(exceeded: RateExceeded) -> Self {
         match exceeded {
             RateExceeded::Later { retry_after } => overloaded(retry_after),
             RateExceeded::Never { requested, allowed } => {

@@ -77,7 +77,12 @@ impl<'a> Fields<'a> {
         match self.fields.iter().find(|(_, value)| Kind::of(value) != Kind::Null) {
             None => Ok(()),
             Some((name, _)) => {
-                Err(FieldError::new(quoted(name), format!("is not known; known are {}", known.join(", "))))
+                let problem = match known.contains(&&**name) {
+                    // Two names of one thing were sent, and the other was taken.
+                    true => "says the same as another field that was sent: leave one of them out".to_owned(),
+                    false => format!("is not known; known are {}", known.join(", ")),
+                };
+                Err(FieldError::new(quoted(name), problem))
             }
         }
     }

@@ -80,11 +80,6 @@ impl Keyless {
         let is_loaded_or_loading = self.tenant.get().is_none_or(Option::is_some);
         is_loaded_or_loading && (self.until == KeylessUntil::End || platform.is_empty())
     }
-
-    /// Whether it is still being loaded.
-    fn is_starting(&self) -> bool {
-        self.tenant.get().is_none()
-    }
 }
 
 /// Serves until the order to drain comes and what was in work then is answered, or its time is over.
@@ -94,10 +89,10 @@ pub async fn serve(
     options: ServeOptions,
     orders: watch::Receiver<Order>,
 ) {
-    let ServeOptions { connections, deadlines, drain_time, keyless, cors } = options;
-    let connections = Connections::new(connections, deadlines);
-    let service = Arc::new(Service::new(platform, keyless, deadlines, cors));
-    listener::run(&listeners.into(), &connections, &service, orders, drain_time).await;
+    let (listeners, drain_time) = (listeners.into(), options.drain_time);
+    let connections = Connections::new(options.connections, options.deadlines);
+    let service = Arc::new(Service::new(platform, options, listeners.tls.is_some()));
+    listener::run(&listeners, &connections, &service, orders, drain_time).await;
 }
 
 /// Decodes a body as a path's dialect does; `None` if it is refused. For checks of what must hold for any bytes.

@@ -15,8 +15,8 @@ pre{padding:.7em;overflow-x:auto}table{border-collapse:collapse;width:100%}td,th
 .25rem 0;border-bottom:1px solid #ddd;vertical-align:top}h2{margin-top:2.5rem}\
 @media(prefers-color-scheme:dark){body{background:#16181c;color:#e6e6e6}code,pre{background:#24272d}td,th{border-color:#3a3e46}}";
 
-/// The page.
-pub(super) fn page() -> String {
+/// The page. `origin` is how the reader reached the server, for the examples.
+pub(super) fn page(origin: &str) -> String {
     let bodies = [("Rankings", Vocabulary::Ranking), ("/predict", Vocabulary::Predict), ("/score", Vocabulary::Score)];
     let page = html! {
         (DOCTYPE)
@@ -47,7 +47,7 @@ pub(super) fn page() -> String {
                 }
                 h2 { "Try it" }
                 @for route in ROUTES.iter().filter(|route| example(route).is_some()) {
-                    pre { "curl -s http://127.0.0.1:8790" (route.path) " \\\n    -H 'Authorization: Bearer KEY' \\\n    -d '" (example(route).unwrap_or_default()) "'" }
+                    pre { "curl -s " (origin) (route.path) " \\\n    -H 'Authorization: Bearer KEY' \\\n    -d '" (example(route).unwrap_or_default()) "'" }
                 }
                 @for (title, vocabulary) in bodies {
                     h2 { "Fields: " (title) }

@@ -10,13 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::Keyless;
 use super::answer::{self, Afterwards, Answer};
 use super::body;
 use super::connections::Connection;
@@ -28,6 +27,7 @@ use super::fields::Fields;
 use super::openapi;
 use super::page;
 use super::routes::{self, Endpoint};
+use super::{Keyless, ServeOptions};
 use crate::rerank::Timings;
 use crate::tenant::{Activity, Admission, Caller, Counts, LiveTenant, Platform};
 
@@ -52,6 +52,8 @@ pub(super) struct Service {
     keyless: Option<Keyless>,
     deadlines: Deadlines,
     cors: Cors,
+    /// Whether its port speaks TLS.
+    is_secure: bool,
     draining: AtomicBool,
 }
 
@@ -83,8 +85,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
 }
 
 impl Service {
-    pub(super) fn new(platform: Arc<Platform>, keyless: Option<Keyless>, deadlines: Deadlines, cors: Cors) -> Self {
-        Self { platform, keyless, deadlines, cors, draining: AtomicBool::new(false) }
+    pub(super) fn new(platform: Arc<Platform>, options: ServeOptions, is_secure: bool) -> Self {
+        let ServeOptions { deadlines, keyless, cors, .. } = options;
+        Self { platform, keyless, deadlines, cors, is_secure, draining: AtomicBool::new(false) }
     }
 
     /// Refuses every request from now on.
@@ -102,7 +105,7 @@ impl Service {
             Ok(Endpoint::Health) => Ok(answer::json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
             Ok(Endpoint::Index) => Ok(answer::json(StatusCode::OK, index())),
             Ok(Endpoint::OpenApi) => Ok(answer::json(StatusCode::OK, openapi::document().to_string().into_bytes())),
-            Ok(Endpoint::Docs) => Ok(answer::html(page::page(), page::POLICY)),
+            Ok(Endpoint::Docs) => Ok(answer::html(page::page(&self.origin(headers)), page::POLICY)),
             _ if self.draining.load(Ordering::Relaxed) => Err(HttpError::Draining),
             Ok(Endpoint::Ready) => Ok(self.ready()),
             // Its clients are OpenAI's, which want an error as an object; vLLM's is theirs.
@@ -126,10 +129,18 @@ impl Service {
         }
     }
 
+    /// How the caller reached the server, for examples on a page.
+    fn origin(&self, headers: &HeaderMap) -> String {
+        let scheme = if self.is_secure { "https" } else { "http" };
+        let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || b".:-[]".contains(byte);
+        let host = headers.get(HOST).map(HeaderValue::as_bytes).filter(|host| host.iter().all(is_part));
+        let host = host.and_then(|host| std::str::from_utf8(host).ok()).unwrap_or("127.0.0.1:8790");
+        format!("{scheme}://{host}")
+    }
+
     /// Whether every tenant that can serve does, with their counts.
     fn ready(&self) -> Response<Answer> {
-        let Counts { mut starting, serving, failed } = self.platform.counts();
-        starting += usize::from(self.keyless.as_ref().is_some_and(Keyless::is_starting));
+        let Counts { starting, serving, failed } = self.platform.counts();
         let is_ready = starting == 0;
         let (status, word) = match is_ready {
             true => (StatusCode::OK, "ready"),

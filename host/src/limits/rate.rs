@@ -43,6 +43,12 @@ impl TokenRate {
         Self { tokens_per_s: tokens_per_s.max(1) as f64, burst_tokens, level }
     }
 
+    /// What it fills by.
+    #[must_use]
+    pub fn tokens_per_s(&self) -> u64 {
+        self.tokens_per_s as u64
+    }
+
     /// Takes tokens from the bucket, all or none.
     ///
     /// # Errors

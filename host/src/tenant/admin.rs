@@ -3,7 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Deployment, Event, KeyRecord, NewKeyError, RegistryError, TenantLimits, TenantName, TenantRecord, Usage};
+use super::{
+    Counts, Deployment, Event, KeyRecord, NewKeyError, RegistryError, TenantLimits, TenantName, TenantRecord, Usage,
+};
 use crate::device::{DeviceError, DeviceStatus, LoadError};
 use crate::guest::GuestError;
 use crate::model::{ModelError, ModelRevision};
@@ -82,6 +84,8 @@ pub enum Command {
     ListHeldModels,
     /// Show the server's device and its loaded models.
     ShowDevice,
+    /// Count the tenants that start, serve and have failed.
+    Ready,
     /// Forget old versions, and remove unused files.
     CollectGarbage {
         /// Versions of each tenant to keep besides the current one, newest first.
@@ -123,6 +127,8 @@ pub enum Reply {
     HeldModels(Vec<HeldModel>),
     /// What was removed, or would be removed.
     Swept(Swept),
+    /// The tenants by their state.
+    Ready(Counts),
     /// The server's device.
     Device(Box<DeviceStatus>),
     /// Done, without data.

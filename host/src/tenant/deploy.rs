@@ -63,9 +63,22 @@ impl Platform {
         current: Option<&Deployment>,
         by: String,
     ) -> Result<Deployment, AdminError> {
-        let component = change.component.clone().or_else(|| current.map(|current| current.component.clone()));
-        let component = component
-            .ok_or_else(|| AdminError::command(format!("{tenant} is new: its first deployment needs a component")))?;
+        let component = match (&change.component, current) {
+            (Some(component), _) => component.clone(),
+            (None, Some(current)) if *change == Change::default() => {
+                return Err(AdminError::command(format!(
+                    "nothing is to change of {tenant}, whose version {} serves: name a component, limits or a model",
+                    current.version
+                )));
+            }
+            (None, Some(current)) => current.component.clone(),
+            (None, None) => {
+                let standard = crate::guest::standard().ok_or_else(|| {
+                    AdminError::command(format!("{tenant} is new: its first deployment needs a component"))
+                })?;
+                self.put_component(standard)?
+            }
+        };
         let wasm = self.blobs.get(&component).map_err(|error| {
             AdminError::command(format!("there is no component {component}: {error}")).caused_by(Cause::NoComponent)
         })?;

@@ -75,7 +75,7 @@ pub struct Platform {
 }
 
 /// The parts that a deployment changes. `None` keeps a part.
-#[derive(Debug)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Change {
     /// SHA-256 of the component.
     pub(super) component: Option<String>,
@@ -225,6 +225,11 @@ impl Platform {
         self.serving.announce();
     }
 
+    /// Says whether what answers callers without a key is being loaded.
+    pub fn keyless_starts(&self, starts: bool) {
+        self.serving.keyless_starts(starts);
+    }
+
     /// How many tenants start, serve and have failed.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -275,6 +280,7 @@ impl Platform {
                 let keys = self.registry.keys()?.into_iter().map(|(_, key)| key);
                 Ok(Reply::Keys(keys.filter(|key| key.tenant == tenant).collect()))
             }
+            Command::Ready => Ok(Reply::Ready(self.counts())),
             Command::ListHeldModels => Ok(Reply::HeldModels(held_models(&self.registry)?)),
             Command::ShowDevice => Ok(Reply::Device(Box::new(self.device()?.status()))),
             Command::CollectGarbage { keep, dry_run } => Ok(Reply::Swept(self.collect_garbage(keep, dry_run)?)),

@@ -3,8 +3,10 @@
 //! Kept in memory and changed in one step, so that a request sees the state before a change or after it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +33,8 @@ pub struct Caller {
     pub stop: CancellationToken,
 }
 
-/// How many tenants are in each state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// How many tenants are in each state. What answers callers without a key counts while it is loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Being loaded.
     pub starting: usize,
@@ -55,6 +57,8 @@ pub(super) enum InWork {
 #[derive(Debug, Default)]
 pub(super) struct Serving {
     tables: RwLock<Tables>,
+    /// Whether what answers callers without a key is being loaded.
+    keyless_starts: AtomicBool,
     changed: watch::Sender<()>,
 }
 
@@ -88,8 +92,15 @@ impl Serving {
         tables.tenants.is_empty() && tables.keys.is_empty()
     }
 
+    /// Says whether what answers callers without a key is being loaded.
+    pub(super) fn keyless_starts(&self, starts: bool) {
+        self.keyless_starts.store(starts, Ordering::Relaxed);
+        self.announce();
+    }
+
     pub(super) fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
+        let starting = usize::from(self.keyless_starts.load(Ordering::Relaxed));
+        let mut counts = Counts { starting, ..Counts::default() };
         for activity in self.read().tenants.values() {
             *match activity {
                 Activity::Starting => &mut counts.starting,

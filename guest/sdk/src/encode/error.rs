@@ -36,7 +36,7 @@ pub enum TemplateError {
 #[derive(Debug, Error)]
 pub enum PairError {
     /// Not even the special tokens fit.
-    #[error("max-tokens is {max_tokens}, but the special tokens of a pair alone take {special_tokens}")]
+    #[error("a pair may have {max_tokens} tokens, but its special tokens alone take {special_tokens}")]
     NoRoom {
         /// Longest row allowed, in tokens.
         max_tokens: usize,
@@ -44,7 +44,7 @@ pub enum PairError {
         special_tokens: usize,
     },
     /// The pair is too long and nothing may be cut.
-    #[error("the pair has {tokens} tokens, more than the {max_tokens} allowed, and truncation is none")]
+    #[error("the pair has {tokens} tokens, more than the {max_tokens} allowed, and is not to be cut")]
     TooLong {
         /// Length of the whole row, in tokens.
         tokens: usize,

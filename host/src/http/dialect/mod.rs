@@ -178,8 +178,8 @@ impl<'a> Answer<'a> {
         let mut warnings = self.question.warnings.clone();
         match self.truncated() {
             0 => {}
-            1 => warnings.push("1 document was cut to fit the model".to_owned()),
-            cut => warnings.push(format!("{cut} documents were cut to fit the model")),
+            1 => warnings.push("1 document was cut, or the query beside it".to_owned()),
+            cut => warnings.push(format!("{cut} documents were cut, or the query beside them")),
         }
         warnings
     }

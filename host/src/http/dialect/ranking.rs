@@ -210,10 +210,8 @@ pub(super) fn refuse_what_is_not_done(fields: &mut Fields<'_>, serving: &Serving
     }
     if let Some(field) = fields.take("relevant_spans") {
         field.object(|name, value| match (&*name, value.get()) {
-            ("mode", "\"enabled\"") => {
-                Err(FieldError::new("relevant_spans", "is not supported: leave it out, or disable it"))
-            }
-            _ => Ok(()),
+            ("mode", "\"disabled\"") => Ok(()),
+            _ => Err(FieldError::new("relevant_spans", r#"can only be {"mode": "disabled"}: no spans are found"#)),
         })?;
     }
     for (name, reason) in [

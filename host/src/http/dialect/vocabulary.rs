@@ -43,6 +43,8 @@ const TEXTS: &str = r#"{"type":"array","minItems":1,"items":{"type":"string"}}"#
 const DOCUMENTS: &str = r#"{"type":"array","minItems":1,"items":{"anyOf":[{"type":"string"},{"type":"object"}]}}"#;
 const SIDE: &str = r#"{"anyOf":[{"type":"string"},{"type":"array","minItems":1,"items":{"type":"string"}}]}"#;
 const PAIRS: &str = r#"{"anyOf":[{"type":"array","items":{"type":"string"},"minItems":2,"maxItems":2},{"type":"array","minItems":1,"items":{"type":"array","items":{"type":"string"},"minItems":2,"maxItems":2}}]}"#;
+const SPANS: &str =
+    r#"{"type":["object","null"],"properties":{"mode":{"const":"disabled"}},"additionalProperties":false}"#;
 const END: &str = r#"{"enum":["Right","right","Left","left",null]}"#;
 const SETTINGS: &str = r#"{"type":["object","null"],"additionalProperties":{"type":["string","number","boolean"]}}"#;
 
@@ -105,7 +107,7 @@ const COMMON: &[KnownField] = &[
     field("max_tokens_per_query", COUNT, "8", "Most tokens of the query; the rest is cut."),
     field("max_chunks_per_doc", COUNT, "10", "A document is one chunk."),
     field("priority", r#"{"enum":[0,null]}"#, "0", "Only 0: all requests of a tenant wait in one line."),
-    field("relevant_spans", r#"{"type":["object","null"]}"#, "{}", "Only disabled."),
+    field("relevant_spans", SPANS, "{\"mode\":\"disabled\"}", "Only disabled."),
     field("return_embeddings", OFF, "false", "Only false: a cross-encoder has no embeddings."),
     field("softmax", OFF, "false", "Only false: a score depends on no other document."),
     field("add_special_tokens", r#"{"enum":[true,null]}"#, "true", "Only true: the model was trained with them."),
