@@ -221,6 +221,17 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The kind of a text that may be no JSON, where it can be more than a short scalar.
+    #[must_use]
+    pub fn of_text(text: &str) -> Option<Self> {
+        match text.trim_start().as_bytes().first() {
+            Some(b'"') => Some(Self::String),
+            Some(b'[') => Some(Self::Array),
+            Some(b'{') => Some(Self::Object),
+            _ => None,
+        }
+    }
+
     /// The kind of a value, by its first byte: the text is JSON already.
     #[must_use]
     pub fn of(value: &RawValue) -> Self {

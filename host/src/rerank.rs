@@ -86,6 +86,16 @@ pub struct Timings {
     pub total: Duration,
 }
 
+/// A text without what is beyond `most` bytes, which is said.
+#[must_use]
+pub(crate) fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        text.truncate(text.floor_char_boundary(most));
+        text.push('…');
+    }
+    text
+}
+
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Response {

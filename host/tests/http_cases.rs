@@ -125,6 +125,17 @@ fn a_field_is_honoured_or_refused_by_its_name() {
         with(&server, &json!({ "relevant_spans": spans })).refused(422, &["`relevant_spans`", "disabled"]);
     }
     assert_eq!(count(&with(&server, &json!({ "relevant_spans": { "mode": "disabled" } }))), 3);
+    // Two names of one thing must say the same.
+    for (fields, second) in [
+        (json!({ "return_documents": true, "return_text": 5 }), "return_text"),
+        (json!({ "return_documents": false, "return_text": true }), "return_text"),
+        (json!({ "truncate": false, "truncation": true }), "truncation"),
+        (json!({ "truncation_direction": "left", "truncation_side": "right" }), "truncation_side"),
+        (json!({ "raw_scores": true, "use_activation": true }), "use_activation"),
+    ] {
+        with(&server, &fields).refused(422, &[&format!("`{second}`")]);
+    }
+    assert_eq!(count(&with(&server, &json!({ "raw_scores": true, "activation": false }))), 3);
     with(&server, &json!({ "texts": ["a"] })).refused(422, &["`texts`", "leave one of them out"]);
     let twice = r#"{"query":"q","documents":["d"],"query":"r"}"#;
     server.post("/v1/rerank", twice).refused(422, &["`query` is given twice"]);
@@ -233,7 +244,7 @@ fn a_byte_order_mark_before_the_body_is_skipped() {
     server.post("/v1/rerank", b"\xFF\xFE{\0}\0").refused(400, &["UTF-16"]);
     server.post("/v1/rerank", b"{\"query\":\"\xC3\"}").refused(400, &["byte 10 is not UTF-8"]);
     server.post("/v1/rerank", "{").refused(400, &["not a JSON object", "line 1"]);
-    server.post("/v1/rerank", "[1]").refused(400, &["not a JSON object"]);
+    server.post("/v1/rerank", "[1]").refused(400, &["must be a JSON object"]);
 }
 
 // H8

@@ -50,11 +50,51 @@ fn a_body_of_nested_junk_takes_at_most_three_times_its_size() {
         ),
         ("fields without end", format!(r#"{{"query":"q","documents":["d"]{}}}"#, ",\"x\":0".repeat(4 * MIB)), 422),
         ("a long escaped name", format!(r#"{{"query":"q","documents":["d"],"\n{}":0}}"#, "x".repeat(28 * MIB)), 422),
+        ("a string without an object", format!("\"{}\"", "\u{7f}".repeat(28 * MIB)), 400),
+        (
+            "a long setting",
+            format!(r#"{{"query":"q","documents":["d"],"settings":{{"x":"{}"}}}}"#, "x".repeat(28 * MIB)),
+            422,
+        ),
         ("a long query", format!(r#"{{"query":"{}","documents":["d"]}}"#, "x".repeat(28 * MIB)), 413),
     ];
     for (what, body, status) in bodies {
         let grown = growth(&server, "/v1/rerank", body.as_bytes(), status);
         let most = 3 * body.len() + SLACK_BYTES;
         assert!(grown <= most, "{what}: a body of {} MiB took {} MiB", body.len() / MIB, grown / MIB);
+    }
+}
+
+#[test]
+fn settings_of_many_pairs_are_held_once() {
+    let server = Server::keyless(&[]);
+    let queries: Vec<String> = (0..900).map(|at| format!("\"q{at}\"")).collect();
+    let documents = vec!["\"d\""; queries.len()].join(",");
+    let (queries, setting) = (queries.join(","), "x".repeat(60 << 10));
+    let body = format!(r#"{{"text_1":[{queries}],"text_2":[{documents}],"settings":{{"x":"{setting}"}}}}"#);
+    let ranking = format!(r#"{{"text_1":[{queries}],"text_2":[{documents}]}}"#);
+    assert_eq!(server.post("/score", ranking).status, 200);
+    std::fs::write(format!("/proc/{}/clear_refs", server.id()), "5").unwrap();
+    let before = status_bytes(&server, "VmRSS");
+    assert_eq!(server.post("/score", body).status, 200);
+    let grown = status_bytes(&server, "VmHWM").saturating_sub(before);
+    assert!(grown <= SLACK_BYTES, "{} MiB", grown / MIB);
+}
+
+#[test]
+fn an_error_is_short_whatever_the_body_holds() {
+    let server = Server::keyless(&[]);
+    let junk = "\u{7f}".repeat(MIB);
+    let long = "y".repeat(60 << 10);
+    for (body, status) in [
+        (format!("\"{junk}\""), 400),
+        (format!("[\"{junk}\"]"), 400),
+        (format!(r#"{{"query":"q","documents":["d"],"{junk}":1}}"#), 422),
+        (format!(r#"{{"query":"q","documents":["d"],"model":"{junk}"}}"#), 404),
+        (format!(r#"{{"query":"q","documents":["d"],"settings":{{"label":"{long}"}}}}"#), 422),
+    ] {
+        let answer = server.post("/v1/rerank", body);
+        assert_eq!(answer.status, status, "{}", &answer.text()[..200]);
+        assert!(answer.body.len() < 16 << 10, "{} bytes: {}", answer.body.len(), &answer.text()[..200]);
     }
 }

@@ -5,6 +5,7 @@
 //! then its environment variable, then the file, then the default.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
@@ -125,11 +126,12 @@ fn said(error: &clap::Error) -> String {
 /// Reads a file into options, each key with its line where it is wrong.
 fn read(path: &Path, options: &[Arg]) -> Result<Vec<Setting>, CliError> {
     let wrong = |message: String| CliError::bad_input(format!("{}: {message}", path.display()));
-    let bytes = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
-    if bytes > MAX_BYTES {
-        return Err(wrong(format!("has {bytes} bytes, a file of settings may have {MAX_BYTES}")));
+    let io = |error: std::io::Error| wrong(error.to_string());
+    let mut text = String::new();
+    std::fs::File::open(path).map_err(io)?.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(io)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(wrong(format!("has more than {MAX_BYTES} bytes, the most of a file of settings")));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     settings(&text, options).map_err(|Wrong { at, message }| {
         let line = text.as_bytes()[..at.min(text.len())].iter().filter(|&&byte| byte == b'\n').count() + 1;
         wrong(format!("line {line}: {message}"))

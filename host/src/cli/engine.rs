@@ -9,6 +9,12 @@ use bytesize::ByteSize;
 use super::error::CliError;
 use crate::device::{DeviceError, DeviceOptions, EngineChoice, EnginePrecision};
 
+/// Most compute threads: more than any processor has cores, and few enough that all can be started.
+const MAX_THREADS: usize = 1_024;
+
+/// Least memory for models.
+const MIN_DEVICE_MEMORY_BYTES: u64 = 1 << 20;
+
 /// The options that choose and open a device.
 #[derive(Debug, Clone, clap::Args)]
 pub struct EngineArgs {
@@ -35,6 +41,12 @@ impl EngineArgs {
     /// # Errors
     /// The options are inconsistent.
     pub fn options(&self, data_dir: &Path) -> Result<DeviceOptions, CliError> {
+        if let Some(threads) = self.threads.filter(|threads| threads.get() > MAX_THREADS) {
+            return Err(CliError::bad_input(format!("--threads is {threads}, and may be at most {MAX_THREADS}")));
+        }
+        if let Some(size) = self.device_memory.filter(|size| size.as_u64() < MIN_DEVICE_MEMORY_BYTES) {
+            return Err(CliError::bad_input(format!("--device-memory is {size}: no model fits less than 1 MiB")));
+        }
         let options = DeviceOptions {
             choice: self.engine,
             precision: self.precision,

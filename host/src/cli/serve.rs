@@ -39,6 +39,9 @@ const DEFAULT_MAX_CONNECTIONS: usize = 1_024;
 /// How often the certificate's files are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Least memory of all guests together: one guest with its default limits, and its texts.
+const MIN_GUEST_MEMORY_BYTES: u64 = 64 << 20;
+
 /// File descriptors that are kept for everything but connections: models, guests, the registry, threads.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
@@ -97,6 +100,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
     let device = args.engine.options(data_dir)?;
+    args.bounds()?;
     let connections = args.connection_limits()?;
     let cors = args.cors()?;
     let guest_memory = args.guest_memory.map(|size| size.as_u64());
@@ -260,6 +264,11 @@ impl Args {
 
     /// Whether a server could start with this, as far as can be told without starting one.
     pub(super) fn check(&self) -> Result<(), CliError> {
+        self.engine.options(Path::new(""))?;
+        if self.model.is_some() && !self.may_be_keyless() {
+            return Err(self.keyless_refused());
+        }
+        self.bounds()?;
         self.connection_limits()?;
         self.cors()?;
         self.tls()?;
@@ -298,6 +307,32 @@ impl Args {
         Ok(ConnectionLimits { total, per_address })
     }
 
+    /// Whether callers without a key may be answered where the server listens.
+    fn may_be_keyless(&self) -> bool {
+        self.no_tcp || self.host.is_loopback() || self.allow_keyless_network
+    }
+
+    fn keyless_refused(&self) -> CliError {
+        CliError::bad_input(format!(
+            "{} can be reached from other machines, and --model answers callers without a key: deploy a tenant and make a key, or allow it with --allow-keyless-network",
+            self.host
+        ))
+    }
+
+    /// Values with which nothing could be served.
+    fn bounds(&self) -> Result<(), CliError> {
+        if [self.max_connections, self.max_connections_per_address].contains(&Some(0)) {
+            return Err(CliError::bad_input("--max-connections and --max-connections-per-address must be at least 1"));
+        }
+        match self.guest_memory {
+            Some(size) if size.as_u64() < MIN_GUEST_MEMORY_BYTES => Err(CliError::bad_input(format!(
+                "--guest-memory is {size}, and must be at least {}: a request takes that much",
+                ByteSize(MIN_GUEST_MEMORY_BYTES)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// What callers without a key get, to be loaded.
     fn keyless(&self, platform: &Platform) -> Result<Option<Keyless>, CliError> {
         let until = match (&self.model, platform.is_empty()) {
@@ -305,14 +340,11 @@ impl Args {
             (None, true) => KeylessUntil::FirstTenant,
             (None, false) => return Ok(None),
         };
-        if self.no_tcp || self.host.is_loopback() || self.allow_keyless_network {
+        if self.may_be_keyless() {
             return Ok(Some(Keyless { tenant: Arc::default(), until }));
         }
         if self.model.is_some() {
-            return Err(CliError::bad_input(format!(
-                "{} can be reached from other machines, and --model answers callers without a key: deploy a tenant and make a key, or allow it with --allow-keyless-network",
-                self.host
-            )));
+            return Err(self.keyless_refused());
         }
         eprintln!(
             "no tenant is deployed, and {} can be reached from other machines: callers without a key are refused (--allow-keyless-network answers them)",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::bindings::assay::rerank::types::Error;
 use super::bindings::exports::assay::rerank::reranker as wit;
 use crate::limits::RequestLimits;
-use crate::rerank::{Activation, GuestFault, Hit, Request, RerankError, Response, Timings, Truncation, Usage};
+use crate::rerank::{Activation, GuestFault, Hit, Request, RerankError, Response, Timings, Truncation, Usage, cut};
 
 pub(super) fn request(request: Request) -> wit::Request {
     wit::Request {
@@ -51,19 +51,23 @@ pub(super) fn response(response: &wit::Response, documents: usize, top_n: Option
     })
 }
 
+/// Most bytes that are kept of a guest's message.
+const MAX_MESSAGE_BYTES: usize = 4 << 10;
+
 /// A guest's error as the host's.
 pub(super) fn error(error: Error, limits: &RequestLimits) -> RerankError {
     match error {
-        Error::AccessDenied(model) => RerankError::AccessDenied(model),
-        Error::NotFound(model) => RerankError::ModelNotFound(model),
-        Error::InvalidInput(message) => RerankError::InvalidInput(message),
+        Error::AccessDenied(model) => RerankError::AccessDenied(cut(model, MAX_MESSAGE_BYTES)),
+        Error::NotFound(model) => RerankError::ModelNotFound(cut(model, MAX_MESSAGE_BYTES)),
+        Error::InvalidInput(message) => RerankError::InvalidInput(cut(message, MAX_MESSAGE_BYTES)),
         Error::TooLarge(exceeded) => {
-            RerankError::TooLarge { limit: exceeded.limit, requested: exceeded.requested, allowed: exceeded.allowed }
+            let limit = cut(exceeded.limit, MAX_MESSAGE_BYTES);
+            RerankError::TooLarge { limit, requested: exceeded.requested, allowed: exceeded.allowed }
         }
         Error::Overloaded(milliseconds) => {
             RerankError::Overloaded { retry_after: Duration::from_millis(milliseconds.into()) }
         }
         Error::DeadlineExceeded => RerankError::DeadlineExceeded { limit: limits.max_wall },
-        Error::Internal(message) => RerankError::Internal(message),
+        Error::Internal(message) => RerankError::Internal(cut(message, MAX_MESSAGE_BYTES)),
     }
 }

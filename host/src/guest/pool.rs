@@ -184,9 +184,15 @@ impl HeldMemory {
     /// Takes more for the host itself.
     ///
     /// # Errors
-    /// [`RerankError::TooManyRequests`] with the limit that leaves no room.
+    /// [`RerankError::TooManyRequests`] with the limit that leaves no room, or [`RerankError::TooLarge`] if it never does.
     pub fn take(&mut self, bytes: u64) -> Result<(), RerankError> {
-        Ok(self.grow(bytes)?)
+        let requested = self.bytes.saturating_add(bytes);
+        self.grow(bytes).map_err(|refused| match refused {
+            NoMemory { limit, allowed } if requested > allowed => {
+                RerankError::TooLarge { limit: limit.to_owned(), requested, allowed }
+            }
+            refused => refused.into(),
+        })
     }
 
     /// Takes more.

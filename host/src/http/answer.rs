@@ -72,7 +72,13 @@ impl Body for Answer {
         }
         let length = self.bytes.len().min(PIECE_BYTES);
         let piece = self.bytes.split_to(length);
+        if self.admission.is_none() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        // Copied, so that the connection does not keep the whole answer for a piece of it.
+        let piece = Bytes::copy_from_slice(&piece);
         if self.bytes.len() <= PIECE_BYTES {
+            self.bytes = Bytes::copy_from_slice(&self.bytes);
             self.admission = None;
         }
         Poll::Ready(Some(Ok(Frame::data(piece))))

@@ -17,7 +17,9 @@ use crate::rerank::RerankError;
 /// Fails for a body that is not worth reading: compressed, or longer than it may be by its own account.
 pub(super) fn check(headers: &HeaderMap, body: &Incoming, allowed: usize) -> Result<(), HttpError> {
     let encodings = headers.get_all(CONTENT_ENCODING).iter();
-    if let Some(encoding) = encodings.map(|value| String::from_utf8_lossy(value.as_bytes())).find(|it| it != "identity")
+    if let Some(encoding) = encodings
+        .map(|value| String::from_utf8_lossy(value.as_bytes()))
+        .find(|it| !it.trim().is_empty() && !it.trim().eq_ignore_ascii_case("identity"))
     {
         return Err(HttpError::Encoding(quoted(&encoding)));
     }

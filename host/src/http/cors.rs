@@ -2,7 +2,8 @@
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, HeaderValue, ORIGIN, VARY,
 };
 use hyper::{HeaderMap, Method, Response, StatusCode};
 
@@ -13,6 +14,10 @@ const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("600");
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 
+/// Most bytes of the names of headers that a page wants to send.
+const MAX_REQUEST_HEADERS: usize = 1 << 10;
+
+/// What a page may send if it does not say what it wants to.
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type");
 
 /// What a page may read of an answer beside its body.
@@ -79,7 +84,9 @@ impl Cors {
         if self.allowed(headers).is_some() {
             let answer = response.headers_mut();
             answer.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-            answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS);
+            // Client libraries send headers of their own; none of them is more than text here.
+            let asked = headers.get(ACCESS_CONTROL_REQUEST_HEADERS).filter(|asked| asked.len() <= MAX_REQUEST_HEADERS);
+            answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.cloned().unwrap_or(REQUEST_HEADERS));
             answer.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS);
         }
         Some(response)

@@ -7,8 +7,11 @@ use std::time::Duration;
 use hyper::StatusCode;
 
 use crate::json::{Kind, TextError};
-use crate::rerank::RerankError;
+use crate::rerank::{RerankError, cut};
 use crate::tenant::TenantName;
+
+/// Most bytes of a message to a caller.
+const MAX_MESSAGE_BYTES: usize = 4 << 10;
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +78,10 @@ pub(super) enum HttpError {
     /// The body is not UTF-8.
     #[error("the body is not JSON: {0}")]
     Text(#[from] TextError),
-    /// The body is not JSON, or not an object.
+    /// The body is JSON of another kind.
+    #[error("the body must be a JSON object, and is {0}")]
+    NoObject(Kind),
+    /// The body is not JSON.
     #[error("the body is not a JSON object: {0}")]
     Json(#[source] serde_json::Error),
     /// A field has a value that it cannot have.
@@ -128,6 +134,11 @@ impl FieldError {
 }
 
 impl HttpError {
+    /// What callers are told: all of it that fits a message. A guest's own message may be long.
+    pub(super) fn message(&self) -> String {
+        cut(self.to_string(), MAX_MESSAGE_BYTES)
+    }
+
     /// The status, where the dialect has no other one for it.
     pub(super) fn status(&self) -> StatusCode {
         match self {
@@ -138,7 +149,7 @@ impl HttpError {
             Self::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyCut(_) | Self::Text(_) | Self::Json(_) => StatusCode::BAD_REQUEST,
+            Self::BodyCut(_) | Self::Text(_) | Self::Json(_) | Self::NoObject(_) => StatusCode::BAD_REQUEST,
             Self::Field(_) | Self::NoDocuments { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Answer(_) | Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Rerank(error) => match error {
@@ -163,6 +174,8 @@ impl HttpError {
             ) => Some(*retry_after),
             Self::Rerank(RerankError::DeviceFailed(_)) | Self::Starting => Some(Duration::from_secs(1)),
             Self::Draining => Some(Duration::from_secs(5)),
+            // Until an operator has looked at it.
+            Self::Unavailable { .. } => Some(Duration::from_secs(30)),
             _ => None,
         }
     }

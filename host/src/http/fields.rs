@@ -22,6 +22,9 @@ const MAX_QUOTED_BYTES: usize = 64;
 /// Most elements of a field that is a list of names.
 const MAX_NAMES: usize = 64;
 
+/// Most bytes of all settings, as they are written in the body.
+const MAX_SETTINGS_BYTES: usize = 64 << 10;
+
 /// The fields that a body has.
 #[derive(Debug)]
 pub(super) struct Fields<'a> {
@@ -32,6 +35,10 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Finds the fields of a body.
     pub(super) fn of(body: &'a str) -> Result<Self, HttpError> {
+        // What is wrong with JSON of another kind is not left to the parser, whose message would hold all of it.
+        if let Some(kind) = Kind::of_text(body).filter(|kind| *kind != Kind::Object) {
+            return Err(HttpError::NoObject(kind));
+        }
         let mut fields: Vec<(Cow<'a, str>, &'a RawValue)> = Vec::new();
         let walked = json::fields(body, |name, value| {
             if fields.iter().any(|(known, _)| *known == name) {
@@ -65,6 +72,26 @@ impl<'a> Fields<'a> {
         let at = self.fields.iter().position(|(known, _)| known == name)?;
         let (_, value) = self.fields.swap_remove(at);
         (Kind::of(value) != Kind::Null).then_some(Field { name, value, body: self.body })
+    }
+
+    /// Takes several names of one thing; each is read, and they must agree.
+    pub(super) fn take_one_of<T: PartialEq>(
+        &mut self,
+        names: &[&'static str],
+        mut read: impl FnMut(Field<'a>) -> Result<T, FieldError>,
+    ) -> Result<Option<T>, FieldError> {
+        let mut found: Option<(&str, T)> = None;
+        for name in names {
+            let Some(field) = self.take(name) else { continue };
+            let value = read(field)?;
+            match &found {
+                Some((first, said)) if *said != value => {
+                    return Err(field.refuse(format!("contradicts `{first}`: leave one of them out")));
+                }
+                _ => found = Some((name, value)),
+            }
+        }
+        Ok(found.map(|(_, value)| value))
     }
 
     /// Takes a field that must be there.
@@ -116,6 +143,11 @@ impl<'a> Field<'a> {
             found if found == kind => Ok(self.value.get()),
             found => Err(FieldError::kind(self.name, wanted, found)),
         }
+    }
+
+    /// The field's name.
+    pub(super) fn name(self) -> &'static str {
+        self.name
     }
 
     /// The field's kind.
@@ -185,11 +217,16 @@ impl<'a> Field<'a> {
     /// An object of strings, numbers and booleans, each as text.
     pub(super) fn settings(self) -> Result<Vec<(String, String)>, FieldError> {
         let object = self.expect("an object", Kind::Object)?;
-        let mut settings = Vec::new();
+        let (mut settings, mut bytes) = (Vec::new(), 0);
         let walked = json::fields(object, |name, value| {
             let field = || format!("{}.{}", self.name, quoted(&name));
             if settings.len() == MAX_NAMES {
                 return Err(FieldError::new(field(), format!("is one too many: there may be {MAX_NAMES}")));
+            }
+            bytes += name.len() + value.get().len();
+            if bytes > MAX_SETTINGS_BYTES {
+                let most = format!("is too much: all settings together may have {MAX_SETTINGS_BYTES} bytes");
+                return Err(FieldError::new(field(), most));
             }
             match scalar(value) {
                 Ok(Some(text)) => settings.push((name.into_owned(), text)),

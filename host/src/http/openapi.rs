@@ -1,6 +1,8 @@
 //! The OpenAPI document of the service, and a page to read it: both from the table of routes, the vocabulary of bodies
 //! and the types of answers, so that neither says what the service does not do.
 
+use std::sync::LazyLock;
+
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -26,8 +28,14 @@ const ERRORS: [(&str, &str); 14] = [
     ("504", "The request took too long."),
 ];
 
+/// The document as it is sent. It never changes, and is made once.
+pub(super) fn bytes() -> Vec<u8> {
+    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| document().to_string().into_bytes());
+    BYTES.clone()
+}
+
 /// The document, in OpenAPI 3.1.
-pub(super) fn document() -> Value {
+fn document() -> Value {
     let paths: Map<String, Value> = ROUTES.iter().map(|route| (route.path.to_owned(), operations(route))).collect();
     json!({
         "openapi": "3.1.0",

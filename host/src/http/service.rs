@@ -72,6 +72,8 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (service, in_request) = (Arc::clone(&self.service), self.connection.request());
         Box::pin(async move {
+            // Requests that arrived together are answered in turns with those of other connections.
+            tokio::task::consume_budget().await;
             let origin = service.cors.origin(request.headers());
             let mut response = service.answer(request).await;
             service.cors.mark(origin, &mut response);
@@ -104,10 +106,11 @@ impl Service {
         let answered = match routes::find(method, head.uri.path()) {
             Ok(Endpoint::Health) => Ok(answer::json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
             Ok(Endpoint::Index) => Ok(answer::json(StatusCode::OK, index())),
-            Ok(Endpoint::OpenApi) => Ok(answer::json(StatusCode::OK, openapi::document().to_string().into_bytes())),
+            Ok(Endpoint::OpenApi) => Ok(answer::json(StatusCode::OK, openapi::bytes())),
+            Err(error @ (HttpError::NotFound { .. } | HttpError::Method { .. })) => Err(error),
+            Ok(Endpoint::Ready) => Ok(self.ready()),
             Ok(Endpoint::Docs) => Ok(answer::html(page::page(&self.origin(headers)), page::POLICY)),
             _ if self.draining.load(Ordering::Relaxed) => Err(HttpError::Draining),
-            Ok(Endpoint::Ready) => Ok(self.ready()),
             // Its clients are OpenAI's, which want an error as an object; vLLM's is theirs.
             Ok(Endpoint::Models) => match self.tenant(headers) {
                 Ok(called) => Ok(answer::json(StatusCode::OK, models(&called.tenant))),
@@ -141,10 +144,12 @@ impl Service {
     /// Whether every tenant that can serve does, with their counts.
     fn ready(&self) -> Response<Answer> {
         let Counts { starting, serving, failed } = self.platform.counts();
-        let is_ready = starting == 0;
-        let (status, word) = match is_ready {
-            true => (StatusCode::OK, "ready"),
-            false => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        let is_draining = self.draining.load(Ordering::Relaxed);
+        let is_ready = starting == 0 && !is_draining;
+        let (status, word) = match (is_ready, is_draining) {
+            (true, _) => (StatusCode::OK, "ready"),
+            (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
         };
         let counts = json!({ "status": word, "starting": starting, "serving": serving, "failed": failed });
         let mut response = answer::json(status, counts.to_string().into_bytes());
@@ -270,7 +275,8 @@ impl Decoded {
         let texts = |request: &crate::rerank::Request| {
             request.query.len() + request.documents.iter().map(String::len).sum::<usize>()
         };
-        self.body.len() + self.question.requests.iter().map(texts).sum::<usize>()
+        let settings = self.question.settings.iter().map(|(name, value)| name.len() + value.len());
+        self.body.len() + self.question.requests.iter().map(texts).sum::<usize>() + settings.sum::<usize>()
     }
 }
 
@@ -324,7 +330,8 @@ async fn ask(
         }
     }
     let mut responses = Vec::with_capacity(question.requests.len());
-    for request in std::mem::take(&mut question.requests) {
+    for mut request in std::mem::take(&mut question.requests) {
+        request.settings.clone_from(&question.settings);
         responses.push(admission.rerank(request).await?);
     }
     let model = tenant.model().name.clone();

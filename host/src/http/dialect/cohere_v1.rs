@@ -31,7 +31,7 @@ impl Dialect for CohereV1 {
     }
 
     fn error(&self, error: &HttpError) -> serde_json::Value {
-        json!({ "message": error.to_string() })
+        json!({ "message": error.message() })
     }
 }
 

@@ -63,7 +63,7 @@ impl Dialect for Infinity {
     }
 
     fn error(&self, error: &HttpError) -> serde_json::Value {
-        let (message, status) = (error.to_string(), self.status(error));
+        let (message, status) = (error.message(), self.status(error));
         match status {
             StatusCode::UNPROCESSABLE_ENTITY => {
                 let place: Vec<&str> = std::iter::once("body").chain(error.field()).collect();

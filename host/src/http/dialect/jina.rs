@@ -46,7 +46,7 @@ impl Dialect for Jina {
     }
 
     fn error(&self, error: &HttpError) -> serde_json::Value {
-        json!({ "detail": error.to_string() })
+        json!({ "detail": error.message() })
     }
 }
 

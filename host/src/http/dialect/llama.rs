@@ -57,7 +57,7 @@ impl Dialect for LlamaServer {
             status if status.is_client_error() => "invalid_request_error",
             _ => "server_error",
         };
-        json!({ "error": { "code": status.as_u16(), "message": error.to_string(), "type": kind } })
+        json!({ "error": { "code": status.as_u16(), "message": error.message(), "type": kind } })
     }
 }
 

@@ -90,8 +90,10 @@ pub(super) struct Serving<'a> {
 /// A decoded body.
 #[derive(Debug, Default)]
 pub(super) struct Question {
-    /// What to ask the tenant: one request for a ranking, one for each query of pairs.
+    /// What to ask the tenant: one request for a ranking, one for each query of pairs. Their settings are apart.
     pub(super) requests: Vec<Request>,
+    /// The settings of every request.
+    pub(super) settings: Vec<(String, String)>,
     /// Where the documents to give back stand in the body, in their order; empty where none are asked for.
     pub(super) shown: Vec<Range<usize>>,
     /// Where the score of each pair is found; empty for a ranking.

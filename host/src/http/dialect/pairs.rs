@@ -177,9 +177,8 @@ impl<'a> Pairs<'a> {
         let mut requests = self.requests;
         for request in &mut requests {
             (request.activation, request.truncation, request.max_tokens) = (activation, truncation, max_tokens);
-            request.settings.clone_from(&settings);
         }
-        Question { requests, pairs: self.pairs, single, by_guest, ..Question::default() }
+        Question { requests, settings, pairs: self.pairs, single, by_guest, ..Question::default() }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::http::error::HttpError;
 
 /// An error's body for clients of any dialect.
 pub(in crate::http) fn error(error: &HttpError) -> serde_json::Value {
-    let message = error.to_string();
+    let message = error.message();
     // Cohere's clients read `message`, Jina's `detail`, text-embeddings-inference's the other two.
     json!({ "message": message, "detail": message, "error": message, "error_type": error_type(error) })
 }

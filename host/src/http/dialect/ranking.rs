@@ -87,8 +87,8 @@ pub(super) fn parse(mut fields: Fields<'_>, serving: &Serving<'_>, profile: &Pro
     }
     let top_n = fields.take("top_n").map(|top_n| read_top_n(top_n, profile.top_n_zero)).transpose()?.flatten();
     let rank_fields = fields.take("rank_fields").map(Field::names).transpose()?.unwrap_or_default();
-    let shows = [fields.take("return_documents"), fields.take("return_text")].into_iter().flatten();
-    let shows = shows.map(Field::boolean).next().transpose()?.unwrap_or(profile.returns_documents);
+    let shows = fields.take_one_of(&["return_documents", "return_text"], Field::boolean)?;
+    let shows = shows.unwrap_or(profile.returns_documents);
     let activation = read_activation(&mut fields, profile.scores)?;
     let cut = Cut::take(&mut fields, serving)?;
     refuse_what_is_not_done(&mut fields, serving)?;
@@ -96,9 +96,9 @@ pub(super) fn parse(mut fields: Fields<'_>, serving: &Serving<'_>, profile: &Pro
     let Documents { texts, places } = fields.require(profile.documents)?.documents(&rank_fields, serving.limits)?;
     fields.finish(&Vocabulary::Ranking.names())?;
     let Cut { truncation, max_tokens, by_guest } = cut;
-    let request = Request { query, documents: texts, top_n, max_tokens, truncation, activation, settings };
+    let request = Request { query, documents: texts, top_n, max_tokens, truncation, activation, ..Request::default() };
     let shown = if shows { places } else { Vec::new() };
-    Ok(Question { requests: vec![request], shown, warnings, by_guest, ..Question::default() })
+    Ok(Question { requests: vec![request], settings, shown, warnings, by_guest, ..Question::default() })
 }
 
 /// Whether the model that is asked for serves; a warning where another one stands in for it.
@@ -130,17 +130,12 @@ fn read_top_n(field: Field<'_>, zero: TopNZero) -> Result<Option<u32>, FieldErro
 
 /// The scores that the body asks for.
 pub(super) fn read_activation(fields: &mut Fields<'_>, default: Activation) -> Result<Activation, FieldError> {
-    let mut activation = default;
-    let mut set = |raw: bool| activation = if raw { Activation::None } else { Activation::Sigmoid };
-    if let Some(raw) = fields.take("raw_scores") {
-        set(raw.boolean()?);
-    }
-    for name in ["use_activation", "activation"] {
-        if let Some(activated) = fields.take(name) {
-            set(!activated.boolean()?);
-        }
-    }
-    Ok(activation)
+    let names = ["raw_scores", "use_activation", "activation"];
+    let activation = fields.take_one_of(&names, |field| {
+        let is_raw = field.boolean()? == (field.name() == "raw_scores");
+        Ok(if is_raw { Activation::None } else { Activation::Sigmoid })
+    })?;
+    Ok(activation.unwrap_or(default))
 }
 
 /// How texts that are too long are cut.
@@ -155,21 +150,22 @@ pub(super) struct Cut {
 
 impl Cut {
     pub(super) fn take(fields: &mut Fields<'_>, serving: &Serving<'_>) -> Result<Self, FieldError> {
-        let (mut truncation, mut by_guest) = (Truncation::default(), Vec::new());
-        for name in ["truncate", "truncation"] {
-            if let Some(truncate) = fields.take(name) {
-                truncation = if truncate.boolean()? { Truncation::LongestFirst } else { Truncation::None };
+        let mut by_guest = Vec::new();
+        let truncation = fields.take_one_of(&["truncate", "truncation"], |field| {
+            Ok(if field.boolean()? { Truncation::LongestFirst } else { Truncation::None })
+        })?;
+        let truncation = truncation.unwrap_or_default();
+        let mut left = None;
+        fields.take_one_of(&["truncation_direction", "truncation_side"], |field| {
+            let text = field.text()?.to_ascii_lowercase();
+            match text.as_str() {
+                "right" => {}
+                "left" => left = Some(field.name()),
+                _ => return Err(field.refuse("must be \"Right\" or \"Left\"")),
             }
-        }
-        for name in ["truncation_direction", "truncation_side"] {
-            if let Some(field) = fields.take(name) {
-                match field.text()?.to_ascii_lowercase().as_str() {
-                    "right" => {}
-                    "left" => by_guest.push(ByGuest::new(name, SETTING_TRUNCATION_DIRECTION, "left")),
-                    _ => return Err(field.refuse("must be \"Right\" or \"Left\"")),
-                }
-            }
-        }
+            Ok(text)
+        })?;
+        by_guest.extend(left.map(|name| ByGuest::new(name, SETTING_TRUNCATION_DIRECTION, "left")));
         let max_tokens = match fields.take("truncate_prompt_tokens") {
             None => None,
             // In vLLM −1 is the model's own maximum.

@@ -120,7 +120,7 @@ fn describe(error: &HttpError) -> serde_json::Value {
         StatusCode::FAILED_DEPENDENCY | StatusCode::GATEWAY_TIMEOUT => "Backend",
         _ => "Validation",
     };
-    json!({ "error": error.to_string(), "error_type": kind })
+    json!({ "error": error.message(), "error_type": kind })
 }
 
 #[derive(Serialize, JsonSchema)]

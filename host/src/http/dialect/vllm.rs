@@ -116,7 +116,7 @@ fn describe(error: &HttpError) -> serde_json::Value {
         status if status.is_client_error() => "BadRequestError",
         _ => "InternalServerError",
     };
-    let (message, param) = (error.to_string(), error.field());
+    let (message, param) = (error.message(), error.field());
     json!({ "error": { "message": message, "type": kind, "param": param, "code": status.as_u16() } })
 }
 

@@ -39,14 +39,15 @@ const OFF: &str = r#"{"enum":[false,null]}"#;
 const EMPTY_TEXT: &str = r#"{"enum":["",null]}"#;
 const EMPTY_OBJECT: &str = r#"{"type":["object","null"],"maxProperties":0}"#;
 const QUERY: &str = r#"{"type":"string"}"#;
-const TEXTS: &str = r#"{"type":"array","minItems":1,"items":{"type":"string"}}"#;
 const DOCUMENTS: &str = r#"{"type":"array","minItems":1,"items":{"anyOf":[{"type":"string"},{"type":"object"}]}}"#;
 const SIDE: &str = r#"{"anyOf":[{"type":"string"},{"type":"array","minItems":1,"items":{"type":"string"}}]}"#;
 const PAIRS: &str = r#"{"anyOf":[{"type":"array","items":{"type":"string"},"minItems":2,"maxItems":2},{"type":"array","minItems":1,"items":{"type":"array","items":{"type":"string"},"minItems":2,"maxItems":2}}]}"#;
 const SPANS: &str =
     r#"{"type":["object","null"],"properties":{"mode":{"const":"disabled"}},"additionalProperties":false}"#;
 const END: &str = r#"{"enum":["Right","right","Left","left",null]}"#;
-const SETTINGS: &str = r#"{"type":["object","null"],"additionalProperties":{"type":["string","number","boolean"]}}"#;
+const SETTINGS: &str =
+    r#"{"type":["object","null"],"additionalProperties":{"type":["string","number","boolean","null"]}}"#;
+const TOP_N: &str = r#"{"type":["integer","null"],"minimum":0}"#;
 
 /// The fields of a ranking that say what to rank and what to answer. Its documents are called `documents` or `texts`.
 const RANKING: &[KnownField] = &[
@@ -57,9 +58,9 @@ const RANKING: &[KnownField] = &[
         "[\"d\"]",
         "What to rank: strings, or objects with a text or with the fields of rank_fields.",
     ),
-    field("texts", TEXTS, "[\"d\"]", "What to rank, in text-embeddings-inference's requests."),
+    field("texts", DOCUMENTS, "[\"d\"]", "What to rank, in text-embeddings-inference's requests."),
     MODEL,
-    field("top_n", COUNT, "2.0", "Most results; all if absent."),
+    field("top_n", TOP_N, "2.0", "Most results; all if absent. At least 1; 0 is all in vLLM's API."),
     field("return_documents", FLAG, "true", "Whether documents come back, as they were sent."),
     field("return_text", FLAG, "true", "The same as return_documents."),
     field(
