@@ -9,6 +9,7 @@ mod config;
 mod devices;
 mod engine;
 mod error;
+pub mod files;
 mod formats;
 mod gc;
 mod loaded;
