@@ -31,6 +31,8 @@ enum Command {
     History(cmd::history::Args),
     /// Measure what each layer adds to a request: scheduler, tokenising, sandbox, HTTP
     Overhead(cmd::overhead::Args),
+    /// Measure ranking quality from relevance judgements, of several variants beside their speed
+    Quality(Box<cmd::quality::Args>),
     /// Measure an engine against the processor's fastest matrix product
     Engine(engine::Args),
     /// Measure the CPU engine beside Python programs that run the same model
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => cmd::compare::run(&args),
         Command::History(args) => cmd::history::run(&args),
         Command::Overhead(args) => cmd::overhead::run(args),
+        Command::Quality(args) => cmd::quality::run(*args),
         Command::Engine(args) => engine::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Peers(args) => peers::run(&args).map(|()| ExitCode::SUCCESS),
     };

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its files cannot be made or read")]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,6 +12,8 @@ use assay_bench::report::schema::{Repeat, Report};
 use assay_bench::stats::Summary;
 use serde_json::json;
 use tokenizers::Tokenizer;
+
+use common::data_dir;
 
 const SCENARIO: &str = r#"
 name = "check"
@@ -34,19 +38,6 @@ const REQUESTS: usize = 3;
 
 /// Documents of each.
 const PAIRS: usize = 3;
-
-/// The data directory of the tests; a skip says why.
-fn data_dir() -> Option<PathBuf> {
-    let given = std::env::var_os("ASSAY_DATA_DIR").map(PathBuf::from);
-    let dir = given.clone().unwrap_or_else(testdata::data_dir);
-    if dir.join("models/default").is_file() {
-        return Some(dir);
-    }
-    assert!(given.is_none(), "ASSAY_DATA_DIR holds no default model: `assay model pull` brings it in");
-    let reason = format!("{} holds no default model; `cargo xtask test` fetches it", dir.display());
-    testdata::skip(testdata::Cause::NotSetUp, &reason);
-    None
-}
 
 /// Requests as pairs of texts, and the file that holds them.
 fn requests(dir: &Path) -> (PathBuf, Vec<(String, Vec<String>)>) {

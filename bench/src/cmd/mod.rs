@@ -3,6 +3,7 @@
 pub(crate) mod compare;
 pub(crate) mod history;
 pub(crate) mod overhead;
+pub(crate) mod quality;
 pub(crate) mod run;
 pub(crate) mod scenarios;
 

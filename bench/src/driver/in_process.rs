@@ -11,7 +11,7 @@ use assay::device::{Account, Device, DeviceOptions, LoadedModel};
 use assay::guest::{self, Call, Guest, GuestRuntime, Models, Payer, RuntimeOptions};
 use assay::limits::RequestLimits;
 use assay::model::store::StoredModel;
-use assay::rerank::{GuestFault, Request, RerankError};
+use assay::rerank::{GuestFault, Request, RerankError, Response};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
@@ -124,6 +124,19 @@ impl InProcessDriver {
         let driver = Self { tenants: opened, limits: Arc::default(), _runtime: runtime };
         Ok((driver, began.elapsed()))
     }
+
+    /// Sends a request as the tenant with this number, and returns the whole answer.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn rank(&self, tenant: usize, request: Request) -> Result<Response, Failure> {
+        let arrived = Instant::now();
+        let Tenant { guest, models, payer } = &self.tenants[tenant];
+        let request = self.limits.admit(request).map_err(|error| failure(&error))?;
+        let (models, payer) = (models.clone(), payer.clone());
+        let response = guest.call(Call { request, arrived, models, payer, meter: Arc::default() }).await;
+        response.map_err(|error| failure(&error))
+    }
 }
 
 fn load(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Result<Guest> {
@@ -142,13 +155,8 @@ fn load(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Res
 
 impl Driver for InProcessDriver {
     fn call<'a>(&'a self, tenant: usize, request: &'a Request) -> BoxFuture<'a, Result<Reply, Failure>> {
-        let Tenant { guest, models, payer } = &self.tenants[tenant];
-        let (request, arrived) = (request.clone(), Instant::now());
         async move {
-            let request = self.limits.admit(request).map_err(|error| failure(&error))?;
-            let (models, payer) = (models.clone(), payer.clone());
-            let response = guest.call(Call { request, arrived, models, payer, meter: Arc::default() }).await;
-            let response = response.map_err(|error| failure(&error))?;
+            let response = self.rank(tenant, request.clone()).await?;
             let timings = response.timings;
             let stages = Stages { guest: timings.guest, queue: timings.queue, inference: timings.inference };
             Ok(Reply { pairs: response.hits.len() as u64, tokens: Some(response.usage.tokens), stages: Some(stages) })

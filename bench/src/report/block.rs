@@ -1,5 +1,7 @@
 //! The parts of a report, before they are Markdown or HTML.
 
+use crate::stats::Interval;
+
 /// One part of a report.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Block {
@@ -78,6 +80,8 @@ pub(super) enum PlotKind {
     Lines(Vec<Series>),
     /// Areas on top of each other, with the same x.
     Stacked(Vec<Series>),
+    /// Named points with an interval on each axis, and levels of y without an x.
+    Scatter { marks: Vec<Mark>, levels: Vec<(String, f64)> },
     /// A value, or `None`, for each pair of names, row by row.
     Heat { columns: Vec<String>, rows: Vec<String>, cells: Vec<Option<f64>> },
 }
@@ -87,6 +91,14 @@ pub(super) enum PlotKind {
 pub(super) struct Series {
     pub(super) name: String,
     pub(super) points: Vec<(f64, f64)>,
+}
+
+/// A named point.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Mark {
+    pub(super) name: String,
+    pub(super) x: Interval,
+    pub(super) y: Interval,
 }
 
 impl Axis {

@@ -1,4 +1,5 @@
-//! The report: its figures ([`schema`]), their presentation ([`content`]), and the three files.
+//! The report of a run: its figures ([`schema`]), their presentation ([`content`]), and the three files. [`quality`] is
+//! the report of rankings.
 //!
 //! `report.md` and `report.html` render the same blocks, so they cannot disagree. Only the latter has plots.
 
@@ -6,6 +7,7 @@ mod block;
 mod content;
 mod html;
 mod markdown;
+pub mod quality;
 pub mod schema;
 mod svg;
 
@@ -18,19 +20,27 @@ use schema::{Report, SCHEMA, SCHEMA_VERSION};
 /// The files of a report.
 pub const REPORT_FILES: [&str; 3] = ["report.md", "report.json", "report.html"];
 
+/// Writes files into a directory, which is made if necessary.
+///
+/// # Errors
+/// The directory or a file cannot be written.
+pub fn write_files<'a>(dir: &Path, files: impl IntoIterator<Item = (impl AsRef<str>, &'a String)>) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    for (name, text) in files {
+        let path = dir.join(name.as_ref());
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
 impl Report {
     /// Writes the three files into a directory, which is made if necessary.
     ///
     /// # Errors
     /// The directory or a file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let json = serde_json::to_string(self)? + "\n";
-        for (name, text) in REPORT_FILES.iter().zip([self.markdown(), json, self.html()]) {
-            let path = dir.join(name);
-            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
+        write_files(dir, REPORT_FILES.into_iter().zip([&self.markdown(), &json, &self.html()]))
     }
 
     /// Reads a `report.json`, or the one in a directory.

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::block::{Axis, Plot, PlotKind, Scale, Series};
+use super::block::{Axis, Mark, Plot, PlotKind, Scale, Series};
 
 const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 260.0;
@@ -40,6 +40,7 @@ fn drawing(plot: &Plot) -> Markup {
         PlotKind::Bars { bars, marks } => bar_plot(plot, bars, marks),
         PlotKind::Lines(series) => line_plot(plot, series),
         PlotKind::Stacked(series) => stacked_plot(plot, series),
+        PlotKind::Scatter { marks, levels } => scatter_plot(plot, marks, levels),
         PlotKind::Heat { columns, rows, cells } => heat_plot(plot, columns, rows, cells),
     }
 }
@@ -244,6 +245,39 @@ fn stacked_plot(plot: &Plot, series: &[Series]) -> Markup {
     }
 }
 
+/// The y axis spans the data and not more, because points that matter may be close together.
+fn scatter_plot(plot: &Plot, marks: &[Mark], levels: &[(String, f64)]) -> Markup {
+    let of_marks = marks.iter().flat_map(|mark| [mark.y.low, mark.y.high, mark.y.value]);
+    let (low, high) = range(of_marks.chain(levels.iter().map(|level| level.1)));
+    let room = 0.08 * (high - low).max(1e-3);
+    let y = AxisMap::new(&plot.y, low - room, high + room, HEIGHT - BOTTOM, TOP);
+    let most = range(marks.iter().flat_map(|mark| [mark.x.low, mark.x.high])).1;
+    let x = AxisMap::x(&plot.x, 0.0, most * 1.08);
+    html! {
+        (frame(plot, &x, &y))
+        @for (name, level) in levels {
+            line.quantile x1=(LEFT) x2=(WIDTH - RIGHT) y1=(place(y.at(*level))) y2=(place(y.at(*level))) {}
+            text.quantile-name x=(LEFT + 6.0) y=(place(y.at(*level) - 5.0)) { (name) }
+        }
+        @for (number, Mark { name, x: across, y: up }) in marks.iter().enumerate() {
+            @let (at_x, at_y) = (x.at(across.value), y.at(up.value));
+            @let colour = number.min(1);
+            line class={ "line l" (colour) } x1=(place(x.at(across.low))) x2=(place(x.at(across.high))) y1=(place(at_y)) y2=(place(at_y)) {}
+            line class={ "line l" (colour) } x1=(place(at_x)) x2=(place(at_x)) y1=(place(y.at(up.low))) y2=(place(y.at(up.high))) {}
+            circle class={ "dot c" (colour) } cx=(place(at_x)) cy=(place(at_y)) r="4" {
+                title { (name) ": " (label(up.value)) " at " (label(round(across.value))) }
+            }
+            // Names in turn above and below the point, because points may be close together.
+            @let beside = if number % 2 == 0 { -8.0 } else { 16.0 };
+            @if at_x > WIDTH * 0.7 {
+                text.name x=(place(at_x - 7.0)) y=(place(at_y + beside)) text-anchor="end" { (name) }
+            } @else {
+                text.name x=(place(at_x + 7.0)) y=(place(at_y + beside)) { (name) }
+            }
+        }
+    }
+}
+
 fn heat_plot(plot: &Plot, columns: &[String], rows: &[String], cells: &[Option<f64>]) -> Markup {
     let (low, high) = range(cells.iter().flatten().copied());
     let (width, height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
@@ -280,6 +314,7 @@ fn heat_plot(plot: &Plot, columns: &[String], rows: &[String], cells: &[Option<f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Interval;
 
     #[test]
     fn ticks_are_round_and_within_the_range() {
@@ -293,10 +328,14 @@ mod tests {
 
     #[test]
     fn an_empty_plot_has_no_invalid_numbers() {
+        let zero = Interval { value: 0.0, low: 0.0, high: 0.0 };
+        let still = Mark { name: "still".to_owned(), x: zero, y: zero };
         let kinds = [
             PlotKind::Lines(vec![Series { name: "a".to_owned(), points: Vec::new() }]),
             PlotKind::Stacked(vec![Series { name: "a".to_owned(), points: Vec::new() }]),
             PlotKind::Bars { bars: Vec::new(), marks: vec![("P50".to_owned(), 0.0)] },
+            PlotKind::Scatter { marks: Vec::new(), levels: Vec::new() },
+            PlotKind::Scatter { marks: vec![still], levels: vec![("level".to_owned(), 0.0)] },
         ];
         for kind in kinds {
             let plot = Plot { title: String::new(), x: Axis::linear("x"), y: Axis::linear("y"), kind };

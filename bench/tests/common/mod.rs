@@ -1,8 +1,9 @@
-//! A driver with known delays, and requests without a tokenizer.
+//! The default model, a driver with known delays, and requests without a tokenizer.
 
 #![allow(dead_code, reason = "each test uses what it needs")]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,6 +22,19 @@ use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+/// The data directory of the tests; a skip says why.
+pub(crate) fn data_dir() -> Option<PathBuf> {
+    let given = std::env::var_os("ASSAY_DATA_DIR").map(PathBuf::from);
+    let dir = given.clone().unwrap_or_else(testdata::data_dir);
+    if dir.join("models/default").is_file() {
+        return Some(dir);
+    }
+    assert!(given.is_none(), "ASSAY_DATA_DIR holds no default model: `assay model pull` brings it in");
+    let reason = format!("{} holds no default model; `cargo xtask test` fetches it", dir.display());
+    testdata::skip(testdata::Cause::NotSetUp, &reason);
+    None
+}
 
 /// A driver that serves `slots` requests at once, each in the time `service`, and stalls once.
 #[derive(Debug)]

@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 
 use super::error::CliError;
 use super::formats::{
-    Content, FieldChoice, Fields, Format, Header, Lookup, OpenFile, Overrides, Record, RequestRules, trec,
+    Content, FieldChoice, Fields, Format, Header, KEEP_FIELD_HINT, Lookup, OpenFile, Overrides, Record, RequestRules,
+    trec,
 };
 use crate::limits::RequestLimits;
 
@@ -100,7 +101,8 @@ pub fn read_requests(path: &Path, names: &FieldArgs, keep: &[&str]) -> Result<Ve
 
 fn request(record: &Record, rules: &RequestRules) -> Result<FileRequest, String> {
     let Content::Json(json) = &record.content else { return Err("is not JSON".to_owned()) };
-    let line = rules.parse(json)?;
+    // The option that the hint names is another command's.
+    let line = rules.parse(json).map_err(|error| error.trim_end_matches(KEEP_FIELD_HINT).to_owned())?;
     if let Some(name) = setting(&line.overrides) {
         return Err(format!("has {name:?}, which the command decides for all requests: remove it"));
     }
@@ -287,6 +289,9 @@ mod tests {
         let (_dir, path) = file("{\"query\":\"a\",\"documents\":[\"b\"],\"relevant\":[0],\"max_tokens\":9}\n");
         let error = read_requests(&path, &FieldArgs::default(), &["relevant"]).unwrap_err().to_string();
         assert!(error.contains("line 1: has \"max_tokens\""), "{error}");
+        let (_dir, path) = file("{\"query\":\"a\",\"documents\":[\"b\"],\"x\":1}\n");
+        let error = read_requests(&path, &FieldArgs::default(), &["relevant"]).unwrap_err().to_string();
+        assert!(error.contains("unknown field \"x\"") && error.ends_with("model"), "{error}");
         let (_dir, path) = file("{\"query\":\"a\",\"documents\":[\"b\"],\"relevant\":[0],\"id\":7}\n");
         let requests = read_requests(&path, &FieldArgs::default(), &["relevant"]).unwrap();
         assert_eq!((requests[0].id.as_deref(), &requests[0].kept["relevant"]), (Some("7"), &serde_json::json!([0])));

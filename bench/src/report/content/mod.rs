@@ -6,7 +6,7 @@ mod plots;
 mod series;
 
 use super::block::{Block, Headline, Table};
-use super::schema::{ConfigurationReport, Repeat, Report};
+use super::schema::{ConfigurationReport, Machine, Repeat, Report};
 
 /// The whole report.
 pub(super) fn blocks(report: &Report) -> Vec<Block> {
@@ -176,12 +176,10 @@ fn overall(report: &Report) -> Table {
 }
 
 fn machine(report: &Report) -> Table {
-    let machine = &report.machine;
     let mut table = Table::new(&["Fact", "Value"]);
     let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
-    row("Processor", format!("{}, {} cores, {}", machine.cpu, machine.cores, machine.arch));
-    row("Memory", format!("{:.1} GB", machine.memory_bytes as f64 / 1e9));
-    row("System", machine.os.clone());
+    let (here, command) = machine_facts(&report.machine);
+    here.into_iter().for_each(|(name, value)| row(name, value));
     row("Device", format!("{}, {} threads", report.target.device, report.target.threads));
     row("Model revision", report.target.model_revision.clone());
     if let Some(ceiling) = &report.ceiling {
@@ -195,11 +193,27 @@ fn machine(report: &Report) -> Table {
             ),
         );
     }
-    let versions: Vec<String> = machine.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
-    row("Versions", versions.join(", "));
-    row("Commit", dash_or(machine.commit.clone()));
-    row("Command", format!("`{}`", machine.command.join(" ")));
+    command.into_iter().for_each(|(name, value)| row(name, value));
     table
+}
+
+/// A fact's name and value.
+pub(super) type Fact = (&'static str, String);
+
+/// Facts about the machine, and about the program and its command.
+pub(super) fn machine_facts(machine: &Machine) -> ([Fact; 3], [Fact; 3]) {
+    let versions: Vec<String> = machine.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let here = [
+        ("Processor", format!("{}, {} cores, {}", machine.cpu, machine.cores, machine.arch)),
+        ("Memory", format!("{:.1} GB", machine.memory_bytes as f64 / 1e9)),
+        ("System", machine.os.clone()),
+    ];
+    let command = [
+        ("Versions", versions.join(", ")),
+        ("Commit", dash_or(machine.commit.clone())),
+        ("Command", format!("`{}`", machine.command.join(" "))),
+    ];
+    (here, command)
 }
 
 /// The figures at the top of the page, of the configuration with the best throughput.

@@ -31,7 +31,7 @@ use super::error::CliError;
 pub(super) use self::fields::{Document, FieldChoice, Fields, Id, parse};
 pub(super) use self::lookup::{Lookup, LookupError};
 pub(super) use self::record::{Content, Fault, Place, Reach, Record, RecordReader};
-pub(super) use self::request_line::{CliTruncation, Overrides, RequestRules, Scores, id_of};
+pub(super) use self::request_line::{CliTruncation, KEEP_FIELD_HINT, Overrides, RequestRules, Scores, id_of};
 
 /// The options that name a format, for messages.
 const FORMAT_OPTIONS: &str = "--documents-format or --requests-format";

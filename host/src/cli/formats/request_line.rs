@@ -15,6 +15,9 @@ use crate::rerank::{Activation, Truncation};
 const FIELDS: [&str; 9] =
     ["id", "query", "documents", "top_n", "max_tokens", "truncation", "scores", "settings", "model"];
 
+/// The end of the message about an unknown field.
+pub(in crate::cli) const KEEP_FIELD_HINT: &str = "; --keep-field gives others back";
+
 /// Rules for reading requests.
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct RequestRules {
@@ -153,7 +156,7 @@ impl RequestVisitor<'_> {
             "model" => overrides.model = value(name, map)?,
             _ => {
                 return Err(de::Error::custom(format!(
-                    "unknown field {name:.100?}: a request has {}; --keep-field gives others back",
+                    "unknown field {name:.100?}: a request has {}{KEEP_FIELD_HINT}",
                     FIELDS.join(", ")
                 )));
             }
