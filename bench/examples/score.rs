@@ -1,8 +1,8 @@
 //! Scores pairs with a model of the store, without the sandbox: the standard guest's code runs natively.
 //!
-//! `score DATA_DIR MODEL PAIRS.json`, where the file has a list of `[query, document]`, prints a JSON list with the logits
-//! of each pair. `cargo xtask compare-cross-encoder --saves` uses it for hundreds of models, each of which would otherwise
-//! compile a guest of its own.
+//! `score DATA_DIR MODEL PAIRS.json`, where the file has a list of `[query, document]`, prints a JSON list with the
+//! logits of each pair. `cargo xtask compare-cross-encoder --saves` uses it for hundreds of models, each of which would
+//! otherwise compile a guest of its own.
 
 use std::path::Path;
 

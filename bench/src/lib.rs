@@ -1,8 +1,9 @@
 //! Drives guests through the host as production does, and reports what it measured.
 //!
 //! A [`scenario`] says what to run. [`load`] makes the requests. [`run`] sends them to a [`driver`] on time, takes
-//! samples, and turns records into figures. [`report`] writes the figures into files. [`compare`] and [`history`] read those
-//! files. [`overhead`] measures the layers of a request one by one. [`quality`] measures rankings from relevance judgements.
+//! samples, and turns records into figures. [`report`] writes the figures into files. [`compare`] and [`history`] read
+//! those files. [`overhead`] measures the layers of a request one by one. [`quality`] measures rankings from relevance
+//! judgements.
 //!
 //! The bench uses only the host's public interface, so it measures what users get.
 

@@ -3,6 +3,7 @@
 
 mod check;
 mod clients;
+mod compare;
 mod gpu_report;
 mod guest;
 mod packages;
@@ -46,6 +47,27 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Compare scores with sentence-transformers' `CrossEncoder.predict` on 500 pairs of real text in 28 languages
+    CompareCrossEncoder {
+        /// Read models saved in every way that transformers, sentence-transformers and peft offer instead
+        #[arg(long)]
+        saves: bool,
+        /// A Python that has testdata/cross-encoder/requirements.txt [default: one that is set up in
+        /// target/cross-encoder]
+        #[arg(long, value_name = "PROGRAM")]
+        python: Option<PathBuf>,
+        /// With --saves, only rows whose names contain one of these
+        #[arg(requires = "saves")]
+        names: Vec<String>,
+    },
+    /// Compare the measures of `assay-bench quality` with ir_measures, which uses trec_eval's code
+    CompareMeasures {
+        /// A Python that has testdata/quality/requirements.txt [default: one that is set up in target/measures]
+        #[arg(long, value_name = "PROGRAM")]
+        python: Option<PathBuf>,
+        /// Reports of `assay-bench quality` to check, too
+        reports: Vec<PathBuf>,
+    },
     /// Build the guests and the programs `assay` and `assay-bench`
     Build,
     /// Set up Vulkan drivers for development in target/vulkan
@@ -82,6 +104,9 @@ fn main() -> Result<()> {
         Task::Test => test::run_tests(&root),
         Task::Clients { names } => clients::run_clients(&root, &names),
         Task::Schemathesis { seconds } => clients::run_schemathesis(&root, seconds),
+        Task::CompareCrossEncoder { saves: false, python, .. } => compare::run_cross_encoder(&root, python),
+        Task::CompareCrossEncoder { saves: true, python, names } => compare::run_saves(&root, python, &names),
+        Task::CompareMeasures { python, reports } => compare::run_measures(&root, python, &reports),
         Task::Build => build(&root),
         Task::VulkanRoot { swiftshader } => vulkan::run_set_up(&root, swiftshader),
         Task::GpuTest { swiftshader, arguments } => {

@@ -27,8 +27,8 @@ const RUNS_DIR: &str = "runs";
 /// docs/quality.md has the formats, the measures and an example.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Requests in JSONL or a JSON array, {"query": …, "documents": […]} with "relevant", the indexes or ids of relevant
-    /// documents, or "relevances", a grade for each document; neither with --qrels
+    /// Requests in JSONL or a JSON array, {"query": …, "documents": […]} with "relevant", the indexes or ids of
+    /// relevant documents, or "relevances", a grade for each document; neither with --qrels
     #[arg(long, value_name = "FILE", conflicts_with_all = ["run", "queries", "documents"])]
     requests: Option<PathBuf>,
     /// A TREC run, `query-id Q0 document-id rank score tag`, whose documents are ranked again

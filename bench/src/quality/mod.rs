@@ -2,9 +2,9 @@
 //! they gain in speed?
 //!
 //! Baseline: the first variant. Every variant ranks the same judged queries through the host, as `assay rerank` does;
-//! for each query they take turns, so that changes of the processor's speed affect all alike. Excluded: loading, and one
-//! warm-up request of each variant. Measures are trec_eval's ([`measures`]). Intervals are a bootstrap over queries;
-//! differences are paired by query.
+//! for each query they take turns, so that changes of the processor's speed affect all alike. Excluded: loading, and
+//! one warm-up request of each variant. Measures are trec_eval's ([`measures`]). Intervals are a bootstrap over
+//! queries; differences are paired by query.
 
 pub mod measures;
 pub mod queries;

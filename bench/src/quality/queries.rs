@@ -1,7 +1,7 @@
 //! Judged queries: their candidate documents, and which of them are relevant.
 //!
-//! Two sources: requests with their relevances in one file, or a TREC run with queries, documents and qrels. Ids that do
-//! not fit together are refused, with the file, the line and the remedy. What trec_eval leaves out is left out and
+//! Two sources: requests with their relevances in one file, or a TREC run with queries, documents and qrels. Ids that
+//! do not fit together are refused, with the file, the line and the remedy. What trec_eval leaves out is left out and
 //! counted.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -174,8 +174,8 @@ impl Qrels {
         Ok(Self { name: path.display().to_string(), queries, first })
     }
 
-    /// Fails if no ranked query or no ranked document is judged: the files are of different collections. `ranked` has ids
-    /// of queries and documents.
+    /// Fails if no ranked query or no ranked document is judged: the files are of different collections. `ranked` has
+    /// ids of queries and documents.
     fn check_fit<'a>(&self, ranked: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Result<()> {
         let Self { name, queries, first } = self;
         let (query, document) = ranked.clone().next().unwrap_or_default();
@@ -188,8 +188,8 @@ impl Qrels {
         );
         ensure!(
             judged.any(|(judged, document)| judged.contains_key(document)),
-            "{name} judges none of the documents that are ranked: it has {:?}, and they have {document:?}; use the files \
-             of one collection",
+            "{name} judges none of the documents that are ranked: it has {:?}, and they have {document:?}; use the \
+             files of one collection",
             first.document_id
         );
         Ok(())
@@ -254,8 +254,8 @@ fn relevances(request: &FileRequest) -> Result<BTreeMap<String, i64>, String> {
                 };
                 let id = id.cloned().ok_or_else(|| {
                     format!(
-                        "{RELEVANT} has {value}, which is no document of the request: give the id of a document, or its \
-                         index from 0 to {}",
+                        "{RELEVANT} has {value}, which is no document of the request: give the id of a document, or \
+                         its index from 0 to {}",
                         ids.len().saturating_sub(1)
                     )
                 })?;

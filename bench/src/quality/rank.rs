@@ -157,10 +157,13 @@ fn about(variant: &Variant) -> String {
 struct Loader<'a> {
     options: &'a QualityOptions,
     devices: Vec<(DeviceKey, Arc<Device>)>,
-    models: Vec<((DeviceKey, Option<String>), Arc<LoadedModel>)>,
+    models: Vec<(ModelKey, Arc<LoadedModel>)>,
 }
 
 type DeviceKey = (EngineChoice, EnginePrecision);
+
+/// A device, and the name of a model; `None` is the store's default.
+type ModelKey = (DeviceKey, Option<String>);
 
 impl Loader<'_> {
     /// The place of a variant's model in the list.

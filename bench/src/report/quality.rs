@@ -159,14 +159,14 @@ impl QualityReport {
 
 /// What the figures mean.
 const NOTES: [&str; 4] = [
-    "Measures are those of trec_eval: an unjudged document counts as not relevant, a relevant one that was not ranked as \
-     missed, equal scores are ordered by document id from the last to the first, and a query without relevant documents \
-     counts 0.",
+    "Measures are those of trec_eval: an unjudged document counts as not relevant, a relevant one that was not ranked \
+     as missed, equal scores are ordered by document id from the last to the first, and a query without relevant \
+     documents counts 0.",
     "Intervals hold with 95 % confidence: a bootstrap over queries with 2,000 resamples and a fixed seed. Differences \
      are paired: both variants ranked the same queries. An interval that contains 0 shows no difference. Few queries \
      make wide intervals.",
-    "Speed is that of one query at a time. Variants take turns, query by query; loading and one warm-up request of each \
-     are excluded. Pairs are the documents to rank; in two stages each counts once.",
+    "Speed is that of one query at a time. Variants take turns, query by query; loading and one warm-up request of \
+     each are excluded. Pairs are the documents to rank; in two stages each counts once.",
     "Better, same and worse count queries by nDCG against the baseline.",
 ];
 

@@ -262,8 +262,10 @@ fn scatter_plot(plot: &Plot, marks: &[Mark], levels: &[(String, f64)]) -> Markup
         @for (number, Mark { name, x: across, y: up }) in marks.iter().enumerate() {
             @let (at_x, at_y) = (x.at(across.value), y.at(up.value));
             @let colour = number.min(1);
-            line class={ "line l" (colour) } x1=(place(x.at(across.low))) x2=(place(x.at(across.high))) y1=(place(at_y)) y2=(place(at_y)) {}
-            line class={ "line l" (colour) } x1=(place(at_x)) x2=(place(at_x)) y1=(place(y.at(up.low))) y2=(place(y.at(up.high))) {}
+            line class={ "line l" (colour) } x1=(place(x.at(across.low))) x2=(place(x.at(across.high)))
+                y1=(place(at_y)) y2=(place(at_y)) {}
+            line class={ "line l" (colour) } x1=(place(at_x)) x2=(place(at_x))
+                y1=(place(y.at(up.low))) y2=(place(y.at(up.high))) {}
             circle class={ "dot c" (colour) } cx=(place(at_x)) cy=(place(at_y)) r="4" {
                 title { (name) ": " (label(up.value)) " at " (label(round(across.value))) }
             }
