@@ -107,7 +107,8 @@ fn a_written_run_has_the_measures_of_its_variant() {
     let variants = ["--variant", "short:max-tokens=12", "--variant", "two:max-tokens=12,rescore=short@1"];
     assert!(quality(&data_dir, dir.path(), "run", &variants).status.success());
     let first = report(dir.path());
-    for (number, file) in [(0, "1-short.run"), (1, "2-two.run")] {
+    for (number, file) in [(0, "1-short.run"), (1, "2-two.run"), (2, "found.run")] {
+        assert_eq!(first.variants[number].run, file);
         std::fs::copy(dir.path().join("report/runs").join(file), dir.path().join(file)).unwrap();
         let again = quality(&data_dir, dir.path(), file, &["--variant", "f32"]);
         assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));

@@ -84,13 +84,9 @@ def check_report(folder):
     recall_at = int(report["variants"][0]["measures"][3]["name"].removeprefix("R@"))
     measures = [nDCG @ CUT, RR, AP, R @ recall_at]
     qrels = list(ir_measures.read_trec_qrels(str(folder / "runs/qrels.txt")))
-    # By number; that of the run itself has none and is last.
-    number = lambda path: int(path.name.split("-")[0]) if path.name[0].isdigit() else sys.maxsize
-    runs = sorted(folder.glob("runs/*.run"), key=number)
-    assert len(runs) == len(report["variants"]), f"{len(runs)} runs for {len(report['variants'])} variants"
     agree = True
-    for variant, path in zip(report["variants"], runs):
-        found = {}
+    for variant in report["variants"]:
+        path, found = folder / "runs" / variant["run"], {}
         for result in ir_measures.iter_calc(measures, qrels, ir_measures.read_trec_run(str(path))):
             value = result.value if result.measure != RR or result.value >= 1 / CUT else 0.0
             found[result.query_id, measures.index(result.measure)] = value

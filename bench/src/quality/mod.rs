@@ -35,6 +35,9 @@ pub const DEFAULT_RECALL_AT: usize = measures::CUT;
 /// The row that shows the order of the run itself.
 const AS_FOUND: &str = "the run itself";
 
+/// The file of that order.
+const FOUND_FILE: &str = "found.run";
+
 /// Of the bootstrap. Fixed, so that a report repeats; equal for all variants, so that differences are paired.
 const SEED: u64 = 20;
 
@@ -127,10 +130,7 @@ fn evaluate(
     for (number, (variant, rankings)) in options.variants.iter().zip(rankings).enumerate() {
         let ordered: Vec<Vec<(usize, f32)>> =
             set.queries.iter().zip(rankings).map(|(query, ranking)| ordered(query, &ranking.scores)).collect();
-        files.push((
-            format!("{}-{}.run", number + 1, slug(&variant.name)),
-            run_text(set, &ordered, &slug(&variant.name)),
-        ));
+        files.push((run_file(number, &variant.name), run_text(set, &ordered, &slug(&variant.name))));
         measured.push((number, values(set, &ordered, recall_at)));
     }
     let baseline = measured.first().map(|(_, values)| values.clone()).unwrap_or_default();
@@ -141,6 +141,7 @@ fn evaluate(
             speed: Some(speed(set, &rankings[number], (number > 0).then_some(&rankings[0]))),
             measures: measures_of(&values, (number > 0).then_some(&baseline), recall_at),
             outcomes: (number > 0).then(|| outcomes(&values, &baseline)),
+            run: run_file(number, &options.variants[number].name),
             values,
             ..contest.describe(number)
         })
@@ -151,10 +152,11 @@ fn evaluate(
             name: AS_FOUND.to_owned(),
             measures: measures_of(&values, Some(&baseline), recall_at),
             outcomes: Some(outcomes(&values, &baseline)),
+            run: FOUND_FILE.to_owned(),
             values,
             ..VariantReport::default()
         });
-        files.push(("found.run".to_owned(), run_text(set, &found, "found")));
+        files.push((FOUND_FILE.to_owned(), run_text(set, &found, "found")));
     }
     let report = QualityReport {
         schema: QUALITY_SCHEMA.to_owned(),
@@ -285,6 +287,10 @@ fn run_text(set: &QuerySet, ordered: &[Vec<(usize, f32)>], tag: &str) -> String 
         }
     }
     text
+}
+
+fn run_file(number: usize, name: &str) -> String {
+    format!("{}-{}.run", number + 1, slug(name))
 }
 
 /// A name that fits in a file's name and in a column of a run.

@@ -93,6 +93,8 @@ pub struct VariantReport {
     pub outcomes: Option<[usize; 3]>,
     /// Absent for the run itself.
     pub speed: Option<SpeedReport>,
+    /// The name of its run's file in the folder `runs`.
+    pub run: String,
     /// The measures of each query.
     pub values: Vec<[f64; 4]>,
 }

@@ -29,6 +29,9 @@ pub(super) fn figure(plot: &Plot) -> Markup {
                 @for (number, name) in names.iter().enumerate() {
                     span.key { span class={ "swatch c" (number) } {} (name) }
                 }
+                @if let PlotKind::Scatter { marks, .. } = &plot.kind {
+                    @for (number, mark) in marks.iter().enumerate() { span.key { (number + 1) ": " (mark.name) } }
+                }
             }
             svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(plot.title) { (drawing(plot)) }
         }
@@ -269,13 +272,9 @@ fn scatter_plot(plot: &Plot, marks: &[Mark], levels: &[(String, f64)]) -> Markup
             circle class={ "dot c" (colour) } cx=(place(at_x)) cy=(place(at_y)) r="4" {
                 title { (name) ": " (label(up.value)) " at " (label(round(across.value))) }
             }
-            // Names in turn above and below the point, because points may be close together.
-            @let beside = if number % 2 == 0 { -8.0 } else { 16.0 };
-            @if at_x > WIDTH * 0.7 {
-                text.name x=(place(at_x - 7.0)) y=(place(at_y + beside)) text-anchor="end" { (name) }
-            } @else {
-                text.name x=(place(at_x + 7.0)) y=(place(at_y + beside)) { (name) }
-            }
+            // A number, because points may be close together. The names are in the caption.
+            @let beside = if number % 2 == 0 { -6.0 } else { 15.0 };
+            text.name x=(place(at_x + 5.0)) y=(place(at_y + beside)) { (number + 1) }
         }
     }
 }
