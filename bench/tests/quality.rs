@@ -118,6 +118,28 @@ fn a_written_run_has_the_measures_of_its_variant() {
     }
 }
 
+/// Query and document of each line of a run.
+fn order(dir: &Path, run: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(dir.join("report/runs").join(run)).unwrap();
+    let columns = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    text.lines().map(columns).map(|columns| (columns[0].clone(), columns[2].clone())).collect()
+}
+
+#[test]
+fn a_second_stage_ranks_the_first_documents_as_its_variant_and_keeps_the_rest() {
+    let Some(data_dir) = data_dir() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    write_files(dir.path());
+    let variants = ["f32", "short:max-tokens=5", "all:max-tokens=5,rescore=f32@9", "one:max-tokens=5,rescore=f32@1"];
+    let output = quality(&data_dir, dir.path(), "run", &variants.map(|variant| ["--variant", variant]).concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let [f32, short, all, one] =
+        ["1-f32.run", "2-short.run", "3-all.run", "4-one.run"].map(|run| order(dir.path(), run));
+    assert_ne!(f32, short, "a second stage over all documents has something to change");
+    assert_eq!(all, f32);
+    assert_eq!(one, short, "a second stage over one document changes nothing, and loses none");
+}
+
 #[test]
 fn bad_input_ends_with_exit_code_2_and_the_place() {
     let Some(data_dir) = data_dir() else { return };
