@@ -14,6 +14,8 @@ The reference is the network in memory, run as `CrossEncoder.predict` runs it; t
 that the two agree. Rows about tokenizers, and "plain", go through `assay rerank`; the others through the program
 `score`, which spares each model the compilation of a guest of its own. NAMEs select rows whose names contain one of
 them. Ends with exit code 1 if a row failed.
+
+The file is long because it is one table: each row stands beside those that it differs from.
 """
 
 import argparse
