@@ -23,6 +23,8 @@ pub enum Cause {
     NoInstructions,
     /// The model hub cannot be reached.
     NoHub,
+    /// Packages of other languages cannot be had.
+    NoPackages,
     /// The operating system lacks what the test looks at.
     NoSystemFeature,
     /// A file that `cargo xtask test` makes is missing.
@@ -31,8 +33,8 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 5] =
-        [Self::NoAdapter, Self::NoInstructions, Self::NoHub, Self::NoSystemFeature, Self::NotSetUp];
+    pub const ALL: [Self; 6] =
+        [Self::NoAdapter, Self::NoInstructions, Self::NoHub, Self::NoPackages, Self::NoSystemFeature, Self::NotSetUp];
 
     /// Its name in the file of skips.
     #[must_use]
@@ -41,6 +43,7 @@ impl Cause {
             Self::NoAdapter => "no adapter",
             Self::NoInstructions => "no instructions",
             Self::NoHub => "no hub",
+            Self::NoPackages => "no packages",
             Self::NoSystemFeature => "no system feature",
             Self::NotSetUp => "not set up",
         }

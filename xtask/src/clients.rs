@@ -76,17 +76,38 @@ impl Server {
     }
 }
 
-/// Runs every client, or those that are named.
+/// Each group's Python.
+pub(crate) struct Installed(Vec<(&'static str, PathBuf)>);
+
+/// Installs what the clients need.
 ///
 /// # Errors
-/// Something cannot be installed, or a client failed.
-pub(crate) fn run_clients(root: &Path, names: &[String]) -> Result<()> {
+/// Something cannot be installed.
+pub(crate) fn install(root: &Path) -> Result<Installed> {
     let folder = root.join("target/clients");
     let pythons = GROUPS.map(|group| {
         let requirements = root.join("clients").join(group).with_extension("txt");
         Ok((group, venv(&folder.join(group), &requirements)?))
     });
-    let pythons = pythons.into_iter().collect::<Result<Vec<_>>>()?;
+    if has_npm() {
+        for file in ["package.json", "package-lock.json"] {
+            std::fs::copy(root.join("clients").join(file), folder.join(file))?;
+        }
+        run(Command::new("npm").args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(&folder))?;
+    }
+    Ok(Installed(pythons.into_iter().collect::<Result<_>>()?))
+}
+
+fn has_npm() -> bool {
+    Command::new("npm").arg("--version").output().is_ok()
+}
+
+/// Runs every client, or those that are named.
+///
+/// # Errors
+/// A client failed.
+pub(crate) fn run_clients(root: &Path, Installed(pythons): &Installed, names: &[String]) -> Result<()> {
+    let folder = root.join("target/clients");
     let data_dir = fresh_data_dir(&folder)?;
     let expected = folder.join("expected.json");
     let mut rerank = assay(root, &data_dir);
@@ -97,7 +118,7 @@ pub(crate) fn run_clients(root: &Path, names: &[String]) -> Result<()> {
     let keyless = Server::start_with(root, &fresh_data_dir(&folder.join("keyless"))?, String::new())?;
     say(&format!("running the Python clients against {}", server.url));
     let mut failed = Vec::new();
-    for (group, python) in &pythons {
+    for (group, python) in pythons {
         let mut clients = Command::new(python);
         clients.arg(root.join("clients/run.py")).args([&server.url, &server.key]).arg(&expected);
         clients.args([&keyless.url, *group]).args(names);
@@ -163,14 +184,11 @@ pub(crate) fn fresh_data_dir(folder: &Path) -> Result<PathBuf> {
 }
 
 fn npm(root: &Path, folder: &Path, server: &Server, keyless: &Server, expected: &Path) -> Result<()> {
-    if Command::new("npm").arg("--version").output().is_err() {
+    if !has_npm() {
         eprintln!("skipped  cohere-ai (npm): npm is not installed");
         return Ok(());
     }
-    for file in ["package.json", "package-lock.json", "cohere.mjs"] {
-        std::fs::copy(root.join("clients").join(file), folder.join(file))?;
-    }
-    run(Command::new("npm").args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(folder))?;
+    std::fs::copy(root.join("clients/cohere.mjs"), folder.join("cohere.mjs"))?;
     let mut node = Command::new("node");
     run(node.arg("cohere.mjs").args([&server.url, &server.key]).arg(expected).current_dir(folder))?;
     // What the documentation says, as it stands there.

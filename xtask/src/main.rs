@@ -102,7 +102,7 @@ fn main() -> Result<()> {
         Task::Demo => demo(&root),
         Task::Check { since } => check::run_checks(&root, since.as_deref()),
         Task::Test => test::run_tests(&root),
-        Task::Clients { names } => clients::run_clients(&root, &names),
+        Task::Clients { names } => clients::run_clients(&root, &clients::install(&root)?, &names),
         Task::Schemathesis { seconds } => clients::run_schemathesis(&root, seconds),
         Task::CompareCrossEncoder { saves: false, python, .. } => compare::run_cross_encoder(&root, python),
         Task::CompareCrossEncoder { saves: true, python, names } => compare::run_saves(&root, python, &names),

@@ -9,7 +9,7 @@ use testdata::Cause;
 use crate::skips::{Machine, Skips};
 use crate::step::{Steps, cargo, run, say};
 use crate::vulkan::{self, GPU_TESTS, TestDriver};
-use crate::{assay, guest};
+use crate::{assay, clients, guest};
 
 /// The guests' own target folder, as seen from `guest/`.
 pub(crate) const GUEST_TARGET: [&str; 2] = ["--target-dir", "../target/guests"];
@@ -52,6 +52,11 @@ pub(crate) fn run_tests(root: &Path) -> Result<()> {
             steps.take(&testing, || skips.run(&mut driver.test_command(root, &[])))?;
         }
         Err(reason) => skips.add(Cause::NoAdapter, "the GPU engine", &format!("{reason:#}")),
+    }
+    let asking = "asking with the client libraries of other services (a minute the first time)";
+    match steps.take(asking, || Ok(clients::install(root)))? {
+        Ok(installed) => steps.take("running them", || clients::run_clients(root, &installed, &[]))?,
+        Err(reason) => skips.add(Cause::NoPackages, "client libraries", &format!("{reason:#}")),
     }
     say(&format!("all checks and tests passed:\n{}", steps.table()));
     skips.report(Machine { vulkan: vulkan::tests_can_run() }, in_ci())

@@ -13,9 +13,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::deadlines::Deadlines;
+use crate::limits::TokenRate;
 
 /// How often connections are looked over for those that are late.
 pub(super) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Bytes a second that are read for nothing: few enough that they do not keep the connections' threads from work.
+const DISCARDED_BYTES_PER_S: u64 = 64 << 20;
 
 /// Most connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub(super) struct Connections {
     requests: Arc<Requests>,
     /// Signalled when a connection has closed.
     closed: Notify,
+    /// Bytes of bodies that are read only so that an answer arrives.
+    pub(super) discarded: TokenRate,
     began: Instant,
 }
 
@@ -102,7 +108,8 @@ pub(super) enum Full {
 impl Connections {
     pub(super) fn new(limits: ConnectionLimits, deadlines: Deadlines) -> Arc<Self> {
         let (table, requests, closed) = (Mutex::default(), Arc::default(), Notify::new());
-        Arc::new(Self { limits, deadlines, table, requests, closed, began: Instant::now() })
+        let discarded = TokenRate::new(DISCARDED_BYTES_PER_S, DISCARDED_BYTES_PER_S, Instant::now());
+        Arc::new(Self { limits, deadlines, table, requests, closed, discarded, began: Instant::now() })
     }
 
     /// Takes a connection in. If there is no room, the connection that has waited longest is closed for it.

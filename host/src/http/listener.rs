@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -19,6 +19,7 @@ use super::connections::{Connections, Full, SWEEP_INTERVAL, Slot};
 use super::io::Noted;
 use super::service::{ConnectionService, Service};
 use super::tls::Tls;
+use crate::limits::TokenRate;
 
 /// Largest head of a request: a key and the headers of several proxies.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -261,7 +262,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         }
     };
     if ended.is_ok() {
-        let lingering = linger(served.into_parts().io.into_inner());
+        let lingering = linger(served.into_parts().io.into_inner(), &slot.connections.discarded);
         tokio::select! {
             () = connection.closing() => {}
             _ = timeout(slot.connections.deadlines.linger, lingering) => {}
@@ -269,8 +270,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Says that no more answers come, and reads what the caller still sends until it has read that.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+/// Says that no more answers come, and reads what the caller still sends until it has read that, at the pace that all
+/// such callers share.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, pace: &TokenRate) {
     let mut discarded = 0;
     let mut buffer = vec![0; MAX_HEAD_BYTES];
     if stream.shutdown().await.is_err() {
@@ -279,7 +281,13 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     while discarded < MAX_DISCARDED_BYTES {
         match stream.read(&mut buffer).await {
             Ok(0) | Err(_) => return,
-            Ok(read) => discarded += read,
+            Ok(read) => {
+                discarded += read;
+                let wait = pace.pace(read as u64, Instant::now());
+                if !wait.is_zero() {
+                    sleep(wait).await;
+                }
+            }
         }
     }
 }
