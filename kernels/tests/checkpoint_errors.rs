@@ -282,10 +282,13 @@ fn adapters_that_would_be_merged_wrongly_are_refused() {
     let dir = Dir::with_model("base-of-kinds", |_| {});
     let cases = [
         (serde_json::json!({ "peft_type": "IA3" }), "peft_type IA3"),
-        (serde_json::json!({ "use_dora": true }), "use_dora"),
-        (serde_json::json!({ "fan_in_fan_out": true }), "fan_in_fan_out"),
-        (serde_json::json!({ "bias": "all" }), "bias"),
-        (serde_json::json!({ "rank_pattern": { "key": 4 } }), "rank_pattern"),
+        (serde_json::json!({ "use_dora": true }), "it has no bert.encoder.layer.0.attention.self.value.lora_magnitude"),
+        (serde_json::json!({ "lora_bias": true }), "it has no bert.encoder.layer.0.attention.self.value.lora_B.bias"),
+        (serde_json::json!({ "bias": "all" }), "which bias in its configuration says it replaces"),
+        (serde_json::json!({ "rank_pattern": { "value": 4 } }), "has shape [2, 8], the configuration asks for [4, 8]"),
+        (serde_json::json!({ "use_qalora": true }), "use_qalora is true, which is not supported"),
+        (serde_json::json!({ "target_parameters": ["a"] }), "target_parameters is [\"a\"]"),
+        (serde_json::json!({ "a_field_of_later_days": 0.5 }), "a_field_of_later_days is 0.5"),
         (serde_json::json!({ "r": 0 }), "r 0"),
         (serde_json::json!({ "r": 3 }), "has shape [2, 8]"),
     ];
@@ -294,6 +297,206 @@ fn adapters_that_would_be_merged_wrongly_are_refused() {
         let error = refusal(&dir.0, Some(&adapter.0)).to_string();
         assert!(error.contains(expected), "{error:?} lacks {expected:?}");
     }
+}
+
+#[test]
+fn an_adapter_of_a_changed_base_is_refused_with_the_way_out() {
+    let dir = Dir::with_model("base-of-pissa", |_| {});
+    let module = "bert.encoder.layer.0.attention.self.value";
+    for name in ["pissa", "pissa_niter_4", "olora", "corda", "lora_ga", "PiSSA"] {
+        let adapter = Dir::with_adapter("pissa", &[module], &serde_json::json!({ "init_lora_weights": name }));
+        let message = refusal(&dir.0, Some(&adapter.0)).to_string();
+        assert!(message.contains("path_initial_model_for_weight_conversion"), "{message}");
+    }
+    for name in ["loftq", "of_later_days"] {
+        let adapter = Dir::with_adapter("loftq", &[module], &serde_json::json!({ "init_lora_weights": name }));
+        let message = refusal(&dir.0, Some(&adapter.0)).to_string();
+        assert!(message.contains("merge the adapter with PEFT"), "{message}");
+    }
+    for plain in ["gaussian", "orthogonal", "eva", "mica"].map(serde_json::Value::from).into_iter().chain([
+        true.into(),
+        false.into(),
+        serde_json::Value::Null,
+    ]) {
+        let adapter = Dir::with_adapter("plain", &[module], &serde_json::json!({ "init_lora_weights": plain }));
+        checkpoint::load(&dir.0, Some(&adapter.0)).unwrap();
+    }
+}
+
+#[test]
+fn an_adapter_without_the_head_that_it_promises_is_refused() {
+    let dir = Dir::with_model("base-of-headless", |_| {});
+    let module = "bert.encoder.layer.0.attention.self.value";
+    let settings = serde_json::json!({ "modules_to_save": ["classifier", "score"] });
+    let adapter = Dir::with_adapter("headless", &[module], &settings);
+    let message = refusal(&dir.0, Some(&adapter.0)).to_string();
+    assert!(message.contains("it has no classifier.weight, which modules_to_save"), "{message}");
+}
+
+#[test]
+fn an_adapter_that_fits_nothing_is_refused_with_the_cause() {
+    let dir = Dir::with_model("base-of-causes", |_| {});
+    let cases = [
+        ("classifier.modules_to_save.default", "save_pretrained(DIR)"),
+        ("bert.encoder.layer.2.output.dense", "is for layer 2, and the model's layers are 0 to 1"),
+        ("encoder.layer.0.attention.self.value", "was trained over the bare encoder"),
+        ("bert.pooler.other", "the adapter was made for another one"),
+    ];
+    for (module, expected) in cases {
+        let adapter = Dir::with_adapter("cause", &[module], &serde_json::json!({}));
+        let message = refusal(&dir.0, Some(&adapter.0)).to_string();
+        assert!(message.contains(expected), "{message:?} lacks {expected:?}");
+    }
+}
+
+/// Saves tensors of an adapter, whose names PEFT's prefix precedes, beside its configuration.
+fn save_adapter(name: &str, settings: &serde_json::Value, tensors: &[(&str, Tensor)]) -> Dir {
+    let dir = Dir::with_adapter(name, &[], settings);
+    let tensors: Tensors =
+        tensors.iter().map(|(name, tensor)| (format!("base_model.model.{name}"), tensor.clone())).collect();
+    candle_core::safetensors::save(&tensors, dir.0.join(checkpoint::ADAPTER_WEIGHTS_FILE)).unwrap();
+    dir
+}
+
+#[test]
+fn magnitudes_biases_and_tables_of_an_adapter_are_merged() {
+    let dir = Dir::with_model("base-of-dora", |_| {});
+    let half = |shape: &[usize]| Tensor::full(0.5f32, shape, &Device::Cpu).unwrap();
+    let value = "bert.encoder.layer.1.attention.self.value";
+    let name = |part: &str| format!("{value}.{part}");
+    let low_rank = [(name("lora_A.weight"), half(&[2, 8])), (name("lora_B.weight"), half(&[8, 2]))];
+    let low_rank: Vec<(&str, Tensor)> = low_rank.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+
+    // Every row of W + 2 · B · A gets the length 3.
+    let magnitude = (name("lora_magnitude_vector"), Tensor::full(3f32, 8, &Device::Cpu).unwrap());
+    let tensors = [low_rank.as_slice(), &[(magnitude.0.as_str(), magnitude.1)]].concat();
+    let adapter = save_adapter("dora", &serde_json::json!({ "use_dora": true }), &tensors);
+    let merged = checkpoint::load(&dir.0, Some(&adapter.0)).unwrap();
+    let base = random_weights(SHAPE, 1);
+    let (merged, base_weight) = (&merged.weights.layers[1].value.weight, &base.weights.layers[1].value.weight);
+    for (merged, base) in merged.chunks(8).zip(base_weight.chunks(8)) {
+        let raised: Vec<f64> = base.iter().map(|&weight| f64::from(weight) + 1.0).collect();
+        let length = raised.iter().map(|weight| weight * weight).sum::<f64>().sqrt();
+        for (merged, raised) in merged.iter().zip(raised) {
+            assert!((f64::from(*merged) - 3.0 * raised / length).abs() < 1e-6);
+        }
+    }
+
+    let update_bias = name("lora_B.bias");
+    let tensors = [low_rank.as_slice(), &[(update_bias.as_str(), half(&[8]))]].concat();
+    let adapter = save_adapter("lora-bias", &serde_json::json!({ "lora_bias": true }), &tensors);
+    let merged = checkpoint::load(&dir.0, Some(&adapter.0)).unwrap();
+    assert_eq!(merged.weights.layers[1].value.bias_of(3), base.weights.layers[1].value.bias_of(3) + 1.0);
+
+    let table = "bert.embeddings.token_type_embeddings";
+    let table = [format!("{table}.lora_embedding_A"), format!("{table}.lora_embedding_B")];
+    let tensors = [(table[0].as_str(), half(&[2, 2])), (table[1].as_str(), half(&[8, 2]))];
+    let adapter = save_adapter("table", &serde_json::json!({}), &tensors);
+    let merged = checkpoint::load(&dir.0, Some(&adapter.0)).unwrap();
+    let raised: Vec<f32> = base.weights.embeddings.token_type.iter().map(|weight| weight + 1.0).collect();
+    assert_eq!(merged.weights.embeddings.token_type, raised);
+}
+
+#[test]
+fn shards_are_read_as_one_file() {
+    let dir = Dir::with_model("sharded", |_| {});
+    let mut whole = tensors(&random_weights(SHAPE, 1));
+    let (first, second) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+    let names: Vec<String> = whole.keys().filter(|name| name.contains("layer.1")).cloned().collect();
+    let moved: Tensors = names.iter().map(|name| (name.clone(), whole.remove(name).unwrap())).collect();
+    let place = |tensors: &Tensors, file: &str| tensors.keys().map(|name| (name.clone(), file.into())).collect();
+    let mut map: serde_json::Map<String, serde_json::Value> = place(&whole, first);
+    map.extend::<serde_json::Map<_, _>>(place(&moved, second));
+    candle_core::safetensors::save(&whole, dir.0.join(first)).unwrap();
+    candle_core::safetensors::save(&moved, dir.0.join(second)).unwrap();
+    std::fs::remove_file(dir.weights_file()).unwrap();
+    let write = |map: &serde_json::Value| {
+        let index = serde_json::json!({ "metadata": {}, "weight_map": map });
+        std::fs::write(dir.0.join(checkpoint::INDEX_FILE), index.to_string()).unwrap();
+    };
+    write(&map.into());
+    assert_eq!(checkpoint::load(&dir.0, None).unwrap(), random_weights(SHAPE, 1));
+    assert_eq!(checkpoint::weight_files(&dir.0).unwrap(), [checkpoint::INDEX_FILE, first, second]);
+    for hostile in ["../model.safetensors", "config.json", "/etc/passwd"] {
+        write(&serde_json::json!({ "classifier.weight": hostile }));
+        let error = refusal(&dir.0, None);
+        assert!(matches!(error, CheckpointError::Index { .. }), "{error}");
+    }
+    write(&serde_json::json!({ "classifier.weight": "model-00003-of-00003.safetensors" }));
+    assert!(refusal(&dir.0, None).to_string().contains("model-00003-of-00003.safetensors"));
+}
+
+#[test]
+fn what_stands_in_the_place_of_weights_is_named() {
+    let dir = Dir::with_model("replaced", |_| {});
+    std::fs::write(dir.weights_file(), "version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n").unwrap();
+    let message = refusal(&dir.0, None).to_string();
+    assert!(message.contains("git lfs pull"), "{message}");
+    std::fs::remove_file(dir.weights_file()).unwrap();
+    std::fs::write(dir.0.join("pytorch_model.bin"), "PK").unwrap();
+    let message = refusal(&dir.0, None).to_string();
+    assert!(message.contains("but pytorch_model.bin") && message.contains("save_pretrained"), "{message}");
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("../../blobs/4d7a", dir.weights_file()).unwrap();
+        let message = refusal(&dir.0, None).to_string();
+        assert!(message.contains("is a link to ../../blobs/4d7a, which is not there"), "{message}");
+    }
+}
+
+#[test]
+fn names_that_training_code_wrapped_are_read() {
+    for prefix in ["_orig_mod.", "module.", "model.", "module._orig_mod."] {
+        let dir = Dir::with_model("wrapped", |tensors| {
+            *tensors = tensors.drain().map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect();
+        });
+        assert_eq!(checkpoint::load(&dir.0, None).unwrap(), random_weights(SHAPE, 1), "{prefix}");
+    }
+    let dir = Dir::with_model("wrapped-otherwise", |tensors| {
+        *tensors = tensors.drain().map(|(name, tensor)| (format!("student.{name}"), tensor)).collect();
+    });
+    let message = refusal(&dir.0, None).to_string();
+    assert!(message.contains("such as student.bert.embeddings.word_embeddings.weight"), "{message}");
+}
+
+#[test]
+fn a_configuration_without_a_class_is_decided_by_its_weights() {
+    let dir = Dir::with_model("classless", |_| {});
+    let write = |fields: serde_json::Value| {
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(dir.0.join(checkpoint::CONFIG_FILE)).unwrap()).unwrap();
+        for (field, value) in fields.as_object().unwrap() {
+            config[field] = value.clone();
+        }
+        std::fs::write(dir.0.join(checkpoint::CONFIG_FILE), config.to_string()).unwrap();
+    };
+    for none in [serde_json::json!(null), serde_json::json!([])] {
+        write(serde_json::json!({ "architectures": none, "id2label": null }));
+        let architecture = checkpoint::read_config(&dir.0).unwrap();
+        assert_eq!((architecture.task(), architecture.outputs()), (Task::CrossEncoder, 3));
+    }
+    let mut bare = tensors(&random_weights(SHAPE, 1));
+    bare.retain(|name, _| !name.starts_with("classifier"));
+    candle_core::safetensors::save(&bare, dir.weights_file()).unwrap();
+    assert_eq!(checkpoint::read_config(&dir.0).unwrap().task(), Task::Embedding);
+}
+
+#[test]
+fn one_of_several_labels_can_be_ranked_by_and_the_difference_of_two() {
+    let whole = random_weights(SHAPE, 1);
+    let classifier = whole.weights.head.as_ref().unwrap().classifier.clone();
+    let narrowed = |label, minus| {
+        let mut model = whole.clone();
+        checkpoint::RankedLabel { label, minus }.apply(&mut model).map(|()| model)
+    };
+    let model = narrowed(2, None).unwrap();
+    assert_eq!(model.architecture.outputs(), 1);
+    assert_eq!(model.weights.head.unwrap().classifier.weight, classifier.weight[16..]);
+    let head = narrowed(2, Some(0)).unwrap().weights.head.unwrap().classifier;
+    assert_eq!(head.weight[3], classifier.weight[19] - classifier.weight[3]);
+    assert_eq!(head.bias_of(0), classifier.bias_of(2) - classifier.bias_of(0));
+    assert!(narrowed(3, None).unwrap_err().to_string().contains("the labels are 0 to 2"));
+    assert!(narrowed(0, Some(3)).is_err());
 }
 
 #[test]

@@ -1,10 +1,14 @@
-//! Reads a model from a Hugging Face directory: `config.json`, `model.safetensors` and optionally a LoRA adapter.
+//! Reads a model from a Hugging Face directory: `config.json`, `model.safetensors` or its shards, and optionally a LoRA
+//! adapter.
 //!
 //! The model's [family](crate::families) names its tensors. Every needed tensor is looked up by name and checked for
 //! shape, type and finiteness, so a checkpoint that loads can be computed. Other tensors are ignored. Stored f16 and
 //! bf16 are widened to f32.
 
+mod adapter_config;
+mod files;
 mod lora;
+mod ranked_label;
 mod tensors;
 
 use std::path::{Path, PathBuf};
@@ -12,20 +16,25 @@ use std::path::{Path, PathBuf};
 use crate::architecture::Architecture;
 use crate::families::{Config, ConfigError, Names, QueryKeyValue};
 use crate::weights::{LayerModule, Linear, Model, Module, NormWeights, Source, Weights};
-use lora::Adapter;
+use lora::{Adapter, Matrix};
 use tensors::Tensors;
+
+pub use files::{read as read_file, weight_files};
+pub use ranked_label::{LabelError, RankedLabel};
 
 /// The model's shape.
 pub const CONFIG_FILE: &str = "config.json";
 /// The model's weights.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// Says which of several files has which tensor.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The adapter's settings.
 pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 /// The adapter's weights.
 pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
-/// Largest accepted weights file. A file is held in memory while its tensors are widened; the largest encoders in use
-/// have 2.3 GB.
+/// Largest accepted weights, over all files. They are held in memory while tensors are widened; the largest encoders in
+/// use have 2.3 GB.
 pub const MAX_FILE_BYTES: u64 = 8 << 30;
 
 /// Largest accepted configuration: room for thousands of named labels.
@@ -51,6 +60,46 @@ pub enum CheckpointError {
         bytes: u64,
         /// The largest accepted size.
         limit: u64,
+    },
+    /// A link to a file that is not there.
+    #[error("{} is a link to {}, which is not there: fetch the model again", path.display(), target.display())]
+    DanglingLink {
+        /// The link.
+        path: PathBuf,
+        /// Where it points.
+        target: PathBuf,
+    },
+    /// A file that stands for another one in a git repository.
+    #[error("{} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository", path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The weights are in a format that is not read.
+    #[error("{} has no {WEIGHTS_FILE}, but {found}: {way_out}", dir.display())]
+    NoWeights {
+        /// The directory.
+        dir: PathBuf,
+        /// The file that is there.
+        found: &'static str,
+        /// What to do.
+        way_out: &'static str,
+    },
+    /// The index of a sharded checkpoint is damaged.
+    #[error("{} is not an index of safetensors files: {message}", path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A label to rank by that the model lacks.
+    #[error("{}: {source}", path.display())]
+    Label {
+        /// The configuration.
+        path: PathBuf,
+        /// Why.
+        source: LabelError,
     },
     /// `config.json` does not describe a model that can be computed.
     #[error("{}: {source}", path.display())]
@@ -129,48 +178,62 @@ pub enum CheckpointError {
 pub fn load(dir: &Path, adapter: Option<&Path>) -> Result<Model, CheckpointError> {
     let (path, config) = parse_config(dir)?;
     let names = &config.family.names;
-    let adapter_bytes = adapter.map(|adapter| read(&adapter.join(ADAPTER_WEIGHTS_FILE), MAX_FILE_BYTES)).transpose()?;
-    let adapter = match (adapter, &adapter_bytes) {
-        (Some(adapter), Some(bytes)) => Some(Adapter::new(adapter, bytes)?),
+    let files = files::read_weights(dir)?;
+    let files = files.iter().map(|(path, bytes)| (path.as_path(), bytes.as_slice()));
+    let base = Tensors::new(files)?.of_encoder(names.prefix, &format!("{}.weight", names.word));
+    let adapter_path = adapter.map(|adapter| adapter.join(ADAPTER_WEIGHTS_FILE));
+    let adapter_bytes = adapter_path.as_ref().map(|path| files::read(path, MAX_FILE_BYTES)).transpose()?;
+    let adapter = match (adapter, &adapter_path, &adapter_bytes) {
+        (Some(dir), Some(path), Some(bytes)) => Some(Adapter::new(dir, path, bytes, names, base.is_bare())?),
         _ => None,
     };
     let labels = adapter.as_ref().and_then(|adapter| adapter.outputs(names.classifier));
     let architecture = config.architecture(labels).map_err(|source| CheckpointError::Config { path, source })?;
-    let path = dir.join(WEIGHTS_FILE);
-    let bytes = read(&path, MAX_FILE_BYTES)?;
-    let base = Tensors::new(&path, &bytes)?.of_encoder(names.prefix, &format!("{}.weight", names.word));
     let mut loader = Loader { base, adapter, names, architecture: &architecture };
     let weights = Weights::collect(&architecture, &mut loader)?;
     if let Some(adapter) = &loader.adapter {
-        adapter.check_all_used()?;
+        adapter.check_all_used(architecture.layers.len())?;
     }
     Ok(Model { architecture, weights })
 }
 
-/// Reads and checks `config.json` alone.
+/// Reads and checks `config.json` alone; of the weights only headers, and only if the configuration does not say
+/// whether the model has a head.
 ///
 /// # Errors
 /// The file is missing or does not describe a model that can be computed.
 pub fn read_config(dir: &Path) -> Result<Architecture, CheckpointError> {
+    read_adapted_config(dir, None)
+}
+
+/// Reads and checks `config.json`, and the header of the adapter, which may give a bare encoder a head.
+///
+/// # Errors
+/// A file is missing, or they do not describe a model that can be computed.
+pub fn read_adapted_config(dir: &Path, adapter: Option<&Path>) -> Result<Architecture, CheckpointError> {
     let (path, config) = parse_config(dir)?;
-    config.architecture(None).map_err(|source| CheckpointError::Config { path, source })
+    let labels = match adapter {
+        None => None,
+        Some(adapter) => {
+            let classifier = lora::peft_name(&format!("{}.weight", config.family.names.classifier));
+            files::shape_in(&adapter.join(ADAPTER_WEIGHTS_FILE), &classifier)?
+        }
+    };
+    let labels = labels.and_then(|shape| shape.first().copied());
+    config.architecture(labels).map_err(|source| CheckpointError::Config { path, source })
 }
 
 fn parse_config(dir: &Path) -> Result<(PathBuf, Config), CheckpointError> {
-    let path = dir.join(CONFIG_FILE);
-    match Config::parse(&read(&path, MAX_CONFIG_BYTES)?) {
-        Ok(config) => Ok((path, config)),
-        Err(source) => Err(CheckpointError::Config { path, source }),
+    let (path, bytes) = files::read_config_file(dir)?;
+    let mut config = match Config::parse(&bytes) {
+        Ok(config) => config,
+        Err(source) => return Err(CheckpointError::Config { path, source }),
+    };
+    if config.has_unknown_head() {
+        let classifier = files::shape_of(dir, &format!("{}.weight", config.family.names.classifier))?;
+        config.set_labels(classifier.and_then(|shape| shape.first().copied()));
     }
-}
-
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
-    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > limit {
-        return Err(CheckpointError::TooLarge { path: path.to_owned(), bytes, limit });
-    }
-    std::fs::read(path).map_err(io)
+    Ok((path, config))
 }
 
 /// Takes a model's modules from its file, or from the adapter if that has them.
@@ -185,7 +248,12 @@ impl Source for Loader<'_> {
     type Error = CheckpointError;
 
     fn table(&mut self, module: Module, rows: usize, width: usize) -> Result<Vec<f32>, CheckpointError> {
-        self.tensor(&format!("{}.weight", self.names.of(module)), &[rows, width])
+        let name = self.names.of(module);
+        let mut table = self.tensor(&format!("{name}.weight"), &[rows, width])?;
+        if let Some(adapter) = &self.adapter {
+            adapter.merge_table(&name, &mut Matrix { weight: &mut table, outputs: rows, inputs: width })?;
+        }
+        Ok(table)
     }
 
     fn linear(&mut self, module: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, CheckpointError> {
@@ -202,13 +270,10 @@ impl Source for Loader<'_> {
 
     fn norm(&mut self, module: Module, width: usize, bias: bool) -> Result<NormWeights, CheckpointError> {
         let name = self.names.of(module);
-        // Checkpoints converted from TensorFlow keep its names.
-        let [weight_name, bias_name] =
-            if self.base.has(&format!("{name}.gamma")) { ["gamma", "beta"] } else { ["weight", "bias"] };
-        let weight = self.tensor(&format!("{name}.{weight_name}"), &[width])?;
+        let weight = self.norm_tensor(&name, ["weight", "gamma"], width)?;
         let bias = match bias {
             false => None,
-            true => Some(self.tensor(&format!("{name}.{bias_name}"), &[width])?),
+            true => Some(self.norm_tensor(&name, ["bias", "beta"], width)?),
         };
         Ok(NormWeights { weight, bias })
     }
@@ -232,19 +297,35 @@ impl Loader<'_> {
     fn whole_linear(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, CheckpointError> {
         let mut weight = self.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
         if let Some(adapter) = &self.adapter {
-            adapter.merge(name, &mut weight, outputs, inputs)?;
+            adapter.merge(name, &mut Matrix { weight: &mut weight, outputs, inputs })?;
         }
-        let bias = match bias {
-            false => None,
-            true => Some(self.tensor(&format!("{name}.bias"), &[outputs])?),
-        };
-        Ok(Linear { weight, bias, inputs })
+        if !bias {
+            return Ok(Linear { weight, bias: None, inputs });
+        }
+        let mut bias = self.tensor(&format!("{name}.bias"), &[outputs])?;
+        if let Some(adapter) = &self.adapter {
+            adapter.merge_bias(name, &mut bias)?;
+        }
+        Ok(Linear { weight, bias: Some(bias), inputs })
+    }
+
+    /// A norm's weight or bias. Checkpoints converted from TensorFlow keep its names.
+    fn norm_tensor(&self, norm: &str, [name, older]: [&str; 2], width: usize) -> Result<Vec<f32>, CheckpointError> {
+        let name = format!("{norm}.{name}");
+        let replaced = self.adapter.as_ref().map(|adapter| adapter.replacement(&name, &[width])).transpose()?.flatten();
+        let older = format!("{norm}.{older}");
+        match replaced {
+            Some(values) => Ok(values),
+            None if self.base.has(&older) => self.base.load(&older, &[width]),
+            None => self.base.load(&name, &[width]),
+        }
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
-        match &self.adapter {
-            Some(adapter) if adapter.replaces(name) => adapter.replacement(name, shape),
-            _ => self.base.load(name, shape),
+        let replaced = self.adapter.as_ref().map(|adapter| adapter.replacement(name, shape)).transpose()?.flatten();
+        match replaced {
+            Some(values) => Ok(values),
+            None => self.base.load(name, shape),
         }
     }
 }

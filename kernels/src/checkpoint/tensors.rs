@@ -1,4 +1,4 @@
-//! One safetensors file: tensors by name, checked and widened to f32.
+//! Safetensors files of one model: tensors by name, checked and widened to f32.
 
 use std::path::{Path, PathBuf};
 
@@ -11,42 +11,77 @@ use crate::families::shown;
 /// Most tensor names in a message.
 const SHOWN_NAMES: usize = 4;
 
+/// Prefixes that training code leaves before all names: `torch.compile`, `DataParallel`, and an attribute `model`.
+const WRAPPERS: [&str; 3] = ["_orig_mod.", "module.", "model."];
+
+/// What training code may leave before a tensor's name: nothing, a wrapper, or two.
+pub(super) fn wrappers() -> impl Iterator<Item = String> {
+    let singles = WRAPPERS.iter().map(|&wrapper| wrapper.to_owned());
+    let pairs = WRAPPERS.iter().flat_map(|outer| WRAPPERS.iter().map(move |inner| format!("{outer}{inner}")));
+    std::iter::once(String::new()).chain(singles).chain(pairs)
+}
+
 pub(super) struct Tensors<'a> {
-    path: PathBuf,
-    file: SliceSafetensors<'a>,
-    /// Prefix that the file's names lack: a bare encoder has `encoder.…` where a classifier has the family's name
+    files: Vec<(PathBuf, SliceSafetensors<'a>)>,
+    /// Before every name of the files.
+    wrapper: String,
+    /// Prefix that the files' names lack: a bare encoder has `encoder.…` where a classifier has the family's name
     /// first.
     left_out: &'static str,
 }
 
 impl<'a> Tensors<'a> {
-    pub(super) fn new(path: &Path, bytes: &'a [u8]) -> Result<Self, CheckpointError> {
-        let file = SliceSafetensors::new(bytes)
-            .map_err(|error| CheckpointError::Format { path: path.to_owned(), message: error.to_string() })?;
-        Ok(Self { path: path.to_owned(), file, left_out: "" })
+    /// Reads the headers of one or more files.
+    pub(super) fn new(files: impl IntoIterator<Item = (&'a Path, &'a [u8])>) -> Result<Self, CheckpointError> {
+        let files = files.into_iter().map(|(path, bytes)| match SliceSafetensors::new(bytes) {
+            Ok(file) => Ok((path.to_owned(), file)),
+            Err(error) => Err(CheckpointError::Format { path: path.to_owned(), message: error.to_string() }),
+        });
+        Ok(Self { files: files.collect::<Result<_, _>>()?, wrapper: String::new(), left_out: "" })
     }
 
-    /// Strips `prefix` from looked-up names if the file has `tensor` without it.
-    pub(super) fn of_encoder(self, prefix: &'static str, tensor: &str) -> Self {
-        let left_out = if self.file.get(tensor).is_ok() { prefix } else { "" };
-        Self { left_out, ..self }
+    /// Looks names up as the files have them: found by `tensor`, with or without the family's `prefix`, and with what
+    /// training code leaves before both.
+    pub(super) fn of_encoder(mut self, prefix: &'static str, tensor: &str) -> Self {
+        for wrapper in wrappers() {
+            // With both forms in one file, the prefixed one is the model's.
+            for (found, left_out) in
+                [(format!("{wrapper}{prefix}{tensor}"), ""), (format!("{wrapper}{tensor}"), prefix)]
+            {
+                if self.find(&found).is_some() {
+                    (self.wrapper, self.left_out) = (wrapper, left_out);
+                    return self;
+                }
+            }
+        }
+        self
+    }
+
+    /// Whether the files are those of a bare encoder.
+    pub(super) fn is_bare(&self) -> bool {
+        !self.left_out.is_empty()
     }
 
     /// Every tensor's name and shape.
     pub(super) fn names(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
-        self.file.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec()))
+        let tensors = self.files.iter().flat_map(|(_, file)| file.tensors());
+        tensors.map(|(name, view)| (name, view.shape().to_vec()))
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
-        self.file.get(self.stored_name(name)).is_ok()
+        self.find(&self.stored_name(name)).is_some()
     }
 
     pub(super) fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
-        let (path, name) = (self.path.clone(), self.stored_name(name).to_owned());
-        let Ok(view) = self.file.get(&name) else {
+        let name = self.stored_name(name);
+        let Some((path, file)) = self.find(&name) else {
             let there = self.names_like(&name);
-            return Err(CheckpointError::Missing { path, name, there });
+            return Err(CheckpointError::Missing { path: self.path(), name, there });
         };
+        let path = path.clone();
+        let damaged =
+            |error: candle_core::Error| CheckpointError::Format { path: path.clone(), message: error.to_string() };
+        let view = file.get(&name).map_err(damaged)?;
         if view.shape() != shape {
             let (found, expected) = (view.shape().to_vec(), shape.to_vec());
             return Err(CheckpointError::Shape { path, name, found, expected });
@@ -57,11 +92,20 @@ impl<'a> Tensors<'a> {
         let values: Vec<f32> = view
             .load(&Device::Cpu)
             .and_then(|tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1())
-            .map_err(|error| CheckpointError::Format { path: path.clone(), message: error.to_string() })?;
+            .map_err(damaged)?;
         match values.iter().position(|value| !value.is_finite()) {
             Some(index) => Err(CheckpointError::NotFinite { path, name, index, value: values[index] }),
             None => Ok(values),
         }
+    }
+
+    fn find(&self, stored_name: &str) -> Option<&(PathBuf, SliceSafetensors<'a>)> {
+        self.files.iter().find(|(_, file)| file.get(stored_name).is_ok())
+    }
+
+    /// The first file, for messages.
+    fn path(&self) -> PathBuf {
+        self.files.first().map(|(path, _)| path.clone()).unwrap_or_default()
     }
 
     /// The tensors whose names' ends are most similar to a missing one's.
@@ -78,7 +122,7 @@ impl<'a> Tensors<'a> {
         }
     }
 
-    fn stored_name<'n>(&self, name: &'n str) -> &'n str {
-        name.strip_prefix(self.left_out).unwrap_or(name)
+    fn stored_name(&self, name: &str) -> String {
+        format!("{}{}", self.wrapper, name.strip_prefix(self.left_out).unwrap_or(name))
     }
 }

@@ -80,6 +80,8 @@ pub(crate) struct Config {
     value: serde_json::Value,
     /// Labels of the classifier; `None` for a bare encoder.
     labels: Option<usize>,
+    /// Whether the file names neither a class nor labels.
+    has_unknown_head: bool,
 }
 
 /// Reads a `config.json`. A bare encoder is an embedding model until an adapter gives it a head.
@@ -123,7 +125,18 @@ impl Config {
             Some(false) => None,
             None => explicit,
         };
-        Ok(Self { family, value, labels })
+        let has_unknown_head = is_classifier.is_none() && explicit.is_none();
+        Ok(Self { family, value, labels, has_unknown_head })
+    }
+
+    /// Whether the file does not say if the model has a head: then its weights do.
+    pub(crate) fn has_unknown_head(&self) -> bool {
+        self.has_unknown_head
+    }
+
+    /// Sets the labels of the classifier that the weights have.
+    pub(crate) fn set_labels(&mut self, labels: Option<usize>) {
+        self.labels = labels;
     }
 
     /// The architecture of the configuration; with `adapter_labels`, of the classifier that an adapter makes of it.

@@ -55,6 +55,14 @@ impl Names {
         }
     }
 
+    /// Whether a tensor's name is one of the encoder's without the family's prefix.
+    pub(crate) fn is_of_encoder(&self, name: &str) -> bool {
+        let is_module =
+            |module: &str| !module.is_empty() && name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'));
+        let tables = [self.word, self.position, self.token_type, self.embedding_norm, self.projection, self.final_norm];
+        !self.prefix.is_empty() && (name.starts_with(self.layer) || tables.into_iter().any(is_module))
+    }
+
     fn of_layer(&self, module: LayerModule) -> &'static str {
         match (module, self.query_key_value) {
             (LayerModule::Query, QueryKeyValue::Separate([query, ..])) => query,
