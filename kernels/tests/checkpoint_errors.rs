@@ -398,6 +398,25 @@ fn magnitudes_biases_and_tables_of_an_adapter_are_merged() {
 }
 
 #[test]
+fn biases_that_peft_saves_three_times_are_read_once() {
+    let dir = Dir::with_model("base-of-biases", |_| {});
+    let mut tensors: Vec<(String, Tensor)> = tensors(&random_weights(SHAPE, 1))
+        .into_iter()
+        .filter(|(name, _)| name.ends_with(".bias") || name == "classifier.weight")
+        .map(|(name, tensor)| (name, (tensor + 1.0).unwrap()))
+        .collect();
+    for copy in ["classifier.modules_to_save.bias", "classifier.original_module.bias"] {
+        tensors.push((copy.to_owned(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap()));
+    }
+    let tensors: Vec<(&str, Tensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    let settings = serde_json::json!({ "bias": "all", "modules_to_save": ["classifier"] });
+    let adapter = save_adapter("biases", &settings, &tensors);
+    let (merged, base) = (checkpoint::load(&dir.0, Some(&adapter.0)).unwrap(), random_weights(SHAPE, 1));
+    let classifier = |model: &Model| model.weights.head.as_ref().unwrap().classifier.bias_of(1);
+    assert_eq!(classifier(&merged), classifier(&base) + 1.0);
+}
+
+#[test]
 fn shards_are_read_as_one_file() {
     let dir = Dir::with_model("sharded", |_| {});
     let mut whole = tensors(&random_weights(SHAPE, 1));

@@ -142,12 +142,11 @@ impl Host {
             "layers_times makes a model in this process: a service has models of its own"
         );
         let facts = |(of, stored): (TenantModel, &StoredModel)| {
-            let weights = assay_kernels::checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())
-                .context("the model is needed here too, to count the tokens that are sent")?;
-            let architecture = weights.architecture;
+            let needed = "the model is needed here too, to count the tokens that are sent";
+            let (architecture, settings) = (stored.architecture().context(needed)?, stored.settings().context(needed)?);
             let path = stored.dir().join("tokenizer.json");
             let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-            let longest = architecture.max_tokens;
+            let longest = settings.max_tokens.map_or(architecture.max_tokens, |max| max as usize);
             let tokenizer = NativeTokenizer::new(&bytes, longest)?;
             let costs = RowCosts::new(longest, |tokens| assay_kernels::flops::row_flops(&architecture, tokens));
             Ok(HostModel { of, name: stored.manifest.name.clone(), tokenizer, costs })

@@ -110,6 +110,11 @@ impl From<ModelError> for CliError {
         let message = with_remedy(error.to_string(), &Cause::from(&error));
         match error {
             ModelError::NotAModel { .. }
+            | ModelError::NoTokenizer { .. }
+            | ModelError::Described { .. }
+            | ModelError::NoLabel { .. }
+            | ModelError::NoNameFromFolder { .. }
+            | ModelError::NoSnapshot { .. }
             | ModelError::Checkpoint(_)
             | ModelError::Unsupported { .. }
             | ModelError::Tokenizer { .. }
@@ -126,6 +131,7 @@ impl From<ModelError> for CliError {
             | ModelError::RevisionClash { .. }
             | ModelError::Empty
             | ModelError::Damaged { .. }
+            | ModelError::Settings { .. }
             | ModelError::Hub(_)
             | ModelError::Package(_)
             | ModelError::NoDefault { .. } => Self::failed(message),

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use assay_kernels::{Task, checkpoint};
-use clap::{Args, Subcommand};
+use assay_kernels::Task;
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::error::CliError;
 use super::{table, tenant};
+use crate::model::page::ModelPage;
 use crate::model::store::StoredModel;
-use crate::model::{Added, Change, ModelStore, Source, builtin, hub};
+use crate::model::{Added, Change, Choices, DefaultScores, ModelStore, Source, builtin, hub, of_directory};
 use crate::tenant::admin::HeldModel;
 
 #[derive(Debug, Subcommand)]
@@ -19,6 +20,8 @@ pub(super) enum Command {
     Add(Add),
     /// List the stored models by revision, with their origins and the tenants' versions that open them
     List(List),
+    /// Show all that was decided about a model
+    Show(Show),
     /// Compare every file with what was added, and check every tensor
     Verify(Verify),
     /// Make a model the default one
@@ -39,14 +42,39 @@ pub(super) struct Pull {
 
 #[derive(Debug, Args)]
 pub(super) struct Add {
-    /// A directory with config.json, tokenizer.json and model.safetensors
+    /// A directory with config.json, tokenizer.json and model.safetensors or its shards
     dir: PathBuf,
     /// A directory with a LoRA adapter in PEFT's format, merged over the weights
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
-    /// NAME or OWNER/NAME under which to keep the model [default: the directory's name]
+    /// NAME or OWNER/NAME under which to keep the model [default: the directory's name; of a folder in a hub's cache
+    /// the repository's]
     #[arg(long)]
     name: Option<String>,
+    /// The label to rank by, of a model with several: its number, its name, or A-B for the difference of two numbers
+    #[arg(long)]
+    label: Option<String>,
+    /// How scores are given by default [default: as the model's files say, otherwise raw]
+    #[arg(long)]
+    scores: Option<CliScores>,
+    /// Text before every query [default: as the model's files say]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CliScores {
+    Raw,
+    Sigmoid,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// NAME or NAME@REVISION [default: the default model]
+    name: Option<String>,
+    /// As a JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +110,7 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
         Command::Pull(_) => added(&builtin::pull_default(&store, data_dir)?),
         Command::Add(args) => add(&args, &store)?,
         Command::List(args) => list(&args, &store, data_dir)?,
+        Command::Show(args) => show(&args, &store)?,
         Command::Verify(args) => verify(&args, &store)?,
         Command::Default(args) => store.set_default(&args.name)?,
     }
@@ -96,6 +125,29 @@ fn added(added: &Added) {
         Change::Repaired => "repaired",
     };
     eprintln!("{change} {} from {}, revision {:.16}", manifest.name, manifest.source, manifest.revision);
+    say_decisions(added);
+}
+
+/// Says what was decided about a model beyond its files, and what people should know.
+pub(super) fn say_decisions(added: &Added) {
+    for change in &added.settings.tokenizer_changes {
+        eprintln!("tokenizer: {change}");
+    }
+    for note in &added.settings.notes {
+        eprintln!("note: {note}");
+    }
+}
+
+fn show(args: &Show, store: &ModelStore) -> Result<(), CliError> {
+    let page = ModelPage::of(&store.open(args.name.as_deref())?)?;
+    if args.json {
+        let line = serde_json::to_string(&page)
+            .map_err(|error| CliError::failed(format!("the page cannot be written as JSON: {error}")))?;
+        println!("{line}");
+    } else {
+        print!("{page}");
+    }
+    Ok(())
 }
 
 fn add(args: &Add, store: &ModelStore) -> Result<(), CliError> {
@@ -103,14 +155,23 @@ fn add(args: &Add, store: &ModelStore) -> Result<(), CliError> {
         std::fs::canonicalize(dir).map_err(|error| CliError::bad_input(format!("{}: {error}", dir.display())))
     };
     let directory = |dir: &Path| Source::Directory { path: dir.display().to_string() };
-    let dir = absolute(&args.dir)?;
+    let mut dir = absolute(&args.dir)?;
     let adapter = args.adapter.as_deref().map(absolute).transpose()?;
-    let name = match &args.name {
-        Some(name) => name.clone(),
-        None => dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+    let name = match (of_directory(&dir), &args.name) {
+        (Ok((files, own)), name) => {
+            dir = files;
+            name.clone().unwrap_or(own)
+        }
+        (Err(_), Some(name)) => name.clone(),
+        (Err(error), None) => return Err(error.into()),
     };
     let adapter = adapter.as_deref().map(|adapter| (adapter, directory(adapter)));
-    added(&store.add(&name, &dir, directory(&dir), adapter)?);
+    let scores = args.scores.map(|scores| match scores {
+        CliScores::Raw => DefaultScores::Raw,
+        CliScores::Sigmoid => DefaultScores::Sigmoid,
+    });
+    let choices = Choices { label: args.label.clone(), scores, prompt: args.prompt.clone() };
+    added(&store.add_with(&name, &dir, directory(&dir), adapter, &choices)?);
     Ok(())
 }
 
@@ -135,6 +196,7 @@ fn list(args: &List, store: &ModelStore, data_dir: &Path) -> Result<(), CliError
                 .collect();
             let line = serde_json::json!({
                 "default": is_default, "current": listed.is_current, "manifest": manifest, "held_by": held_by,
+                "settings": listed.model.settings()?,
             });
             println!("{line}");
         } else {
@@ -147,7 +209,7 @@ fn list(args: &List, store: &ModelStore, data_dir: &Path) -> Result<(), CliError
             eprintln!("no models: `assay model pull` brings in the default one");
             return Ok(());
         }
-        let header = ["", "model", "task", "layers×hidden", "revision", "", "opened by", "source"];
+        let header = ["", "model", "task", "layers×hidden", "scores", "revision", "", "opened by", "source"];
         print!("{}", table::columns(&header, &rows));
     }
     Ok(())
@@ -155,10 +217,17 @@ fn list(args: &List, store: &ModelStore, data_dir: &Path) -> Result<(), CliError
 
 fn row(mark: &str, model: &StoredModel, is_current: bool, held_by: &[&HeldModel]) -> Result<Vec<String>, CliError> {
     let manifest = &model.manifest;
-    let architecture = checkpoint::read_config(model.dir()).map_err(crate::model::ModelError::from)?;
+    let (architecture, settings) = (model.architecture()?, model.settings()?);
     let task = match architecture.task() {
-        Task::Embedding if manifest.adapter.is_none() => "embedding",
-        _ => "cross-encoder",
+        Task::Embedding => "embedding",
+        Task::CrossEncoder => "cross-encoder",
+    };
+    let scores = match architecture.task() {
+        Task::Embedding => "-".to_owned(),
+        Task::CrossEncoder => {
+            let prompt = if settings.prompt.is_some() { ", prompt" } else { "" };
+            format!("{}{prompt}", settings.scores.unwrap_or(DefaultScores::Raw).name())
+        }
     };
     let source = match &manifest.adapter {
         Some(adapter) => format!("{}, adapter: {adapter}", manifest.source),
@@ -173,6 +242,7 @@ fn row(mark: &str, model: &StoredModel, is_current: bool, held_by: &[&HeldModel]
         manifest.name.clone(),
         task.to_owned(),
         format!("{}×{}", architecture.layers.len(), architecture.hidden_size),
+        scores,
         format!("{:.16}", manifest.revision),
         if is_current { "newest" } else { "" }.to_owned(),
         if versions.is_empty() { "-".to_owned() } else { versions.join(", ") },

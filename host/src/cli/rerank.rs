@@ -26,7 +26,7 @@ use super::formats::{
 use crate::device::{Device, LoadedModel};
 use crate::guest::{self, Guest, GuestRuntime, RuntimeOptions};
 use crate::limits::RequestLimits;
-use crate::model::ModelStore;
+use crate::model::{DefaultScores, ModelStore};
 use crate::rerank::{Request, Response};
 
 /// Requests of a file in work at the same time: while one is on the device, the next is tokenised.
@@ -88,9 +88,12 @@ pub(super) struct Args {
     /// Longest pair in tokens [default: the model's own maximum]
     #[arg(long, value_name = "N")]
     max_tokens: Option<u32>,
-    /// The model's logit, or its sigmoid between 0 and 1
-    #[arg(long, default_value = "raw")]
-    scores: Scores,
+    /// The model's logit, or its sigmoid between 0 and 1 [default: as the model's files say, otherwise raw]
+    #[arg(long)]
+    scores: Option<Scores>,
+    /// The label to rank by, counted from 0, of a model with several
+    #[arg(long, value_name = "N")]
+    label: Option<u32>,
     /// What to do with a pair that is too long: cut the longer text, cut the document, or fail
     #[arg(long, default_value = "longest-first")]
     truncation: CliTruncation,
@@ -142,6 +145,16 @@ impl Args {
             return Err(CliError::bad_input("--run-tag is a column of a run, and holds no white space"));
         }
         Ok(format)
+    }
+
+    /// The settings of a request: its own, and the command's that it does not have.
+    fn settings(&self, mut own: Vec<(String, String)>) -> Vec<(String, String)> {
+        if let Some(label) = self.label
+            && own.iter().all(|(name, _)| name != assay_guest::SETTING_LABEL)
+        {
+            own.push((assay_guest::SETTING_LABEL.to_owned(), label.to_string()));
+        }
+        own
     }
 
     fn header(&self, otherwise: formats::Header) -> formats::Header {
@@ -389,6 +402,13 @@ impl Session {
         Ok(Outcome { header, shown, response })
     }
 
+    fn default_scores(&self) -> Scores {
+        match self.model.info().scores {
+            Some(DefaultScores::Sigmoid) => Scores::Sigmoid,
+            Some(DefaultScores::Raw) | None => Scores::Raw,
+        }
+    }
+
     /// Answers a request, or returns its fault.
     async fn answer(&self, header: &Header, work: Work) -> Result<(Shown, Result<Response, RequestFault>), CliError> {
         let Work { query, documents, overrides } = work;
@@ -406,8 +426,8 @@ impl Session {
             top_n: overrides.top_n.or(self.args.top_n),
             max_tokens: overrides.max_tokens.or(self.args.max_tokens),
             truncation: overrides.truncation.unwrap_or(self.args.truncation).into(),
-            activation: overrides.scores.unwrap_or(self.args.scores).into(),
-            settings: overrides.settings,
+            activation: overrides.scores.or(self.args.scores).unwrap_or(self.default_scores()).into(),
+            settings: self.args.settings(overrides.settings),
         };
         let response = match self.guest.rerank(Arc::clone(&self.model), request, &self.limits).await {
             Ok(response) => Ok(response),

@@ -18,7 +18,7 @@ use crate::guest;
 use crate::http::{
     self, ConnectionLimits, Cors, Deadlines, Keyless, KeylessUntil, Listeners, Order, Reloaded, ServeOptions, Tls,
 };
-use crate::model::{ModelStore, Source, builtin};
+use crate::model::{ModelStore, Source, builtin, of_directory};
 #[cfg(unix)]
 use crate::tenant::server::AdminServer;
 use crate::tenant::{LiveTenant, Platform};
@@ -370,8 +370,9 @@ fn stored_model(asked: Option<&str>, data_dir: &Path) -> Result<Option<String>, 
         return Ok(Some(asked.to_owned()));
     }
     let dir = std::fs::canonicalize(dir).map_err(|error| CliError::bad_input(format!("{asked}: {error}")))?;
-    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (dir, name) = of_directory(&dir)?;
     let added = store.add(&name, &dir, Source::Directory { path: dir.display().to_string() }, None)?;
+    super::model::say_decisions(&added);
     Ok(Some(added.model.manifest.name))
 }
 

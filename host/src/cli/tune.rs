@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use assay_kernels::checkpoint;
 use serde::Serialize;
 
 use super::engine::adapter;
 use super::error::CliError;
 use crate::device::{DeviceOptions, EngineChoice, EnginePrecision};
-use crate::model::{ModelError, ModelStore};
+use crate::model::ModelStore;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -46,7 +45,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     };
     options.check()?;
     let stored = ModelStore::new(data_dir).open(args.model.as_deref())?;
-    let architecture = checkpoint::read_config(stored.dir()).map_err(ModelError::from)?;
+    let architecture = stored.architecture()?;
     let table = options.tune(&architecture)?;
     if args.json {
         let (device, model) = (table.device.as_str(), stored.manifest.name.as_str());

@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use assay_kernels::{CheckedBatch, DeviceMemory, Engine, EngineInfo, Model, RowShape, checkpoint};
+use assay_kernels::{CheckedBatch, DeviceMemory, Engine, EngineInfo, Model, RowShape};
 
 use super::Device;
 use super::budget::NoRoom;
@@ -13,8 +13,8 @@ use super::fair_queueing::ModelId;
 use super::meter::MeterReading;
 use super::queue::row_flops;
 use super::score::{Account, ScoreError, Scored};
-use crate::model::check::read_tokenizer;
 use crate::model::store::{StoredModel, TOKENIZER_FILE};
+use crate::model::tokenizer::read_tokenizer;
 use crate::model::{Manifest, ModelError, ModelInfo, ModelRevision};
 
 /// Why a model was not loaded.
@@ -84,7 +84,7 @@ impl LoadedModel {
     /// Its longest row in tokens.
     #[must_use]
     pub fn max_tokens(&self) -> usize {
-        self.model.shape.max_tokens
+        self.model.info.max_tokens as usize
     }
 
     /// Useful floating-point operations of a row of `tokens` tokens; 0 beyond the longest row.
@@ -182,7 +182,7 @@ impl Device {
     }
 
     fn load_here(self: &Arc<Self>, stored: &StoredModel) -> Result<Arc<LoadedModel>, LoadError> {
-        let Manifest { name, revision, .. } = &stored.manifest;
+        let name = &stored.manifest.name;
         let key = stored.manifest.model_revision();
         if let Some(model) = self.hold(&key) {
             return Ok(model);
@@ -193,12 +193,12 @@ impl Device {
             return Ok(model);
         }
         // Counts the computed need before the weights are read, and the engine's actual memory afterwards.
-        let architecture = checkpoint::read_config(stored.dir()).map_err(ModelError::from)?;
+        let (architecture, settings) = (stored.architecture()?, stored.settings()?);
         let failed = |error| LoadError::device(name, error);
         let needed = self.hardware.memory_needed(&architecture).map_err(failed)?;
         self.make_room(name, &needed)?;
         let tokenizer: Arc<[u8]> = read_tokenizer(&stored.dir().join(TOKENIZER_FILE))?.into();
-        let model = read(stored)?;
+        let model = stored.load()?;
         let task = model.architecture.task();
         let engine = self.make_engine(name, model)?;
         let row_flops = row_flops(&*engine);
@@ -208,7 +208,7 @@ impl Device {
             id: self.scheduler.add_with(engine, Arc::clone(&row_flops)),
             row_flops,
             manifest: stored.manifest.clone(),
-            info: Arc::new(ModelInfo::new(name, revision, task, &shape, tokenizer)),
+            info: Arc::new(ModelInfo::new(&key, task, &shape, &settings, tokenizer)),
             shape,
             engine: info,
             memory,
@@ -223,7 +223,7 @@ impl Device {
     /// # Errors
     /// The model's files are damaged, or the device cannot compute it.
     pub fn engine(&self, stored: &StoredModel) -> Result<Box<dyn Engine>, LoadError> {
-        self.make_engine(&stored.manifest.name, read(stored)?)
+        self.make_engine(&stored.manifest.name, stored.load()?)
     }
 
     fn make_engine(&self, name: &str, model: Model) -> Result<Box<dyn Engine>, LoadError> {
@@ -243,9 +243,4 @@ impl Device {
         }
         Ok(())
     }
-}
-
-/// Reads a model's weights, with its adapter merged into them.
-fn read(stored: &StoredModel) -> Result<Model, ModelError> {
-    Ok(checkpoint::load(stored.dir(), stored.adapter_dir().as_deref())?)
 }

@@ -105,6 +105,18 @@ impl Drop for Program {
     }
 }
 
+/// The request as the default model's settings have it: with its prompt, and cut at the side that it is used with.
+fn with_defaults(mut request: Request, info: &ModelInfo) -> Request {
+    if let Some(prompt) = &info.prompt {
+        request.query.insert_str(0, prompt);
+    }
+    let direction = assay_guest::SETTING_TRUNCATION_DIRECTION;
+    if info.is_cut_left && !request.settings.iter().any(|(name, _)| name == direction) {
+        request.settings.push((direction.to_owned(), "left".to_owned()));
+    }
+    request
+}
+
 impl Program {
     pub(super) fn new(pre: TenantPre<StoreData>, start: Start, shared: Shared, max_prepare_cpu: Duration) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -158,6 +170,7 @@ impl Program {
     ) -> Result<(Response, Used), RerankError> {
         let limits = context.limits;
         let info = Arc::clone(budget.models.default.info());
+        let request = with_defaults(request, &info);
         let mut instance = self.instance(&info, Purpose::Request(budget), context).await?;
         let (documents, top_n) = (request.documents.len(), request.top_n);
         let reranker = instance.tenant.assay_rerank_reranker();

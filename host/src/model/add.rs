@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::check::{ADAPTER_FILES, MODEL_FILES, check_model};
+use super::check::{ADAPTER_FILES, Checked, Choices, check_model, model_files};
 use super::error::ModelError;
 use super::manifest::{FileRecord, Manifest, Source, revision};
 use super::name::{self, DEFAULT_FILE};
+use super::settings::{ModelSettings, SETTINGS_FILE};
 use super::store::{
     ADAPTER_DIR, MANIFEST_FILE, ModelStore, StoredModel, directories, directory_of, read_pointer, revision_dirs,
 };
+use super::tokenizer::TOKENIZER_FILE;
 use crate::durable::{self, Durability};
 
 /// The result of adding a model.
@@ -22,6 +24,8 @@ pub struct Added {
     pub model: StoredModel,
     /// The change in the store.
     pub change: Change,
+    /// What was decided, with what people should know.
+    pub settings: ModelSettings,
 }
 
 /// The change in the store when a model is added.
@@ -39,17 +43,17 @@ pub enum Change {
 struct Files<'a> {
     /// Expected size and hash of each file, by its path in the revision's directory.
     records: BTreeMap<String, FileRecord>,
+    /// Files that are not copied from a directory.
+    made: BTreeMap<String, Vec<u8>>,
     dir: &'a Path,
     adapter: Option<&'a Path>,
 }
 
 impl ModelStore {
-    /// Checks the model in `dir`, with the LoRA adapter in `adapter`, and copies both into the store unless they are
-    /// there already. The revision becomes its model's current one, and the first model added becomes the default.
+    /// Adds a model as its files describe it: see [`add_with`](Self::add_with).
     ///
     /// # Errors
-    /// The directory is not a model, a tensor is missing, misshapen or not finite, the tokenizer is another model's, or
-    /// the name is too close to another model's. Nothing changes then.
+    /// As there.
     pub fn add(
         &self,
         name: &str,
@@ -57,11 +61,29 @@ impl ModelStore {
         source: Source,
         adapter: Option<(&Path, Source)>,
     ) -> Result<Added, ModelError> {
+        self.add_with(name, dir, source, adapter, &Choices::default())
+    }
+
+    /// Checks the model in `dir`, with the LoRA adapter in `adapter`, and copies both into the store unless they are
+    /// there already. The revision becomes its model's current one, and the first model that can rank becomes the
+    /// default.
+    ///
+    /// # Errors
+    /// The directory is not a model, a tensor is missing, misshapen or not finite, the tokenizer cannot be used, a file
+    /// asks for what is not computed, or the name is too close to another model's. Nothing changes then.
+    pub fn add_with(
+        &self,
+        name: &str,
+        dir: &Path,
+        source: Source,
+        adapter: Option<(&Path, Source)>,
+        choices: &Choices,
+    ) -> Result<Added, ModelError> {
         let model_dir = self.model_dir(name)?;
         self.default_name()?;
         let (adapter_dir, adapter) = adapter.unzip();
-        check_model(dir, adapter_dir)?;
-        let files = Files::record(dir, adapter_dir)?;
+        let checked = check_model(dir, adapter_dir, choices)?;
+        let files = Files::record(dir, adapter_dir, &checked)?;
         let revision = revision(&files.records);
         let manifest = Manifest { name: name.to_owned(), revision, source, adapter, files: files.records.clone() };
         let place = model_dir.join(directory_of(&manifest.revision));
@@ -83,10 +105,10 @@ impl ModelStore {
         };
         let model = StoredModel::read(&place, name)?;
         self.point_at(&model)?;
-        if read_pointer(&self.root.join(DEFAULT_FILE))?.is_none() {
+        if checked.can_rank && read_pointer(&self.root.join(DEFAULT_FILE))?.is_none() {
             self.write_default(name)?;
         }
-        Ok(Added { model, change })
+        Ok(Added { model, change, settings: checked.settings })
     }
 
     /// Makes the revision that matches `is_it` current if the store has it complete, so it need not be fetched again.
@@ -94,8 +116,9 @@ impl ModelStore {
         let kept = self.revisions(name).unwrap_or_default().into_iter().find(|model| is_it(&model.manifest));
         let Some(model) = kept.filter(|model| model.verify().is_ok()) else { return Ok(None) };
         let _lock = self.lock()?;
+        let settings = model.settings()?;
         self.point_at(&model)?;
-        Ok(Some(Added { model, change: Change::Kept }))
+        Ok(Some(Added { model, change: Change::Kept, settings }))
     }
 
     /// Copies files into a temporary directory, removed when the value is dropped.
@@ -128,11 +151,17 @@ impl ModelStore {
 
 impl<'a> Files<'a> {
     /// Reads every file completely and records it.
-    fn record(dir: &'a Path, adapter: Option<&'a Path>) -> Result<Self, ModelError> {
-        let mut files = Self { records: BTreeMap::new(), dir, adapter };
+    fn record(dir: &'a Path, adapter: Option<&'a Path>, checked: &Checked) -> Result<Self, ModelError> {
+        let tokenizer = checked.tokenizer.clone().map(|bytes| (TOKENIZER_FILE.to_owned(), bytes));
+        let settings = checked.settings.to_file().map(|bytes| (SETTINGS_FILE.to_owned(), bytes));
+        let made: BTreeMap<_, _> = tokenizer.into_iter().chain(settings).collect();
+        let made_records = made.iter().map(|(file, bytes)| (file.clone(), FileRecord::of_bytes(bytes))).collect();
+        let mut files = Self { records: made_records, made, dir, adapter };
         let adapter_files = ADAPTER_FILES.iter().filter(|_| adapter.is_some());
-        let names = MODEL_FILES.iter().map(|&file| file.to_owned());
-        for file in names.chain(adapter_files.map(|file| format!("{ADAPTER_DIR}/{file}"))) {
+        for file in model_files(dir)?.into_iter().chain(adapter_files.map(|file| format!("{ADAPTER_DIR}/{file}"))) {
+            if files.made.contains_key(&file) {
+                continue;
+            }
             let path = files.source(&file);
             let record = FileRecord::of(&path).map_err(ModelError::io(&path))?;
             files.records.insert(file, record);
@@ -151,6 +180,9 @@ impl<'a> Files<'a> {
     /// Copies a file to its place in `dir` and checks the copy against the record.
     fn copy(&self, file: &str, dir: &Path) -> Result<(), ModelError> {
         let (from, to) = (self.source(file), dir.join(file));
+        if let Some(bytes) = self.made.get(file) {
+            return durable::replace(&to, bytes, Durability::Machine).map_err(ModelError::io(&to));
+        }
         if let Some(parent) = to.parent() {
             std::fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
         }

@@ -53,6 +53,50 @@ pub enum ModelError {
         #[source]
         fault: TokenizerFault,
     },
+    /// A file says something about the model that is not computed, or cannot be read.
+    #[error("{}: {message}", path.display())]
+    Described {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what is supported.
+        message: String,
+    },
+    /// The settings of a stored model are damaged or of a later program.
+    #[error("{}: cannot be read: {error}; add the model again, or use the program that added it", path.display())]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said.
+        error: serde_json::Error,
+    },
+    /// The directory has no tokenizer.
+    #[error("{} is not a model: it has no tokenizer.json{way_out}", dir.display())]
+    NoTokenizer {
+        /// The directory.
+        dir: PathBuf,
+        /// What to do.
+        way_out: &'static str,
+    },
+    /// There is no such label.
+    #[error("there is no label {label:?}: the model has {labels}")]
+    NoLabel {
+        /// The label.
+        label: String,
+        /// The labels, by number and name.
+        labels: String,
+    },
+    /// The directory's name is not a model's.
+    #[error("the folder's name {name:?} is not a model's name: choose one with --name of `assay model add`")]
+    NoNameFromFolder {
+        /// The name.
+        name: String,
+    },
+    /// A repository of a hub's cache without a snapshot to take.
+    #[error("{} has no snapshot of its main branch, and not exactly one other: add one of its snapshots/", dir.display())]
+    NoSnapshot {
+        /// The repository's directory.
+        dir: PathBuf,
+    },
     /// The name is not a valid model name.
     #[error(
         "{name:?} is not a model's name: use NAME or OWNER/NAME of letters, digits, '.', '_' and '-', at most {max_bytes} bytes"
@@ -152,6 +196,19 @@ pub enum HubError {
         /// The most time that it may take.
         timeout: Duration,
     },
+    /// The hub may not be asked, and its cache lacks the model.
+    #[error(
+        "{variable} is set, and the cache in {} has no {what}: unset it, or fetch the model where the hub can be reached",
+        cache.display()
+    )]
+    Offline {
+        /// The variable that forbids it.
+        variable: &'static str,
+        /// What was requested.
+        what: String,
+        /// Where it was looked for.
+        cache: PathBuf,
+    },
     /// Its client returned a path without a directory.
     #[error("the hub's client put {name} nowhere")]
     Nowhere {
@@ -198,6 +255,26 @@ pub enum TokenizerFault {
     /// Without a vocabulary.
     #[error("is not a tokenizer: it has no vocabulary")]
     NoVocabulary,
+    /// Its files contradict each other, or have a setting that is not supported.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Guests cannot load it.
+    #[error("cannot be used: {0}")]
+    Unreadable(String),
+    /// It fails for a text.
+    #[error("cannot be used: for a text of rare characters, {0}")]
+    Fails(String),
+    /// Its code panicked.
+    #[error("cannot be used: the library that reads it panicked")]
+    Panicked,
+    /// The longest row has no room for a text.
+    #[error("makes rows of at most {max_tokens} tokens, and {special_tokens} stand around each pair")]
+    NoRoom {
+        /// Longest row in tokens.
+        max_tokens: u32,
+        /// Tokens around a pair.
+        special_tokens: usize,
+    },
     /// Its ids are not the model's.
     #[error(
         "has token ids up to {largest}, the model's vocabulary has {vocab_size} entries: it is another model's tokenizer"

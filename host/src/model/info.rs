@@ -5,6 +5,9 @@ use std::sync::Arc;
 use assay_kernels::{RowShape, Task};
 use serde::{Deserialize, Serialize};
 
+use super::manifest::ModelRevision;
+use super::settings::{DefaultScores, ModelSettings};
+
 /// A model's description and tokenizer, as a guest sees them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelInfo {
@@ -20,6 +23,15 @@ pub struct ModelInfo {
     pub vocabulary_size: u32,
     /// Numbers per row.
     pub outputs: u32,
+    /// How scores are given if a request does not say; the host's business.
+    #[serde(default)]
+    pub scores: Option<DefaultScores>,
+    /// Text before every query; the host's business.
+    #[serde(default)]
+    pub prompt: Option<String>,
+    /// Whether texts that are too long lose their beginning, if a request does not say; the host's business.
+    #[serde(default)]
+    pub is_cut_left: bool,
     /// The bytes of `tokenizer.json`. Not serialised: too large, and already a file.
     #[serde(skip)]
     pub tokenizer: Arc<[u8]>,
@@ -35,22 +47,37 @@ pub enum ModelTask {
     Embedding,
 }
 
+impl From<Task> for ModelTask {
+    fn from(task: Task) -> Self {
+        match task {
+            Task::CrossEncoder => Self::CrossEncoder,
+            Task::Embedding => Self::Embedding,
+        }
+    }
+}
+
 impl ModelInfo {
     /// The description of a model of this shape.
     #[must_use]
-    pub fn new(name: &str, revision: &str, task: Task, shape: &RowShape, tokenizer: Arc<[u8]>) -> Self {
+    pub fn new(
+        revision: &ModelRevision,
+        task: Task,
+        shape: &RowShape,
+        settings: &ModelSettings,
+        tokenizer: Arc<[u8]>,
+    ) -> Self {
         // The store refuses dimensions that do not fit 32 bits.
         let narrow = |dimension: usize| u32::try_from(dimension).unwrap_or(u32::MAX);
         Self {
-            name: name.to_owned(),
-            revision: revision.to_owned(),
-            task: match task {
-                Task::CrossEncoder => ModelTask::CrossEncoder,
-                Task::Embedding => ModelTask::Embedding,
-            },
-            max_tokens: narrow(shape.max_tokens),
+            name: revision.name.clone(),
+            revision: revision.revision.clone(),
+            task: task.into(),
+            max_tokens: narrow(shape.max_tokens).min(settings.max_tokens.unwrap_or(u32::MAX)),
             vocabulary_size: narrow(shape.vocab_size),
             outputs: narrow(shape.outputs),
+            scores: settings.scores,
+            prompt: settings.prompt.clone(),
+            is_cut_left: settings.is_cut_left,
             tokenizer,
         }
     }

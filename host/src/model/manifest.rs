@@ -89,6 +89,11 @@ impl fmt::Display for Source {
 }
 
 impl FileRecord {
+    /// Records bytes in memory.
+    pub(super) fn of_bytes(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.len() as u64, sha256: sha256_hex(bytes) }
+    }
+
     /// Reads a whole file and records it.
     ///
     /// # Errors

@@ -3,7 +3,12 @@
 //! No two names share a directory, even if the file system ignores case: the store refuses a name whose directory
 //! [folds](fold) to another model's.
 
+use std::path::{Path, PathBuf};
+
 use super::error::ModelError;
+
+/// The folder of a hub's cache with a repository's files by commit.
+const SNAPSHOTS_DIR: &str = "snapshots";
 
 /// Longest name of a model and of its directory.
 const MAX_NAME_BYTES: usize = 128;
@@ -33,6 +38,44 @@ pub(super) fn directory(name: &str) -> Result<String, ModelError> {
 /// ignores trailing full stops.
 pub(super) fn fold(directory: &str) -> String {
     directory.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// The directory that holds a model's files, and the name that its path gives it: of a repository in a hub's cache,
+/// `models--OWNER--NAME/snapshots/COMMIT`, the snapshot and `OWNER/NAME`.
+///
+/// # Errors
+/// The path gives no name, or a repository has no snapshot to take.
+pub fn of_directory(dir: &Path) -> Result<(PathBuf, String), ModelError> {
+    let last = |dir: &Path| dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (mut files, mut name) = (dir.to_owned(), last(dir));
+    if repository(&name).is_some() && dir.join(SNAPSHOTS_DIR).is_dir() {
+        files = snapshot(dir).ok_or_else(|| ModelError::NoSnapshot { dir: dir.to_owned() })?;
+    } else if let Some(snapshots) = dir.parent().filter(|parent| last(parent) == SNAPSHOTS_DIR) {
+        name = snapshots.parent().map(last).unwrap_or_default();
+    }
+    let name = repository(&name).unwrap_or(name);
+    let is_commit = name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_commit || directory(&name).is_err() {
+        return Err(ModelError::NoNameFromFolder { name });
+    }
+    Ok((files, name))
+}
+
+/// The name of the repository that a hub's cache keeps in a folder, `models--OWNER--NAME`.
+fn repository(folder: &str) -> Option<String> {
+    folder.strip_prefix("models--").map(|name| name.replacen("--", "/", 1))
+}
+
+/// The snapshot of a repository in a hub's cache: that of the main branch, or the only one.
+fn snapshot(repository: &Path) -> Option<PathBuf> {
+    let snapshots = repository.join(SNAPSHOTS_DIR);
+    let of_main = std::fs::read_to_string(repository.join("refs/main")).ok();
+    if let Some(dir) = of_main.map(|commit| snapshots.join(commit.trim())).filter(|dir| dir.is_dir()) {
+        return Some(dir);
+    }
+    let mut all = std::fs::read_dir(snapshots).ok()?.filter_map(Result::ok).map(|entry| entry.path());
+    let first = all.next()?;
+    all.next().is_none().then_some(first)
 }
 
 /// Splits `NAME[@REVISION]`; the revision may be abbreviated.

@@ -8,7 +8,9 @@
 //!     current                       the revision that was added last
 //!     REVISION/                     the first 16 digits of the content hash
 //!       manifest.json               source, size and SHA-256 of every file
-//!       config.json  tokenizer.json  model.safetensors
+//!       config.json  model.safetensors (or shards and model.safetensors.index.json)
+//!       tokenizer.json              as transformers would tokenise
+//!       settings.json               what was decided, if anything
 //!       adapter/                    adapter_config.json  adapter_model.safetensors
 //! ```
 //!
@@ -19,11 +21,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::check::check_model;
-pub use super::check::{MAX_TOKENIZER_BYTES, TOKENIZER_FILE};
+use assay_kernels::{Architecture, Model, checkpoint};
+
+use super::check::check_stored;
 use super::error::{Damage, ModelError};
 use super::manifest::{FileRecord, Manifest, revision};
 use super::name::{self, DEFAULT_FILE};
+use super::settings::ModelSettings;
+pub use super::tokenizer::{MAX_TOKENIZER_BYTES, TOKENIZER_FILE};
 use crate::durable::{self, DirLock, Durability};
 use crate::sweep::{DroppedKind, GRACE, Sweep};
 
@@ -272,7 +277,35 @@ impl StoredModel {
                 return damaged(path, Damage::Contents { found: found.sha256, added: added.sha256.clone() });
             }
         }
-        check_model(&self.dir, self.adapter_dir().as_deref())
+        check_stored(&self.dir, self.adapter_dir().as_deref(), &self.settings()?)
+    }
+
+    /// What was decided when it was added.
+    ///
+    /// # Errors
+    /// The file is damaged, or a later program wrote it.
+    pub fn settings(&self) -> Result<ModelSettings, ModelError> {
+        ModelSettings::read(&self.dir)
+    }
+
+    /// What it computes, without reading its weights.
+    ///
+    /// # Errors
+    /// The configuration is damaged.
+    pub fn architecture(&self) -> Result<Architecture, ModelError> {
+        let mut architecture = checkpoint::read_adapted_config(&self.dir, self.adapter_dir().as_deref())?;
+        self.settings()?.narrow(&self.dir, &mut architecture)?;
+        Ok(architecture)
+    }
+
+    /// Reads the weights, with the adapter merged into them, as they are computed.
+    ///
+    /// # Errors
+    /// A file is damaged.
+    pub fn load(&self) -> Result<Model, ModelError> {
+        let mut model = checkpoint::load(&self.dir, self.adapter_dir().as_deref())?;
+        self.settings()?.apply(&self.dir, &mut model)?;
+        Ok(model)
     }
 }
 

@@ -185,7 +185,7 @@ impl<'a> Adapter<'a> {
     /// Refuses an adapter with tensors that do not fit the model, by the likeliest cause.
     pub(super) fn check_all_used(&self, layers: usize) -> Result<(), CheckpointError> {
         let used = self.used.borrow();
-        match used.iter().find(|(_, (_, used))| !used) {
+        match used.iter().find(|(name, (_, is_used))| !is_used && !is_repeated(&used, name)) {
             None => Ok(()),
             Some((name, _)) => Err(self.refused(format!("tensor {} {}", shown(name), self.cause(name, layers)))),
         }
@@ -259,6 +259,12 @@ impl<'a> Adapter<'a> {
     fn refused(&self, message: String) -> CheckpointError {
         CheckpointError::Adapter { path: self.path.clone(), message }
     }
+}
+
+/// Whether the tensor is one of the two copies that PEFT saves, with `bias` all, of a replaced module's bias.
+fn is_repeated<T>(tensors: &BTreeMap<String, T>, name: &str) -> bool {
+    let module = name.strip_suffix(".modules_to_save.bias").or_else(|| name.strip_suffix(".original_module.bias"));
+    module.is_some_and(|module| tensors.contains_key(&format!("{module}.bias")))
 }
 
 /// PEFT's name of a model's tensor.

@@ -1,0 +1,40 @@
+//! A tokenizer tried as a guest uses it, before a model is added: what a request would meet is met here.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use assay_guest::{Cut, LoadError, PairEncoder, PairError, Rows};
+
+use crate::model::error::TokenizerFault;
+
+/// A pair of plain text, and one of characters that few vocabularies have.
+const PAIRS: [(&str, &str); 2] =
+    [("what is a panda", "A panda is a bear, 12."), ("naïve 東京", "\u{1f60a} \u{e000}\u{7} [X]")];
+
+/// Room for both pairs.
+const MAX_TOKENS: usize = 4096;
+
+/// Loads a tokenizer with the guests' own code and tokenises with it. Returns the number of special tokens of a pair.
+///
+/// # Errors
+/// The tokenizer cannot be loaded, fails for a text, or has ids that the model's vocabulary lacks.
+pub(super) fn try_pairs(tokenizer: &[u8], vocab_size: usize) -> Result<usize, TokenizerFault> {
+    // The library may panic on a file that contradicts itself.
+    catch_unwind(AssertUnwindSafe(|| tokenise(tokenizer, vocab_size))).unwrap_or(Err(TokenizerFault::Panicked))
+}
+
+fn tokenise(tokenizer: &[u8], vocab_size: usize) -> Result<usize, TokenizerFault> {
+    let unreadable = |error: LoadError| TokenizerFault::Unreadable(error.to_string());
+    let encoder = PairEncoder::from_json(tokenizer).map_err(unreadable)?;
+    let fails = |error: PairError| TokenizerFault::Fails(error.to_string());
+    let mut rows = Rows::default();
+    for (query, document) in PAIRS {
+        let mut query = encoder.query(query, MAX_TOKENS, Cut::LongestFirst).map_err(fails)?;
+        query.push_pair(document, &mut rows).map_err(fails)?;
+    }
+    match rows.ids.iter().max() {
+        Some(&largest) if largest as usize >= vocab_size => {
+            Err(TokenizerFault::OtherVocabulary { largest: largest.into(), vocab_size })
+        }
+        _ => Ok(encoder.special_tokens()),
+    }
+}

@@ -1,0 +1,185 @@
+//! A model from a hub: who asks it, where it is, and what stands in for it when it may not be asked.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use assay::model::ModelStore;
+use common::tiny::Model;
+use common::{Bench, finish};
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// The variables that the hub's tools read.
+const VARIABLES: [&str; 12] = [
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_TOKEN_PATH",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "HF_HUB_DISABLE_IMPLICIT_TOKEN",
+    "XDG_CACHE_HOME",
+    "HTTP_PROXY",
+];
+
+/// A hub with one repository, `owner/ranker`, which takes one token.
+struct Hub {
+    endpoint: String,
+    /// What the requests had as authorization.
+    seen: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+impl Hub {
+    fn start(files: PathBuf) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let record = Arc::clone(&seen);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (files, record) = (files.clone(), Arc::clone(&record));
+                std::thread::spawn(move || answer(&stream, &files, &record));
+            }
+        });
+        Self { endpoint, seen }
+    }
+
+    fn tokens(&self) -> Vec<Option<String>> {
+        self.seen.lock().unwrap().drain(..).collect()
+    }
+}
+
+/// Answers the requests of one connection until it is closed.
+fn answer(mut stream: &TcpStream, files: &Path, seen: &Mutex<Vec<Option<String>>>) {
+    let mut lines = BufReader::new(stream).lines();
+    while let Some(Ok(request)) = lines.next() {
+        let headers: Vec<String> = lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+        let header = |name: &str| {
+            let mut pairs = headers.iter().filter_map(|line| line.split_once(": "));
+            pairs.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+        };
+        let token = header("authorization");
+        let is_known = token.as_deref() == Some("Bearer hf_right");
+        seen.lock().unwrap().push(token);
+        let path = request.split(' ').nth(1).unwrap_or_default();
+        let (status, body) = match path.strip_prefix(&format!("/owner/ranker/resolve/{COMMIT}/")) {
+            _ if !is_known => ("401 Unauthorized", b"{}".to_vec()),
+            Some(file) => match std::fs::read(files.join(file)) {
+                Ok(bytes) => ("206 Partial Content", bytes),
+                Err(_) => ("404 Not Found", Vec::new()),
+            },
+            None => ("200 OK", info(files)),
+        };
+        let whole = body.len();
+        let body = if header("range").as_deref() == Some("bytes=0-0") { &body[..body.len().min(1)] } else { &body };
+        let head = format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {}\r\ncontent-range: bytes 0-{}/{whole}\r\netag: \"{whole}\"\r\n\
+             x-repo-commit: {COMMIT}\r\n\r\n",
+            body.len(),
+            body.len().saturating_sub(1),
+        );
+        if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).is_err() {
+            return;
+        }
+    }
+}
+
+fn info(files: &Path) -> Vec<u8> {
+    let names = std::fs::read_dir(files).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let siblings: Vec<_> = names.map(|name| serde_json::json!({ "rfilename": name })).collect();
+    serde_json::json!({ "sha": COMMIT, "siblings": siblings }).to_string().into_bytes()
+}
+
+/// `assay model pull owner/ranker` with these variables alone.
+fn pull(bench: &Bench, variables: &[(&str, &str)]) -> Command {
+    let mut command = bench.assay();
+    for variable in VARIABLES {
+        command.env_remove(variable);
+    }
+    command.env("HOME", bench.path("home")).envs(variables.iter().copied());
+    command.args(["model", "pull", "owner/ranker"]);
+    command
+}
+
+fn names(bench: &Bench) -> Vec<String> {
+    let listed = ModelStore::new(&bench.path("data")).list().unwrap();
+    listed.into_iter().map(|listed| listed.model.manifest.name).collect()
+}
+
+#[test]
+fn a_gated_model_is_fetched_with_ones_token() {
+    for place in ["HF_TOKEN", "file", "home"] {
+        let bench = Bench::new();
+        let files = bench.path("files");
+        Model::default().write(&files);
+        std::fs::write(files.join("tokenizer_config.json"), r#"{"do_lower_case": false}"#).unwrap();
+        let hub = Hub::start(files);
+        // A slash at the end is common.
+        let endpoint = format!("{}/", hub.endpoint);
+        let home = bench.path("elsewhere");
+        std::fs::create_dir_all(bench.path("home/.cache/huggingface")).unwrap();
+        std::fs::create_dir_all(&home).unwrap();
+        let mut variables = vec![("HF_ENDPOINT", endpoint.as_str())];
+        finish(&mut pull(&bench, &variables)).fails(1, &["it may need a token: set HF_TOKEN"]);
+        assert!(hub.tokens().iter().all(Option::is_none));
+        match place {
+            "HF_TOKEN" => variables.push(("HF_TOKEN", "hf_right")),
+            "file" => {
+                std::fs::write(home.join("token"), "hf_right\n").unwrap();
+                variables.push(("HF_HOME", home.to_str().unwrap()));
+            }
+            _ => std::fs::write(bench.path("home/.cache/huggingface/token"), "hf_right").unwrap(),
+        }
+        let pulled = finish(&mut pull(&bench, &variables)).succeeds();
+        assert!(
+            pulled.stderr.contains("texts are not lower-cased"),
+            "its settings were not fetched: {}",
+            pulled.stderr
+        );
+        assert!(hub.tokens().iter().all(|token| token.as_deref() == Some("Bearer hf_right")), "{place}");
+        assert_eq!(names(&bench), ["owner/ranker", "tiny"]);
+        variables.push(("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"));
+        finish(&mut pull(&bench, &variables)).fails(1, &["HF_TOKEN"]);
+        assert!(hub.tokens().iter().all(Option::is_none));
+    }
+}
+
+#[test]
+fn a_wrong_token_is_named_as_the_cause() {
+    let bench = Bench::new();
+    Model::default().write(&bench.path("files"));
+    let hub = Hub::start(bench.path("files"));
+    let variables = [("HF_ENDPOINT", hub.endpoint.as_str()), ("HF_TOKEN", "hf_wrong")];
+    let refused = finish(&mut pull(&bench, &variables));
+    refused.fails(1, &["the token in HF_TOKEN or its file may not see it"]);
+    assert!(!refused.stderr.contains("hf_wrong"), "{}", refused.stderr);
+}
+
+#[test]
+fn offline_a_model_comes_from_the_cache_of_the_hubs_tools() {
+    let bench = Bench::new();
+    let repository = bench.path("cache/models--owner--ranker");
+    Model::default().write(&repository.join("snapshots").join(COMMIT));
+    std::fs::create_dir_all(repository.join("refs")).unwrap();
+    std::fs::write(repository.join("refs/main"), COMMIT).unwrap();
+    let cache = bench.path("cache");
+    // No port of this address is open.
+    let closed = ("HF_ENDPOINT", "http://127.0.0.1:9");
+    let empty = bench.path("empty");
+    let variables = [closed, ("HF_HUB_OFFLINE", "1"), ("HF_HUB_CACHE", empty.to_str().unwrap())];
+    finish(&mut pull(&bench, &variables)).fails(1, &["HF_HUB_OFFLINE is set", "has no owner/ranker at main"]);
+    let variables = [closed, ("HF_HUB_OFFLINE", "1"), ("HF_HUB_CACHE", cache.to_str().unwrap())];
+    finish(&mut pull(&bench, &variables)).succeeds();
+    assert_eq!(names(&bench), ["owner/ranker", "tiny"]);
+    let list = finish(bench.assay().args(["model", "list"])).succeeds().stdout;
+    assert!(list.contains(&COMMIT[..8]), "{list}");
+}
