@@ -9,6 +9,8 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use assay::model::ModelStore;
+use assay_guest::{Cut, PairEncoder, Rows};
+use assay_kernels::PackedBatch;
 use common::tiny::Model;
 use common::{Bench, Finished, finish};
 use serde_json::{Value, json};
@@ -92,16 +94,38 @@ fn assert_near(name: &str, found: &[f64], expected: &[f64]) {
     assert!(is_near && found.len() == expected.len(), "{name}: {found:?}, expected {expected:?}");
 }
 
-/// Adds a copy of a small BERT with this `tokenizer_config.json` and compares its scores.
-#[track_caller]
-fn assert_scores(bench: &Bench, name: &str, config: &Value, change: impl FnOnce(&Path), expected: [f64; 4]) {
+/// A copy of a small BERT with this `tokenizer_config.json`, added.
+fn add_copy(bench: &Bench, name: &str, config: &Value, change: impl FnOnce(&Path)) {
     let dir = copy(bench, "bert-hd32", name);
     if !config.is_null() {
         set(&dir.join("tokenizer_config.json"), config);
     }
     change(&dir);
     add(bench, &dir, &[]).succeeds();
+}
+
+/// Adds a small BERT with this `tokenizer_config.json` and compares the scores that the command gives.
+#[track_caller]
+fn assert_scores(bench: &Bench, name: &str, config: &Value, change: impl FnOnce(&Path), expected: [f64; 4]) {
+    add_copy(bench, name, config, change);
     assert_near(name, &scores(bench, name, &DOCUMENTS, &["--scores", "raw"]), &expected);
+}
+
+/// The same without a guest, which each model would have to be prepared for: compares the scores of the rows that the
+/// guests' code makes with the tokenizer in the store.
+#[track_caller]
+fn assert_rows(bench: &Bench, name: &str, config: &Value, change: impl FnOnce(&Path), expected: [f64; 4]) {
+    add_copy(bench, name, config, change);
+    let stored = ModelStore::new(&bench.path("data")).open(Some(name)).unwrap();
+    let encoder = PairEncoder::from_json(&std::fs::read(stored.dir().join("tokenizer.json")).unwrap()).unwrap();
+    let model = stored.load().unwrap();
+    let mut query = encoder.query(QUERY, model.architecture.max_tokens, Cut::LongestFirst).unwrap();
+    let mut rows = Rows::default();
+    for document in DOCUMENTS {
+        query.push_pair(document, &mut rows).unwrap();
+    }
+    let batch = PackedBatch::new(rows.ids, rows.offsets, rows.second_segment).unwrap();
+    assert_near(name, &assay_kernels::reference::forward(&model, &batch), &expected);
 }
 
 fn show(bench: &Bench, model: &str) -> Value {
@@ -132,17 +156,17 @@ fn change_tokenizer(dir: &Path, change: impl FnOnce(&mut Value)) {
 #[test]
 fn a_cased_model_is_tokenised_as_its_tokenizer_config_says() {
     let bench = Bench::new();
-    assert_scores(&bench, "plain", &bert(&json!({})), nothing, PLAIN);
+    assert_rows(&bench, "plain", &bert(&json!({})), nothing, PLAIN);
     assert_scores(&bench, "cased", &bert(&json!({ "do_lower_case": false })), nothing, CASED);
     let electra = json!({ "tokenizer_class": "ElectraTokenizer", "do_lower_case": false });
-    assert_scores(&bench, "electra", &electra, nothing, CASED);
+    assert_rows(&bench, "electra", &electra, nothing, CASED);
     let accents = [-0.643848, -1.645188, -0.549169, -1.797111];
-    assert_scores(&bench, "accents", &bert(&json!({ "strip_accents": false })), nothing, accents);
+    assert_rows(&bench, "accents", &bert(&json!({ "strip_accents": false })), nothing, accents);
     // Without a configuration, the class of the model's type lower-cases, whatever the file says.
     let cased = |dir: &Path| change_tokenizer(dir, |it| it["normalizer"]["lowercase"] = json!(false));
-    assert_scores(&bench, "no-configuration", &json!(null), cased, PLAIN);
+    assert_rows(&bench, "no-configuration", &json!(null), cased, PLAIN);
     let generic_cased = [1.067538, 1.513763, 1.339848, 1.676816];
-    assert_scores(&bench, "generic-cased", &generic(&json!({})), cased, generic_cased);
+    assert_rows(&bench, "generic-cased", &generic(&json!({})), cased, generic_cased);
 
     let chinese = copy(&bench, "bert-hd32", "chinese");
     set(&chinese.join("tokenizer_config.json"), &bert(&json!({ "tokenize_chinese_chars": false })));
@@ -155,22 +179,22 @@ fn a_cased_model_is_tokenised_as_its_tokenizer_config_says() {
 fn token_types_are_given_as_the_tokenizers_class_does() {
     let bench = Bench::new();
     let names = json!({ "model_input_names": ["input_ids", "attention_mask"] });
-    assert_scores(&bench, "no-types", &bert(&names), nothing, WITHOUT_TYPES);
-    assert_scores(&bench, "generic", &generic(&json!({})), nothing, WITHOUT_TYPES);
+    assert_rows(&bench, "no-types", &bert(&names), nothing, WITHOUT_TYPES);
+    assert_rows(&bench, "generic", &generic(&json!({})), nothing, WITHOUT_TYPES);
     let distil = json!({ "tokenizer_class": "DistilBertTokenizer" });
-    assert_scores(&bench, "distil", &distil, nothing, WITHOUT_TYPES);
+    assert_rows(&bench, "distil", &distil, nothing, WITHOUT_TYPES);
     let names = json!({ "model_input_names": ["input_ids", "token_type_ids", "attention_mask"] });
-    assert_scores(&bench, "generic-types", &generic(&names), nothing, PLAIN);
+    assert_rows(&bench, "generic-types", &generic(&names), nothing, PLAIN);
 }
 
 #[test]
 fn what_a_class_builds_itself_is_not_taken_from_the_file() {
     let bench = Bench::new();
     let without = |part: &'static str| move |dir: &Path| change_tokenizer(dir, |it| it[part] = json!(null));
-    assert_scores(&bench, "no-template", &bert(&json!({})), without("post_processor"), PLAIN);
-    assert_scores(&bench, "no-split", &bert(&json!({})), without("pre_tokenizer"), PLAIN);
-    assert_scores(&bench, "no-normalizer", &bert(&json!({})), without("normalizer"), PLAIN);
-    assert_scores(
+    assert_rows(&bench, "no-template", &bert(&json!({})), without("post_processor"), PLAIN);
+    assert_rows(&bench, "no-split", &bert(&json!({})), without("pre_tokenizer"), PLAIN);
+    assert_rows(&bench, "no-normalizer", &bert(&json!({})), without("normalizer"), PLAIN);
+    assert_rows(
         &bench,
         "generic-no-template",
         &generic(&json!({})),
@@ -191,7 +215,7 @@ fn long_texts_are_cut_where_and_at_the_side_that_the_files_say() {
     let in_file = |dir: &Path| change_tokenizer(dir, |it| it["truncation"] = truncation);
     let expected = [0.823186, 0.122805, 0.505790, 0.930392];
     assert_scores(&bench, "left-in-file", &generic(&limit), in_file, expected);
-    assert_scores(&bench, "unlimited", &bert(&json!({ "model_max_length": 1e30 })), nothing, PLAIN);
+    assert_rows(&bench, "unlimited", &bert(&json!({ "model_max_length": 1e30 })), nothing, PLAIN);
 }
 
 /// Writes what sentence-transformers 6 saves for a cross-encoder, with these settings.
@@ -221,7 +245,7 @@ fn a_model_that_sentence_transformers_saved_is_used_as_it_says() {
         set(&dir.join("config_sentence_transformers.json"), &prompt);
         set(&dir.join("sentence_bert_config.json"), &json!({ "max_seq_length": 16 }));
     };
-    assert_scores(&bench, "of-another", &bert(&json!({})), of_other, PLAIN);
+    assert_rows(&bench, "of-another", &bert(&json!({})), of_other, PLAIN);
 
     let longest = json!({ "max_seq_length": 16, "do_lower_case": false });
     let shortened = |dir: &Path| save_as_cross_encoder(dir, &json!({}), &longest);
@@ -232,7 +256,7 @@ fn a_model_that_sentence_transformers_saved_is_used_as_it_says() {
         save_as_cross_encoder(dir, &json!({}), &json!({ "do_lower_case": true }));
     };
     let expected = [0.962682, 1.480519, 1.092880, 1.658259];
-    assert_scores(&bench, "lowered", &generic(&json!({})), lowered, expected);
+    assert_rows(&bench, "lowered", &generic(&json!({})), lowered, expected);
 
     let dir = copy(&bench, "bert-hd32", "two-modules");
     save_as_cross_encoder(&dir, &json!({}), &json!({}));

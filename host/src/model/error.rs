@@ -92,7 +92,7 @@ pub enum ModelError {
         name: String,
     },
     /// A repository of a hub's cache without a snapshot to take.
-    #[error("{} has no snapshot of its main branch, and not exactly one other: add one of its snapshots/", dir.display())]
+    #[error("{} has no snapshot of its main branch, and not exactly one other: add one of them", dir.display())]
     NoSnapshot {
         /// The repository's directory.
         dir: PathBuf,
@@ -198,7 +198,7 @@ pub enum HubError {
     },
     /// The hub may not be asked, and its cache lacks the model.
     #[error(
-        "{variable} is set, and the cache in {} has no {what}: unset it, or fetch the model where the hub can be reached",
+        "{variable} is set, and the cache in {} has no {what}: unset it, or fetch the model with the hub's tools",
         cache.display()
     )]
     Offline {

@@ -76,7 +76,7 @@ pub(super) fn describe(dir: &Path, task: Task) -> Result<Described, ModelError> 
         described.scores = scores(name);
         if described.scores.is_none() {
             described.notes.push(format!(
-                "its activation {name:.100} is not computed here: scores are raw, or their sigmoid with --scores sigmoid"
+                "its activation {name:.100} is not computed here: scores are raw, or sigmoids with --scores sigmoid"
             ));
         }
     }

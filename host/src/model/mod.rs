@@ -1,8 +1,8 @@
 //! Models: [checks](check) and [adds](add) directories, keeps them by revision ([`store`]), and fetches them from a hub
 //! ([`hub`]) or a Python package ([`builtin`]). [`device`](crate::device) loads them.
 //!
-//! What a model's files leave open is decided once, when it is added, by its `tokenizer` and `hugging_face` files and by
-//! the person who adds it; [`settings`] keeps that, and [`page`] tells it.
+//! What a model's files leave open is decided once, when it is added, by `tokenizer`, `hugging_face` and the person who
+//! adds it; [`settings`] keeps that, and [`page`] shows it.
 
 mod add;
 pub mod builtin;

@@ -134,8 +134,8 @@ impl AdapterConfig {
     }
 }
 
-/// Refuses an adapter of another base model than the one that people have: some initialisations take the adapter's start
-/// out of the base model's weights, and what PEFT saves by default then belongs to the rest.
+/// Refuses an adapter of another base model than the one that people have: some initialisations subtract the adapter's
+/// start from the base model's weights, and what PEFT saves by default belongs to the rest.
 fn check_initialisation(value: &Value) -> Result<(), String> {
     let name = match value {
         Value::Null | Value::Bool(_) => return Ok(()),
@@ -147,13 +147,13 @@ fn check_initialisation(value: &Value) -> Result<(), String> {
     if is_convertible {
         return Err(format!(
             "init_lora_weights is {}: training changed the base model too, and this file has only the adapter; save it \
-             with save_pretrained(DIR, path_initial_model_for_weight_conversion=…), which makes it fit the original base",
+             with save_pretrained(DIR, path_initial_model_for_weight_conversion=…), which makes it fit its first base",
             shown(&name)
         ));
     }
     Err(format!(
-        "init_lora_weights is {}, which may change the base model; merge the adapter with PEFT, over the base model that \
-         it was trained with",
+        "init_lora_weights is {}, which may change the base model; merge the adapter with PEFT, over the base that it was \
+         trained with",
         shown(&name)
     ))
 }

@@ -3,7 +3,7 @@
 //! | what the adapter has | what the weights become |
 //! | --- | --- |
 //! | `lora_A`, `lora_B` | `W' = W + scale · B · A` (Hu et al. 2021, <https://arxiv.org/abs/2106.09685>) |
-//! | `lora_magnitude_vector` | `W'` with rows of that length (DoRA, Liu et al. 2024, <https://arxiv.org/abs/2402.09353>) |
+//! | `lora_magnitude_vector` | `W'` with rows of that length (DoRA, Liu 2024, <https://arxiv.org/abs/2402.09353>) |
 //! | `lora_B.bias` | `b + scale · bias` |
 //! | `lora_embedding_A`, `lora_embedding_B` | `W + scale · (B · A)ᵀ` of a table |
 //! | a module's own tensors (`modules_to_save`, `bias`) | those |
