@@ -1,6 +1,5 @@
 //! The opened processor or GPU, and engines on it.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 
 use assay_kernels::cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
@@ -8,6 +7,7 @@ use assay_kernels::gpu::{AdapterDescription, AdapterSelection, GpuDevice, GpuEng
 use assay_kernels::{Architecture, DeviceMemory, Engine, Model};
 
 use super::choose::{Decision, DeviceError, DeviceOptions, EngineChoice};
+use super::opened::Opened;
 use super::puppet::Puppet;
 
 /// The processor's threads or one GPU.
@@ -16,25 +16,6 @@ pub(super) struct Hardware {
     options: DeviceOptions,
     decision: Decision,
     opened: Box<dyn Opened>,
-}
-
-/// The part that all models share. A trait object, so that the compiler need not inspect wgpu's types to see that a
-/// future that holds a device is `Send`.
-pub(super) trait Opened: Debug + Send + Sync {
-    /// The engine's name.
-    fn name(&self) -> &'static str;
-
-    /// The device's description of itself.
-    fn description(&self) -> String;
-
-    /// Compute threads; 0 if the processor only waits.
-    fn threads(&self) -> usize;
-
-    /// Memory that a model will take, computed without reading its weights.
-    fn memory_needed(&self, architecture: &Architecture) -> Result<DeviceMemory, DeviceError>;
-
-    /// Makes an engine for a model.
-    fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError>;
 }
 
 #[derive(Debug)]

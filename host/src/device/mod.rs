@@ -2,7 +2,8 @@
 //!
 //! A process opens one. Its parts:
 //!
-//! - [`choose`]: the device for this machine, and why; [`hardware`]: the opened threads or GPU.
+//! - [`choose`]: the device for this machine, and why; [`hardware`]: the opened threads or GPU, behind
+//!   the trait of [`opened`].
 //! - [`models`]: loaded models; [`budget`]: the memory they may take, and which make room.
 //! - [`scheduler`]: schedules rows of many tenants' requests onto the models' engines: [`queue`] admits requests and
 //!   packs batches, [`fair_queueing`] decides whose turn it is, [`speed`] estimates what rows cost, [`dispatch`] is the
@@ -20,6 +21,7 @@ mod fair_queueing;
 mod hardware;
 mod meter;
 mod models;
+mod opened;
 mod puppet;
 mod queue;
 mod scheduler;

@@ -6,7 +6,7 @@ use assay_kernels::{
 };
 
 use super::choose::DeviceError;
-use super::hardware::Opened;
+use super::opened::Opened;
 
 /// Most tokens of a batch: as many as one request of the usual size has.
 const MAX_BATCH_TOKENS: usize = 16_384;
