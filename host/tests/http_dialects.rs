@@ -4,6 +4,7 @@
 mod common;
 
 use common::server::{Answer, Server};
+use common::tiny;
 use serde_json::{Value, json};
 
 const DOCUMENTS: [&str; 3] = ["red moon", "blue sky", "green sea"];
@@ -236,4 +237,26 @@ fn the_service_describes_itself_to_programs_and_people() {
         assert!(text.contains(part), "no {part} in the page");
     }
     assert!(!text.contains("<script") && !text.contains("https://"), "the page loads something");
+}
+
+#[test]
+fn vllm_gives_scores_as_the_models_files_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("raw");
+    let mut files = tiny::Model::default();
+    files.config["sentence_transformers"] = json!({ "activation_fn": "torch.nn.modules.linear.Identity" });
+    files.write(&model);
+    let server = Server::on(&dir.path().join("data"), &["--model", model.to_str().unwrap()]);
+    let score = |path: &str, more: &str| {
+        let body = format!(r#"{{"query":"blue","documents":["sky"]{more}}}"#);
+        server.post(path, body).ok()["results"][0]["relevance_score"].as_f64().unwrap()
+    };
+    let logit = score("/v1/rerank", r#","raw_scores":true"#);
+    assert_eq!(score("/vllm/rerank", ""), logit);
+    let scored = server.post("/score", r#"{"text_1":"blue","text_2":"sky"}"#).ok();
+    assert_eq!(scored["data"][0]["score"], logit);
+    // The others' clients expect scores from 0 to 1, and vLLM's may ask for them.
+    let sigmoid = score("/v1/rerank", "");
+    assert!((sigmoid - 1.0 / (1.0 + (-logit).exp())).abs() < 1e-6, "{sigmoid} of {logit}");
+    assert_eq!(score("/vllm/rerank", r#","use_activation":true"#), sigmoid);
 }

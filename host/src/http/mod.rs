@@ -106,7 +106,7 @@ pub fn decode_body(path: &str, body: Vec<u8>, limits: &RequestLimits) -> Option<
     let body = crate::json::decode(body).ok()?;
     let fields = Fields::of(&body).ok()?;
     let dialect = choice.dialect(&fields);
-    let question = dialect.parse(fields, &Serving { model: "model", max_tokens: 512, limits }).ok()?;
+    let question = dialect.parse(fields, &Serving { model: "model", max_tokens: 512, scores: None, limits }).ok()?;
     for place in question.shown {
         // What is given back is JSON again.
         serde_json::from_str::<serde::de::IgnoredAny>(body.get(place)?).ok()?;

@@ -304,7 +304,8 @@ fn decode_here(
     let fields = Fields::of(&body).map_err(|error| (known, error))?;
     let dialect = choice.dialect(&fields);
     let model = tenant.model();
-    let serving = Serving { model: &model.name, max_tokens: model.max_tokens, limits: tenant.limits() };
+    let (limits, scores) = (tenant.limits(), tenant.default_scores());
+    let serving = Serving { model: &model.name, max_tokens: model.max_tokens, scores, limits };
     let question = dialect.parse(fields, &serving).map_err(|error| (Some(dialect), error))?;
     // Unless documents are given back, nothing of the body is needed any more.
     let body = if question.shown.is_empty() { String::new() } else { body };

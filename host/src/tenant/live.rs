@@ -9,8 +9,8 @@ use super::meter::{Ending, Meter, Usage};
 use super::{Deployment, TenantName};
 use crate::guest::{Call, CallCost, CallMeter, Guest, HeldMemory, Membership, Models, Payer};
 use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
-use crate::model::ModelInfo;
-use crate::rerank::{Request, RerankError, Response};
+use crate::model::{DefaultScores, ModelInfo};
+use crate::rerank::{Activation, Request, RerankError, Response};
 
 /// One version of a tenant, ready for requests. A request stays on the version it began on. All versions of a tenant
 /// share its concurrency limit, meter and rate.
@@ -119,6 +119,15 @@ impl LiveTenant {
     #[must_use]
     pub fn model(&self) -> &ModelInfo {
         self.models.default.info()
+    }
+
+    /// How the model's files, or who added it, want scores to be given; `None` where nobody said.
+    #[must_use]
+    pub fn default_scores(&self) -> Option<Activation> {
+        self.model().scores.map(|scores| match scores {
+            DefaultScores::Raw => Activation::None,
+            DefaultScores::Sigmoid => Activation::Sigmoid,
+        })
     }
 
     /// Waits until the tenant may have another request in work. Nothing of the request need be known yet, so that a

@@ -29,7 +29,7 @@ use serde_json::value::RawValue;
 use super::error::HttpError;
 use super::fields::Fields;
 use crate::limits::RequestLimits;
-use crate::rerank::{Request, Response};
+use crate::rerank::{Activation, Request, Response};
 use vocabulary::Vocabulary;
 
 pub(super) use cohere_v1::CohereV1;
@@ -83,6 +83,8 @@ pub(super) struct Serving<'a> {
     pub(super) model: &'a str,
     /// The model's longest row in tokens.
     pub(super) max_tokens: u32,
+    /// How the model's files, or who added it, want scores to be given.
+    pub(super) scores: Option<Activation>,
     /// The tenant's limits.
     pub(super) limits: &'a RequestLimits,
 }

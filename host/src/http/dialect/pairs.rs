@@ -20,7 +20,7 @@ const SIDES: [(&str, &str); 4] =
 
 /// Decodes a body of `/predict`: `inputs` is a pair, or a list of pairs.
 pub(super) fn parse_predict(mut fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
-    let asked = Asked::take(&mut fields, serving)?;
+    let asked = Asked::take(&mut fields, serving, Activation::Sigmoid)?;
     let inputs = fields.require("inputs")?;
     let mut pairs = Pairs::new(serving.limits);
     let mut single: Vec<String> = Vec::new();
@@ -54,11 +54,12 @@ pub(super) fn parse_score(
     mut fields: Fields<'_>,
     serving: &Serving<'_>,
     model: ModelRule,
+    scores: Activation,
 ) -> Result<Question, HttpError> {
     if let Some(asked) = fields.take("model") {
         ranking::check_model(asked, serving, model)?;
     }
-    let asked = Asked::take(&mut fields, serving)?;
+    let asked = Asked::take(&mut fields, serving, scores)?;
     let sides = SIDES.into_iter().find(|(left, right)| fields.has(left) && fields.has(right));
     let (left, right) = sides.unwrap_or(SIDES[0]);
     let queries = side(fields.require(left)?, serving.limits)?;
@@ -109,8 +110,8 @@ struct Asked {
 }
 
 impl Asked {
-    fn take(fields: &mut Fields<'_>, serving: &Serving<'_>) -> Result<Self, HttpError> {
-        let activation = ranking::read_activation(fields, Activation::Sigmoid)?;
+    fn take(fields: &mut Fields<'_>, serving: &Serving<'_>, scores: Activation) -> Result<Self, HttpError> {
+        let activation = ranking::read_activation(fields, scores)?;
         let cut = Cut::take(fields, serving)?;
         ranking::refuse_what_is_not_done(fields, serving)?;
         let settings = cut.settings(fields)?;

@@ -36,7 +36,7 @@ pub(in crate::http) struct VllmScore;
 
 impl Dialect for Vllm {
     fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
-        ranking::parse(fields, serving, &PROFILE)
+        ranking::parse(fields, serving, &Profile { scores: scores(serving), ..PROFILE })
     }
 
     fn reply(&self, answer: &Answer<'_>) -> Result<Vec<u8>, HttpError> {
@@ -64,7 +64,7 @@ impl Dialect for Vllm {
 
 impl Dialect for VllmScore {
     fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
-        pairs::parse_score(fields, serving, MODEL)
+        pairs::parse_score(fields, serving, MODEL, scores(serving))
     }
 
     fn reply(&self, answer: &Answer<'_>) -> Result<Vec<u8>, HttpError> {
@@ -100,6 +100,11 @@ impl Dialect for VllmScore {
     fn error(&self, error: &HttpError) -> serde_json::Value {
         describe(error)
     }
+}
+
+/// vLLM gives scores as the model's files say, and as sigmoids where they say nothing.
+fn scores(serving: &Serving<'_>) -> Activation {
+    serving.scores.unwrap_or(PROFILE.scores)
 }
 
 fn status(error: &HttpError) -> StatusCode {

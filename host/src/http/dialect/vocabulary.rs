@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn every_known_field_is_understood() {
         let limits = RequestLimits::default();
-        let serving = Serving { model: "m", max_tokens: 16, limits: &limits };
+        let serving = Serving { model: "m", max_tokens: 16, scores: None, limits: &limits };
         let bodies: [(&dyn Dialect, Vocabulary, &str, &[&str]); 4] = [
             (&CohereV1, Vocabulary::Ranking, r#""query":"q","documents":["d"]"#, &["query", "documents", "texts"]),
             (&Tei, Vocabulary::Ranking, r#""query":"q","texts":["d"]"#, &["query", "documents", "texts"]),
