@@ -118,7 +118,7 @@ fn try_all(kind: &str, mut each: impl FnMut(&mut ChaCha8Rng) -> bool) {
         match catch_unwind(AssertUnwindSafe(|| each(&mut random))) {
             Ok(was_accepted) => accepted += u32::from(was_accepted),
             Err(panic) => {
-                eprintln!("{kind}: case {cases} of seed {seed} failed");
+                eprintln!("{kind}: case {cases} of ASSAY_FUZZ_SEED={seed} failed");
                 std::panic::resume_unwind(panic);
             }
         }

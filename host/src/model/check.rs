@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use assay_kernels::checkpoint::{self, RankedLabel};
-use assay_kernels::gpu::GpuEngine;
+use assay_kernels::gpu::{self, GpuEngine};
 use assay_kernels::{Architecture, CpuEngine, Task};
 
 use super::error::{ModelError, TokenizerFault};
@@ -47,6 +47,7 @@ pub(super) fn check_model(dir: &Path, adapter: Option<&Path>, choices: &Choices)
     // Cheap checks first: a wrong architecture is reported before any weights are read.
     let architecture = checkpoint::read_adapted_config(dir, adapter)?;
     check_parts(dir, &architecture)?;
+    check_usable_here(dir, &architecture)?;
     let task = architecture.task();
     let described = hugging_face::describe(dir, task)?;
     let tokenizer = tokenizer::decide(dir, &described, &architecture)?;
@@ -134,6 +135,17 @@ fn check_files(dir: &Path, adapter: Option<&Path>) -> Result<(), ModelError> {
 fn check_parts(dir: &Path, architecture: &Architecture) -> Result<(), ModelError> {
     match (CpuEngine::supports(architecture), GpuEngine::supports(architecture)) {
         (Err(lacking), Err(_)) => Err(ModelError::Unsupported { path: dir.join(checkpoint::CONFIG_FILE), lacking }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a model that only the GPU engine computes where there is no GPU: it would be here and of no use.
+fn check_usable_here(dir: &Path, architecture: &Architecture) -> Result<(), ModelError> {
+    match CpuEngine::supports(architecture) {
+        Err(lacking) if gpu::auto().adapter.is_none() => Err(ModelError::Described {
+            path: dir.join(checkpoint::CONFIG_FILE),
+            message: format!("{lacking}; the gpu engine computes it, and this machine has no GPU"),
+        }),
         _ => Ok(()),
     }
 }

@@ -13,6 +13,25 @@ const PAIRS: [(&str, &str); 2] =
 /// Room for both pairs.
 const MAX_TOKENS: usize = 4096;
 
+/// Added tokens in one text: each may be several tokens, and all of them must fit.
+const TOKENS_AT_ONCE: usize = 256;
+
+/// The texts of a tokenizer's added tokens.
+fn added_tokens(tokenizer: &[u8]) -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        #[serde(default)]
+        added_tokens: Vec<Token>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Token {
+        content: String,
+    }
+    // What cannot be read was refused before.
+    let file = serde_json::from_slice(tokenizer).unwrap_or(File { added_tokens: Vec::new() });
+    file.added_tokens.into_iter().map(|token| token.content).collect()
+}
+
 /// Loads a tokenizer with the guests' own code and tokenises with it. Returns the number of special tokens of a pair.
 ///
 /// # Errors
@@ -30,6 +49,11 @@ fn tokenise(tokenizer: &[u8], vocab_size: usize) -> Result<usize, TokenizerFault
     for (query, document) in PAIRS {
         let mut query = encoder.query(query, MAX_TOKENS, Cut::LongestFirst).map_err(fails)?;
         query.push_pair(document, &mut rows).map_err(fails)?;
+    }
+    // The ids that the library gives added tokens need not be those of the file.
+    for tokens in added_tokens(tokenizer).chunks(TOKENS_AT_ONCE) {
+        let mut query = encoder.query("", MAX_TOKENS, Cut::LongestFirst).map_err(fails)?;
+        query.push_pair(&tokens.join(" "), &mut rows).map_err(fails)?;
     }
     match rows.ids.iter().max() {
         Some(&largest) if largest as usize >= vocab_size => {
