@@ -65,7 +65,7 @@ fn odd(random: &mut ChaCha8Rng) -> Value {
 
 /// Changes one value somewhere in a tree.
 fn change(value: &mut Value, random: &mut ChaCha8Rng) {
-    let goes_deeper = random.next_u32() % 4 != 0;
+    let goes_deeper = !random.next_u32().is_multiple_of(4);
     match value {
         Value::Object(fields) if goes_deeper && !fields.is_empty() => {
             let at = below(random, fields.len());

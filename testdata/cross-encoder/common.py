@@ -31,7 +31,8 @@ class Assay:
     def scores(self, pairs, model=None):
         """The logit of each pair, or raises ValueError with the program's message."""
         line = lambda pair: json.dumps({"query": pair[0], "documents": [pair[1]]})
-        options = ["--requests", "-", "--json", "--engine", "cpu"] + (["--model", model] if model else [])
+        # Otherwise scores are what the model's files say, as CrossEncoder's are.
+        options = ["--requests", "-", "--json", "--engine", "cpu", "--scores", "raw"] + (["--model", model] if model else [])
         done = self.run("rerank", *options, text="".join(line(pair) + "\n" for pair in pairs))
         if done.returncode:
             raise ValueError(done.stderr.strip())

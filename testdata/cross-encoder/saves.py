@@ -832,7 +832,11 @@ def judge(row, number, assay, score, work):
             raise
         return "not offered", f"{type(error).__name__}: {error}".splitlines()[0]
     stored = f"saves/{number:03}"
-    add = assay.run("model", "add", model, "--name", stored, *(["--adapter", adapter] if adapter else []))
+    options = ["--adapter", adapter] if adapter else []
+    if guest and len(want[0]) > 1:
+        # A model of several labels is ranked by the one that its user chooses.
+        options += ["--label", "1"]
+    add = assay.run("model", "add", model, "--name", stored, *options)
     if add.returncode not in (0, 2):
         return "FAILED", f"model add ended with {add.returncode}: {last(add.stderr)}"
     if add.returncode == 2:
