@@ -144,7 +144,7 @@ fn limits_are_a_version_of_their_own_and_hold_at_once() {
     let slow = TenantLimits { max_tokens_per_s: 1, burst_tokens: 4, ..TenantLimits::default() };
     assert_eq!(serving(set(slow)).version, 4);
     assert!(rerank(&["a", "b"]).is_ok());
-    assert!(matches!(rerank(&["a"]), Err(RerankError::Overloaded { .. })));
+    assert!(matches!(rerank(&["a"]), Err(RerankError::TooManyRequests { limit: "max_tokens_per_s", .. })));
     assert!(matches!(rerank(&["abcd"]), Err(RerankError::TooLarge { limit, .. }) if limit == "burst_tokens"));
 
     let usage = platform.tenant(&name("acme")).unwrap().usage();
