@@ -65,10 +65,10 @@ pub(super) fn decide(dir: &Path, described: &Described, architecture: &Architect
     let refused = |fault| ModelError::Tokenizer { path: path.clone(), fault };
     let bytes = read_tokenizer(&path)?;
     let original: Value = serde_json::from_slice(&bytes).map_err(|error| refused(TokenizerFault::NotJson(error)))?;
+    check_vocabulary(&original, architecture.vocab_size).map_err(refused)?;
     if !original["model"].is_object() {
         return Err(refused(TokenizerFault::Unreadable("it has no object `model`".to_owned())));
     }
-    check_vocabulary(&original, architecture.vocab_size).map_err(refused)?;
     let config = hugging_face::read(dir, TOKENIZER_CONFIG_FILE)?.unwrap_or_default();
     let mut rewrite = Rewrite { tokenizer: original.clone(), config: &config, changes: Vec::new() };
     let has_token_types = architecture.embeddings.token_types == TokenTypes::Two;
