@@ -181,7 +181,7 @@ fn a_model_serves_when_it_is_deployed_and_not_when_it_is_added() {
     said(tenant(data_dir, &["deploy", "acme", "--model", &format!("tiny/one@{old_revision:.8}")]));
     assert_eq!(answer(&server), old);
     let refused = tenant(data_dir, &["deploy", "acme"]);
-    refused.fails(2, &["required arguments were not provided"]);
+    refused.fails(2, &["nothing is to change of acme"]);
     assert!(server.stop());
     // Without a server the list is read from the files.
     let table = common::finish(&mut assay(data_dir, &["model", "list"])).succeeds().stdout;
