@@ -139,10 +139,7 @@ fn layers(routes: &[Route], times: &[Vec<f64>]) -> Vec<Layer> {
 }
 
 fn median(values: &[f64]) -> Option<Interval> {
-    let middle = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied()
-    };
+    let middle = |mut values: Vec<f64>| stats::quantile(&mut values, 0.5);
     stats::bootstrap(middle(values.to_vec())?, SEED, |draws| {
         middle(values.iter().map(|_| *draws.one(values)).collect())
     })

@@ -2,15 +2,8 @@
 
 use std::time::Duration;
 
-/// The setting that says which end of a text is cut off: `right` (its end, and the default) or `left`. A guest that
-/// honours it, or one of the two below, fails for a value that it cannot have; see `settings` in the contract.
-pub const SETTING_TRUNCATION_DIRECTION: &str = "truncation-direction";
-
-/// The setting with the most tokens of a document; the rest of the document is cut.
-pub const SETTING_MAX_DOCUMENT_TOKENS: &str = "max-document-tokens";
-
-/// The setting with the most tokens of the query; the rest of the query is cut.
-pub const SETTING_MAX_QUERY_TOKENS: &str = "max-query-tokens";
+// The names are the SDK's, so that host and guests cannot differ.
+pub use assay_guest::{SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS, SETTING_TRUNCATION_DIRECTION};
 
 /// What to do with a pair that is longer than the longest row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,14 +79,16 @@ pub struct Timings {
     pub total: Duration,
 }
 
-/// A text without what is beyond `most` bytes, which is said.
+/// Most bytes of a message to a caller, and of what is kept of a guest's.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 4 << 10;
+
+/// A text without what is beyond `most` bytes; an ellipsis says where something is missing.
 #[must_use]
-pub(crate) fn cut(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        text.truncate(text.floor_char_boundary(most));
-        text.push('…');
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    match text.len() <= most {
+        true => text.to_owned(),
+        false => format!("{}…", &text[..text.floor_char_boundary(most)]),
     }
-    text
 }
 
 /// The answer to a request.

@@ -249,11 +249,17 @@ def cross_encoder_activation(folder, family):
     return folder, None, logits(network, tokenizer_of(family))
 
 
-@row("safe_serialization=False")
-def unsafe(folder, family):
-    network = base(family)
-    network.save_pretrained(folder, safe_serialization=False)
-    return finish(folder, family, network)
+for options, families in [
+    ({"safe_serialization": False}, ("bert",)),
+    ({"distributed_checkpoint": True}, ("bert",)),
+    ({"save_original_format": False}, EVERY),
+]:
+
+    @row(", ".join(f"{name}={value}" for name, value in options.items()), families=families)
+    def saved_with(folder, family, options=options):
+        network = base(family)
+        network.save_pretrained(folder, **options)
+        return finish(folder, family, network)
 
 
 @row("pytorch_model.bin", families=EVERY)
@@ -269,20 +275,6 @@ def variant(folder, family):
     network = base(family).half()
     network.save_pretrained(folder, variant="fp16")
     return finish(folder, family, network.float())
-
-
-@row("distributed_checkpoint=True")
-def distributed(folder, family):
-    network = base(family)
-    network.save_pretrained(folder, distributed_checkpoint=True)
-    return finish(folder, family, network)
-
-
-@row("save_original_format=False", families=EVERY)
-def own_format(folder, family):
-    network = base(family)
-    network.save_pretrained(folder, save_original_format=False)
-    return finish(folder, family, network)
 
 
 @row("state_dict=, the encoder's alone")

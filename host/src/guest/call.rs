@@ -20,7 +20,7 @@ use super::turns::CpuShare;
 use crate::device::Account;
 use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::ModelInfo;
-use crate::rerank::{Request, RerankError, Response, Timings};
+use crate::rerank::{Request, RerankError, Response, SETTING_TRUNCATION_DIRECTION, Timings};
 
 /// Prepared instances kept for a guest without a snapshot: enough that two requests at once do not wait for `prepare`.
 const WARM_INSTANCES: usize = 2;
@@ -110,9 +110,8 @@ fn with_defaults(mut request: Request, info: &ModelInfo) -> Request {
     if let Some(prompt) = &info.prompt {
         request.query.insert_str(0, prompt);
     }
-    let direction = assay_guest::SETTING_TRUNCATION_DIRECTION;
-    if info.is_cut_left && !request.settings.iter().any(|(name, _)| name == direction) {
-        request.settings.push((direction.to_owned(), "left".to_owned()));
+    if info.is_cut_left && !request.settings.iter().any(|(name, _)| name == SETTING_TRUNCATION_DIRECTION) {
+        request.settings.push((SETTING_TRUNCATION_DIRECTION.to_owned(), "left".to_owned()));
     }
     request
 }

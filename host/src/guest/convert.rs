@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::bindings::assay::rerank::types::Error;
 use super::bindings::exports::assay::rerank::reranker as wit;
 use crate::limits::RequestLimits;
-use crate::rerank::{Activation, GuestFault, Hit, Request, RerankError, Response, Timings, Truncation, Usage, cut};
+use crate::rerank::{
+    Activation, GuestFault, Hit, MAX_MESSAGE_BYTES, Request, RerankError, Response, Timings, Truncation, Usage, cut,
+};
 
 pub(super) fn request(request: Request) -> wit::Request {
     wit::Request {
@@ -51,23 +53,21 @@ pub(super) fn response(response: &wit::Response, documents: usize, top_n: Option
     })
 }
 
-/// Most bytes that are kept of a guest's message.
-const MAX_MESSAGE_BYTES: usize = 4 << 10;
-
 /// A guest's error as the host's.
 pub(super) fn error(error: Error, limits: &RequestLimits) -> RerankError {
+    let cut = |text: String| cut(&text, MAX_MESSAGE_BYTES);
     match error {
-        Error::AccessDenied(model) => RerankError::AccessDenied(cut(model, MAX_MESSAGE_BYTES)),
-        Error::NotFound(model) => RerankError::ModelNotFound(cut(model, MAX_MESSAGE_BYTES)),
-        Error::InvalidInput(message) => RerankError::InvalidInput(cut(message, MAX_MESSAGE_BYTES)),
+        Error::AccessDenied(model) => RerankError::AccessDenied(cut(model)),
+        Error::NotFound(model) => RerankError::ModelNotFound(cut(model)),
+        Error::InvalidInput(message) => RerankError::InvalidInput(cut(message)),
         Error::TooLarge(exceeded) => {
-            let limit = cut(exceeded.limit, MAX_MESSAGE_BYTES);
+            let limit = cut(exceeded.limit);
             RerankError::TooLarge { limit, requested: exceeded.requested, allowed: exceeded.allowed }
         }
         Error::Overloaded(milliseconds) => {
             RerankError::Overloaded { retry_after: Duration::from_millis(milliseconds.into()) }
         }
         Error::DeadlineExceeded => RerankError::DeadlineExceeded { limit: limits.max_wall },
-        Error::Internal(message) => RerankError::Internal(cut(message, MAX_MESSAGE_BYTES)),
+        Error::Internal(message) => RerankError::Internal(cut(message)),
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Answer {
 pub(super) struct TooSlow;
 
 impl Answer {
-    pub(super) fn new(bytes: Vec<u8>) -> Self {
+    pub(super) fn new(bytes: impl Into<Bytes>) -> Self {
         Self { bytes: bytes.into(), deadline: None, admission: None, in_request: None }
     }
 
@@ -94,7 +94,7 @@ impl Body for Answer {
 }
 
 /// An answer of JSON.
-pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Response<Answer> {
+pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Answer> {
     let mut response = Response::new(Answer::new(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

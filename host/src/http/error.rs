@@ -7,11 +7,8 @@ use std::time::Duration;
 use hyper::StatusCode;
 
 use crate::json::{Kind, TextError};
-use crate::rerank::{RerankError, cut};
+use crate::rerank::{MAX_MESSAGE_BYTES, RerankError, cut};
 use crate::tenant::TenantName;
-
-/// Most bytes of a message to a caller.
-const MAX_MESSAGE_BYTES: usize = 4 << 10;
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -134,9 +131,9 @@ impl FieldError {
 }
 
 impl HttpError {
-    /// What callers are told: all of it that fits a message. A guest's own message may be long.
+    /// What callers are told: all of it that fits a message.
     pub(super) fn message(&self) -> String {
-        cut(self.to_string(), MAX_MESSAGE_BYTES)
+        cut(&self.to_string(), MAX_MESSAGE_BYTES)
     }
 
     /// The status, where the dialect has no other one for it.

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::error::{FieldError, HttpError};
 use crate::json::{self, Kind};
 use crate::limits::RequestLimits;
-use crate::rerank::RerankError;
+use crate::rerank::{RerankError, cut};
 
 /// Most fields of a body: several times as many as all dialects know together.
 const MAX_FIELDS: usize = 64;
@@ -340,11 +340,7 @@ pub(super) fn string(json: &str) -> serde_json::Result<String> {
 
 /// A text for a message: cut to a length that fits one.
 pub(super) fn quoted(text: &str) -> String {
-    let mut end = text.len().min(MAX_QUOTED_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    if end == text.len() { text.to_owned() } else { format!("{}…", &text[..end]) }
+    cut(text, MAX_QUOTED_BYTES)
 }
 
 /// A string, number or boolean as text; nothing for `null`; for others their kind.

@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use hyper::body::Bytes;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
@@ -29,8 +30,8 @@ const ERRORS: [(&str, &str); 14] = [
 ];
 
 /// The document as it is sent. It never changes, and is made once.
-pub(super) fn bytes() -> Vec<u8> {
-    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| document().to_string().into_bytes());
+pub(super) fn bytes() -> Bytes {
+    static BYTES: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
     BYTES.clone()
 }
 

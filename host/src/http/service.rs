@@ -107,7 +107,7 @@ impl Service {
             Ok(Endpoint::Health) => Ok(answer::json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
             Ok(Endpoint::Index) => Ok(answer::json(StatusCode::OK, index())),
             Ok(Endpoint::OpenApi) => Ok(answer::json(StatusCode::OK, openapi::bytes())),
-            Err(error @ (HttpError::NotFound { .. } | HttpError::Method { .. })) => Err(error),
+            Err(error) => Err(error),
             Ok(Endpoint::Ready) => Ok(self.ready()),
             Ok(Endpoint::Docs) => Ok(answer::html(page::page(&self.origin(headers)), page::POLICY)),
             _ if self.draining.load(Ordering::Relaxed) => Err(HttpError::Draining),
@@ -119,7 +119,6 @@ impl Service {
             Ok(Endpoint::Info) => self.tenant(headers).map(|it| answer::json(StatusCode::OK, info(&it.tenant))),
             Ok(Endpoint::Rank(choice)) => return self.score(headers, body, choice).await,
             Ok(Endpoint::Score(dialect)) => return self.score(headers, body, Choice::Named(dialect)).await,
-            Err(error) => Err(error),
         };
         match answered {
             Ok(mut response) if method == Method::HEAD => {
@@ -144,16 +143,14 @@ impl Service {
     /// Whether every tenant that can serve does, with their counts.
     fn ready(&self) -> Response<Answer> {
         let Counts { starting, serving, failed } = self.platform.counts();
-        let is_draining = self.draining.load(Ordering::Relaxed);
-        let is_ready = starting == 0 && !is_draining;
-        let (status, word) = match (is_ready, is_draining) {
-            (true, _) => (StatusCode::OK, "ready"),
-            (false, true) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-            (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        let (status, word) = match (self.draining.load(Ordering::Relaxed), starting) {
+            (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            (false, 0) => (StatusCode::OK, "ready"),
+            (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
         };
         let counts = json!({ "status": word, "starting": starting, "serving": serving, "failed": failed });
         let mut response = answer::json(status, counts.to_string().into_bytes());
-        if !is_ready {
+        if status != StatusCode::OK {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response

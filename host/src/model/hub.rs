@@ -82,7 +82,7 @@ fn from_cache(
     variable: &'static str,
 ) -> Result<Added, ModelError> {
     let cache = cache_dir();
-    let repository = cache.join(format!("models--{}", name.replace('/', "--")));
+    let repository = cache.join(Repo::model(name.to_owned()).folder_name());
     let revision = revision.unwrap_or("main");
     let offline = || HubError::Offline { variable, what: format!("{name} at {revision}"), cache: cache.clone() };
     let is_plain = |part: &str| !part.is_empty() && part != "." && part != "..";

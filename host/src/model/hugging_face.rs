@@ -46,7 +46,7 @@ pub(super) struct Described {
     pub(super) prompt: Option<String>,
     /// Longest row in tokens.
     pub(super) max_tokens: Option<u32>,
-    /// Whether texts are lower-cased, whatever the tokenizer does.
+    /// Whether texts are lower-cased before the tokenizer gets them.
     pub(super) is_lowercased: bool,
     /// What people should know.
     pub(super) notes: Vec<String>,
@@ -62,11 +62,10 @@ pub(super) fn describe(dir: &Path, task: Task) -> Result<Described, ModelError> 
         labels: labels(&config),
         ..Described::default()
     };
+    let saved = check_modules(dir, &mut described, task)?;
     if task == Task::Embedding {
-        check_modules(dir, &mut described, task)?;
         return Ok(described);
     }
-    let saved = check_modules(dir, &mut described, task)?;
     let names = [
         &saved["activation_fn"],
         &config["sentence_transformers"]["activation_fn"],

@@ -121,7 +121,7 @@ impl LiveTenant {
         self.models.default.info()
     }
 
-    /// How the model's files, or who added it, want scores to be given; `None` where nobody said.
+    /// How scores are given if a request does not say: as the model was added. `None` means that its files say nothing.
     #[must_use]
     pub fn default_scores(&self) -> Option<Activation> {
         self.model().scores.map(|scores| match scores {
