@@ -19,7 +19,7 @@ use crate::limits::TokenRate;
 pub(super) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Bytes a second that are read for nothing: few enough that they do not keep the connections' threads from work.
-const DISCARDED_BYTES_PER_S: u64 = 64 << 20;
+const DISCARDED_BYTES_PER_S: u64 = 16 << 20;
 
 /// Most connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,6 +225,11 @@ impl Connection {
         InRequest(Arc::clone(self))
     }
 
+    /// Its answer is held back: it makes room for others like a connection that waits.
+    pub(super) fn stands_by(&self) {
+        self.enter(Phase::Idle);
+    }
+
     fn is_late(&self, deadlines: &Deadlines) -> bool {
         let now_ms = self.now_ms();
         let exceeds = |since_ms: u64, most: Duration| u128::from(now_ms.saturating_sub(since_ms)) > most.as_millis();
@@ -317,6 +322,17 @@ mod tests {
         assert!(connections.admit(HERE).is_ok());
         assert!(closes(&busy));
         drop(other_request);
+    }
+
+    #[test]
+    fn a_connection_whose_answer_is_held_back_makes_room() {
+        let connections = connections(1, 1);
+        let held = connections.admit(HERE).unwrap();
+        let request = held.connection.request();
+        assert_eq!(connections.admit(THERE).unwrap_err(), Full::Total);
+        held.connection.stands_by();
+        assert!(connections.admit(THERE).is_ok() && closes(&held));
+        drop(request);
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::openapi;
 use super::page;
 use super::routes::{self, Endpoint};
 use super::{Keyless, ServeOptions};
+use crate::limits::TokenRate;
 use crate::rerank::Timings;
 use crate::tenant::{Activity, Admission, Caller, Counts, LiveTenant, Platform};
 
@@ -42,6 +43,12 @@ const MAX_INLINE_HITS: usize = 512;
 /// How long a request waits for its tenant to start.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Requests a second that are told without delay that their key is unknown, so that guessing keys keeps no thread busy.
+const REFUSED_KEYS_PER_S: u64 = 100;
+
+/// The longest that such an answer waits.
+const MAX_REFUSED_WAIT: Duration = Duration::from_secs(1);
+
 /// Room in a body for what is not text: names of fields, commas, quotes.
 const BODY_OVERHEAD_BYTES: usize = 64 << 10;
 
@@ -54,6 +61,8 @@ pub(super) struct Service {
     cors: Cors,
     /// Whether its port speaks TLS.
     is_secure: bool,
+    /// Requests whose key was refused.
+    refused_keys: TokenRate,
     draining: AtomicBool,
 }
 
@@ -70,13 +79,18 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (service, in_request) = (Arc::clone(&self.service), self.connection.request());
+        let (service, connection) = (Arc::clone(&self.service), Arc::clone(&self.connection));
+        let in_request = connection.request();
         Box::pin(async move {
             // Requests that arrived together are answered in turns with those of other connections.
             tokio::task::consume_budget().await;
             let origin = service.cors.origin(request.headers());
             let mut response = service.answer(request).await;
             service.cors.mark(origin, &mut response);
+            if response.status() == StatusCode::UNAUTHORIZED {
+                connection.stands_by();
+                tokio::time::sleep(service.refused_keys.pace(1, std::time::Instant::now()).min(MAX_REFUSED_WAIT)).await;
+            }
             if service.draining.load(Ordering::Relaxed) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -89,7 +103,8 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
 impl Service {
     pub(super) fn new(platform: Arc<Platform>, options: ServeOptions, is_secure: bool) -> Self {
         let ServeOptions { deadlines, keyless, cors, .. } = options;
-        Self { platform, keyless, deadlines, cors, is_secure, draining: AtomicBool::new(false) }
+        let refused_keys = TokenRate::new(REFUSED_KEYS_PER_S, REFUSED_KEYS_PER_S, std::time::Instant::now());
+        Self { platform, keyless, deadlines, cors, is_secure, refused_keys, draining: AtomicBool::new(false) }
     }
 
     /// Refuses every request from now on.

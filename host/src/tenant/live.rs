@@ -35,7 +35,10 @@ pub struct LiveTenant {
 
 /// Bytes of bodies that a tenant's callers may send a second, as a steady rate and at once. It is far more than any
 /// model can rank, and less than what would keep the connections' threads from other tenants.
-const MAX_BODY_BYTES_PER_S: u64 = 64 << 20;
+const MAX_BODY_BYTES_PER_S: u64 = 16 << 20;
+
+/// Bytes that are read without delay after a pause: the largest body.
+const BODY_BURST_BYTES: u64 = 64 << 20;
 
 /// A value that none of the settings with a meaning of their own can have.
 const NO_VALUE: &str = "?";
@@ -71,7 +74,7 @@ impl LiveTenant {
         let meter = before.map_or_else(Arc::default, |before| Arc::clone(&before.meter));
         let body_bytes = match before {
             Some(before) => Arc::clone(&before.body_bytes),
-            None => Arc::new(TokenRate::new(MAX_BODY_BYTES_PER_S, MAX_BODY_BYTES_PER_S, Instant::now())),
+            None => Arc::new(TokenRate::new(MAX_BODY_BYTES_PER_S, BODY_BURST_BYTES, Instant::now())),
         };
         let (request, payer) = (limits.request(), limits.payer(name.as_str(), Some(Arc::clone(&rate))));
         let membership = guest.join(&payer.account.tenant);
