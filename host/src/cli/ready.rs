@@ -10,8 +10,11 @@ use crate::tenant::Counts;
 pub(super) fn run(data_dir: &Path) -> Result<(), CliError> {
     match tenant::server_counts(data_dir)? {
         None => Err(CliError::failed(format!("no server runs on {}", data_dir.display()))),
+        Some(Counts { device_fails: true, .. }) => {
+            Err(CliError::failed("the device fails at every batch: restart the server if that lasts".to_owned()))
+        }
         Some(Counts { starting: 0, .. }) => Ok(()),
-        Some(Counts { starting, serving, failed }) => Err(CliError::failed(format!(
+        Some(Counts { starting, serving, failed, .. }) => Err(CliError::failed(format!(
             "the server is starting: {starting} tenants are being loaded, {serving} serve, {failed} have failed"
         ))),
     }

@@ -30,6 +30,13 @@ pub struct MeterReading {
     pub device_time: Duration,
 }
 
+/// Failed batches in a row after which a device is said to fail. A bug that one request meets makes fewer.
+const FAILING_BATCHES: u32 = 3;
+
+/// How long a device is said to fail after its last batch. Then it must be tried again: who asked first whether it is
+/// ready would never send it work.
+const FAILING_TIME: Duration = Duration::from_secs(10);
+
 /// Counts batches as they are submitted and finished.
 #[derive(Debug, Default)]
 pub struct Meter {
@@ -44,6 +51,9 @@ struct State {
     busy: Duration,
     in_flight: usize,
     busy_since: Option<Instant>,
+    /// Batches that failed since one was computed, and when the last of them did.
+    failures: u32,
+    failed_at: Option<Instant>,
 }
 
 impl Meter {
@@ -58,6 +68,12 @@ impl Meter {
     pub fn busy(&self) -> Duration {
         let state = self.lock();
         state.busy + state.busy_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Whether the last batches have all failed, a short while ago.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.lock().is_failing(Instant::now())
     }
 
     /// One model's totals.
@@ -83,6 +99,7 @@ impl Meter {
     pub(super) fn finished(&self, plan: &BatchPlan, report: &BatchReport, took: Duration) {
         let mut state = self.lock();
         state.left();
+        state.failures = 0;
         let State { total, models, tenants, .. } = &mut *state;
         for reading in [total, models.entry(plan.model).or_default()] {
             reading.batches += 1;
@@ -104,6 +121,8 @@ impl Meter {
     pub(super) fn failed(&self, plan: &BatchPlan) {
         let mut state = self.lock();
         state.left();
+        state.failures = state.failures.saturating_add(1);
+        state.failed_at = Some(Instant::now());
         state.total.failed_batches += 1;
         state.models.entry(plan.model).or_default().failed_batches += 1;
     }
@@ -120,6 +139,11 @@ impl Meter {
 }
 
 impl State {
+    fn is_failing(&self, now: Instant) -> bool {
+        let is_recent = self.failed_at.is_some_and(|at| now.saturating_duration_since(at) < FAILING_TIME);
+        self.failures >= FAILING_BATCHES && is_recent
+    }
+
     fn left(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
         if self.in_flight == 0
@@ -134,6 +158,27 @@ impl State {
 mod tests {
     use super::super::queue::plan_of;
     use super::*;
+
+    #[test]
+    fn a_device_fails_after_some_failures_in_a_row_and_for_a_while() {
+        let (meter, plan) = (Meter::default(), plan_of(ModelId(1), &[("tenant", 1)]));
+        let report = BatchReport::default();
+        for _ in 1..FAILING_BATCHES {
+            meter.failed(&plan);
+        }
+        assert!(!meter.is_failing());
+        meter.finished(&plan, &report, Duration::ZERO);
+        meter.failed(&plan);
+        assert!(!meter.is_failing(), "those before the success count");
+        for _ in 1..FAILING_BATCHES {
+            meter.failed(&plan);
+        }
+        let last = Instant::now();
+        assert!(meter.is_failing());
+        assert!(!meter.lock().is_failing(last + FAILING_TIME), "nobody would try it again");
+        meter.finished(&plan, &report, Duration::ZERO);
+        assert!(!meter.is_failing());
+    }
 
     #[test]
     fn batches_that_overlap_keep_the_device_busy_once() {

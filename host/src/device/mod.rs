@@ -89,6 +89,12 @@ impl Device {
         self.scheduler.meter()
     }
 
+    /// Whether the last batches have all failed, a short while ago, here or on the processor beside it.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.meter().is_failing() || self.processor.get().is_some_and(|processor| processor.is_failing())
+    }
+
     /// Tokens that wait now, for any model.
     #[must_use]
     pub fn waiting_tokens(&self) -> usize {

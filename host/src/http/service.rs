@@ -157,11 +157,12 @@ impl Service {
 
     /// Whether every tenant that can serve does, with their counts.
     fn ready(&self) -> Response<Answer> {
-        let Counts { starting, serving, failed } = self.platform.counts();
-        let (status, word) = match (self.draining.load(Ordering::Relaxed), starting) {
-            (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-            (false, 0) => (StatusCode::OK, "ready"),
-            (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        let Counts { starting, serving, failed, device_fails } = self.platform.counts();
+        let (status, word) = match (self.draining.load(Ordering::Relaxed), device_fails, starting) {
+            (true, ..) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            (false, true, _) => (StatusCode::SERVICE_UNAVAILABLE, "device fails"),
+            (false, false, 0) => (StatusCode::OK, "ready"),
+            (false, false, _) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
         };
         let counts = json!({ "status": word, "starting": starting, "serving": serving, "failed": failed });
         let mut response = answer::json(status, counts.to_string().into_bytes());

@@ -233,7 +233,8 @@ impl Platform {
     /// How many tenants start, serve and have failed.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.serving.counts()
+        let device_fails = self.device.get().is_some_and(|device| device.is_failing());
+        Counts { device_fails, ..self.serving.counts() }
     }
 
     /// Whether there is neither a tenant nor a key.

@@ -33,7 +33,7 @@ pub struct Caller {
     pub stop: CancellationToken,
 }
 
-/// How many tenants are in each state. What answers callers without a key counts while it is loaded.
+/// How many tenants are in each state, and how the device is. What answers callers without a key counts while it is loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Being loaded.
@@ -42,6 +42,9 @@ pub struct Counts {
     pub serving: usize,
     /// Not loaded, for a reason.
     pub failed: usize,
+    /// Whether the device fails at every batch.
+    #[serde(default)]
+    pub device_fails: bool,
 }
 
 /// What becomes of requests in work when their key or tenant goes.
