@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use assay_kernels::{Model, PackedBatch, checkpoint, families};
 
-use crate::http;
 use crate::limits::RequestLimits;
 use crate::tenant::TenantLimits;
 use crate::tenant::admin::AdminRequest;
+use crate::{cli, http};
 
 /// Largest number of ids, offsets and segments that [`rows`] makes of its bytes.
 const MAX_LIST: usize = 4_096;
@@ -101,6 +101,17 @@ pub fn admin(bytes: &[u8]) {
     let Ok(request) = serde_json::from_slice::<AdminRequest>(bytes) else { return };
     let text = serde_json::to_vec(&request).unwrap_or_default();
     assert_eq!(serde_json::from_slice::<AdminRequest>(&text).ok(), Some(request), "requests come out as they went in");
+}
+
+/// A server's file of settings. What is accepted is TOML, and is accepted again with a comment at its end.
+///
+/// # Panics
+/// Where that does not hold.
+pub fn config(bytes: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    let is_right = cli::config_is_right(text);
+    assert_eq!(cli::config_is_right(&format!("{text}\n# the end\n")), is_right, "a comment changes nothing");
+    is_right
 }
 
 /// A model's files: the configuration up to the first zero byte, the weights after it. What is accepted has the shapes

@@ -40,6 +40,11 @@ fn admin_requests_hold_their_oracle() {
 }
 
 #[test]
+fn configurations_of_a_server_hold_their_oracle() {
+    replay("config", |bytes| drop(assay::oracle::config(bytes)));
+}
+
+#[test]
 fn models_hold_their_oracle() {
     replay("model", assay::oracle::model);
     // A whole model too, so that the path to the end is taken.

@@ -264,6 +264,21 @@ fn bodies_near_real_ones() {
 }
 
 #[test]
+fn configurations_of_a_server_near_a_real_one() {
+    let base = json!({
+        "host": "127.0.0.1", "port": 8790, "max-connections": 100, "drain-seconds": 3, "engine": "cpu", "threads": 2,
+        "cors-origin": ["https://a.example"], "allow-keyless-network": false,
+    });
+    try_all("server configurations", |random| {
+        let near = near(&base, random);
+        let Some(table) = near.as_object() else { return false };
+        // JSON's values are TOML's, in a line each, but for `null`.
+        let lines = table.iter().map(|(key, value)| format!("{} = {value}\n", json!(key)));
+        assay::oracle::config(lines.collect::<String>().as_bytes())
+    });
+}
+
+#[test]
 fn requests_to_the_operators_socket_near_real_ones() {
     let limits = json!({ "max_documents": 3, "weight": 2 });
     let base = json!({

@@ -22,7 +22,7 @@ const HOST_MODULES: &[(&str, &[&str])] = &[
     ("durable", &[]),
     ("rerank", &[]),
     // Checks for fuzzing: it looks at everything from outside.
-    ("oracle", &["http", "json", "limits", "model", "rerank", "tenant"]),
+    ("oracle", &["cli", "http", "json", "limits", "model", "rerank", "tenant"]),
 ];
 
 /// Crates that only one place may name.

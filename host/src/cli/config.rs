@@ -86,6 +86,14 @@ pub(super) fn run(ConfigCommand::Check(Check { file }): &ConfigCommand, command:
     Ok(())
 }
 
+/// Whether a file's text has only keys and values that a server takes; nothing is looked up in the system.
+pub(super) fn is_right(text: &str, command: &Command) -> bool {
+    let Ok(settings) = settings(text, &serve_options(command)) else { return false };
+    let start = ["assay", "serve"].map(OsString::from);
+    let arguments = start.into_iter().chain(settings.into_iter().flat_map(|setting| setting.arguments));
+    parse(command, arguments.collect(), "the file").is_ok()
+}
+
 /// A key of the file.
 #[derive(Debug)]
 struct Setting {

@@ -185,7 +185,7 @@ impl From<RerankError> for CliError {
             | RerankError::ModelNotFound(_) => Self::bad_input(error.to_string()),
             RerankError::Overloaded { .. }
             | RerankError::TooManyRequests { .. }
-            | RerankError::DeviceFailed(_)
+            | RerankError::Unavailable { .. }
             | RerankError::DeadlineExceeded { .. }
             | RerankError::Guest(_)
             | RerankError::Internal(_) => Self::failed(error.to_string()),

@@ -45,6 +45,11 @@ pub struct Cli {
     command: Command,
 }
 
+/// Whether a server's file of settings has only what a server takes.
+pub(crate) fn config_is_right(text: &str) -> bool {
+    config::is_right(text, &Cli::command())
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Rank documents for a query

@@ -45,7 +45,7 @@ impl RequestFault {
             | RerankError::ModelNotFound(_)
             | RerankError::Overloaded { .. }
             | RerankError::TooManyRequests { .. }
-            | RerankError::DeviceFailed(_)
+            | RerankError::Unavailable { .. }
             | RerankError::Internal(_) => return Err(error.into()),
         };
         Ok(Self { kind, message: error.to_string() })
