@@ -14,41 +14,19 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use assay::http::{ConnectionLimits, Deadlines};
 use assay::tenant::TenantLimits;
 use assay::tenant::admin::{Command, Reply};
-use common::server::{get, post};
+use common::attackers::{ATTACKS, Attackers, Target};
+use common::server::post;
 use common::service::{Service, Setting};
 use common::tenants::{admin, component, demo_model, deploy, name, serving};
 
 const ROUNDS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(5);
 const DOCUMENTS: &str = r#"{"query":"why is the sky blue","documents":["Air scatters blue light.","Bread is baked."]}"#;
-
-/// Attacks until it is stopped.
-type Attack = fn(&Target, &AtomicBool);
-
-/// What attacks, and how many at a time.
-const ATTACKS: [(&str, usize, Attack); 8] = [
-    ("1,000 idle connections", 1, idle),
-    ("100 slow heads", 1, slow_heads),
-    ("slow bodies", 8, slow_bodies),
-    ("slow readers", 8, slow_readers),
-    ("wrong keys", 2, wrong_keys),
-    ("large bodies without a key", 2, large_bodies),
-    ("hostile JSON", 2, hostile_json),
-    ("spinning guests", 16, spin),
-];
-
-/// Whom the attackers know.
-struct Target {
-    address: String,
-    /// The key of a tenant whose guest attacks.
-    hostile: String,
-}
 
 fn main() {
     if demo_model().is_none() {
@@ -82,21 +60,9 @@ fn main() {
     let before = resident_bytes();
     for _ in 0..ROUNDS {
         for (setting, times) in settings.iter().zip(&mut times) {
-            let stop = Arc::new(AtomicBool::new(false));
-            let attackers: Vec<_> = setting
-                .iter()
-                .flat_map(|&attack| std::iter::repeat_n(ATTACKS[attack].2, ATTACKS[attack].1))
-                .map(|attack| {
-                    let (target, stop) = (Arc::clone(&target), Arc::clone(&stop));
-                    std::thread::spawn(move || {
-                        step_back();
-                        attack(&target, &stop);
-                    })
-                })
-                .collect();
+            let attackers = Attackers::start(&target, setting);
             times.extend(polite.ask(round));
-            stop.store(true, Ordering::Relaxed);
-            attackers.into_iter().for_each(|attacker| attacker.join().expect("attackers only give up"));
+            attackers.stop();
         }
     }
     let alone = Percentiles::of(&mut times[0].clone());
@@ -166,105 +132,6 @@ fn read_answer(stream: &mut TcpStream) -> String {
 fn results(body: &str) -> serde_json::Value {
     let body: serde_json::Value = serde_json::from_str(body).expect("answers are JSON");
     body["results"].clone()
-}
-
-fn open(target: &Target, first: &[u8]) -> Option<TcpStream> {
-    let mut stream = TcpStream::connect(&target.address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    stream.write_all(first).ok()?;
-    Some(stream)
-}
-
-fn until_stopped(stop: &AtomicBool, mut each: impl FnMut()) {
-    while !stop.load(Ordering::Relaxed) {
-        each();
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn idle(target: &Target, stop: &AtomicBool) {
-    let held: Vec<_> = (0..1_000).filter_map(|_| open(target, b"")).collect();
-    until_stopped(stop, || {});
-    drop(held);
-}
-
-fn slow_heads(target: &Target, stop: &AtomicBool) {
-    let mut held: Vec<_> = (0..100).filter_map(|_| open(target, b"GET /health HTTP/1.1\r\nX-A: ")).collect();
-    until_stopped(stop, || held.retain_mut(|stream| stream.write_all(b"a").is_ok()));
-}
-
-fn slow_bodies(target: &Target, stop: &AtomicBool) {
-    let request = post("/v1/rerank", Some(&target.hostile), DOCUMENTS.as_bytes());
-    let Some(mut stream) = open(target, &request[..request.len() - 60]) else { return };
-    until_stopped(stop, || {
-        if stream.write_all(b" ").is_err()
-            && let Some(next) = open(target, &request[..request.len() - 60])
-        {
-            stream = next;
-        }
-    });
-}
-
-fn slow_readers(target: &Target, stop: &AtomicBool) {
-    // Fields beside the text are given back, and cost nothing to rank.
-    let rest = "x".repeat(2 << 20);
-    let body = format!(r#"{{"query":"q","documents":[{{"text":"t","rest":"{rest}"}}],"return_documents":true}}"#);
-    let request = post("/v1/rerank", Some(&target.hostile), body.as_bytes());
-    until_stopped(stop, || {
-        if let Some(mut stream) = open(target, &request) {
-            let _ = stream.read(&mut [0; 16]);
-        }
-    });
-}
-
-fn wrong_keys(target: &Target, stop: &AtomicBool) {
-    let request = post("/v1/rerank", Some("assay_wrong"), DOCUMENTS.as_bytes());
-    while !stop.load(Ordering::Relaxed) {
-        if let Some(mut stream) = open(target, &request) {
-            let _ = stream.read(&mut [0; 1024]);
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn large_bodies(target: &Target, stop: &AtomicBool) {
-    let request = post("/v1/rerank", None, &vec![b'a'; 4 << 20]);
-    until_stopped(stop, || {
-        if let Some(mut stream) = open(target, &request) {
-            let _ = stream.read(&mut [0; 1024]);
-        }
-    });
-}
-
-fn hostile_json(target: &Target, stop: &AtomicBool) {
-    let body = format!(r#"{{"query":"q","documents":[{}0]}}"#, "0,".repeat(2 << 20));
-    let request = post("/v1/rerank", Some(&target.hostile), body.as_bytes());
-    until_stopped(stop, || {
-        if let Some(mut stream) = open(target, &request) {
-            let _ = stream.read(&mut [0; 1024]);
-        }
-    });
-}
-
-fn spin(target: &Target, stop: &AtomicBool) {
-    let request = post("/v1/rerank", Some(&target.hostile), br#"{"query":"ATTACK spin","documents":["d"]}"#);
-    until_stopped(stop, || {
-        if let Some(stream) = open(target, &request) {
-            // Long enough that all of them compute at once. Closing the connection ends the request.
-            until_stopped(stop, || {});
-            drop(stream);
-        }
-    });
-    // The last answer of a health check says that the server still has a hand free.
-    if let Some(mut stream) = open(target, &get("/health")) {
-        let _ = stream.read(&mut [0; 256]);
-    }
-}
-
-/// Gives this thread what other threads leave.
-fn step_back() {
-    #[cfg(target_os = "linux")]
-    let _ = rustix::process::setpriority_process(None, 19);
 }
 
 /// Resident memory of this process; 0 where the system does not say.

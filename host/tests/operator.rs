@@ -3,7 +3,9 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::io::Write;
+use std::process::{self, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -204,4 +206,89 @@ fn limits_of_a_tenant_that_fills_its_own_queue_are_lowered() {
     assert_ne!(service.send(&service.good()).status, 200);
     serving(admin(&service.platform, Command::SetLimits { tenant: name("acme"), limits: Box::default() }));
     assert_eq!(service.send(&service.good()).status, 200);
+}
+
+#[test]
+fn kill_9_at_any_instant_forgets_no_revocation_that_was_acknowledged() {
+    let rounds: u32 = std::env::var("ASSAY_KILL_ROUNDS").map_or(6, |rounds| rounds.parse().unwrap());
+    let dir = keyless_dir();
+    let data_dir = dir.path().join("data");
+    let mut server = Server::on(&data_dir, &[]);
+    server.tenant(&["deploy", "acme"]);
+    let body = br#"{"query":"q","documents":["some","documents"]}"#;
+    let revoke = |id: &str| {
+        let mut command = common::assay(&data_dir);
+        command.args(["tenant", "key", "revoke", "acme", id]).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let ids = |server: &Server| -> BTreeSet<String> {
+        let listed = server.tenant(&["key", "list", "acme"]);
+        listed.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    };
+    let new_key = |server: &Server| {
+        let before = ids(server);
+        let key = server.tenant(&["key", "create", "acme"]);
+        server.post_as(&key, "/v1/rerank", body).ok();
+        (key, ids(server).difference(&before).next().unwrap().clone())
+    };
+    let whole = {
+        let (_, id) = new_key(&server);
+        let started = Instant::now();
+        assert!(revoke(&id).status().unwrap().success());
+        started.elapsed()
+    };
+    let (mut acknowledged, mut lost) = (0, 0);
+    for round in 1..=rounds {
+        let (key, id) = new_key(&server);
+        let mut revoking = revoke(&id).spawn().unwrap();
+        // Not a wait for something to happen: the instant of the kill is what is being varied.
+        std::thread::sleep(whole * round / rounds);
+        drop(server);
+        let is_acknowledged = revoking.wait().unwrap().success();
+        server = Server::on(&data_dir, &[]);
+        let status = server.post_as(&key, "/v1/rerank", body).status;
+        assert!(status == 401 || (status == 200 && !is_acknowledged), "{status}, acknowledged: {is_acknowledged}");
+        acknowledged += u32::from(is_acknowledged);
+        lost += u32::from(status == 200);
+    }
+    println!("{rounds} kills: {acknowledged} revocations acknowledged and kept, {lost} not begun");
+}
+
+/// Sets the size beyond which a process can write no file: 0 is a disk without room.
+#[cfg(target_os = "linux")]
+fn limit_files(id: u32, bytes: &str) {
+    let limit = format!("--fsize={bytes}:unlimited");
+    assert!(process::Command::new("prlimit").args(["--pid", &id.to_string(), &limit]).status().unwrap().success());
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_key_is_revoked_though_the_disk_is_full_and_stays_so() {
+    let dir = keyless_dir();
+    let data_dir = dir.path().join("data");
+    let server = Server::without_file_signals(&data_dir);
+    server.tenant(&["deploy", "acme"]);
+    let key = server.tenant(&["key", "create", "acme"]);
+    let body = br#"{"query":"q","documents":["some","documents"]}"#;
+    server.post_as(&key, "/v1/rerank", body).ok();
+    let listed = server.tenant(&["key", "list", "acme"]);
+    let id = listed.lines().last().unwrap().split_whitespace().next().unwrap();
+
+    limit_files(server.id(), "0");
+    let tenant = |arguments: &[&str]| common::finish(common::assay(&data_dir).arg("tenant").args(arguments));
+    let refused = tenant(&["key", "create", "acme"]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    let revoked = tenant(&["key", "revoke", "acme", id]);
+    println!("without room: {:?} {}{}", revoked.code, revoked.stdout, revoked.stderr);
+    server.post_as(&key, "/v1/rerank", body).refused(401, &[]);
+    // Who is left in peace by all that.
+    assert_eq!(server.get("/ready").status, 200);
+
+    limit_files(server.id(), "unlimited");
+    // What could not be written is written soon, and the store works again.
+    until("a key can be made", || tenant(&["key", "create", "acme"]).code == Some(0));
+    until("the revocation is stored", || !tenant(&["key", "list", "acme"]).stdout.contains(id));
+    drop(server);
+    let server = Server::on(&data_dir, &[]);
+    server.post_as(&key, "/v1/rerank", body).refused(401, &[]);
 }

@@ -1,20 +1,32 @@
-//! Many tenants at once, deploying, rolling back and attacking: no answer is lost or another's, nothing panics, memory
-//! stays flat.
+//! Many tenants at once, deploying, rolling back and attacking, beside callers over HTTP who are polite, who attack, and
+//! whose keys are revoked: no answer is lost or another's, nothing panics, memory stays flat. The attackers over HTTP are
+//! at work for the first two thirds; the polite caller's times with and without them are printed.
 //!
 //! Short as it runs with the others. The long one:
-//! `ASSAY_SOAK_SECONDS=600 ASSAY_SOAK_TENANTS=50 ASSAY_SOAK_CONCURRENCY=64 cargo test --release -p assay --test soak -- --nocapture`
+//! `ASSAY_SOAK_SECONDS=600 ASSAY_SOAK_TENANTS=50 ASSAY_SOAK_CONCURRENCY=64 cargo test --release --workspace --test soak -- --nocapture`
+//!
+//! `ASSAY_SOAK_DIR` is where the data directory is made: on a small file system, deployments fail when it is full, and
+//! nothing else may. `ASSAY_SOAK_FAILURE_MS` is the time between two failures of the engine, in the test that has them.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use assay::device::EngineChoice;
 use assay::rerank::{Request, RerankError};
-use assay::tenant::admin::Command;
+use assay::tenant::admin::{Command, Reply};
 use assay::tenant::{Platform, TenantLimits};
-use common::tenants::{self, Oracle, admin, attack, component, deploy, name, seeded, serving};
+use common::attackers::{ATTACKS, Attackers, Target};
+use common::server::{Answer, get, post, read_all};
+use common::service::{PATIENCE, Service};
+use common::tenants::{self, Oracle, Scores, VOCABULARY_SIZE, admin, attack, component, deploy, name, seeded, serving};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 /// Versions of each tenant: deployed once, then switched between.
 const VERSIONS: u32 = 2;
@@ -42,7 +54,25 @@ struct Counts {
     answered: AtomicU64,
     repelled: AtomicU64,
     refused: AtomicU64,
+    /// Requests that met an engine's failure.
+    unavailable: AtomicU64,
+    /// Deployments for which the disk had no room.
+    no_room: AtomicU64,
     next: AtomicU64,
+}
+
+impl Counts {
+    fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+/// A data directory with the tests' models, where the setting says.
+fn data_dir() -> TempDir {
+    match std::env::var_os("ASSAY_SOAK_DIR") {
+        Some(parent) => tenants::data_dir_in(tempfile::tempdir_in(parent).unwrap()),
+        None => tenants::data_dir(),
+    }
 }
 
 /// Memory of this process that is in use, where the system tells.
@@ -53,12 +83,12 @@ fn resident_bytes() -> Option<u64> {
 }
 
 /// Sends requests until the time is over, and checks each answer against those that its tenant could give.
-async fn caller(platform: Arc<Platform>, mut oracle: Oracle, counts: Arc<Counts>, tenants: u64, until: Instant) {
+async fn caller(platform: Arc<Platform>, mut oracle: impl Scores, counts: Arc<Counts>, tenants: u64, until: Instant) {
     while Instant::now() < until {
         let number = counts.next.fetch_add(1, Ordering::Relaxed);
         if number.is_multiple_of(20) {
             let (guest, kind) = HOSTILE[(number / 20) as usize % HOSTILE.len()];
-            let live = platform.tenant(&name(guest)).unwrap();
+            let Some(live) = platform.tenant(&name(guest)) else { continue };
             match live.rerank(attack(kind)).await {
                 Ok(answer) => panic!("{guest} was answered: {answer:?}"),
                 Err(RerankError::TooManyRequests { .. } | RerankError::Overloaded { .. }) => {}
@@ -85,21 +115,96 @@ async fn caller(platform: Arc<Platform>, mut oracle: Oracle, counts: Arc<Counts>
                 counts.refused.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
+            Err(RerankError::Unavailable { .. }) => drop(counts.unavailable.fetch_add(1, Ordering::Relaxed)),
             Err(error) => panic!("tenant {tenant}, request {number}: {error}"),
         }
     }
 }
 
+/// Asks a tenant over HTTP and gives the answer, unless its bytes are cut short.
+fn ask(address: &str, key: &str, documents: &[String]) -> Answer {
+    let body = serde_json::json!({ "query": "query", "texts": documents, "raw_scores": true }).to_string();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&post("/rerank", Some(key), body.as_bytes())).unwrap();
+    Answer::parse(&read_all(&mut stream))
+}
+
+/// Checks that an answer is the right one for tenant 0.
+fn check(answer: &Answer, oracle: &mut impl Scores, documents: &[String]) {
+    let hits = answer.ok();
+    let answering = answer.header("x-truncated-documents").unwrap().parse().unwrap();
+    assert!((0..VERSIONS).any(|version| seed(0, version) == answering), "tenant 0 was answered by {answering}");
+    let expected = oracle.scores(answering, documents);
+    let hits = hits.as_array().unwrap();
+    assert_eq!(hits.len(), documents.len());
+    for hit in hits {
+        let index = hit["index"].as_u64().unwrap() as usize;
+        assert_eq!(hit["score"].as_f64().unwrap() as f32, expected[index], "document {index}");
+    }
+}
+
+/// Asks for tenant 0 over HTTP, one request after the other, and gives each answer's time. A full queue is waited for.
+fn polite(address: &str, key: &str, oracle: &mut impl Scores, until: Instant) -> Vec<Duration> {
+    let (mut times, mut number) = (Vec::new(), 0);
+    while Instant::now() < until {
+        let (documents, asked) = (documents(number), Instant::now());
+        let answer = ask(address, key, &documents);
+        number += 1;
+        match answer.status {
+            429 => std::thread::sleep(Duration::from_millis(5)),
+            _ => {
+                check(&answer, oracle, &documents);
+                times.push(asked.elapsed());
+            }
+        }
+    }
+    times
+}
+
+/// Makes keys of tenant 0, uses each, and revokes it: from then on it is refused.
+fn revoke(platform: &Platform, address: &str, oracle: &mut impl Scores, until: Instant) -> u64 {
+    let (mut revoked, documents) = (0, documents(1));
+    while Instant::now() < until {
+        let Reply::Key { secret, record } = admin(platform, Command::CreateKey { tenant: name("tenant-0") }) else {
+            // The disk is full.
+            std::thread::sleep(Duration::from_millis(50));
+            continue;
+        };
+        let answer = ask(address, &secret, &documents);
+        if answer.status != 429 {
+            check(&answer, oracle, &documents);
+        }
+        let _ = admin(platform, Command::RevokeKey { tenant: name("tenant-0"), id: record.id, drain: false });
+        assert_eq!(ask(address, &secret, &documents).status, 401, "a revoked key");
+        revoked += 1;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    revoked
+}
+
+/// The 99th percentile, in milliseconds.
+fn p99_ms(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times.get(times.len().saturating_sub(1) * 99 / 100).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+}
+
 /// Switches a tenant's version every so often, by turns with a rollback and with a deployment.
-fn switch(platform: &Platform, tenants: u64, until: Instant, every: Duration) -> u64 {
+fn switch(platform: &Platform, counts: &Counts, tenants: u64, until: Instant, every: Duration) -> u64 {
     let mut switches = 0;
     while Instant::now() < until {
         let tenant = switches % tenants;
         let (tenant_name, version) = (format!("tenant-{tenant}"), (switches / tenants) as u32 % VERSIONS);
-        if switches.is_multiple_of(2) {
-            serving(admin(platform, Command::Rollback { tenant: name(&tenant_name), to: Some(1) }));
-        } else {
-            serving(deploy(platform, &tenant_name, &seeded(seed(tenant, version)), None));
+        let reply = match switches.is_multiple_of(2) {
+            true => Ok(admin(platform, Command::Rollback { tenant: name(&tenant_name), to: Some(1) })),
+            false => tenants::try_deploy(platform, &tenant_name, &seeded(seed(tenant, version)), None),
+        };
+        match reply {
+            Ok(Reply::Serving(_)) => {}
+            Ok(Reply::Refused(error)) | Err(error) if error.to_string().contains("No space left on device") => {
+                counts.no_room.fetch_add(1, Ordering::Relaxed);
+            }
+            other => panic!("{tenant_name}: {other:?}"),
         }
         switches += 1;
         // The pace of the load, not a wait for something.
@@ -108,54 +213,160 @@ fn switch(platform: &Platform, tenants: u64, until: Instant, every: Duration) ->
     switches
 }
 
-#[test]
-fn tenants_share_a_host_and_each_gets_its_own_answers() {
-    let seconds = setting("ASSAY_SOAK_SECONDS", 5);
-    let tenants = setting("ASSAY_SOAK_TENANTS", 6);
-    let concurrency = setting("ASSAY_SOAK_CONCURRENCY", 16);
-    let dir = tenants::data_dir();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let platform = Arc::new(tenants::platform(dir.path(), runtime.handle()));
-    for tenant in 0..tenants {
-        for version in (0..VERSIONS).rev() {
-            serving(deploy(&platform, &format!("tenant-{tenant}"), &seeded(seed(tenant, version)), None));
+/// A platform, a service over it, and the address of that.
+struct Host {
+    service: Service,
+    tenants: u64,
+    until: Instant,
+}
+
+impl Host {
+    /// Deploys every version of every tenant, and serves them for some seconds.
+    fn start(dir: TempDir, choice: EngineChoice, seconds: u64) -> Self {
+        let tenants = setting("ASSAY_SOAK_TENANTS", 6);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let platform = Arc::new(tenants::platform_on(dir.path(), runtime.handle(), choice));
+        for tenant in 0..tenants {
+            for version in (0..VERSIONS).rev() {
+                serving(deploy(&platform, &format!("tenant-{tenant}"), &seeded(seed(tenant, version)), None));
+            }
         }
-    }
-    let hostile = TenantLimits { max_guest_cpu_ms: 50, max_concurrent_requests: 2, ..TenantLimits::default() };
-    for (guest, _) in HOSTILE {
-        serving(deploy(&platform, guest, &component(guest), Some(hostile.clone())));
+        let key = key(&platform, "tenant-0");
+        let service = Service::over(platform, &key, runtime, dir);
+        Self { service, tenants, until: Instant::now() + Duration::from_secs(seconds) }
     }
 
-    let (start, counts) = (Instant::now(), Arc::new(Counts::default()));
-    let until = start + Duration::from_secs(seconds);
-    let callers: Vec<_> = (0..concurrency)
-        .map(|_| {
-            let (platform, oracle, counts) = (Arc::clone(&platform), Oracle::new(dir.path()), Arc::clone(&counts));
-            runtime.spawn(caller(platform, oracle, counts, tenants, until))
-        })
-        .collect();
-    let watch = std::thread::spawn(move || {
-        // A third of the way in, everything that is kept has been touched.
-        std::thread::sleep(Duration::from_secs(seconds) / 3);
-        resident_bytes()
-    });
-    let switches = switch(&platform, tenants, until, Duration::from_millis(500));
-    for caller in callers {
-        runtime.block_on(caller).expect("a caller found something wrong");
+    /// Starts the callers.
+    fn callers<S: Scores>(&self, counts: &Arc<Counts>, oracle: impl Fn() -> S) -> Vec<JoinHandle<()>> {
+        let start = |_| {
+            let platform = Arc::clone(&self.service.platform);
+            self.service.runtime.spawn(caller(platform, oracle(), Arc::clone(counts), self.tenants, self.until))
+        };
+        (0..setting("ASSAY_SOAK_CONCURRENCY", 16)).map(start).collect()
     }
-    let (early, late) = (watch.join().unwrap(), resident_bytes());
-    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let (answered, repelled) = (count(&counts.answered), count(&counts.repelled));
+
+    fn finish(&self, callers: Vec<JoinHandle<()>>) {
+        for caller in callers {
+            self.service.runtime.block_on(caller).expect("a caller found something wrong");
+        }
+    }
+}
+
+/// A new key of a tenant.
+fn key(platform: &Platform, tenant: &str) -> String {
+    match admin(platform, Command::CreateKey { tenant: name(tenant) }) {
+        Reply::Key { secret, .. } => secret,
+        other => panic!("no key: {other:?}"),
+    }
+}
+
+#[test]
+fn tenants_share_a_host_and_each_gets_its_own_answers() {
+    let seconds = setting("ASSAY_SOAK_SECONDS", 6);
+    let dir = data_dir();
+    let data_dir = dir.path().to_owned();
+    let host = Host::start(dir, EngineChoice::Auto, seconds);
+    let (platform, address, until) = (&host.service.platform, &host.service.address, host.until);
+    let hostile = TenantLimits { max_guest_cpu_ms: 50, max_concurrent_requests: 2, ..TenantLimits::default() };
+    for (guest, _) in HOSTILE {
+        serving(deploy(platform, guest, &component(guest), Some(hostile.clone())));
+    }
+    serving(deploy(platform, "trigger", &component("trigger"), None));
+    let target = Arc::new(Target { address: address.clone(), hostile: key(platform, "trigger") });
+
+    let counts = Arc::new(Counts::default());
+    let oracle = || Oracle::new(&data_dir);
+    let callers = host.callers(&counts, oracle);
+    let third = Duration::from_secs(seconds) / 3;
+    let (beside, alone, early, revoked, switches) = std::thread::scope(|scope| {
+        let early = scope.spawn(move || {
+            // A third of the way in, everything that is kept has been touched.
+            std::thread::sleep(third);
+            resident_bytes()
+        });
+        let revoking = scope.spawn(|| revoke(platform, address, &mut oracle(), until));
+        let asking = scope.spawn(|| {
+            let attackers = Attackers::start(&target, &(0..ATTACKS.len()).collect::<Vec<_>>());
+            let beside = polite(address, &host.service.key, &mut oracle(), until - third);
+            attackers.stop();
+            (beside, polite(address, &host.service.key, &mut oracle(), until))
+        });
+        let switches = switch(platform, &counts, host.tenants, until, Duration::from_millis(500));
+        let (beside, alone) = asking.join().expect("a polite caller found something wrong");
+        (beside, alone, early.join().unwrap(), revoking.join().expect("a revoked key works"), switches)
+    });
+    host.finish(callers);
+    let late = resident_bytes();
+    let (answered, repelled) = (Counts::get(&counts.answered), Counts::get(&counts.repelled));
     let mib = |bytes: Option<u64>| bytes.map_or(0, |bytes| bytes >> 20);
     println!(
-        "{seconds} s, {tenants} tenants, concurrency {concurrency}: {answered} answered, {repelled} attacks repelled, \
-         {} refused, {switches} switches, {} MiB a third in, {} MiB at the end",
-        count(&counts.refused),
+        "{seconds} s, {} tenants: {answered} answered, {repelled} attacks repelled, {} refused, {switches} switches, {} \
+         without room on the disk, {revoked} keys revoked, {} MiB a third in, {} MiB at the end; over HTTP {} answers \
+         beside attackers, p99 {:.1} ms, and {} without them, p99 {:.1} ms",
+        host.tenants,
+        Counts::get(&counts.refused),
+        Counts::get(&counts.no_room),
         mib(early),
         mib(late),
+        beside.len(),
+        p99_ms(beside.clone()),
+        alone.len(),
+        p99_ms(alone.clone()),
     );
-    assert!(answered > 0 && repelled > 0 && switches > 0);
+    assert!(answered > 0 && repelled > 0 && switches > 0 && revoked > 0 && !beside.is_empty() && !alone.is_empty());
     if let (Some(early), Some(late)) = (early, late) {
         assert!(late < early + early / 4 + (32 << 20), "memory grew from {early} to {late} bytes");
+    }
+}
+
+#[test]
+fn an_engine_that_fails_again_and_again_costs_its_own_batches_only() {
+    let seconds = setting("ASSAY_SOAK_SECONDS", 3);
+    let host = Host::start(data_dir(), EngineChoice::Puppet, seconds);
+    let platform = &host.service.platform;
+    serving(deploy(platform, "breaks", &component("trigger"), None));
+    let counts = Arc::new(Counts::default());
+    let callers = host.callers(&counts, || Puppet);
+    let (pause, mut failures) = (Duration::from_millis(setting("ASSAY_SOAK_FAILURE_MS", 50)), 0);
+    while Instant::now() < host.until {
+        let live = platform.tenant(&name("breaks")).unwrap();
+        let failed = host.service.runtime.block_on(live.rerank(broken()));
+        assert!(matches!(failed, Err(RerankError::Unavailable { .. })), "{failed:?}");
+        failures += 1;
+        std::thread::sleep(pause);
+    }
+    // With nobody else at work, all of the last batches have failed.
+    host.finish(callers);
+    for _ in 0..3 {
+        let live = platform.tenant(&name("breaks")).unwrap();
+        let failed = host.service.runtime.block_on(live.rerank(broken()));
+        assert!(matches!(failed, Err(RerankError::Unavailable { .. })), "{failed:?}");
+    }
+    let ready = host.service.send(&get("/ready"));
+    assert_eq!((ready.status, ready.json()["status"].as_str()), (503, Some("device fails")));
+    let live = platform.tenant(&name("tenant-0")).unwrap();
+    assert!(host.service.runtime.block_on(live.rerank(tenants::request(&["one"]))).is_ok());
+    assert_eq!(host.service.send(&get("/ready")).status, 200);
+    let (answered, unavailable) = (Counts::get(&counts.answered), Counts::get(&counts.unavailable));
+    println!("{seconds} s: the engine failed {failures} times, {answered} answered, {unavailable} unavailable");
+    assert!(failures > 1 && answered > 0);
+}
+
+/// A request whose rows are zeros, at which the puppet panics.
+fn broken() -> Request {
+    Request { query: "ATTACK device".to_owned(), ..tenants::request(&["one"]) }
+}
+
+/// What the puppet's rows are: the mean of their ids.
+struct Puppet;
+
+impl Scores for Puppet {
+    fn scores(&mut self, seed: u32, documents: &[String]) -> Vec<f32> {
+        let mean = |document: &String| {
+            let first = std::iter::once(seed % VOCABULARY_SIZE);
+            let ids = first.chain(document.bytes().map(|byte| u32::from(byte) % VOCABULARY_SIZE));
+            ids.map(|id| id as f32).sum::<f32>() / (document.len() + 1) as f32
+        };
+        documents.iter().map(mean).collect()
     }
 }

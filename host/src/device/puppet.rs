@@ -1,5 +1,5 @@
 //! A device that computes nothing: a row's number is known at once from its ids. For measuring all that surrounds an
-//! engine; no command offers it.
+//! engine; no command offers it. A row of zeros, which no tokenizer makes, has it fail as an engine with a bug would.
 
 use assay_kernels::{
     Architecture, BatchReport, CheckedBatch, DeviceMemory, Engine, EngineError, EngineInfo, Model, RowShape, Ticket,
@@ -78,6 +78,7 @@ impl Engine for PuppetEngine {
         }
         self.numbers.clear();
         for row in batch.iter() {
+            assert!(row.ids.iter().any(|&id| id != 0), "a row of zeros");
             let number = row.ids.iter().map(|&id| id as f32).sum::<f32>() / row.ids.len() as f32;
             self.numbers.extend(std::iter::repeat_n(number, self.shape.outputs));
         }

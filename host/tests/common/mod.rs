@@ -6,6 +6,7 @@
     reason = "each test file uses its share, and a test may panic"
 )]
 
+pub mod attackers;
 pub mod server;
 pub mod service;
 pub mod tenants;

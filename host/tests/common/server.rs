@@ -132,13 +132,30 @@ impl Server {
     /// Starts a server on a data directory, and waits until its port is open.
     #[track_caller]
     pub fn starting_on(data_dir: &Path, arguments: &[&str]) -> Self {
-        let mut command = super::assay(data_dir);
+        Self::spawn(data_dir, super::assay(data_dir), arguments)
+    }
+
+    #[track_caller]
+    fn spawn(data_dir: &Path, mut command: Command, arguments: &[&str]) -> Self {
         command.args(["serve", "--port", "0"]).args(arguments).env("USER", "tester");
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on http://").expect("the server says where it listens");
         Self { child, address: address.to_owned(), data_dir: data_dir.to_owned(), _dir: None }
+    }
+
+    /// A server that is told that a file cannot grow, and not killed for it.
+    #[track_caller]
+    pub fn without_file_signals(data_dir: &Path) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", super::PROGRAM]);
+        let assay = super::assay(data_dir);
+        command.args(assay.get_args());
+        command.envs(assay.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let server = Self::spawn(data_dir, command, &[]);
+        super::service::until("the server's start", || server.get("/ready").status == 200);
+        server
     }
 
     pub fn id(&self) -> u32 {

@@ -83,7 +83,8 @@ impl Service {
 
     /// Serves the tenants of a platform; `key` opens one of them.
     pub fn over(platform: Arc<Platform>, key: &str, runtime: Runtime, dir: tempfile::TempDir) -> Self {
-        let Setting { connections, deadlines, drain_time, cors, .. } = Setting::default();
+        let Setting { deadlines, drain_time, cors, .. } = Setting::default();
+        let connections = ConnectionLimits { total: 4_096, per_address: 4_000 };
         let options = ServeOptions { connections, deadlines, drain_time, keyless: None, cors };
         Self::with_options(platform, key, runtime, dir, options, None)
     }

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use assay::device::{Device, DeviceOptions, LoadedModel};
+use assay::device::{Device, DeviceOptions, EngineChoice, LoadedModel};
 use assay::model::store::StoredModel;
 use assay::model::{ModelStore, Source};
 use assay::rerank::Request;
-use assay::tenant::admin::{AdminRequest, Command, Reply};
+use assay::tenant::admin::{AdminError, AdminRequest, Command, Reply};
 use assay::tenant::compile::CompilerOptions;
 use assay::tenant::{Deployment, Platform, PlatformOptions, TenantLimits, TenantName};
 use assay_kernels::cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
@@ -56,7 +56,11 @@ pub fn tiny_model(seed: u32) -> Model {
 
 /// A data directory with the models `tiny/one`, the default, and `tiny/two`.
 pub fn data_dir() -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    data_dir_in(tempfile::tempdir().unwrap())
+}
+
+/// The same, in a directory that exists.
+pub fn data_dir_in(dir: TempDir) -> TempDir {
     for (name, seed) in [("tiny/one", 1), ("tiny/two", 2)] {
         add_model(dir.path(), name, &tiny_model(seed));
     }
@@ -86,9 +90,21 @@ pub fn model(data_dir: &Path) -> Arc<LoadedModel> {
     device.load(&ModelStore::new(data_dir).open(None).unwrap()).unwrap()
 }
 
+/// What knows the answers of the `seeded` guest.
+pub trait Scores: Send + 'static {
+    /// One for each document.
+    fn scores(&mut self, seed: u32, documents: &[String]) -> Vec<f32>;
+}
+
 /// Computes what the `seeded` guest must answer, on an engine of its own.
 #[derive(Debug)]
 pub struct Oracle(CpuEngine);
+
+impl Scores for Oracle {
+    fn scores(&mut self, seed: u32, documents: &[String]) -> Vec<f32> {
+        Self::scores(self, seed, documents)
+    }
+}
 
 impl Oracle {
     pub fn new(data_dir: &Path) -> Self {
@@ -114,11 +130,16 @@ impl Oracle {
 
 /// The tenants of a data directory, in this process.
 pub fn platform(data_dir: &Path, tokio: &tokio::runtime::Handle) -> Platform {
+    platform_on(data_dir, tokio, DeviceOptions::default().choice)
+}
+
+/// The same, on a device of one's choice.
+pub fn platform_on(data_dir: &Path, tokio: &tokio::runtime::Handle, choice: EngineChoice) -> Platform {
     // Short, so that tests of what never ends do.
     let max_prepare_cpu = Duration::from_millis(500);
     let compiler = CompilerOptions { max_prepare_cpu, ..CompilerOptions::new(super::PROGRAM.into()) };
-    let options =
-        PlatformOptions { device: DeviceOptions::default(), compiler, guest_memory_bytes: None, tokio: tokio.clone() };
+    let device = DeviceOptions { choice, ..DeviceOptions::default() };
+    let options = PlatformOptions { device, compiler, guest_memory_bytes: None, tokio: tokio.clone() };
     Platform::open(data_dir, options).unwrap()
 }
 
@@ -133,9 +154,19 @@ pub fn admin(platform: &Platform, command: Command) -> Reply {
 
 /// Asks for a deployment.
 pub fn deploy(platform: &Platform, tenant: &str, wasm: &[u8], limits: Option<TenantLimits>) -> Reply {
-    let component = Some(platform.put_component(wasm).unwrap());
+    try_deploy(platform, tenant, wasm, limits).unwrap()
+}
+
+/// The same, where there may be no room for the component.
+pub fn try_deploy(
+    platform: &Platform,
+    tenant: &str,
+    wasm: &[u8],
+    limits: Option<TenantLimits>,
+) -> Result<Reply, AdminError> {
+    let component = Some(platform.put_component(wasm)?);
     let (tenant, limits) = (name(tenant), limits.map(Box::new));
-    admin(platform, Command::Deploy { tenant, component, limits, model: None, other_models: Vec::new() })
+    Ok(admin(platform, Command::Deploy { tenant, component, limits, model: None, other_models: Vec::new() }))
 }
 
 /// The deployment that serves after a request.

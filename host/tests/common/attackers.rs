@@ -1,0 +1,162 @@
+//! Callers that attack a service over HTTP, until they are stopped.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::server::{get, post};
+
+const DOCUMENTS: &[u8] =
+    br#"{"query":"why is the sky blue","documents":["Air scatters blue light.","Bread is baked."]}"#;
+
+/// Attacks until it is stopped.
+type Attack = fn(&Target, &AtomicBool);
+
+/// What attacks, and how many at a time.
+pub const ATTACKS: [(&str, usize, Attack); 8] = [
+    ("1,000 idle connections", 1, idle),
+    ("100 slow heads", 1, slow_heads),
+    ("slow bodies", 8, slow_bodies),
+    ("slow readers", 8, slow_readers),
+    ("wrong keys", 2, wrong_keys),
+    ("large bodies without a key", 2, large_bodies),
+    ("hostile JSON", 2, hostile_json),
+    ("spinning guests", 16, spin),
+];
+
+/// Whom the attackers know.
+#[derive(Debug)]
+pub struct Target {
+    pub address: String,
+    /// The key of a tenant whose guest is `trigger`.
+    pub hostile: String,
+}
+
+/// Attackers at work.
+pub struct Attackers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Attackers {
+    /// Starts attacks, by their places among [`ATTACKS`].
+    pub fn start(target: &Arc<Target>, attacks: &[usize]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let each = attacks.iter().flat_map(|&attack| std::iter::repeat_n(ATTACKS[attack].2, ATTACKS[attack].1));
+        let threads = each.map(|attack| {
+            let (target, stop) = (Arc::clone(target), Arc::clone(&stop));
+            std::thread::spawn(move || {
+                step_back();
+                attack(&target, &stop);
+            })
+        });
+        Self { threads: threads.collect(), stop }
+    }
+
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|attacker| attacker.join().expect("attackers only give up"));
+    }
+}
+
+fn open(target: &Target, first: &[u8]) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(&target.address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    stream.write_all(first).ok()?;
+    Some(stream)
+}
+
+fn until_stopped(stop: &AtomicBool, mut each: impl FnMut()) {
+    while !stop.load(Ordering::Relaxed) {
+        each();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn idle(target: &Target, stop: &AtomicBool) {
+    let held: Vec<_> = (0..1_000).filter_map(|_| open(target, b"")).collect();
+    until_stopped(stop, || {});
+    drop(held);
+}
+
+fn slow_heads(target: &Target, stop: &AtomicBool) {
+    let mut held: Vec<_> = (0..100).filter_map(|_| open(target, b"GET /health HTTP/1.1\r\nX-A: ")).collect();
+    until_stopped(stop, || held.retain_mut(|stream| stream.write_all(b"a").is_ok()));
+}
+
+fn slow_bodies(target: &Target, stop: &AtomicBool) {
+    let request = post("/v1/rerank", Some(&target.hostile), DOCUMENTS);
+    let Some(mut stream) = open(target, &request[..request.len() - 60]) else { return };
+    until_stopped(stop, || {
+        if stream.write_all(b" ").is_err()
+            && let Some(next) = open(target, &request[..request.len() - 60])
+        {
+            stream = next;
+        }
+    });
+}
+
+fn slow_readers(target: &Target, stop: &AtomicBool) {
+    // Fields beside the text are given back, and cost nothing to rank.
+    let rest = "x".repeat(2 << 20);
+    let body = format!(r#"{{"query":"q","documents":[{{"text":"t","rest":"{rest}"}}],"return_documents":true}}"#);
+    let request = post("/v1/rerank", Some(&target.hostile), body.as_bytes());
+    until_stopped(stop, || {
+        if let Some(mut stream) = open(target, &request) {
+            let _ = stream.read(&mut [0; 16]);
+        }
+    });
+}
+
+fn wrong_keys(target: &Target, stop: &AtomicBool) {
+    let request = post("/v1/rerank", Some("assay_wrong"), DOCUMENTS);
+    while !stop.load(Ordering::Relaxed) {
+        if let Some(mut stream) = open(target, &request) {
+            let _ = stream.read(&mut [0; 1024]);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn large_bodies(target: &Target, stop: &AtomicBool) {
+    let request = post("/v1/rerank", None, &vec![b'a'; 4 << 20]);
+    until_stopped(stop, || {
+        if let Some(mut stream) = open(target, &request) {
+            let _ = stream.read(&mut [0; 1024]);
+        }
+    });
+}
+
+fn hostile_json(target: &Target, stop: &AtomicBool) {
+    let body = format!(r#"{{"query":"q","documents":[{}0]}}"#, "0,".repeat(2 << 20));
+    let request = post("/v1/rerank", Some(&target.hostile), body.as_bytes());
+    until_stopped(stop, || {
+        if let Some(mut stream) = open(target, &request) {
+            let _ = stream.read(&mut [0; 1024]);
+        }
+    });
+}
+
+fn spin(target: &Target, stop: &AtomicBool) {
+    let request = post("/v1/rerank", Some(&target.hostile), br#"{"query":"ATTACK spin","documents":["d"]}"#);
+    until_stopped(stop, || {
+        if let Some(stream) = open(target, &request) {
+            // Long enough that all of them compute at once. Closing the connection ends the request.
+            until_stopped(stop, || {});
+            drop(stream);
+        }
+    });
+    // The last answer of a health check says that the server still has a hand free.
+    if let Some(mut stream) = open(target, &get("/health")) {
+        let _ = stream.read(&mut [0; 256]);
+    }
+}
+
+/// Gives this thread what other threads leave.
+fn step_back() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::setpriority_process(None, 19);
+}
