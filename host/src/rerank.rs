@@ -141,9 +141,15 @@ pub enum RerankError {
         /// When to try again.
         retry_after: Duration,
     },
-    /// The device failed at a batch with rows of this request. The engine goes on: try again.
-    #[error("the device failed: {0}; try again")]
-    DeviceFailed(String),
+    /// The device failed at a batch with rows of this request, or the guest needs what is not there now. The engine goes
+    /// on: try again.
+    #[error("{reason}: try again in {} ms", retry_after.as_millis())]
+    Unavailable {
+        /// What is not there.
+        reason: String,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The request's wall-clock time ran out.
     #[error("the request took longer than its limit of {} ms", limit.as_millis())]
     DeadlineExceeded {

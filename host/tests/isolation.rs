@@ -152,13 +152,51 @@ async fn memory_is_limited() {
 async fn tables_are_limited() {
     let mut host = Host::new();
     let guest = host.guest("big-table");
-    let limits = RequestLimits { max_table_elements: 10_000, ..limits() };
-    let error = host.attacked(&guest, request(&[]), &limits).await;
-    assert!(matches!(fault(error), GuestFault::TableElements { requested: 15_000.., allowed: 10_000 }));
-    assert!(
-        host.call(&guest, request(&[]), &RequestLimits::default()).await.is_ok(),
-        "the default limit allows this table"
-    );
+    let error = host.attacked(&guest, request(&[]), &limits()).await;
+    assert!(matches!(fault(error), GuestFault::TableElements { requested: 25_000.., allowed: 20_000 }));
+    let allowed = RequestLimits { max_table_elements: 30_000, ..limits() };
+    assert!(host.call(&guest, request(&[]), &allowed).await.is_ok(), "an operator can allow this table");
+}
+
+/// A component with so many core instances more: each of a module that has nothing in it.
+fn with_core_instances(mut component: Vec<u8>, more: u8) -> Vec<u8> {
+    const CORE_MODULE: u8 = 1;
+    const CORE_INSTANCES: u8 = 2;
+    // After the preamble come sections: a kind, a size in LEB128, and as many bytes.
+    let (mut at, mut modules) = (8, 0);
+    while at < component.len() {
+        modules += u8::from(component[at] == CORE_MODULE);
+        let (mut size, mut shift) = (0, 0);
+        loop {
+            at += 1;
+            size |= usize::from(component[at] & 0x7f) << shift;
+            shift += 7;
+            if component[at] & 0x80 == 0 {
+                break;
+            }
+        }
+        at += 1 + size;
+    }
+    let module = *b"\0asm\x01\0\0\0";
+    component.extend([CORE_MODULE, module.len() as u8]);
+    component.extend(module);
+    component.extend([CORE_INSTANCES, 1 + 3 * more, more]);
+    component.extend([0, modules, 0].repeat(more.into()));
+    component
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn core_instances_are_limited() {
+    let mut host = Host::new();
+    // As many as a Python guest with NumPy has.
+    let wasm = with_core_instances(component("big-table"), 31);
+    let guest = host.runtime.load_prepared("many", &wasm, host.model.info()).unwrap();
+    let limits = RequestLimits { max_table_elements: 30_000, ..limits() };
+    let message = trap(host.attacked(&guest, request(&[]), &limits).await);
+    assert!(message.contains("instance count too high"), "{message}");
+    let allowed = RequestLimits { max_core_instances: 40, ..limits };
+    let answered = host.call(&guest, request(&[]), &allowed).await;
+    assert!(answered.is_ok(), "an operator can allow these: {answered:?}");
 }
 
 /// A request whose query sets off one of the attacks of the guest `trigger`.

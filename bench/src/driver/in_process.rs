@@ -191,7 +191,7 @@ fn failure(error: &RerankError) -> Failure {
         RerankError::ModelNotFound(_) => "model not found",
         RerankError::Overloaded { .. } => "overloaded",
         RerankError::TooManyRequests { .. } => "too many requests",
-        RerankError::DeviceFailed(_) => "device failed",
+        RerankError::Unavailable { .. } => "unavailable",
         RerankError::DeadlineExceeded { .. } => "deadline exceeded",
         RerankError::Guest(GuestFault::Trapped(_)) => "guest trapped",
         RerankError::Guest(_) => "guest fault",

@@ -1,4 +1,4 @@
-//! What wasmtime generates from the contract in `wit/`.
+//! What wasmtime generates from the contract in `wit/`, and from its first version.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -14,3 +14,14 @@ wasmtime::component::bindgen!({
     exports: { default: async },
     with: { "assay:rerank/inference.model": super::models::OpenModel },
 });
+
+/// `assay:rerank@0.1.0`.
+pub(super) mod first {
+    wasmtime::component::bindgen!({
+        path: "../wit/0.1.0",
+        world: "tenant",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: { "assay:rerank/inference.model": crate::guest::models::OpenModel },
+    });
+}

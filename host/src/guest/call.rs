@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use super::bindings::TenantPre;
+use super::contract::GuestPre;
 use super::convert;
 use super::cpu_time::CpuMeter;
 use super::idle::IdleInstances;
@@ -75,7 +75,7 @@ impl Payer {
 pub(super) struct Program {
     /// Its number among the idle instances.
     id: u64,
-    pre: TenantPre<StoreData>,
+    pre: GuestPre<StoreData>,
     pub(super) start: Start,
     pub(super) shared: Shared,
     max_prepare_cpu: Duration,
@@ -117,7 +117,7 @@ fn with_defaults(mut request: Request, info: &ModelInfo) -> Request {
 }
 
 impl Program {
-    pub(super) fn new(pre: TenantPre<StoreData>, start: Start, shared: Shared, max_prepare_cpu: Duration) -> Self {
+    pub(super) fn new(pre: GuestPre<StoreData>, start: Start, shared: Shared, max_prepare_cpu: Duration) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Self { id, pre, start, shared, max_prepare_cpu, is_warming_up: AtomicBool::new(false) }
@@ -172,8 +172,7 @@ impl Program {
         let request = with_defaults(request, &info);
         let mut instance = self.instance(&info, Purpose::Request(budget), context).await?;
         let (documents, top_n) = (request.documents.len(), request.top_n);
-        let reranker = instance.tenant.assay_rerank_reranker();
-        let answer = reranker.call_rerank(&mut instance.store, &convert::request(request)).await;
+        let answer = instance.rerank(request).await;
         let state = instance.store.data();
         let used = state.inference.used.clone();
         let Cost { memory_bytes, .. } = state.cost();
@@ -183,9 +182,14 @@ impl Program {
         self.keep(instance, context);
         match answer {
             Ok(answer) => Ok((convert::response(&answer, documents, top_n)?, used)),
-            // The contract has one word for all of this: the guest was told that the host is overloaded.
+            // A guest passes on what it was told: that the host is overloaded, or (built for 0.1.0, which has no word for
+            // it) that it is when the device failed.
             Err(error) => Err(match (convert::error(error, limits), used.device_fault, used.over_rate) {
-                (RerankError::Overloaded { .. }, Some(fault), _) => RerankError::DeviceFailed(fault),
+                (
+                    RerankError::Overloaded { retry_after } | RerankError::Unavailable { retry_after, .. },
+                    Some(fault),
+                    _,
+                ) => RerankError::Unavailable { reason: format!("the device failed: {fault}"), retry_after },
                 (RerankError::Overloaded { retry_after }, None, Some(allowed)) => {
                     RerankError::TooManyRequests { limit: "max_tokens_per_s", allowed, retry_after }
                 }

@@ -67,6 +67,10 @@ pub(super) fn error(error: Error, limits: &RequestLimits) -> RerankError {
         Error::Overloaded(milliseconds) => {
             RerankError::Overloaded { retry_after: Duration::from_millis(milliseconds.into()) }
         }
+        Error::Unavailable(milliseconds) => {
+            let retry_after = Duration::from_millis(milliseconds.into());
+            RerankError::Unavailable { reason: "what the guest needs is not available".to_owned(), retry_after }
+        }
         Error::DeadlineExceeded => RerankError::DeadlineExceeded { limit: limits.max_wall },
         Error::Internal(message) => RerankError::Internal(cut(message)),
     }

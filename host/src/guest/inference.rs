@@ -135,9 +135,13 @@ impl Inference {
             }
             Err(ScoreError::Device(fault)) => {
                 self.used.device_fault = Some(fault.to_string());
-                Err(overloaded(DEVICE_RETRY_AFTER))
+                Err(Error::Unavailable(milliseconds(DEVICE_RETRY_AFTER)))
             }
-            Err(error) => Err(error.into()),
+            Err(ScoreError::TooLarge { requested, allowed }) => {
+                Err(Error::TooLarge(Exceeded { limit: "max_queued_tokens".to_owned(), requested, allowed }))
+            }
+            Err(ScoreError::Overloaded { retry_after }) => Err(Error::Overloaded(milliseconds(retry_after))),
+            Err(ScoreError::DeadlineExceeded) => Err(Error::DeadlineExceeded),
         }
     }
 }
@@ -151,27 +155,14 @@ fn check(limit: &str, used: u64, more: u64, allowed: u64) -> Result<(), Error> {
     Ok(())
 }
 
-pub(super) fn overloaded(retry_after: Duration) -> Error {
-    Error::Overloaded(u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX).max(1))
-}
-
-impl From<ScoreError> for Error {
-    fn from(error: ScoreError) -> Self {
-        match error {
-            ScoreError::TooLarge { requested, allowed } => {
-                Self::TooLarge(Exceeded { limit: "max_queued_tokens".to_owned(), requested, allowed })
-            }
-            ScoreError::Overloaded { retry_after } => overloaded(retry_after),
-            ScoreError::DeadlineExceeded => Self::DeadlineExceeded,
-            ScoreError::Device(fault) => Self::Internal(fault.to_string()),
-        }
-    }
+fn milliseconds(retry_after: Duration) -> u32 {
+    u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX).max(1)
 }
 
 impl From<RateExceeded> for Error {
     fn from(exceeded: RateExceeded) -> Self {
         match exceeded {
-            RateExceeded::Later { retry_after } => overloaded(retry_after),
+            RateExceeded::Later { retry_after } => Self::Overloaded(milliseconds(retry_after)),
             RateExceeded::Never { requested, allowed } => {
                 Self::TooLarge(Exceeded { limit: "burst_tokens".to_owned(), requested, allowed })
             }

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
-use super::bindings::{Tenant, TenantPre};
+use super::bindings::assay::rerank::types::Error;
+use super::bindings::exports::assay::rerank::reranker as wit;
+use super::contract::{GuestPre, SpokenGuest};
 use super::cpu_time::CpuMeter;
 use super::inference::{Inference, Purpose};
 use super::pool::{HeldMemory, NoMemory, Place};
 use super::wasi::Wasi;
 use crate::limits::RequestLimits;
-use crate::rerank::{GuestFault, RerankError};
+use crate::rerank::{GuestFault, Request, RerankError};
 
 /// Most memories and tables of a guest. Their number costs the host little; their sizes have limits of their own.
 const MAX_MEMORIES: usize = 4;
@@ -192,7 +194,7 @@ pub(super) fn store(engine: &Engine, terms: Terms<'_>, held: Option<HeldMemory>)
 /// An instance that can serve requests, one at a time.
 pub(super) struct Instance {
     pub(super) store: Store<StoreData>,
-    pub(super) tenant: Tenant,
+    guest: SpokenGuest,
     pub(super) served: u32,
     _place: Place,
 }
@@ -215,32 +217,37 @@ pub(super) enum Start {
 impl Instance {
     /// A fresh instance of a guest with a snapshot.
     pub(super) async fn open(
-        pre: &TenantPre<StoreData>,
+        pre: &GuestPre<StoreData>,
         terms: Terms<'_>,
         place: Place,
         held: HeldMemory,
     ) -> Result<Self, RerankError> {
         let limits = terms.limits;
         let mut store = store(pre.engine(), terms, Some(held));
-        let instantiated = pre.instantiate_async(&mut store).await;
-        let tenant = instantiated.map_err(|error| store.data().fault(&error, limits))?;
-        Ok(Self { store, tenant, served: 0, _place: place })
+        let instantiated = pre.instantiate(&mut store).await;
+        let guest = instantiated.map_err(|error| store.data().fault(&error, limits))?;
+        Ok(Self { store, guest, served: 0, _place: place })
     }
 
     /// A fresh instance of a guest without a snapshot, after `prepare`. Call [`begin`](Self::begin) before its first
     /// request.
     pub(super) async fn prepare(
-        pre: &TenantPre<StoreData>,
+        pre: &GuestPre<StoreData>,
         terms: Terms<'_>,
         place: Place,
         held: HeldMemory,
     ) -> Result<Self, RerankError> {
         let limits = terms.limits;
         let mut instance = Self::open(pre, terms, place, held).await?;
-        let prepared = instance.tenant.call_prepare(&mut instance.store).await;
+        let prepared = instance.guest.prepare(&mut instance.store).await;
         prepared.map_err(|error| instance.store.data().fault(&error, limits))?;
         check_prepared(instance.store.data())?;
         Ok(instance)
+    }
+
+    /// Runs one request. The outer error is a trap.
+    pub(super) async fn rerank(&mut self, request: Request) -> wasmtime::Result<Result<wit::Response, Error>> {
+        self.guest.rerank(&mut self.store, request).await
     }
 
     /// Readies a prepared or idle instance for a request on these terms, of a tenant that may hold so much memory.

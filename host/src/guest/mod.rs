@@ -5,7 +5,7 @@
 //! own, with every limit set; [`pool`] has the places and the memory of all instances, divided by [`room`], and [`idle`]
 //! the instances that wait. [`call`] runs one request in an instance, on [`threads`] where [`turns`] decides whose guest
 //! computes; [`meter`] and [`cpu_time`] count what it costs. [`inference`] is what a guest may call, on the [`models`]
-//! that it may open. A guest sees nothing else of the host: [`wasi`] exists for languages that need it, and grants
+//! that it may open. [`contract`] speaks to every guest in the version of the contract that it was built for. A guest sees nothing else of the host: [`wasi`] exists for languages that need it, and grants
 //! nothing.
 
 mod bindings;
@@ -13,9 +13,11 @@ mod cache;
 mod call;
 mod clock;
 mod component;
+mod contract;
 mod convert;
 mod cpu_time;
 mod error;
+mod first_contract;
 mod idle;
 mod inference;
 mod instance;

@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::bindings::{Tenant, TenantPre};
 use super::cache::{CompiledCache, Form};
 use super::call::{Call, Payer, Program, Shared};
 use super::clock::EpochClock;
 use super::component;
+use super::contract::{self, GuestPre};
 use super::error::{EngineError, GuestError};
 use super::idle::IdleInstances;
-use super::inference::Inference;
 use super::instance::{Start, StoreData};
 use super::models::Models;
 use super::pool::{GUARANTEED_BYTES, HeldMemory, Membership, Pool};
@@ -25,7 +24,7 @@ use super::snapshot::{self, NoSnapshot, Snapshot};
 use super::threads::GuestThreads;
 use super::wasi;
 use crate::device::{LoadedModel, machine_memory_bytes};
-use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, RequestLimits};
+use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, MAX_CORE_INSTANCES, MAX_TABLE_ELEMENTS, RequestLimits};
 use crate::model::ModelInfo;
 use crate::model::manifest::sha256_hex;
 use crate::rerank::{Request, RerankError, Response};
@@ -38,8 +37,9 @@ pub const DEFAULT_MAX_INSTANCES: u32 = 128;
 /// One in this many instances may be idle.
 const IDLE_PART: u32 = 4;
 
-/// Core instances in one component: a Rust guest has three (itself and two that link it).
-const MAX_CORE_INSTANCES_PER_COMPONENT: u32 = 16;
+/// Core instances of all components together, for each component: more than those of a Rust guest, fewer than those of
+/// the largest Python guest.
+const CORE_INSTANCES_PER_COMPONENT: u32 = 16;
 
 /// Memories of one component: several modules may each bring their own.
 const MAX_MEMORIES_PER_COMPONENT: u32 = 2;
@@ -136,7 +136,7 @@ impl GuestRuntime {
     pub fn new(cache_dir: &Path, options: &RuntimeOptions) -> Result<Self, GuestError> {
         let engine = Engine::new(&config(options)).map_err(EngineError::Wasmtime)?;
         let mut linker = Linker::new(&engine);
-        Tenant::add_to_linker::<_, HasSelf<Inference>>(&mut linker, |state: &mut StoreData| &mut state.inference)
+        contract::add_to_linker(&mut linker, |state: &mut StoreData| &mut state.inference)
             .map_err(EngineError::Wasmtime)?;
         wasi::add_to_linker(&mut linker).map_err(EngineError::Wasmtime)?;
         let cache =
@@ -236,7 +236,7 @@ impl GuestRuntime {
     }
 
     fn link(&self, name: &str, component: &Component, start: Start) -> Result<Guest, GuestError> {
-        match self.linker.instantiate_pre(component).and_then(TenantPre::new) {
+        match self.linker.instantiate_pre(component).and_then(GuestPre::new) {
             Ok(pre) => {
                 Ok(Guest { program: Arc::new(Program::new(pre, start, self.shared.clone(), self.max_prepare_cpu)) })
             }
@@ -250,6 +250,9 @@ impl GuestRuntime {
         let limits = RequestLimits {
             max_guest_cpu: self.max_prepare_cpu,
             max_wall: MAX_PREPARE_WALL,
+            // A tenant's own limits are checked in every instance.
+            max_table_elements: MAX_TABLE_ELEMENTS,
+            max_core_instances: MAX_CORE_INSTANCES,
             ..RequestLimits::default()
         };
         let take = || {
@@ -271,13 +274,16 @@ fn default_memory_bytes() -> u64 {
 fn config(options: &RuntimeOptions) -> Config {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(options.max_instances)
-        .total_core_instances(options.max_instances.saturating_mul(MAX_CORE_INSTANCES_PER_COMPONENT))
+        .total_core_instances(
+            options.max_instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT).max(MAX_CORE_INSTANCES as u32),
+        )
         .total_memories(options.max_instances.saturating_mul(MAX_MEMORIES_PER_COMPONENT))
         .total_tables(options.max_instances.saturating_mul(MAX_TABLES_PER_COMPONENT))
         .total_stacks(options.max_instances)
-        .max_core_instances_per_component(MAX_CORE_INSTANCES_PER_COMPONENT)
+        .max_core_instances_per_component(MAX_CORE_INSTANCES as u32)
         .max_memories_per_component(MAX_MEMORIES_PER_COMPONENT)
         .max_tables_per_component(MAX_TABLES_PER_COMPONENT)
+        .table_elements(MAX_TABLE_ELEMENTS)
         .max_memory_size(options.max_memory_bytes)
         .max_unused_warm_slots(options.max_instances)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)

@@ -10,7 +10,6 @@ use wasmtime::component::{Component, Instance, Lift, Linker, WasmList};
 use wasmtime::{Engine, Store};
 use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
-use super::bindings::Tenant;
 use super::cpu_time::{CpuMeter, Metered};
 use super::inference::Purpose;
 use super::instance::{self, StoreData, Terms, check_prepared};
@@ -92,7 +91,7 @@ async fn prepare(
 ) -> wasmtime::Result<Instance> {
     let pre = linker.instantiate_pre(component)?;
     let instance = pre.instantiate_async(&mut *store).await?;
-    Tenant::new(&mut *store, &instance)?.call_prepare(&mut *store).await?;
+    instance.get_typed_func::<(), ()>(&mut *store, PREPARE)?.call_async(&mut *store, ()).await?;
     Ok(instance)
 }
 

@@ -155,7 +155,7 @@ impl HttpError {
                 RerankError::AccessDenied(_) => StatusCode::FORBIDDEN,
                 RerankError::ModelNotFound(_) => StatusCode::NOT_FOUND,
                 RerankError::Overloaded { .. } | RerankError::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
-                RerankError::DeviceFailed(_) => StatusCode::SERVICE_UNAVAILABLE,
+                RerankError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
                 RerankError::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
                 RerankError::Guest(_) => StatusCode::BAD_GATEWAY,
                 RerankError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -167,9 +167,11 @@ impl HttpError {
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Rerank(
-                RerankError::Overloaded { retry_after } | RerankError::TooManyRequests { retry_after, .. },
+                RerankError::Overloaded { retry_after }
+                | RerankError::TooManyRequests { retry_after, .. }
+                | RerankError::Unavailable { retry_after, .. },
             ) => Some(*retry_after),
-            Self::Rerank(RerankError::DeviceFailed(_)) | Self::Starting => Some(Duration::from_secs(1)),
+            Self::Starting => Some(Duration::from_secs(1)),
             Self::Draining => Some(Duration::from_secs(5)),
             // Until an operator has looked at it.
             Self::Unavailable { .. } => Some(Duration::from_secs(30)),

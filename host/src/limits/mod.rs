@@ -37,6 +37,12 @@ pub const DEFAULT_MAX_TABLE_ELEMENTS: usize = 20_000;
 /// Most core instances of a guest: a Rust guest has three (itself and two that link it), a Python guest about ten.
 pub const DEFAULT_MAX_CORE_INSTANCES: usize = 16;
 
+/// Most that any guest may be allowed: NumPy in a Python guest has a table of more than 20,000.
+pub const MAX_TABLE_ELEMENTS: usize = 100_000;
+
+/// Most that any guest may be allowed: a Python guest with NumPy has 34.
+pub const MAX_CORE_INSTANCES: usize = 64;
+
 /// Most bytes that a guest passes to the host in one call: the rows of a thousand documents of 512 tokens take 4 MB.
 pub const DEFAULT_MAX_CALL_BYTES: usize = 16 << 20;
 

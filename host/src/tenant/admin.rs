@@ -372,7 +372,7 @@ impl From<LoadError> for AdminError {
 impl From<RerankError> for AdminError {
     fn from(error: RerankError) -> Self {
         match error {
-            RerankError::Internal(_) | RerankError::DeviceFailed(_) | RerankError::Overloaded { .. } => {
+            RerankError::Internal(_) | RerankError::Unavailable { .. } | RerankError::Overloaded { .. } => {
                 Self::host(error.to_string())
             }
             _ => Self::command(error.to_string()),

@@ -216,8 +216,8 @@ impl TenantLimits {
             ("max_guest_memory_bytes", self.max_guest_memory_bytes, 65_536..=1_024 * GIB),
             // The pool's slots have this size.
             ("max_memory_bytes", self.max_memory_bytes, 65_536..=defaults::DEFAULT_MAX_MEMORY_BYTES as u64),
-            ("max_table_elements", self.max_table_elements, 0..=defaults::DEFAULT_MAX_TABLE_ELEMENTS as u64),
-            ("max_core_instances", self.max_core_instances, 1..=defaults::DEFAULT_MAX_CORE_INSTANCES as u64),
+            ("max_table_elements", self.max_table_elements, 0..=defaults::MAX_TABLE_ELEMENTS as u64),
+            ("max_core_instances", self.max_core_instances, 1..=defaults::MAX_CORE_INSTANCES as u64),
             ("max_call_bytes", self.max_call_bytes, 1_024..=GIB),
             ("max_open_models", self.max_open_models, 1..=1_024),
             ("max_requests_per_instance", self.max_requests_per_instance, 1..=1_000_000),

@@ -84,7 +84,7 @@ impl From<&RerankError> for Ending {
             RerankError::Overloaded { .. } | RerankError::TooManyRequests { .. } => Self::TurnedAway,
             RerankError::DeadlineExceeded { .. } => Self::Late,
             RerankError::Guest(_) => Self::GuestFault,
-            RerankError::DeviceFailed(_) | RerankError::Internal(_) => Self::HostFault,
+            RerankError::Unavailable { .. } | RerankError::Internal(_) => Self::HostFault,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Proves that tables are limited: `build.rs` gives it a table of 15,000 elements more than its functions need. If the
+//! Proves that tables are limited: `build.rs` gives it a table of 25,000 elements more than its functions need. If the
 //! limit allows them, it answers with no hits.
 
 use assay_bindings::{Error, Guest, Request, Response, Usage};

@@ -1,7 +1,7 @@
 //! Proves what guests cannot do to their neighbours: it attacks in the way that the query names. Any other query is
 //! answered with no hits, so that it can be deployed.
 
-use assay_bindings::{Error, Guest, Request, Response, Usage};
+use assay_bindings::{Error, Guest, Model, Request, Response, TokenRows, Usage};
 
 #[allow(
     unsafe_code,
@@ -56,6 +56,11 @@ impl Guest for Trigger {
         match request.query.as_str() {
             // Would hold its place and cost nothing, if a guest could wait.
             "ATTACK sleep" => subscribe_duration(15 * SECOND_NS).block(),
+            // Has a device with a bug for it fail. Sound devices compute it.
+            "ATTACK device" => {
+                let rows = TokenRows { ids: vec![0; 3], offsets: vec![0, 3], second_segment: vec![3] };
+                Model::open(None)?.run(&rows)?;
+            }
             // Takes all the memory that it may, touches it, and keeps it while it computes.
             "ATTACK hoard" => {
                 let mut hoard = Vec::new();
