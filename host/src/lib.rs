@@ -16,6 +16,7 @@
 //! - [`json`]: requests as JSON, as files and HTTP have them.
 //! - [`oracle`]: what must hold for any bytes from outside, for fuzzing.
 //! - [`sweep`]: what a clean-up of the data directory removed.
+//! - [`telemetry`]: the log, and the forms in which things are counted.
 //! - [`cli`]: the command line.
 
 pub mod cli;
@@ -29,4 +30,5 @@ pub mod model;
 pub mod oracle;
 pub mod rerank;
 pub mod sweep;
+pub mod telemetry;
 pub mod tenant;

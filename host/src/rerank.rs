@@ -164,6 +164,50 @@ pub enum RerankError {
     Internal(String),
 }
 
+/// Names of the limits that a request can meet, as the limits file and the options call them, and `queue` for the room
+/// that all tenants' rows have. What is counted by limit has one of these names, whatever a guest says.
+pub const LIMIT_NAMES: [&str; 19] = [
+    "--guest-memory",
+    "burst_tokens",
+    "max_call_bytes",
+    "max_concurrent_requests",
+    "max_documents",
+    "max_guest_cpu_ms",
+    "max_guest_memory_bytes",
+    "max_memory_bytes",
+    "max_open_models",
+    "max_queued_tokens",
+    "max_request_bytes",
+    "max_request_rows",
+    "max_request_tokens",
+    "max_table_elements",
+    "max_text_bytes",
+    "max_tokens_per_s",
+    "max_waiting_requests",
+    "max_wall_ms",
+    "queue",
+];
+
+impl RerankError {
+    /// The limit that was met, by one of [`LIMIT_NAMES`]; `None` if it was none, or none of these.
+    #[must_use]
+    pub fn limit(&self) -> Option<&'static str> {
+        let known = |limit: &str| {
+            // A message may go on after the name: which text was too long.
+            let name = limit.split(' ').next().unwrap_or_default();
+            LIMIT_NAMES.iter().find(|known| **known == name).copied()
+        };
+        match self {
+            Self::TooLarge { limit, .. } => known(limit),
+            Self::TooManyRequests { limit, .. } => known(limit),
+            Self::Overloaded { .. } => Some("queue"),
+            Self::DeadlineExceeded { .. } => Some("max_wall_ms"),
+            Self::Guest(fault) => fault.limit(),
+            _ => None,
+        }
+    }
+}
+
 /// What a guest did wrong. Its instance is gone; the next request gets a fresh one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GuestFault {
@@ -204,4 +248,47 @@ pub enum GuestFault {
     /// It answered nonsense.
     #[error("its answer makes no sense: {0}")]
     BadAnswer(String),
+}
+
+impl GuestFault {
+    /// The kind of fault in a word that is the same for every guest.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Trapped(_) => "trap",
+            Self::Memory { .. } => "memory",
+            Self::CallBytes { .. } => "call-bytes",
+            Self::TableElements { .. } => "table-elements",
+            Self::LeftOpen(_) => "left-open",
+            Self::CpuTime { .. } => "cpu-time",
+            Self::BadAnswer(_) => "bad-answer",
+        }
+    }
+
+    /// The limit that the guest met, if that was its fault.
+    fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::Memory { .. } => Some("max_memory_bytes"),
+            Self::CallBytes { .. } => Some("max_call_bytes"),
+            Self::TableElements { .. } => Some("max_table_elements"),
+            Self::CpuTime { .. } => Some("max_guest_cpu_ms"),
+            Self::Trapped(_) | Self::LeftOpen(_) | Self::BadAnswer(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_named_by_its_key_whatever_a_guest_says() {
+        let too_large = |limit: &str| RerankError::TooLarge { limit: limit.to_owned(), requested: 2, allowed: 1 };
+        assert_eq!(too_large("max_text_bytes of document 3").limit(), Some("max_text_bytes"));
+        assert_eq!(too_large("the text that a caller sent").limit(), None);
+        let retry_after = Duration::ZERO;
+        assert_eq!(RerankError::Overloaded { retry_after }.limit(), Some("queue"));
+        let spent = GuestFault::CpuTime { limit: Duration::ZERO };
+        assert_eq!((spent.kind(), RerankError::from(spent.clone()).limit()), ("cpu-time", Some("max_guest_cpu_ms")));
+    }
 }

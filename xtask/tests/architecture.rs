@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 /// Modules of the host from the outside in, with the modules that each may use. Everything may use what its row names
 /// and nothing else, so that a request's path has one direction.
 const HOST_MODULES: &[(&str, &[&str])] = &[
-    ("cli", &["device", "durable", "guest", "http", "json", "limits", "model", "rerank", "sweep", "tenant"]),
-    ("http", &["json", "limits", "rerank", "tenant"]),
-    ("tenant", &["device", "durable", "guest", "limits", "model", "rerank", "sweep"]),
+    ("cli", &["device", "durable", "guest", "http", "json", "limits", "model", "rerank", "sweep", "telemetry", "tenant"]),
+    ("http", &["json", "limits", "rerank", "telemetry", "tenant"]),
+    ("tenant", &["device", "durable", "guest", "limits", "model", "rerank", "sweep", "telemetry"]),
     ("guest", &["device", "durable", "limits", "model", "rerank", "sweep"]),
     ("device", &["durable", "limits", "model"]),
     ("model", &["durable", "sweep"]),
@@ -21,6 +21,7 @@ const HOST_MODULES: &[(&str, &[&str])] = &[
     ("limits", &["rerank"]),
     ("durable", &[]),
     ("rerank", &[]),
+    ("telemetry", &[]),
     // Checks for fuzzing: it looks at everything from outside.
     ("oracle", &["cli", "http", "json", "limits", "model", "rerank", "tenant"]),
 ];
@@ -34,6 +35,8 @@ const OWNERS: &[(&str, &str)] = &[
     ("hyper", "host/src/http/"),
     ("hf_hub", "host/src/model/hub.rs"),
     ("redb", "host/src/tenant/registry"),
+    ("tracing_appender", "host/src/telemetry/"),
+    ("tracing_subscriber", "host/src/telemetry/"),
     ("wgpu", "kernels/src/gpu/"),
 ];
 

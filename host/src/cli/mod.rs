@@ -13,6 +13,7 @@ pub mod files;
 mod formats;
 mod gc;
 mod loaded;
+mod logs;
 mod model;
 mod ready;
 mod rerank;

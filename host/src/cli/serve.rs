@@ -4,24 +4,27 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
 use tokio::sync::watch;
+use tracing::{error, info, warn};
 
 use super::engine::EngineArgs;
 use super::error::CliError;
 use super::gc;
+use super::logs::LogArgs;
 use super::tenant::open_platform;
 use crate::guest;
 use crate::http::{
     self, ConnectionLimits, Cors, Deadlines, Keyless, KeylessUntil, Listeners, Order, Reloaded, ServeOptions, Tls,
 };
 use crate::model::{ModelStore, Source, builtin, of_directory};
+use crate::telemetry::{LineLimit, logs};
 #[cfg(unix)]
 use crate::tenant::server::AdminServer;
-use crate::tenant::{LiveTenant, Platform};
+use crate::tenant::{Counts, LiveTenant, Platform};
 
 /// Default address: only callers on this machine can reach it.
 const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -93,10 +96,14 @@ pub(super) struct Args {
     #[arg(long, env = "ASSAY_GUEST_MEMORY", value_name = "SIZE")]
     guest_memory: Option<ByteSize>,
     #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
     engine: EngineArgs,
 }
 
 pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
+    // Dropped last: it writes the lines that still wait.
+    let _logs = logs::start(&args.log.options()).map_err(|error| CliError::failed(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
     let device = args.engine.options(data_dir)?;
@@ -148,12 +155,14 @@ fn start(
         platform.keyless_starts(false);
     }
     for (tenant, error) in platform.activate() {
-        eprintln!("tenant {tenant} is not being served: {}", CliError::from(error));
+        error!(%tenant, reason = %CliError::from(error), "the tenant is not being served");
     }
+    let Counts { serving, failed, .. } = platform.counts();
+    info!(serving, failed, "all tenants that can be served are");
     match platform.tidy() {
         Ok(swept) if swept.dropped.is_empty() => {}
-        Ok(swept) => eprintln!("removed unused files: {}", gc::summary(&swept)),
-        Err(error) => eprintln!("unused files cannot be removed: {error}"),
+        Ok(swept) => info!("removed unused files: {}", gc::summary(&swept)),
+        Err(error) => warn!(%error, "unused files cannot be removed"),
     }
     Ok(())
 }
@@ -171,14 +180,14 @@ fn load_keyless(
     });
     match loaded {
         Ok(tenant) => {
-            eprintln!("callers need no key: the standard guest answers them with {}", tenant.model().name);
+            info!("callers need no key: the standard guest answers them with {}", tenant.model().name);
             if model.is_none() {
-                eprintln!("this ends when the first tenant is deployed: see `assay help tenant`");
+                info!("this ends when the first tenant is deployed: see `assay help tenant`");
             }
             Ok(Some(tenant))
         }
         Err(error) if model.is_none() => {
-            eprintln!("callers without a key are refused: {error}");
+            warn!("callers without a key are refused: {error}");
             Ok(None)
         }
         Err(error) => Err(error),
@@ -346,7 +355,7 @@ impl Args {
         if self.model.is_some() {
             return Err(self.keyless_refused());
         }
-        eprintln!(
+        warn!(
             "no tenant is deployed, and {} can be reached from other machines: callers without a key are refused (--allow-keyless-network answers them)",
             self.host
         );
@@ -360,7 +369,7 @@ fn stored_model(asked: Option<&str>, data_dir: &Path) -> Result<Option<String>, 
     let store = ModelStore::new(data_dir);
     let Some(asked) = asked else {
         if store.default_name()?.is_none() {
-            eprintln!("no model is here yet: fetching the default one");
+            info!("no model is here yet: fetching the default one");
             builtin::pull_default(&store, data_dir)?;
         }
         return Ok(None);
@@ -394,6 +403,7 @@ async fn serve(
     // The program that started the server waits for this. If nothing reads it, the server serves all the same.
     let mut out = std::io::stdout();
     for address in addresses {
+        info!(address, "listening");
         let _ = writeln!(out, "listening on {address}").and_then(|()| out.flush());
     }
     let platform = Arc::clone(platform);
@@ -408,13 +418,17 @@ async fn serve(
 
 /// Reads the certificate again when its files change.
 async fn reload(tls: Arc<Tls>) {
-    let mut look = tokio::time::interval(RELOAD_INTERVAL);
+    let (mut look, lines) = (tokio::time::interval(RELOAD_INTERVAL), LineLimit::default());
     loop {
         look.tick().await;
         let tls = Arc::clone(&tls);
         match tokio::task::spawn_blocking(move || tls.reload()).await {
-            Ok(Ok(Reloaded::Changed)) => eprintln!("the certificate was read again"),
-            Ok(Err(error)) => eprintln!("the certificate stays as it was: {error}"),
+            Ok(Ok(Reloaded::Changed)) => info!("the certificate was read again"),
+            Ok(Err(error)) => {
+                if let Some(unwritten) = lines.pass(Instant::now()) {
+                    warn!(%error, unwritten, "the certificate stays as it was");
+                }
+            }
             Ok(Ok(Reloaded::Unchanged)) | Err(_) => {}
         }
     }
@@ -438,6 +452,7 @@ fn admin_orders(_data_dir: &Path, _platform: &Arc<Platform>) -> Result<impl Futu
 /// Has the server drain at the first signal to stop, and ends the process at the second.
 async fn stop_at_signals(mut signals: Signals, order: watch::Sender<Order>) {
     signals.next().await;
+    info!("asked to stop: requests in work are answered first");
     let _ = order.send(Order::Drain);
     signals.next().await;
     std::process::exit(1);

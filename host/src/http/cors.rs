@@ -22,8 +22,8 @@ const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static("authorization, co
 
 /// What a page may read of an answer beside its body.
 const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
-    "retry-after, x-compute-characters, x-compute-tokens, x-inference-time, x-model, x-queue-time, x-tokenization-time, \
-     x-total-time, x-truncated-documents",
+    "retry-after, x-compute-characters, x-compute-tokens, x-inference-time, x-model, x-queue-time, x-request-id, \
+     x-tokenization-time, x-total-time, x-truncated-documents",
 );
 
 /// The origins whose pages may call. None by default.

@@ -179,6 +179,47 @@ impl HttpError {
         }
     }
 
+    /// The kind of failure in a word, for the log and the counters.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Unauthorized => "no-key",
+            Self::Starting => "starting",
+            Self::Unavailable { .. } => "tenant-failed",
+            Self::Draining => "draining",
+            Self::NotFound { .. } | Self::Method { .. } => "no-route",
+            Self::BodyTimeout { .. } | Self::BodyCut(_) => "body-incomplete",
+            Self::BodyTooLarge { .. } => "limit",
+            Self::Encoding(_)
+            | Self::Text(_)
+            | Self::NoObject(_)
+            | Self::Json(_)
+            | Self::Field(_)
+            | Self::NoDocuments { .. }
+            | Self::Model { .. } => "invalid-input",
+            Self::Answer(_) | Self::Panicked => "host",
+            Self::Rerank(error) => match error {
+                RerankError::InvalidInput(_) => "invalid-input",
+                RerankError::AccessDenied(_) | RerankError::ModelNotFound(_) => "model",
+                RerankError::TooLarge { .. }
+                | RerankError::TooManyRequests { .. }
+                | RerankError::Overloaded { .. }
+                | RerankError::DeadlineExceeded { .. } => "limit",
+                RerankError::Guest(_) => "guest",
+                RerankError::DeviceFailed(_) => "device",
+                RerankError::Internal(_) => "host",
+            },
+        }
+    }
+
+    /// The limit that was met, if it was one.
+    pub(super) fn limit(&self) -> Option<&'static str> {
+        match self {
+            Self::BodyTooLarge { .. } => Some("max_request_bytes"),
+            Self::Rerank(error) => error.limit(),
+            _ => None,
+        }
+    }
+
     /// The field that is at fault, where it is one.
     pub(super) fn field(&self) -> Option<&str> {
         match self {

@@ -1,8 +1,9 @@
 //! The HTTP service: rankings and scores in the dialects of the servers that people come from, over one port.
 //!
 //! The only module that knows HTTP. [`listener`] accepts and ends connections, over TCP, [`tls`] or a Unix socket;
-//! [`connections`] bounds them; [`cors`] says which pages may call from a browser. [`service`] takes a request from its head to its answer, [`routes`] is the table of what exists, [`openapi`] and [`page`] show it, and
-//! [`dialect`] has one file for each way of asking. The key picks the tenant; everything else is the tenant's.
+//! [`connections`] bounds them; [`cors`] says which pages may call from a browser. [`service`] takes a request from its
+//! head to its answer, [`record`] tells the log of it, [`routes`] is the table of what exists, [`openapi`] and [`page`]
+//! show it, and [`dialect`] has one file for each way of asking. The key picks the tenant; everything else is the tenant's.
 
 mod answer;
 mod body;
@@ -16,6 +17,7 @@ mod io;
 mod listener;
 mod openapi;
 mod page;
+mod record;
 mod routes;
 mod service;
 mod tls;
@@ -98,7 +100,7 @@ pub async fn serve(
 /// Decodes a body as a path's dialect does; `None` if it is refused. For checks of what must hold for any bytes.
 #[must_use]
 pub fn decode_body(path: &str, body: Vec<u8>, limits: &RequestLimits) -> Option<Vec<Request>> {
-    let choice = match routes::find(&hyper::Method::POST, path).ok()? {
+    let choice = match routes::find(&hyper::Method::POST, path).ok()?.1 {
         Endpoint::Rank(choice) => choice,
         Endpoint::Score(dialect) => Choice::Named(dialect),
         _ => return None,

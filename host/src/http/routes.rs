@@ -101,18 +101,18 @@ const PREFIXES: [(&str, &dyn Dialect); 6] = [
     ("vllm", &Vllm),
 ];
 
-/// Finds what a request leads to. Repeated and trailing slashes do not matter.
+/// Finds what a request leads to, and the path of its line in the table. Repeated and trailing slashes do not matter.
 ///
 /// # Errors
 /// There is no such path, or it takes another method.
-pub(super) fn find(method: &Method, path: &str) -> Result<Endpoint, HttpError> {
+pub(super) fn find(method: &Method, path: &str) -> Result<(&'static str, Endpoint), HttpError> {
     let exact = ROUTES.iter().find(|route| route.path == path).map(|route| (route, None));
     let (route, dialect) = exact.or_else(|| find_loosely(path)).ok_or_else(|| not_found(path))?;
     if !route.takes(method) {
         let (path, method) = (route.path, quoted(method.as_str()));
         return Err(HttpError::Method { path, method, allowed: route.allowed() });
     }
-    Ok(match (route.endpoint, dialect) {
+    let endpoint = match (route.endpoint, dialect) {
         (Endpoint::Rank(Choice::Documents(v2)), Some("cohere")) if route.path == "/v2/rerank" => {
             Endpoint::Rank(Choice::Named(v2))
         }
@@ -121,7 +121,8 @@ pub(super) fn find(method: &Method, path: &str) -> Result<Endpoint, HttpError> {
             Endpoint::Rank(Choice::Named(named.map_or(&CohereV1, |(_, dialect)| *dialect)))
         }
         (endpoint, _) => endpoint,
-    })
+    };
+    Ok((route.path, endpoint))
 }
 
 /// Finds a path without regard to empty segments, and after a dialect's name.
@@ -147,8 +148,8 @@ mod tests {
 
     fn found(path: &str) -> String {
         match find(&Method::POST, path) {
-            Ok(Endpoint::Rank(choice)) => format!("{choice:?}"),
-            Ok(other) => format!("{other:?}"),
+            Ok((_, Endpoint::Rank(choice))) => format!("{choice:?}"),
+            Ok((_, other)) => format!("{other:?}"),
             Err(error) => error.to_string(),
         }
     }
@@ -158,7 +159,7 @@ mod tests {
         for path in ["/v1/rerank", "/v1/rerank/", "//v1/rerank", "/v1//rerank//"] {
             assert_eq!(found(path), "CohereOrJina", "{path}");
         }
-        assert!(matches!(find(&Method::GET, "//"), Ok(Endpoint::Index)));
+        assert!(matches!(find(&Method::GET, "//"), Ok((_, Endpoint::Index))));
     }
 
     #[test]
@@ -173,7 +174,7 @@ mod tests {
         ] {
             assert_eq!(found(path), choice, "{path}");
         }
-        assert!(matches!(find(&Method::POST, "/vllm/score"), Ok(Endpoint::Score(_))));
+        assert!(matches!(find(&Method::POST, "/vllm/score"), Ok((_, Endpoint::Score(_)))));
     }
 
     #[test]

@@ -26,10 +26,12 @@ use super::error::{FieldError, HttpError};
 use super::fields::Fields;
 use super::openapi;
 use super::page;
+use super::record::{Lines, Record};
 use super::routes::{self, Endpoint};
 use super::{Keyless, ServeOptions};
 use crate::limits::TokenRate;
 use crate::rerank::Timings;
+use crate::telemetry::RequestId;
 use crate::tenant::{Activity, Admission, Caller, Counts, LiveTenant, Platform};
 
 /// Bodies beyond this are decoded on another thread: what can be decoded in a tenth of a millisecond costs less than
@@ -39,6 +41,9 @@ const MAX_INLINE_BYTES: usize = 64 << 10;
 /// Answers with more hits than this are written on another thread, and so are those that give back more than
 /// [`MAX_INLINE_BYTES`] of documents.
 const MAX_INLINE_HITS: usize = 512;
+
+/// The name of a request, taken from it if it is well-formed, and in every answer.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How long a request waits for its tenant to start.
 const START_PATIENCE: Duration = Duration::from_secs(2);
@@ -64,6 +69,7 @@ pub(super) struct Service {
     /// Requests whose key was refused.
     refused_keys: TokenRate,
     draining: AtomicBool,
+    lines: Arc<Lines>,
 }
 
 /// A service for one connection.
@@ -85,8 +91,15 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
             // Requests that arrived together are answered in turns with those of other connections.
             tokio::task::consume_budget().await;
             let origin = service.cors.origin(request.headers());
-            let mut response = service.answer(request).await;
+            let id = RequestId::of(request.headers().get(&REQUEST_ID).map(HeaderValue::as_bytes));
+            let mut record = Record::new(&service.lines, id, request.method());
+            let mut response = service.answer(request, &mut record).await;
             service.cors.mark(origin, &mut response);
+            // A well-formed name is always a header's value.
+            if let Ok(id) = HeaderValue::from_str(record.id().as_str()) {
+                response.headers_mut().insert(REQUEST_ID, id);
+            }
+            record.answered(response.status());
             if response.status() == StatusCode::UNAUTHORIZED {
                 connection.stands_by();
                 tokio::time::sleep(service.refused_keys.pace(1, std::time::Instant::now()).min(MAX_REFUSED_WAIT)).await;
@@ -104,7 +117,7 @@ impl Service {
     pub(super) fn new(platform: Arc<Platform>, options: ServeOptions, is_secure: bool) -> Self {
         let ServeOptions { deadlines, keyless, cors, .. } = options;
         let refused_keys = TokenRate::new(REFUSED_KEYS_PER_S, REFUSED_KEYS_PER_S, std::time::Instant::now());
-        Self { platform, keyless, deadlines, cors, is_secure, refused_keys, draining: AtomicBool::new(false) }
+        Self { platform, keyless, deadlines, cors, is_secure, refused_keys, draining: AtomicBool::new(false), lines: Arc::default() }
     }
 
     /// Refuses every request from now on.
@@ -112,13 +125,17 @@ impl Service {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+    async fn answer(&self, request: Request<Incoming>, record: &mut Record) -> Response<Answer> {
         let (head, body) = request.into_parts();
         let (method, headers) = (&head.method, &head.headers);
         if let Some(answer) = self.cors.preflight(method, headers) {
             return answer;
         }
-        let answered = match routes::find(method, head.uri.path()) {
+        let found = routes::find(method, head.uri.path());
+        if let Ok((path, _)) = found {
+            record.routed(path);
+        }
+        let answered = match found.map(|(_, endpoint)| endpoint) {
             Ok(Endpoint::Health) => Ok(answer::json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
             Ok(Endpoint::Index) => Ok(answer::json(StatusCode::OK, index())),
             Ok(Endpoint::OpenApi) => Ok(answer::json(StatusCode::OK, openapi::bytes())),
@@ -129,11 +146,13 @@ impl Service {
             // Its clients are OpenAI's, which want an error as an object; vLLM's is theirs.
             Ok(Endpoint::Models) => match self.tenant(headers) {
                 Ok(called) => Ok(answer::json(StatusCode::OK, models(&called.tenant))),
-                Err(error) => return answer::error(&error, Some(&Vllm), Afterwards::Stays),
+                Err(error) => return fail(record, &error, Some(&Vllm), Afterwards::Stays),
             },
             Ok(Endpoint::Info) => self.tenant(headers).map(|it| answer::json(StatusCode::OK, info(&it.tenant))),
-            Ok(Endpoint::Rank(choice)) => return self.score(headers, body, choice).await,
-            Ok(Endpoint::Score(dialect)) => return self.score(headers, body, Choice::Named(dialect)).await,
+            Ok(Endpoint::Rank(choice)) => return self.score(headers, body, choice, record).await,
+            Ok(Endpoint::Score(dialect)) => {
+                return self.score(headers, body, Choice::Named(dialect), record).await;
+            }
         };
         match answered {
             Ok(mut response) if method == Method::HEAD => {
@@ -142,7 +161,7 @@ impl Service {
                 response
             }
             Ok(response) => response,
-            Err(error) => answer::error(&error, None, Afterwards::Stays),
+            Err(error) => fail(record, &error, None, Afterwards::Stays),
         }
     }
 
@@ -204,15 +223,22 @@ impl Service {
     }
 
     /// Answers a request for scores, unless its key is taken away meanwhile.
-    async fn score(&self, headers: &HeaderMap, body: Incoming, choice: Choice) -> Response<Answer> {
+    async fn score(
+        &self,
+        headers: &HeaderMap,
+        body: Incoming,
+        choice: Choice,
+        record: &mut Record,
+    ) -> Response<Answer> {
         let called = match self.draining.load(Ordering::Relaxed) {
             true => Err(HttpError::Draining),
             false => self.started_tenant(headers).await,
         };
         let Called { tenant, stop } = match called {
             Ok(called) => called,
-            Err(error) => return answer::error(&error, choice.known(), Afterwards::Closes),
+            Err(error) => return fail(record, &error, choice.known(), Afterwards::Closes),
         };
+        record.of_tenant(&tenant);
         let stopped = async {
             match &stop {
                 Some(stop) => stop.cancelled().await,
@@ -221,8 +247,8 @@ impl Service {
         };
         tokio::select! {
             biased;
-            () = stopped => answer::error(&HttpError::Unauthorized, choice.known(), Afterwards::Closes),
-            response = self.score_for(tenant, headers, body, choice) => response,
+            () = stopped => fail(record, &HttpError::Unauthorized, choice.known(), Afterwards::Closes),
+            response = self.score_for(tenant, headers, body, choice, record) => response,
         }
     }
 
@@ -232,6 +258,7 @@ impl Service {
         headers: &HeaderMap,
         body: Incoming,
         choice: Choice,
+        record: &mut Record,
     ) -> Response<Answer> {
         let known = choice.known();
         let read = async {
@@ -245,22 +272,34 @@ impl Service {
         };
         let (mut admission, bytes) = match read.await {
             Ok(read) => read,
-            Err(error) => return answer::error(&error, known, Afterwards::Closes),
+            Err(error) => return fail(record, &error, known, Afterwards::Closes),
         };
         let decoded = decode(bytes, choice, &tenant).await;
         let answered = match decoded {
             Ok(decoded) => {
                 admission.hold_only(decoded.bytes());
                 let dialect = decoded.dialect;
-                ask(&mut admission, &tenant, decoded).await.map_err(|error| (Some(dialect), error))
+                record.asks(dialect.name(), decoded.documents);
+                ask(&mut admission, &tenant, decoded, record).await.map_err(|error| (Some(dialect), error))
             }
             Err(error) => Err(error),
         };
         match answered {
             Ok(response) => response.map(|answer| answer.holding(admission)),
-            Err((dialect, error)) => answer::error(&error, dialect, Afterwards::Stays),
+            Err((dialect, error)) => fail(record, &error, dialect, Afterwards::Stays),
         }
     }
+}
+
+/// Tells the caller, and the record, why a request is not answered.
+fn fail(
+    record: &mut Record,
+    error: &HttpError,
+    dialect: Option<&'static dyn Dialect>,
+    afterwards: Afterwards,
+) -> Response<Answer> {
+    record.failed(error);
+    answer::error(error, dialect, afterwards)
 }
 
 /// Whom a request is for.
@@ -336,6 +375,7 @@ async fn ask(
     admission: &mut Admission,
     tenant: &LiveTenant,
     Decoded { dialect, body, mut question, documents, characters }: Decoded,
+    record: &mut Record,
 ) -> Result<Response<Answer>, HttpError> {
     for asked in &question.by_guest {
         if !admission.honours(asked.setting).await? {
@@ -346,7 +386,9 @@ async fn ask(
     let mut responses = Vec::with_capacity(question.requests.len());
     for mut request in std::mem::take(&mut question.requests) {
         request.settings.clone_from(&question.settings);
-        responses.push(admission.rerank(request).await?);
+        let response = admission.rerank(request).await?;
+        record.ranked(&response);
+        responses.push(response);
     }
     let model = tenant.model().name.clone();
     let hits: usize = responses.iter().map(|response| response.hits.len()).sum();

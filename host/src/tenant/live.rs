@@ -11,6 +11,7 @@ use crate::guest::{Call, CallCost, CallMeter, Guest, HeldMemory, Membership, Mod
 use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::{DefaultScores, ModelInfo};
 use crate::rerank::{Activation, Request, RerankError, Response};
+use crate::telemetry::LineLimit;
 
 /// One version of a tenant, ready for requests. A request stays on the version it began on. All versions of a tenant
 /// share its concurrency limit, meter and rate.
@@ -27,6 +28,8 @@ pub struct LiveTenant {
     meter: Arc<Meter>,
     /// Bytes of the bodies of its requests.
     body_bytes: Arc<TokenRate>,
+    /// Bounds the log's lines about its requests.
+    lines: Arc<LineLimit>,
     /// Whether the guest honours each setting that was asked for so far. The names are constants of the host's own.
     honoured: Mutex<HashMap<&'static str, bool>>,
     /// Its place and memory among all guests.
@@ -76,6 +79,7 @@ impl LiveTenant {
             Some(before) => Arc::clone(&before.body_bytes),
             None => Arc::new(TokenRate::new(MAX_BODY_BYTES_PER_S, BODY_BURST_BYTES, Instant::now())),
         };
+        let lines = before.map_or_else(Arc::default, |before| Arc::clone(&before.lines));
         let (request, payer) = (limits.request(), limits.payer(name.as_str(), Some(Arc::clone(&rate))));
         let membership = guest.join(&payer.account.tenant);
         let (limits, honoured) = (Arc::new(request), Mutex::default());
@@ -89,6 +93,7 @@ impl LiveTenant {
             concurrency,
             meter,
             body_bytes,
+            lines,
             honoured,
             deployment,
             _membership: membership,
@@ -104,6 +109,12 @@ impl LiveTenant {
     #[must_use]
     pub fn name(&self) -> &TenantName {
         &self.name
+    }
+
+    /// The bound on the log's lines about its requests.
+    #[must_use]
+    pub fn lines(&self) -> &LineLimit {
+        &self.lines
     }
 
     /// The version.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tracing::{info, warn};
 
 use super::Platform;
 use super::admin::{AdminError, AdminRequest, Command, Reply};
@@ -85,6 +86,30 @@ impl Drop for AdminServer {
     }
 }
 
+/// A command that changes something, in a word, and the tenant that it changes; `None` for a question.
+fn change(command: &Command) -> Option<(&'static str, String)> {
+    let (change, tenant) = match command {
+        Command::Deploy { tenant, .. } => ("deploy", tenant),
+        Command::Rollback { tenant, .. } => ("rollback", tenant),
+        Command::SetLimits { tenant, .. } => ("set-limits", tenant),
+        Command::CreateKey { tenant } => ("create-key", tenant),
+        Command::RevokeKey { tenant, .. } => ("revoke-key", tenant),
+        Command::Remove { tenant, .. } => ("remove", tenant),
+        Command::CollectGarbage { dry_run: false, .. } => return Some(("collect-garbage", "-".to_owned())),
+        _ => return None,
+    };
+    Some((change, tenant.to_string()))
+}
+
+/// A line about a change. The words of a refusal are for who asked for it: they may hold what a guest said.
+fn tell_of(change: &str, tenant: &str, by: &str, reply: &Reply) {
+    match reply {
+        Reply::Serving(deployment) => info!(change, tenant, version = deployment.version, ?by, "a version serves"),
+        Reply::Refused(error) => warn!(change, tenant, ?by, fault = ?error.fault, "a change was refused"),
+        _ => info!(change, tenant, ?by, "changed"),
+    }
+}
+
 async fn converse(mut stream: UnixStream, platform: Arc<Platform>) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
@@ -94,8 +119,14 @@ async fn converse(mut stream: UnixStream, platform: Arc<Platform>) -> io::Result
     let reply = match read.map(|read| read.map(|_| serde_json::from_str::<AdminRequest>(&line))) {
         Ok(Ok(Ok(request))) => {
             removed = matches!(request.command, Command::Remove { .. }).then(|| Arc::clone(&platform));
+            let (change, by) = (change(&request.command), request.by.clone());
             let done = tokio::task::spawn_blocking(move || platform.execute(request)).await;
-            done.unwrap_or_else(|_| Reply::Refused(AdminError::host("carrying the request out panicked")))
+            let reply =
+                done.unwrap_or_else(|_| Reply::Refused(AdminError::host("carrying the request out panicked")));
+            if let Some((change, tenant)) = change {
+                tell_of(change, &tenant, &by, &reply);
+            }
+            reply
         }
         Ok(Ok(Err(error))) => Reply::Refused(AdminError::command(format!("not a request: {error}"))),
         Ok(Err(error)) => Reply::Refused(AdminError::command(format!("not a request: {error}"))),

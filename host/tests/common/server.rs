@@ -129,15 +129,23 @@ impl Server {
         server
     }
 
+    /// As [`on`](Self::on), with its log in a file.
+    #[track_caller]
+    pub fn logging_to(log: &Path, data_dir: &Path, arguments: &[&str]) -> Self {
+        let server = Self::starting(data_dir, arguments, std::fs::File::create(log).unwrap().into());
+        super::service::until("the server's start", || server.get("/ready").status == 200);
+        server
+    }
+
     /// Starts a server on a data directory, and waits until its port is open.
     #[track_caller]
     pub fn starting_on(data_dir: &Path, arguments: &[&str]) -> Self {
-        Self::spawn(data_dir, super::assay(data_dir), arguments)
+        Self::spawn(data_dir, super::assay(data_dir), arguments, Stdio::inherit())
     }
 
     #[track_caller]
-    fn spawn(data_dir: &Path, mut command: Command, arguments: &[&str]) -> Self {
-        command.args(["serve", "--port", "0"]).args(arguments).env("USER", "tester");
+    fn spawn(data_dir: &Path, mut command: Command, arguments: &[&str], log: Stdio) -> Self {
+        command.args(["serve", "--port", "0"]).args(arguments).env("USER", "tester").stderr(log);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -153,7 +161,7 @@ impl Server {
         let assay = super::assay(data_dir);
         command.args(assay.get_args());
         command.envs(assay.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let server = Self::spawn(data_dir, command, &[]);
+        let server = Self::spawn(data_dir, command, &[], Stdio::inherit());
         super::service::until("the server's start", || server.get("/ready").status == 200);
         server
     }

@@ -18,6 +18,10 @@ const DOCUMENTS_PER_SEARCH_UNIT: usize = 100;
 pub(in crate::http) struct CohereV1;
 
 impl Dialect for CohereV1 {
+    fn name(&self) -> &'static str {
+        "cohere-v1"
+    }
+
     fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
         ranking::parse(fields, serving, &ranking::COHERE)
     }

@@ -13,6 +13,10 @@ use crate::http::fields::Fields;
 pub(in crate::http) struct CohereV2;
 
 impl Dialect for CohereV2 {
+    fn name(&self) -> &'static str {
+        "cohere-v2"
+    }
+
     fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
         ranking::parse(fields, serving, &ranking::COHERE)
     }

@@ -27,6 +27,10 @@ const PROFILE: Profile = Profile {
 pub(in crate::http) struct Infinity;
 
 impl Dialect for Infinity {
+    fn name(&self) -> &'static str {
+        "infinity"
+    }
+
     fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
         ranking::parse(fields, serving, &PROFILE)
     }

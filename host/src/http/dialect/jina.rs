@@ -25,6 +25,10 @@ const PROFILE: Profile = Profile {
 pub(in crate::http) struct Jina;
 
 impl Dialect for Jina {
+    fn name(&self) -> &'static str {
+        "jina"
+    }
+
     fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
         ranking::parse(fields, serving, &PROFILE)
     }

@@ -27,6 +27,10 @@ const PROFILE: Profile = Profile {
 pub(in crate::http) struct LlamaServer;
 
 impl Dialect for LlamaServer {
+    fn name(&self) -> &'static str {
+        "llama-server"
+    }
+
     fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
         ranking::parse(fields, serving, &PROFILE)
     }

@@ -42,6 +42,9 @@ pub(super) use vllm::{Vllm, VllmScore};
 
 /// How one family of clients asks and is answered.
 pub(super) trait Dialect: std::fmt::Debug + Sync {
+    /// Whose API it is, for the log and the counters.
+    fn name(&self) -> &'static str;
+
     /// Decodes a body. Called once for each request, on a thread that may block.
     ///
     /// # Errors

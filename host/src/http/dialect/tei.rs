@@ -35,6 +35,10 @@ pub(in crate::http) struct Tei;
 pub(in crate::http) struct TeiPredict;
 
 impl Dialect for Tei {
+    fn name(&self) -> &'static str {
+        "tei"
+    }
+
     fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
         ranking::parse(fields, serving, &PROFILE)
     }
@@ -64,6 +68,10 @@ impl Dialect for Tei {
 }
 
 impl Dialect for TeiPredict {
+    fn name(&self) -> &'static str {
+        "tei"
+    }
+
     fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
         pairs::parse_predict(fields, serving)
     }

@@ -35,6 +35,10 @@ pub(in crate::http) struct Vllm;
 pub(in crate::http) struct VllmScore;
 
 impl Dialect for Vllm {
+    fn name(&self) -> &'static str {
+        "vllm"
+    }
+
     fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
         ranking::parse(fields, serving, &Profile { scores: scores(serving), ..PROFILE })
     }
@@ -63,6 +67,10 @@ impl Dialect for Vllm {
 }
 
 impl Dialect for VllmScore {
+    fn name(&self) -> &'static str {
+        "vllm"
+    }
+
     fn parse(&self, fields: Fields<'_>, serving: &Serving<'_>) -> Result<Question, HttpError> {
         pairs::parse_score(fields, serving, MODEL, scores(serving))
     }

@@ -1,0 +1,200 @@
+//! What is known of a request when it ends, for the log: its name, its path, its tenant, how it ended and where its time
+//! went.
+//!
+//! Each request is told of once: when it is answered, or when its caller goes away. Nothing of its body, its key or the
+//! path as it was sent gets here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::{Method, StatusCode};
+use tracing::{error, info, warn};
+
+use super::error::HttpError;
+use crate::rerank::{GuestFault, RerankError, Response, Timings};
+use crate::telemetry::logs::ACCESS;
+use crate::telemetry::{LineLimit, RequestId};
+use crate::tenant::LiveTenant;
+
+/// What the log calls the status of a request whose caller went away, as nginx does.
+const CALLER_GONE: u16 = 499;
+
+/// Bounds on the lines about requests for which no tenant answers.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    no_key: LineLimit,
+    faults: LineLimit,
+}
+
+/// A request, from its head to its answer.
+#[derive(Debug)]
+pub(super) struct Record {
+    lines: Arc<Lines>,
+    id: RequestId,
+    began: Instant,
+    method: &'static str,
+    path: &'static str,
+    dialect: &'static str,
+    tenant: Option<Arc<LiveTenant>>,
+    documents: usize,
+    tokens: u64,
+    timings: Timings,
+    failure: Option<Failure>,
+    status: Option<StatusCode>,
+}
+
+/// Why a request was not answered, without anything of its contents.
+#[derive(Debug, Clone)]
+struct Failure {
+    kind: &'static str,
+    limit: Option<&'static str>,
+    guest: Option<GuestFault>,
+}
+
+impl Record {
+    /// A request whose head has arrived.
+    pub(super) fn new(lines: &Arc<Lines>, id: RequestId, method: &Method) -> Self {
+        Self {
+            lines: Arc::clone(lines),
+            id,
+            began: Instant::now(),
+            method: known_method(method),
+            path: "-",
+            dialect: "-",
+            tenant: None,
+            documents: 0,
+            tokens: 0,
+            timings: Timings::default(),
+            failure: None,
+            status: None,
+        }
+    }
+
+    /// The request's name.
+    pub(super) fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// Its path, as the table of routes has it.
+    pub(super) fn routed(&mut self, path: &'static str) {
+        self.path = path;
+    }
+
+    /// The tenant that it is for.
+    pub(super) fn of_tenant(&mut self, tenant: &Arc<LiveTenant>) {
+        self.tenant = Some(Arc::clone(tenant));
+    }
+
+    /// Its dialect, and how many documents it has.
+    pub(super) fn asks(&mut self, dialect: &'static str, documents: usize) {
+        (self.dialect, self.documents) = (dialect, documents);
+    }
+
+    /// The tenant's answer to it, or to one of its parts.
+    pub(super) fn ranked(&mut self, response: &Response) {
+        self.tokens += response.usage.tokens;
+        let Timings { guest, queue, inference, total } = response.timings;
+        self.timings.guest += guest;
+        self.timings.queue += queue;
+        self.timings.inference += inference;
+        self.timings.total += total;
+    }
+
+    /// Why it is not answered.
+    pub(super) fn failed(&mut self, error: &HttpError) {
+        let guest = match error {
+            HttpError::Rerank(RerankError::Guest(fault)) => Some(fault.clone()),
+            _ => None,
+        };
+        self.failure = Some(Failure { kind: error.kind(), limit: error.limit(), guest });
+    }
+
+    /// It is answered with this status.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    fn tenant(&self) -> &str {
+        self.tenant.as_ref().map_or("-", |tenant| tenant.name().as_str())
+    }
+
+    /// A line for a failure that somebody should look at: at most a few of a kind and tenant.
+    fn tell_of(&self, failure: &Failure) {
+        let (limit, now) = (failure.limit.unwrap_or("-"), Instant::now());
+        let (request_id, tenant) = (&self.id, self.tenant());
+        let lines = self.tenant.as_ref().map_or(&self.lines.faults, |tenant| tenant.lines());
+        match failure.kind {
+            "no-key" => {
+                if let Some(unwritten) = self.lines.no_key.pass(now) {
+                    warn!(%request_id, path = self.path, unwritten, "a caller without a valid key was refused");
+                }
+            }
+            "guest" => {
+                if let (Some(fault), Some(unwritten)) = (&failure.guest, lines.pass(now)) {
+                    let (fault, cause) = (fault.kind(), trap(fault));
+                    warn!(%request_id, tenant, fault, cause, limit, unwritten, "the guest failed");
+                }
+            }
+            "limit" => {
+                if let Some(unwritten) = lines.pass(now) {
+                    warn!(%request_id, tenant, limit, unwritten, "a limit was met");
+                }
+            }
+            "host" | "device" => {
+                if let Some(unwritten) = self.lines.faults.pass(now) {
+                    error!(%request_id, tenant, kind = failure.kind, unwritten, "the host failed");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if let Some(failure) = &self.failure {
+            self.tell_of(failure);
+        }
+        let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 1e2;
+        let Timings { guest, queue, inference, .. } = self.timings;
+        info!(
+            target: ACCESS,
+            request_id = %self.id,
+            method = self.method,
+            path = self.path,
+            dialect = self.dialect,
+            tenant = self.tenant(),
+            status = self.status.map_or(CALLER_GONE, |status| status.as_u16()),
+            failure = self.failure.as_ref().map_or("-", |failure| failure.kind),
+            documents = self.documents,
+            tokens = self.tokens,
+            total_ms = ms(self.began.elapsed()),
+            guest_ms = ms(guest),
+            queue_ms = ms(queue),
+            inference_ms = ms(inference),
+            "request"
+        );
+    }
+}
+
+/// What trapped, where the words are WebAssembly's own; a guest's are not repeated.
+fn trap(fault: &GuestFault) -> &str {
+    match fault {
+        GuestFault::Trapped(cause) => cause.strip_prefix("wasm trap: ").unwrap_or("-"),
+        _ => "-",
+    }
+}
+
+/// A method's name, if it is one of HTTP's own.
+fn known_method(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::OPTIONS => "OPTIONS",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        _ => "-",
+    }
+}
