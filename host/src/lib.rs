@@ -16,16 +16,20 @@
 //! - [`json`]: requests as JSON, as files and HTTP have them.
 //! - [`oracle`]: what must hold for any bytes from outside, for fuzzing.
 //! - [`sweep`]: what a clean-up of the data directory removed.
+//! - [`dashboard`]: the counters as people read them, over the last hour.
+//! - [`metrics`]: the counters in Prometheus' format.
 //! - [`telemetry`]: the log, and the forms in which things are counted.
 //! - [`cli`]: the command line.
 
 pub mod cli;
+pub mod dashboard;
 pub mod device;
 mod durable;
 pub mod guest;
 pub mod http;
 pub mod json;
 pub mod limits;
+pub mod metrics;
 pub mod model;
 pub mod oracle;
 pub mod rerank;

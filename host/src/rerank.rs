@@ -188,6 +188,10 @@ pub const LIMIT_NAMES: [&str; 19] = [
     "queue",
 ];
 
+/// Kinds of faults of a guest, as [`GuestFault::kind`] names them.
+pub const FAULT_KINDS: [&str; 7] =
+    ["bad-answer", "call-bytes", "cpu-time", "left-open", "memory", "table-elements", "trap"];
+
 impl RerankError {
     /// The limit that was met, by one of [`LIMIT_NAMES`]; `None` if it was none, or none of these.
     #[must_use]
@@ -290,5 +294,6 @@ mod tests {
         assert_eq!(RerankError::Overloaded { retry_after }.limit(), Some("queue"));
         let spent = GuestFault::CpuTime { limit: Duration::ZERO };
         assert_eq!((spent.kind(), RerankError::from(spent.clone()).limit()), ("cpu-time", Some("max_guest_cpu_ms")));
+        assert!(FAULT_KINDS.contains(&spent.kind()));
     }
 }

@@ -177,6 +177,7 @@ fn a_compiler_process_is_stopped_at_its_limits() {
             device: DeviceOptions::default(),
             compiler,
             guest_memory_bytes: None,
+            max_named_tenants: 10,
             tokio: runtime.handle().clone(),
         };
         Platform::open(dir.path(), options).unwrap()

@@ -49,7 +49,10 @@ fn every_answer_and_line_has_the_requests_name() {
     let lines = lines(&log);
     let requests = of(&lines, "request");
     let line = requests.iter().find(|line| line["request_id"] == "job-7/part:2").unwrap();
-    assert_eq!((&line["path"], &line["dialect"], &line["status"]), (&"/v2/rerank".into(), &"cohere-v2".into(), &200.into()));
+    assert_eq!(
+        (&line["path"], &line["dialect"], &line["status"]),
+        (&"/v2/rerank".into(), &"cohere-v2".into(), &200.into())
+    );
     assert_eq!((&line["documents"], &line["tenant"]), (&2.into(), &"stand-alone".into()));
     assert!(line["total_ms"].as_f64().unwrap() >= line["inference_ms"].as_f64().unwrap(), "{line}");
     assert!(requests.iter().any(|line| line["request_id"] == "job-8" && line["failure"] == "no-route"), "{requests:?}");
@@ -106,7 +109,10 @@ fn callers_cannot_flood_the_log() {
     let refused = of(&lines, "a caller without a valid key was refused");
     let met = of(&lines, "a limit was met");
     assert!((1..20).contains(&refused.len()), "{} lines", refused.len());
-    assert!((1..20).contains(&met.len()) && met[0]["limit"] == "max_documents" && met[0]["tenant"] == "acme", "{met:?}");
+    assert!(
+        (1..20).contains(&met.len()) && met[0]["limit"] == "max_documents" && met[0]["tenant"] == "acme",
+        "{met:?}"
+    );
     assert!(of(&lines, "request").is_empty(), "the access log was not asked for");
     // What the operator does is told too.
     assert!(lines.iter().any(|line| line["change"] == "create-key" && line["by"] == "\"tester\""), "{lines:?}");

@@ -41,7 +41,7 @@ fn keys_limits_and_tenants_change_while_a_component_compiles() {
     drop(platform);
     let compiler = CompilerOptions { max_prepare_cpu: COMPILE_TIME, ..CompilerOptions::new(common::PROGRAM.into()) };
     let (device, tokio) = (DeviceOptions::default(), runtime.handle().clone());
-    let options = PlatformOptions { device, compiler, guest_memory_bytes: None, tokio };
+    let options = PlatformOptions { device, compiler, guest_memory_bytes: None, max_named_tenants: 10, tokio };
     let platform = Platform::open(dir.path(), options).unwrap();
     assert!(platform.activate_all().unwrap().is_empty());
     let (secret, id) = create_key(&platform, "acme");

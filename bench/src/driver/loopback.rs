@@ -167,6 +167,7 @@ fn open(options: &InProcessOptions, data_dir: &std::path::Path, tokio: Handle) -
         device: options.device.clone(),
         compiler: CompilerOptions::new(compiler()?),
         guest_memory_bytes: None,
+        max_named_tenants: 10,
         tokio,
     };
     let platform = Platform::open(data_dir, options)?;

@@ -14,10 +14,12 @@ mod formats;
 mod gc;
 mod loaded;
 mod logs;
+mod metrics;
 mod model;
 mod ready;
 mod rerank;
 mod serve;
+mod signals;
 mod table;
 mod tenant;
 mod tune;
@@ -62,9 +64,13 @@ enum Command {
     #[command(subcommand)]
     Tenant(tenant::Command),
     /// Answer tenants' requests over HTTP
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Ask a server on this machine whether it takes requests; exit code 1 if not
     Ready,
+    /// Print all that a server on this machine counts, in Prometheus' format
+    Metrics(metrics::Metrics),
+    /// Print the key that opens a server's metrics and dashboard over HTTP; made at first use
+    OperatorKey(metrics::OperatorKey),
     /// Check a file of settings for `assay serve`
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -110,7 +116,10 @@ fn run(cli: Cli) -> Result<(), CliError> {
             .data_dir()
             .join("assay"),
     };
-    if matches!(cli.command, Command::Serve(_) | Command::Tenant(_) | Command::Model(_) | Command::Gc(_)) {
+    if matches!(
+        cli.command,
+        Command::Serve(_) | Command::Tenant(_) | Command::Model(_) | Command::Gc(_) | Command::OperatorKey(_)
+    ) {
         close_to_others();
     }
     match cli.command {
@@ -119,6 +128,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Tenant(command) => tenant::run(command, &data_dir),
         Command::Serve(args) => serve::run(&args, &data_dir),
         Command::Ready => ready::run(&data_dir),
+        Command::Metrics(args) => metrics::run(&args, &data_dir),
+        Command::OperatorKey(args) => metrics::print_key(&args, &data_dir),
         Command::Gc(args) => gc::run(&args, &data_dir),
         Command::InternalCompile | Command::Config(_) => Ok(()),
         Command::Devices(args) => devices::run(&args, &data_dir),

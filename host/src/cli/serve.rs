@@ -15,7 +15,8 @@ use super::engine::EngineArgs;
 use super::error::CliError;
 use super::gc;
 use super::logs::LogArgs;
-use super::tenant::open_platform;
+use super::signals::{self, Signals};
+use super::tenant::{PlatformArgs, open_platform};
 use crate::guest;
 use crate::http::{
     self, ConnectionLimits, Cors, Deadlines, Keyless, KeylessUntil, Listeners, Order, Reloaded, ServeOptions, Tls,
@@ -24,7 +25,7 @@ use crate::model::{ModelStore, Source, builtin, of_directory};
 use crate::telemetry::{LineLimit, logs};
 #[cfg(unix)]
 use crate::tenant::server::AdminServer;
-use crate::tenant::{Counts, LiveTenant, Platform};
+use crate::tenant::{Counts, DEFAULT_MAX_NAMED_TENANTS, LiveTenant, Platform};
 
 /// Default address: only callers on this machine can reach it.
 const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -95,6 +96,13 @@ pub(super) struct Args {
     /// of the machine's]
     #[arg(long, env = "ASSAY_GUEST_MEMORY", value_name = "SIZE")]
     guest_memory: Option<ByteSize>,
+    /// Serve the metrics at another port too, to everyone who reaches it: without a key, without TLS, and nothing else.
+    /// On the port of callers they need the operator's key
+    #[arg(long, env = "ASSAY_METRICS_ADDRESS", value_name = "ADDRESS:PORT")]
+    metrics_address: Option<SocketAddr>,
+    /// Most tenants whose counts are told by name in metrics and on the dashboard; the rest is summed
+    #[arg(long, env = "ASSAY_METRICS_TENANTS", value_name = "N", default_value_t = DEFAULT_MAX_NAMED_TENANTS)]
+    metrics_tenants: usize,
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
@@ -111,7 +119,9 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let connections = args.connection_limits()?;
     let cors = args.cors()?;
     let guest_memory = args.guest_memory.map(|size| size.as_u64());
-    let platform = Arc::new(open_platform(data_dir, device, guest_memory, runtime.handle())?);
+    let options = PlatformArgs { device, guest_memory, max_named_tenants: args.metrics_tenants };
+    let platform = Arc::new(open_platform(data_dir, options, runtime.handle())?);
+    platform.open_operator_key()?;
     platform.begin()?;
     let keyless = args.keyless(&platform)?;
     platform.keyless_starts(keyless.is_some());
@@ -228,6 +238,12 @@ impl Args {
             let scheme = if listeners.tls.is_some() { "https" } else { "http" };
             addresses.push(format!("{scheme}://{}", listener.local_addr().map_err(failed)?));
             listeners.tcp = Some(listener);
+        }
+        if let Some(address) = self.metrics_address {
+            let failed = |error: std::io::Error| CliError::failed(format!("--metrics-address {address}: {error}"));
+            let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+            info!(address = %listener.local_addr().map_err(failed)?, "metrics are served without a key");
+            listeners.metrics = Some(listener);
         }
         let socket_file = match &self.unix_socket {
             None => None,
@@ -396,7 +412,7 @@ async fn serve(
     let (order, stops) = watch::channel(Order::Serve);
     // Handled before the lines below: a program that reads them may stop the server at once.
     let signals = Signals::new().map_err(|error| CliError::failed(format!("signals cannot be handled: {error}")))?;
-    tokio::spawn(stop_at_signals(signals, order));
+    tokio::spawn(signals::stop_at(signals, order));
     if let Some(tls) = &listeners.tls {
         tokio::spawn(reload(Arc::clone(tls)));
     }
@@ -447,50 +463,4 @@ fn admin_orders(data_dir: &Path, platform: &Arc<Platform>) -> Result<impl Future
 #[cfg(not(unix))]
 fn admin_orders(_data_dir: &Path, _platform: &Arc<Platform>) -> Result<impl Future<Output = ()> + use<>, CliError> {
     Ok(std::future::pending())
-}
-
-/// Has the server drain at the first signal to stop, and ends the process at the second.
-async fn stop_at_signals(mut signals: Signals, order: watch::Sender<Order>) {
-    signals.next().await;
-    info!("asked to stop: requests in work are answered first");
-    let _ = order.send(Order::Drain);
-    signals.next().await;
-    std::process::exit(1);
-}
-
-/// The signals that ask a process to stop.
-#[cfg(unix)]
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
-/// What asks a process to stop.
-#[cfg(windows)]
-struct Signals(tokio::signal::windows::CtrlC);
-
-#[cfg(windows)]
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        tokio::signal::windows::ctrl_c().map(Self)
-    }
-
-    async fn next(&mut self) {
-        self.0.recv().await;
-    }
 }

@@ -15,8 +15,8 @@ use crate::tenant::admin::{AdminRequest, Command as AdminCommand, Description, H
 use crate::tenant::client::AdminClient;
 use crate::tenant::compile::CompilerOptions;
 use crate::tenant::{
-    Counts, Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, TenantLimits, TenantName,
-    held_models_in,
+    Counts, DEFAULT_MAX_NAMED_TENANTS, Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, Snapshot,
+    TenantLimits, TenantName, held_models_in,
 };
 
 #[derive(Debug, Subcommand)]
@@ -126,17 +126,21 @@ pub(super) enum Key {
     },
 }
 
+/// How a command opens the tenants of a data directory.
+pub(super) struct PlatformArgs {
+    pub(super) device: DeviceOptions,
+    /// Most memory of all guests in bytes.
+    pub(super) guest_memory: Option<u64>,
+    pub(super) max_named_tenants: usize,
+}
+
 /// Opens the tenants of a data directory in this process.
-pub(super) fn open_platform(
-    data_dir: &Path,
-    device: DeviceOptions,
-    guest_memory_bytes: Option<u64>,
-    tokio: &Handle,
-) -> Result<Platform, CliError> {
+pub(super) fn open_platform(data_dir: &Path, args: PlatformArgs, tokio: &Handle) -> Result<Platform, CliError> {
     let program = std::env::current_exe();
     let program = program.map_err(|error| CliError::failed(format!("this program cannot find itself: {error}")))?;
-    let options =
-        PlatformOptions { device, compiler: CompilerOptions::new(program), guest_memory_bytes, tokio: tokio.clone() };
+    let PlatformArgs { device, guest_memory: guest_memory_bytes, max_named_tenants } = args;
+    let (compiler, tokio) = (CompilerOptions::new(program), tokio.clone());
+    let options = PlatformOptions { device, compiler, guest_memory_bytes, max_named_tenants, tokio };
     Ok(Platform::open(data_dir, options)?)
 }
 
@@ -194,6 +198,16 @@ pub(super) fn server_counts(data_dir: &Path) -> Result<Option<Counts>, CliError>
     }
 }
 
+/// All that the server on the data directory counts; `None` if none runs.
+pub(super) fn server_snapshot(data_dir: &Path) -> Result<Option<Snapshot>, CliError> {
+    let Some(client) = AdminClient::connect(data_dir)? else { return Ok(None) };
+    match client.execute(&signed(AdminCommand::Observe))? {
+        Reply::Observed(snapshot) => Ok(Some(*snapshot)),
+        Reply::Refused(error) => Err(error.into()),
+        _ => Err(CliError::failed("the server answered another question")),
+    }
+}
+
 /// Sends a request to the server that runs on the data directory, or carries it out here if none runs.
 pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Reply, CliError> {
     let mut name_component = |hash: String| {
@@ -210,7 +224,8 @@ pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
     let device = DeviceOptions { tune_file: Some(DeviceOptions::tune_file(data_dir)), ..Default::default() };
-    let platform = open_platform(data_dir, device, None, runtime.handle())?;
+    let options = PlatformArgs { device, guest_memory: None, max_named_tenants: DEFAULT_MAX_NAMED_TENANTS };
+    let platform = open_platform(data_dir, options, runtime.handle())?;
     if let Some(wasm) = wasm {
         name_component(platform.put_component(wasm)?);
     }
@@ -286,6 +301,8 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
         // These are handled elsewhere, or print nothing.
         Reply::HeldModels(_)
         | Reply::Ready(_)
+        | Reply::Observed(_)
+        | Reply::OperatorKey { .. }
         | Reply::Device(_)
         | Reply::Swept(_)
         | Reply::Done

@@ -8,13 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use assay_kernels::BatchReport;
+use serde::{Deserialize, Serialize};
 
 use super::fair_queueing::ModelId;
 use super::queue::BatchPlan;
+use crate::telemetry::Histogram;
+use crate::telemetry::histogram::{NUMBERS, SECONDS};
 
 /// Totals since the device was opened or the model was loaded. The difference of two readings covers the time between
 /// them.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeterReading {
     /// Batches computed.
     pub batches: u64,
@@ -26,8 +29,32 @@ pub struct MeterReading {
     pub tokens: u64,
     /// Useful floating-point operations, by formula.
     pub useful_flops: u64,
+    /// Tokens that padding every row to the longest of its batch would have added.
+    pub padding_avoided: u64,
     /// Time of batches, by the device's clock if it has one, else by the host's.
     pub device_time: Duration,
+    /// Most useful floating-point operations a second of any batch: how fast the device was seen to be.
+    pub best_flops_per_s: f64,
+}
+
+/// What batches were like.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Batches {
+    /// Rows.
+    pub rows: Histogram,
+    /// Tokens.
+    pub tokens: Histogram,
+    /// Tenants.
+    pub tenants: Histogram,
+    /// Seconds on the device.
+    pub seconds: Histogram,
+}
+
+impl Default for Batches {
+    fn default() -> Self {
+        let [rows, tokens, tenants] = std::array::from_fn(|_| Histogram::new(NUMBERS));
+        Self { rows, tokens, tenants, seconds: Histogram::new(SECONDS) }
+    }
 }
 
 /// Failed batches in a row after which a device is said to fail. A bug that one request meets makes fewer.
@@ -54,6 +81,7 @@ struct State {
     /// Batches that failed since one was computed, and when the last of them did.
     failures: u32,
     failed_at: Option<Instant>,
+    batches: Batches,
 }
 
 impl Meter {
@@ -74,6 +102,12 @@ impl Meter {
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.lock().is_failing(Instant::now())
+    }
+
+    /// What all batches were like.
+    #[must_use]
+    pub fn batches(&self) -> Batches {
+        self.lock().batches.clone()
     }
 
     /// One model's totals.
@@ -100,14 +134,23 @@ impl Meter {
         let mut state = self.lock();
         state.left();
         state.failures = 0;
-        let State { total, models, tenants, .. } = &mut *state;
+        let State { total, models, tenants, batches, .. } = &mut *state;
+        let padding_avoided = plan.longest_row() * report.rows as u64;
+        let padding_avoided = padding_avoided.saturating_sub(report.tokens as u64);
+        let flops_per_s = report.useful_flops as f64 / took.as_secs_f64().max(1e-9);
         for reading in [total, models.entry(plan.model).or_default()] {
             reading.batches += 1;
             reading.rows += report.rows as u64;
             reading.tokens += report.tokens as u64;
             reading.useful_flops += report.useful_flops;
             reading.device_time += took;
+            reading.padding_avoided += padding_avoided;
+            reading.best_flops_per_s = reading.best_flops_per_s.max(flops_per_s);
         }
+        batches.rows.observe(report.rows as f64);
+        batches.tokens.observe(report.tokens as f64);
+        batches.tenants.observe(plan.tenants() as f64);
+        batches.seconds.observe(took.as_secs_f64());
         for (tenant, share) in plan.shares() {
             let part = took.mul_f64(share);
             match tenants.get_mut(tenant) {
@@ -206,7 +249,7 @@ mod tests {
         assert_eq!(meter.device_time_of("a"), Duration::from_millis(75 + 40));
         assert_eq!(meter.device_time_of("b"), Duration::from_millis(25));
         assert_eq!(meter.device_time_of("nobody"), Duration::ZERO);
-        let MeterReading { batches, failed_batches, rows, tokens, useful_flops, device_time } = meter.read();
+        let MeterReading { batches, failed_batches, rows, tokens, useful_flops, device_time, .. } = meter.read();
         assert_eq!((batches, failed_batches, rows, tokens, useful_flops), (2, 1, 4, 14, 18));
         assert_eq!(device_time, Duration::from_millis(140));
         assert_eq!((meter.model(ModelId(2)).batches, meter.model(ModelId(2)).failed_batches), (1, 1));

@@ -35,11 +35,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 pub use budget::{BudgetSource, DEFAULT_DISCRETE_GPU_BYTES, MemoryBudget, NoRoom, machine_memory_bytes};
 pub use choose::{Decision, DeviceError, DeviceOptions, EngineChoice, EnginePrecision};
 pub use fair_queueing::ModelId;
-pub use meter::{Meter, MeterReading};
+pub use meter::{Batches, Meter, MeterReading};
 pub use models::{LoadError, LoadedModel};
 pub use scheduler::{DEFAULT_MAX_QUEUED_TOKENS, Scheduler};
 pub use score::{Account, DEFAULT_WEIGHT, DeviceFault, ScoreError, Scored};
-pub use status::{DeviceStatus, ModelStatus};
+pub use status::{DeviceReading, DeviceStatus, ModelStatus};
 
 use budget::Holdings;
 use hardware::Hardware;

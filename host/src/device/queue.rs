@@ -43,6 +43,8 @@ pub(super) struct Job {
     tenant: Arc<str>,
     model: ModelId,
     rows: CheckedBatch,
+    /// When it was admitted.
+    since: Instant,
     /// The first row not yet in a batch.
     next_row: usize,
     outputs: Vec<f32>,
@@ -157,6 +159,19 @@ impl BatchPlan {
         requests
     }
 
+    /// Tokens of the longest row.
+    pub(super) fn longest_row(&self) -> u64 {
+        self.batch.iter().map(|row| row.ids.len()).max().unwrap_or(0) as u64
+    }
+
+    /// Number of tenants with rows in the batch.
+    pub(super) fn tenants(&self) -> usize {
+        let mut tenants: Vec<&str> = self.parts.iter().map(|part| &*part.tenant).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        tenants.len()
+    }
+
     /// Each tenant's share of the batch's work, between 0 and 1; a tenant may appear several times.
     pub(super) fn shares(&self) -> impl Iterator<Item = (&Arc<str>, f64)> {
         let all = self.flops.max(1) as f64;
@@ -230,6 +245,7 @@ impl Queue {
             tenant,
             model,
             rows,
+            since: now,
             next_row: 0,
             outputs: Vec::new(),
             reply,
@@ -240,6 +256,14 @@ impl Queue {
         };
         self.jobs.insert(id, job);
         Ok(id)
+    }
+
+    /// Requests with rows that wait, and since when the oldest has waited.
+    pub(super) fn waiting_requests(&self) -> (usize, Option<Instant>) {
+        let waiting = self.jobs.values().filter(|job| job.next_row < job.rows.rows());
+        waiting.fold((0, None), |(count, oldest), job| {
+            (count + 1, Some(oldest.map_or(job.since, |oldest: Instant| oldest.min(job.since))))
+        })
     }
 
     /// Waiting tokens.

@@ -113,6 +113,12 @@ impl Scheduler {
         self.shared.lock().queue.waiting_tokens()
     }
 
+    /// Requests with rows that wait now, and since when the oldest has waited.
+    #[must_use]
+    pub fn waiting_requests(&self) -> (usize, Option<Instant>) {
+        self.shared.lock().queue.waiting_requests()
+    }
+
     /// Tokens of a tenant's rows that wait now, for any model.
     #[must_use]
     pub fn waiting_tokens_of(&self, tenant: &str) -> usize {

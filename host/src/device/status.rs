@@ -1,8 +1,11 @@
 //! A report on a device, for people and programs.
 
+use std::time::Instant;
+
 use serde::{Deserialize, Serialize};
 
 use super::Device;
+use super::meter::{Batches, MeterReading};
 
 /// A device, its loaded models and their memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,25 @@ pub struct DeviceStatus {
     pub processor: Option<Box<DeviceStatus>>,
 }
 
+/// A device's work at one moment. Sums are since it was opened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceReading {
+    /// The device, its loaded models and their memory.
+    pub status: DeviceStatus,
+    /// Sums.
+    pub work: MeterReading,
+    /// Time with at least one batch on the device, in seconds.
+    pub busy_seconds: f64,
+    /// What batches were like.
+    pub batches: Batches,
+    /// Requests with rows that wait.
+    pub queued_requests: u64,
+    /// How long the oldest of them has waited, in seconds; 0 if none waits.
+    pub oldest_queued_seconds: f64,
+    /// The processor, with the models that an automatically chosen GPU cannot compute.
+    pub processor: Option<Box<DeviceReading>>,
+}
+
 /// A model on a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelStatus {
@@ -48,6 +70,9 @@ pub struct ModelStatus {
     /// Number of holders: tenants' versions that serve or still have running requests. The model makes room for others
     /// only at 0.
     pub holders: usize,
+    /// Batches computed.
+    #[serde(default)]
+    pub batches: u64,
     /// Rows computed.
     pub rows: u64,
     /// Tokens computed.
@@ -57,6 +82,22 @@ pub struct ModelStatus {
 }
 
 impl Device {
+    /// The device's work so far, and what waits for it now.
+    #[must_use]
+    pub fn read(&self, now: Instant) -> DeviceReading {
+        let (queued_requests, oldest) = self.scheduler.waiting_requests();
+        let meter = self.meter();
+        DeviceReading {
+            status: self.status(),
+            work: meter.read(),
+            busy_seconds: meter.busy().as_secs_f64(),
+            batches: meter.batches(),
+            queued_requests: queued_requests as u64,
+            oldest_queued_seconds: oldest.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64()),
+            processor: self.processor.get().map(|processor| Box::new(processor.read(now))),
+        }
+    }
+
     /// The device, its loaded models and their memory.
     #[must_use]
     pub fn status(&self) -> DeviceStatus {
@@ -71,6 +112,7 @@ impl Device {
                 arena_bytes: holding.memory.arena_bytes,
                 io_bytes: holding.memory.io_bytes,
                 holders: holding.holders,
+                batches: done.batches,
                 rows: done.rows,
                 tokens: done.tokens,
                 device_time_ms: u64::try_from(done.device_time.as_millis()).unwrap_or(u64::MAX),

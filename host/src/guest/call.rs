@@ -15,6 +15,7 @@ use super::instance::{Cost, Instance, Start, StoreData, Terms, time_left};
 use super::meter::CallMeter;
 use super::models::Models;
 use super::pool::{Place, Pool};
+use super::reading::Starts;
 use super::threads::{GuestThreads, Unfinished};
 use super::turns::CpuShare;
 use crate::device::Account;
@@ -91,6 +92,7 @@ pub(super) struct Shared {
     /// Room for the host's own work on the threads, which does not yield: one thread is always left to guests, if there
     /// are two.
     pub(super) work: Arc<Semaphore>,
+    pub(super) starts: Arc<Starts>,
 }
 
 impl std::fmt::Debug for Program {
@@ -206,16 +208,20 @@ impl Program {
     ) -> Result<Instance, RerankError> {
         let (tenant, most_memory) = (&context.payer.cpu.tenant, context.payer.max_guest_memory_bytes);
         let terms = Terms { purpose, limits: context.limits, meter: Arc::clone(&context.cpu) };
+        let starts = &self.shared.starts;
         let instance = match (self.idle_for(context.limits), self.start) {
             (Some(mut instance), _) => {
+                Starts::count(if instance.served > 0 { &starts.reused } else { &starts.warm });
                 instance.begin(terms, most_memory);
                 instance
             }
             (None, Start::Snapshotted) => {
+                Starts::count(&starts.snapshotted);
                 let place = self.shared.pool.place(tenant).await?;
                 Instance::open(&self.pre, terms, place, self.shared.pool.memory(tenant, most_memory)).await?
             }
             (None, Start::Prepare) => {
+                Starts::count(&starts.prepared);
                 let place = self.shared.pool.place(tenant).await?;
                 let mut instance = self.prepare(info, context, place).await?;
                 instance.begin(terms, most_memory);

@@ -4,8 +4,9 @@
 //! code. [`snapshot`] runs `prepare` and keeps the memory that it leaves. [`instance`] is an instance in a store of its
 //! own, with every limit set; [`pool`] has the places and the memory of all instances, divided by [`room`], and [`idle`]
 //! the instances that wait. [`call`] runs one request in an instance, on [`threads`] where [`turns`] decides whose guest
-//! computes; [`meter`] and [`cpu_time`] count what it costs. [`inference`] is what a guest may call, on the [`models`]
-//! that it may open. [`contract`] speaks to every guest in the version of the contract that it was built for. A guest sees nothing else of the host: [`wasi`] exists for languages that need it, and grants
+//! computes; [`meter`] and [`cpu_time`] count what it costs, [`reading`] how instances start. [`inference`] is what a guest
+//! may call, on the [`models`] that it may open. [`contract`] speaks to every guest in the version of the contract that it
+//! was built for. A guest sees nothing else of the host: [`wasi`] exists for languages that need it, and grants
 //! nothing.
 
 mod bindings;
@@ -24,6 +25,7 @@ mod instance;
 mod meter;
 mod models;
 mod pool;
+mod reading;
 mod room;
 mod runtime;
 mod snapshot;
@@ -37,6 +39,7 @@ pub use error::{EngineError, GuestError};
 pub use meter::{CallCost, CallMeter};
 pub use models::{Models, Unlisted};
 pub use pool::{HeldMemory, Membership};
+pub use reading::GuestReading;
 pub use runtime::{DEFAULT_MAX_INSTANCES, DEFAULT_MAX_PREPARE_CPU, Guest, GuestRuntime, RuntimeOptions};
 pub use turns::CpuShare;
 

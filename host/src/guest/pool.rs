@@ -134,6 +134,18 @@ impl Pool {
         self.lock().memory.taken_by(tenant)
     }
 
+    /// Places that are taken, and all.
+    pub(super) fn places(&self) -> (u64, u64) {
+        let places = &self.lock().places;
+        (places.taken(), places.total())
+    }
+
+    /// Bytes that are taken, and all.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        let memory = &self.lock().memory;
+        (memory.taken(), memory.total())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -50,6 +50,11 @@ impl Room {
         self.total
     }
 
+    /// What all tenants together have taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// What a tenant has taken.
     pub(super) fn taken_by(&self, tenant: &str) -> u64 {
         self.tenants.get(tenant).map_or(0, |part| part.taken)

@@ -20,6 +20,7 @@ use super::idle::IdleInstances;
 use super::instance::{Start, StoreData};
 use super::models::Models;
 use super::pool::{GUARANTEED_BYTES, HeldMemory, Membership, Pool};
+use super::reading::GuestReading;
 use super::snapshot::{self, NoSnapshot, Snapshot};
 use super::threads::GuestThreads;
 use super::wasi;
@@ -157,7 +158,7 @@ impl GuestRuntime {
         let count = options.threads.map_or_else(cores, NonZeroUsize::get);
         let threads = Arc::new(GuestThreads::start(count).map_err(EngineError::Thread)?);
         let work = Arc::new(Semaphore::new(count.saturating_sub(1).max(1)));
-        let shared = Shared { pool, idle, threads, work };
+        let shared = Shared { pool, idle, threads, work, starts: Arc::default() };
         let max_prepare_cpu = options.max_prepare_cpu;
         Ok(Self { engine, linker, cache, shared, max_prepare_cpu, _clock: clock })
     }
@@ -222,6 +223,14 @@ impl GuestRuntime {
     /// with.
     pub(crate) fn sweep_compiled(&self, held: &HashSet<(String, String)>, sweep: &mut Sweep) {
         self.cache.sweep(&self.engine, held, sweep);
+    }
+
+    /// How instances were started, and what guests hold now.
+    #[must_use]
+    pub fn read(&self) -> GuestReading {
+        let Shared { pool, starts, .. } = &self.shared;
+        let ((instances, max_instances), (memory_bytes, memory_budget_bytes)) = (pool.places(), pool.bytes());
+        GuestReading { instances, max_instances, memory_bytes, memory_budget_bytes, ..starts.read() }
     }
 
     fn plain(&self, name: &str, wasm: &[u8], hash: &str) -> Result<Component, GuestError> {

@@ -10,6 +10,7 @@ use hyper::header::{
     ALLOW, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
+use tokio::sync::mpsc;
 
 use super::connections::InRequest;
 use super::dialect::{Dialect, plain};
@@ -30,6 +31,8 @@ pub(super) struct Answer {
     admission: Option<Admission>,
     /// Marks the connection as busy.
     in_request: Option<InRequest>,
+    /// Pieces that come later, without an end that is known.
+    stream: Option<mpsc::Receiver<Bytes>>,
 }
 
 /// The caller reads too slowly.
@@ -39,7 +42,12 @@ pub(super) struct TooSlow;
 
 impl Answer {
     pub(super) fn new(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), deadline: None, admission: None, in_request: None }
+        Self { bytes: bytes.into(), deadline: None, admission: None, in_request: None, stream: None }
+    }
+
+    /// An answer that goes on for as long as pieces come.
+    pub(super) fn streamed(pieces: mpsc::Receiver<Bytes>) -> Self {
+        Self { stream: Some(pieces), ..Self::new(Bytes::new()) }
     }
 
     /// Bytes that are left.
@@ -63,7 +71,11 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = TooSlow;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TooSlow>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, TooSlow>>> {
+        if let Some(pieces) = &mut self.stream {
+            // A reader that takes none is found by the connection's own deadline.
+            return pieces.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))));
+        }
         if self.bytes.is_empty() {
             return Poll::Ready(None);
         }
@@ -85,10 +97,13 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_empty()
+        self.bytes.is_empty() && self.stream.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.stream.is_some() {
+            return SizeHint::default();
+        }
         SizeHint::with_exact(self.bytes.len() as u64)
     }
 }
@@ -98,6 +113,13 @@ pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<Answe
     let mut response = Response::new(Answer::new(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// An answer of text.
+pub(super) fn text(text: String, content_type: &'static str) -> Response<Answer> {
+    let mut response = Response::new(Answer::new(text.into_bytes()));
+    set(response.headers_mut(), CONTENT_TYPE, content_type);
     response
 }
 
@@ -136,7 +158,7 @@ pub(super) fn error(
         headers.insert(RETRY_AFTER, u32::try_from(seconds).unwrap_or(u32::MAX).into());
     }
     match error {
-        HttpError::Unauthorized => set(headers, WWW_AUTHENTICATE, "Bearer"),
+        HttpError::Unauthorized | HttpError::NotOperator => set(headers, WWW_AUTHENTICATE, "Bearer"),
         HttpError::Method { allowed, .. } => set(headers, ALLOW, allowed),
         _ => {}
     }

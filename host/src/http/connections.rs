@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::deadlines::Deadlines;
 use crate::limits::TokenRate;
+use crate::telemetry::{Happening, HttpCounts};
 
 /// How often connections are looked over for those that are late.
 pub(super) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -42,6 +43,7 @@ pub(super) struct Connections {
     closed: Notify,
     /// Bytes of bodies that are read only so that an answer arrives.
     pub(super) discarded: TokenRate,
+    counts: Arc<HttpCounts>,
     began: Instant,
 }
 
@@ -71,6 +73,7 @@ pub(super) struct Connection {
     writing_since: AtomicU64,
     close: Notify,
     requests: Arc<Requests>,
+    counts: Arc<HttpCounts>,
 }
 
 /// What a connection is doing.
@@ -106,10 +109,10 @@ pub(super) enum Full {
 }
 
 impl Connections {
-    pub(super) fn new(limits: ConnectionLimits, deadlines: Deadlines) -> Arc<Self> {
+    pub(super) fn new(limits: ConnectionLimits, deadlines: Deadlines, counts: Arc<HttpCounts>) -> Arc<Self> {
         let (table, requests, closed) = (Mutex::default(), Arc::default(), Notify::new());
         let discarded = TokenRate::new(DISCARDED_BYTES_PER_S, DISCARDED_BYTES_PER_S, Instant::now());
-        Arc::new(Self { limits, deadlines, table, requests, closed, discarded, began: Instant::now() })
+        Arc::new(Self { limits, deadlines, table, requests, closed, discarded, counts, began: Instant::now() })
     }
 
     /// Takes a connection in. If there is no room, the connection that has waited longest is closed for it.
@@ -117,7 +120,10 @@ impl Connections {
         let address = network(address);
         let mut table = self.lock();
         if table.by_address.get(&address).is_some_and(|&count| count >= self.limits.per_address) {
-            table.evict(|connection| connection.address == address).ok_or(Full::Address)?;
+            let Some(()) = table.evict(|connection| connection.address == address) else {
+                self.counts.connection(Happening::Refused);
+                return Err(Full::Address);
+            };
         }
         if table.open.len() >= self.limits.total {
             table.evict(|_| true).ok_or(Full::Total)?;
@@ -132,7 +138,9 @@ impl Connections {
             writing_since: AtomicU64::new(0),
             close: Notify::new(),
             requests: Arc::clone(&self.requests),
+            counts: Arc::clone(&self.counts),
         });
+        self.counts.connection(Happening::Accepted);
         connection.enter(Phase::Idle);
         table.open.insert(id, Arc::clone(&connection));
         *table.by_address.entry(address).or_default() += 1;
@@ -178,6 +186,7 @@ impl Table {
         let waiting = self.open.values().filter(|connection| of(connection) && connection.phase().0 != Phase::Busy);
         let oldest = Arc::clone(waiting.min_by_key(|connection| connection.phase().1)?);
         oldest.close.notify_one();
+        oldest.counts.connection(Happening::Evicted);
         self.remove(&oldest);
         Some(())
     }
@@ -222,6 +231,7 @@ impl Connection {
     pub(super) fn request(self: &Arc<Self>) -> InRequest {
         self.enter(Phase::Busy);
         self.requests.count.fetch_add(1, Ordering::AcqRel);
+        self.counts.connection(Happening::Begins);
         InRequest(Arc::clone(self))
     }
 
@@ -264,6 +274,7 @@ impl Connection {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.connections.lock().remove(&self.connection);
+        self.connections.counts.connection(Happening::Closed);
         self.connections.closed.notify_one();
     }
 }
@@ -272,6 +283,7 @@ impl Drop for InRequest {
     fn drop(&mut self) {
         let Self(connection) = self;
         connection.enter(Phase::Idle);
+        connection.counts.connection(Happening::Ends);
         if connection.requests.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             connection.requests.none.notify_waiters();
         }
@@ -301,7 +313,7 @@ mod tests {
     const THERE: IpAddr = IpAddr::V4(Ipv4Addr::BROADCAST);
 
     fn connections(total: usize, per_address: usize) -> Arc<Connections> {
-        Connections::new(ConnectionLimits { total, per_address }, Deadlines::default())
+        Connections::new(ConnectionLimits { total, per_address }, Deadlines::default(), Arc::default())
     }
 
     fn closes(slot: &Slot) -> bool {
@@ -356,6 +368,21 @@ mod tests {
         drop(first);
         let _request = second.connection.request();
         assert_eq!(connections.admit(THERE).unwrap_err(), Full::Total);
+    }
+
+    #[test]
+    fn connections_are_counted_from_their_start_to_their_end() {
+        let connections = connections(1, 1);
+        let first = connections.admit(HERE).unwrap();
+        let second = connections.admit(HERE).unwrap();
+        let request = second.connection.request();
+        assert!(connections.admit(HERE).is_err());
+        let counts = connections.counts.read();
+        assert_eq!((counts.accepted, counts.evicted, counts.refused), (2, 1, 1));
+        assert_eq!((counts.open, counts.busy), (2, 1), "one that was asked to close is open until it has");
+        drop((first, second, request));
+        let counts = connections.counts.read();
+        assert_eq!((counts.open, counts.busy), (0, 0));
     }
 
     #[test]

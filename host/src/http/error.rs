@@ -16,6 +16,15 @@ pub(super) enum HttpError {
     /// No key, or none that is known. Which of the two is not said.
     #[error("no valid API key: send `Authorization: Bearer KEY`, made by `assay tenant key create`")]
     Unauthorized,
+    /// No key of the operator's.
+    #[error("this needs the operator's key: send `Authorization: Bearer KEY`; `assay operator-key` prints it")]
+    NotOperator,
+    /// The dashboard is shown too often already.
+    #[error("the dashboard is shown {most} times, the most: close one, or try again later")]
+    TooManyStreams {
+        /// The most at once.
+        most: usize,
+    },
     /// The key is good, but its tenant is still being loaded.
     #[error("the tenant is starting: try again in a second")]
     Starting,
@@ -139,8 +148,9 @@ impl HttpError {
     /// The status, where the dialect has no other one for it.
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized | Self::NotOperator => StatusCode::UNAUTHORIZED,
             Self::Starting | Self::Unavailable { .. } | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyStreams { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NotFound { .. } | Self::Model { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -172,7 +182,7 @@ impl HttpError {
                 | RerankError::Unavailable { retry_after, .. },
             ) => Some(*retry_after),
             Self::Starting => Some(Duration::from_secs(1)),
-            Self::Draining => Some(Duration::from_secs(5)),
+            Self::Draining | Self::TooManyStreams { .. } => Some(Duration::from_secs(5)),
             // Until an operator has looked at it.
             Self::Unavailable { .. } => Some(Duration::from_secs(30)),
             _ => None,
@@ -182,13 +192,13 @@ impl HttpError {
     /// The kind of failure in a word, for the log and the counters.
     pub(super) fn kind(&self) -> &'static str {
         match self {
-            Self::Unauthorized => "no-key",
+            Self::Unauthorized | Self::NotOperator => "no-key",
             Self::Starting => "starting",
             Self::Unavailable { .. } => "tenant-failed",
             Self::Draining => "draining",
             Self::NotFound { .. } | Self::Method { .. } => "no-route",
             Self::BodyTimeout { .. } | Self::BodyCut(_) => "body-incomplete",
-            Self::BodyTooLarge { .. } => "limit",
+            Self::BodyTooLarge { .. } | Self::TooManyStreams { .. } => "limit",
             Self::Encoding(_)
             | Self::Text(_)
             | Self::NoObject(_)

@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::connections::{Connections, Full, SWEEP_INTERVAL, Slot};
 use super::io::Noted;
-use super::service::{ConnectionService, Service};
+use super::service::{ConnectionService, Door, Service};
 use super::tls::Tls;
 use crate::limits::TokenRate;
 
@@ -55,6 +55,8 @@ pub enum Order {
 pub struct Listeners {
     /// A port.
     pub tcp: Option<TcpListener>,
+    /// A port for metrics alone, without a key and without TLS.
+    pub metrics: Option<TcpListener>,
     /// The certificate of the port's connections; they are not encrypted without one.
     pub tls: Option<Arc<Tls>>,
     /// A socket of this machine.
@@ -66,6 +68,7 @@ pub struct Listeners {
 #[derive(Debug)]
 enum Accepted {
     Tcp(TcpStream, IpAddr),
+    Metrics(TcpStream, IpAddr),
     #[cfg(unix)]
     Unix(tokio::net::UnixStream),
 }
@@ -78,15 +81,9 @@ impl From<TcpListener> for Listeners {
 
 impl Listeners {
     async fn accept(&self) -> io::Result<Accepted> {
-        let tcp = async {
-            match &self.tcp {
-                Some(listener) => {
-                    let (stream, address) = listener.accept().await?;
-                    Ok(Accepted::Tcp(stream, address.ip()))
-                }
-                None => std::future::pending().await,
-            }
-        };
+        let tcp = async { accept(self.tcp.as_ref()).await.map(|(stream, address)| Accepted::Tcp(stream, address)) };
+        let metrics =
+            async { accept(self.metrics.as_ref()).await.map(|(stream, address)| Accepted::Metrics(stream, address)) };
         #[cfg(unix)]
         let unix = async {
             match &self.unix {
@@ -98,8 +95,17 @@ impl Listeners {
         let unix = std::future::pending();
         tokio::select! {
             accepted = tcp => accepted,
+            accepted = metrics => accepted,
             accepted = unix => accepted,
         }
+    }
+}
+
+/// The next connection of a port; none ever comes to a port that is not open.
+async fn accept(listener: Option<&TcpListener>) -> io::Result<(TcpStream, IpAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await.map(|(stream, address)| (stream, address.ip())),
+        None => std::future::pending().await,
     }
 }
 
@@ -107,7 +113,7 @@ impl Accepted {
     /// The address that the connection counts for. Callers over a socket share one.
     fn address(&self) -> IpAddr {
         match self {
-            Self::Tcp(_, address) => *address,
+            Self::Tcp(_, address) | Self::Metrics(_, address) => *address,
             #[cfg(unix)]
             Self::Unix(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
         }
@@ -123,7 +129,7 @@ impl Accepted {
                     let _ = stream.write(TOO_MANY);
                 }
             }
-            Self::Tcp(..) => {}
+            Self::Tcp(..) | Self::Metrics(..) => {}
             #[cfg(unix)]
             Self::Unix(stream) => {
                 if let Ok(mut stream) = stream.into_std() {
@@ -222,17 +228,22 @@ async fn open(
             // Answers are written in one piece: nothing is gained by waiting for more.
             let _ = stream.set_nodelay(true);
             let stream = Noted::new(stream, Arc::clone(&connection));
-            let Some(tls) = tls else { return serve(stream, slot, service, orders).await };
+            let Some(tls) = tls else { return serve(stream, slot, service, Door::Callers, orders).await };
             // Its first byte begins the time that the first head has, so a handshake that does not end is late too.
             tokio::select! {
                 () = connection.closing() => {}
                 stream = tls.acceptor().accept(stream) => if let Ok(stream) = stream {
-                    serve(stream, slot, service, orders).await;
+                    serve(stream, slot, service, Door::Callers, orders).await;
                 },
             }
         }
+        (Accepted::Metrics(stream, _), _) => {
+            serve(Noted::new(stream, connection), slot, service, Door::Metrics, orders).await;
+        }
         #[cfg(unix)]
-        (Accepted::Unix(stream), _) => serve(Noted::new(stream, connection), slot, service, orders).await,
+        (Accepted::Unix(stream), _) => {
+            serve(Noted::new(stream, connection), slot, service, Door::Callers, orders).await;
+        }
     }
 }
 
@@ -240,10 +251,11 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     slot: Slot,
     service: Arc<Service>,
+    door: Door,
     mut orders: watch::Receiver<Order>,
 ) {
     let connection = Arc::clone(&slot.connection);
-    let handler = ConnectionService { service, connection: Arc::clone(&connection) };
+    let handler = ConnectionService { service, connection: Arc::clone(&connection), door };
     let stream = TokioIo::new(stream);
     let mut http = http1::Builder::new();
     // Late heads are found by the sweep.

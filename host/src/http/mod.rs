@@ -3,12 +3,13 @@
 //! The only module that knows HTTP. [`listener`] accepts and ends connections, over TCP, [`tls`] or a Unix socket;
 //! [`connections`] bounds them; [`cors`] says which pages may call from a browser. [`service`] takes a request from its
 //! head to its answer, [`record`] tells the log of it, [`routes`] is the table of what exists, [`openapi`] and [`page`]
-//! show it, and [`dialect`] has one file for each way of asking. The key picks the tenant; everything else is the tenant's.
+//! show it, [`dashboard`] shows what the server does, and [`dialect`] has one file for each way of asking. The key picks the tenant; everything else is the tenant's.
 
 mod answer;
 mod body;
 mod connections;
 mod cors;
+mod dashboard;
 mod deadlines;
 mod dialect;
 mod error;
@@ -92,9 +93,13 @@ pub async fn serve(
     orders: watch::Receiver<Order>,
 ) {
     let (listeners, drain_time) = (listeners.into(), options.drain_time);
-    let connections = Connections::new(options.connections, options.deadlines);
+    let connections = Connections::new(options.connections, options.deadlines, Arc::clone(platform.http_counts()));
     let service = Arc::new(Service::new(platform, options, listeners.tls.is_some()));
-    listener::run(&listeners, &connections, &service, orders, drain_time).await;
+    let serving = listener::run(&listeners, &connections, &service, orders, drain_time);
+    tokio::select! {
+        () = serving => {}
+        () = service.sample() => {}
+    }
 }
 
 /// Decodes a body as a path's dialect does; `None` if it is refused. For checks of what must hold for any bytes.

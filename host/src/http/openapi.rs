@@ -51,6 +51,7 @@ fn document() -> Value {
         "components": {
             "securitySchemes": {
                 "key": { "type": "http", "scheme": "bearer", "description": "Made by `assay tenant key create`." },
+                "operator": { "type": "http", "scheme": "bearer", "description": "Printed by `assay operator-key`." },
             },
             "schemas": { "Error": {
                 "type": "object",
@@ -67,7 +68,24 @@ fn operations(route: &Route) -> Value {
         Endpoint::Models | Endpoint::Info => json!({ "get": question(route, &["401", "503"], true) }),
         Endpoint::Ready => json!({ "get": question(route, &["503"], false) }),
         Endpoint::Health | Endpoint::Index | Endpoint::OpenApi => json!({ "get": question(route, &[], false) }),
-        Endpoint::Docs => json!({ "get": {
+        Endpoint::Metrics => json!({ "get": {
+            "summary": route.about,
+            "security": [{ "operator": [] }],
+            "responses": {
+                "200": { "description": "The counters.", "content": { "text/plain": {} } },
+                "401": answer(&json!({ "$ref": "#/components/schemas/Error" }), "No operator's key."),
+            },
+        } }),
+        Endpoint::DashboardEvents => json!({ "get": {
+            "summary": route.about,
+            "security": [{ "operator": [] }, { "key": [] }],
+            "responses": {
+                "200": { "description": "The numbers.", "content": { "text/event-stream": {} } },
+                "401": answer(&json!({ "$ref": "#/components/schemas/Error" }), "No valid key."),
+                "429": error(&ERRORS[9]).1,
+            },
+        } }),
+        Endpoint::Docs | Endpoint::Dashboard => json!({ "get": {
             "summary": route.about,
             "responses": { "200": { "description": "The page.", "content": { "text/html": {} } } },
         } }),

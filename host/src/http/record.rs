@@ -1,4 +1,4 @@
-//! What is known of a request when it ends, for the log: its name, its path, its tenant, how it ended and where its time
+//! What is known of a request when it ends, for the log and the counters: its name, its path, its tenant, how it ended and where its time
 //! went.
 //!
 //! Each request is told of once: when it is answered, or when its caller goes away. Nothing of its body, its key or the
@@ -13,23 +13,32 @@ use tracing::{error, info, warn};
 use super::error::HttpError;
 use crate::rerank::{GuestFault, RerankError, Response, Timings};
 use crate::telemetry::logs::ACCESS;
-use crate::telemetry::{LineLimit, RequestId};
+use crate::telemetry::{HttpCounts, LineLimit, RequestId};
 use crate::tenant::LiveTenant;
 
 /// What the log calls the status of a request whose caller went away, as nginx does.
 const CALLER_GONE: u16 = 499;
 
-/// Bounds on the lines about requests for which no tenant answers.
-#[derive(Debug, Default)]
-pub(super) struct Lines {
+/// Where requests are told of.
+#[derive(Debug)]
+pub(super) struct Books {
+    counts: Arc<HttpCounts>,
+    /// Bounds on the lines about requests for which no tenant answers.
     no_key: LineLimit,
     faults: LineLimit,
+}
+
+impl Books {
+    pub(super) fn new(counts: &Arc<HttpCounts>) -> Arc<Self> {
+        let (no_key, faults) = Default::default();
+        Arc::new(Self { counts: Arc::clone(counts), no_key, faults })
+    }
 }
 
 /// A request, from its head to its answer.
 #[derive(Debug)]
 pub(super) struct Record {
-    lines: Arc<Lines>,
+    books: Arc<Books>,
     id: RequestId,
     began: Instant,
     method: &'static str,
@@ -53,9 +62,9 @@ struct Failure {
 
 impl Record {
     /// A request whose head has arrived.
-    pub(super) fn new(lines: &Arc<Lines>, id: RequestId, method: &Method) -> Self {
+    pub(super) fn new(books: &Arc<Books>, id: RequestId, method: &Method) -> Self {
         Self {
-            lines: Arc::clone(lines),
+            books: Arc::clone(books),
             id,
             began: Instant::now(),
             method: known_method(method),
@@ -122,10 +131,10 @@ impl Record {
     fn tell_of(&self, failure: &Failure) {
         let (limit, now) = (failure.limit.unwrap_or("-"), Instant::now());
         let (request_id, tenant) = (&self.id, self.tenant());
-        let lines = self.tenant.as_ref().map_or(&self.lines.faults, |tenant| tenant.lines());
+        let lines = self.tenant.as_ref().map_or(&self.books.faults, |tenant| tenant.lines());
         match failure.kind {
             "no-key" => {
-                if let Some(unwritten) = self.lines.no_key.pass(now) {
+                if let Some(unwritten) = self.books.no_key.pass(now) {
                     warn!(%request_id, path = self.path, unwritten, "a caller without a valid key was refused");
                 }
             }
@@ -141,7 +150,7 @@ impl Record {
                 }
             }
             "host" | "device" => {
-                if let Some(unwritten) = self.lines.faults.pass(now) {
+                if let Some(unwritten) = self.books.faults.pass(now) {
                     error!(%request_id, tenant, kind = failure.kind, unwritten, "the host failed");
                 }
             }
@@ -155,6 +164,8 @@ impl Drop for Record {
         if let Some(failure) = &self.failure {
             self.tell_of(failure);
         }
+        let status = self.status.map_or(CALLER_GONE, |status| status.as_u16());
+        self.books.counts.request(self.dialect, status);
         let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 1e2;
         let Timings { guest, queue, inference, .. } = self.timings;
         info!(
@@ -164,7 +175,7 @@ impl Drop for Record {
             path = self.path,
             dialect = self.dialect,
             tenant = self.tenant(),
-            status = self.status.map_or(CALLER_GONE, |status| status.as_u16()),
+            status,
             failure = self.failure.as_ref().map_or("-", |failure| failure.kind),
             documents = self.documents,
             tokens = self.tokens,

@@ -23,6 +23,12 @@ pub(super) enum Endpoint {
     Health,
     /// Whether it takes requests.
     Ready,
+    /// The server's counters, for the operator.
+    Metrics,
+    /// The page that shows them.
+    Dashboard,
+    /// The numbers that it draws.
+    DashboardEvents,
     /// What exists.
     Index,
     /// The same as an OpenAPI document.
@@ -85,6 +91,9 @@ pub(super) const ROUTES: &[Route] = &[
     route("/info", Endpoint::Info, "the model and the limits (text-embeddings-inference)"),
     route("/health", Endpoint::Health, "200 while the process lives"),
     route("/ready", Endpoint::Ready, "200 while requests are taken"),
+    route("/metrics", Endpoint::Metrics, "the server's counters in Prometheus' format, for the operator's key"),
+    route("/dashboard", Endpoint::Dashboard, "a page that shows them live, for the operator's key or a tenant's"),
+    route("/dashboard/events", Endpoint::DashboardEvents, "what the page shows, as server-sent events"),
     route("/openapi.json", Endpoint::OpenApi, "this service as an OpenAPI document"),
     route("/docs", Endpoint::Docs, "the same as a page"),
     route("/", Endpoint::Index, "this list"),

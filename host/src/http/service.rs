@@ -20,16 +20,18 @@ use super::answer::{self, Afterwards, Answer};
 use super::body;
 use super::connections::Connection;
 use super::cors::Cors;
+use super::dashboard::{self, Streams};
 use super::deadlines::Deadlines;
 use super::dialect::{self, Choice, Dialect, Question, Serving, Vllm};
 use super::error::{FieldError, HttpError};
-use super::fields::Fields;
+use super::fields::{Fields, quoted};
 use super::openapi;
 use super::page;
-use super::record::{Lines, Record};
+use super::record::{Books, Record};
 use super::routes::{self, Endpoint};
 use super::{Keyless, ServeOptions};
 use crate::limits::TokenRate;
+use crate::metrics;
 use crate::rerank::Timings;
 use crate::telemetry::RequestId;
 use crate::tenant::{Activity, Admission, Caller, Counts, LiveTenant, Platform};
@@ -69,7 +71,8 @@ pub(super) struct Service {
     /// Requests whose key was refused.
     refused_keys: TokenRate,
     draining: AtomicBool,
-    lines: Arc<Lines>,
+    books: Arc<Books>,
+    pub(super) streams: Streams,
 }
 
 /// A service for one connection.
@@ -77,6 +80,16 @@ pub(super) struct Service {
 pub(super) struct ConnectionService {
     pub(super) service: Arc<Service>,
     pub(super) connection: Arc<Connection>,
+    pub(super) door: Door,
+}
+
+/// Which port a connection came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// The one for callers.
+    Callers,
+    /// The one for metrics, whose callers need no key and get nothing else.
+    Metrics,
 }
 
 impl hyper::service::Service<Request<Incoming>> for ConnectionService {
@@ -85,15 +98,18 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Self::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (service, connection) = (Arc::clone(&self.service), Arc::clone(&self.connection));
+        let (service, connection, door) = (Arc::clone(&self.service), Arc::clone(&self.connection), self.door);
         let in_request = connection.request();
         Box::pin(async move {
             // Requests that arrived together are answered in turns with those of other connections.
             tokio::task::consume_budget().await;
             let origin = service.cors.origin(request.headers());
             let id = RequestId::of(request.headers().get(&REQUEST_ID).map(HeaderValue::as_bytes));
-            let mut record = Record::new(&service.lines, id, request.method());
-            let mut response = service.answer(request, &mut record).await;
+            let mut record = Record::new(&service.books, id, request.method());
+            let mut response = match door {
+                Door::Callers => service.answer(request, &mut record).await,
+                Door::Metrics => service.answer_scraper(&request, &mut record).await,
+            };
             service.cors.mark(origin, &mut response);
             // A well-formed name is always a header's value.
             if let Ok(id) = HeaderValue::from_str(record.id().as_str()) {
@@ -117,12 +133,19 @@ impl Service {
     pub(super) fn new(platform: Arc<Platform>, options: ServeOptions, is_secure: bool) -> Self {
         let ServeOptions { deadlines, keyless, cors, .. } = options;
         let refused_keys = TokenRate::new(REFUSED_KEYS_PER_S, REFUSED_KEYS_PER_S, std::time::Instant::now());
-        Self { platform, keyless, deadlines, cors, is_secure, refused_keys, draining: AtomicBool::new(false), lines: Arc::default() }
+        let (books, streams) = (Books::new(platform.http_counts()), Streams::new(&platform));
+        Self { platform, keyless, deadlines, cors, is_secure, refused_keys, draining: AtomicBool::new(false), books, streams }
+    }
+
+    /// Takes the dashboard's samples until the future is dropped.
+    pub(super) async fn sample(&self) {
+        self.streams.dashboard.run(&self.platform).await;
     }
 
     /// Refuses every request from now on.
     pub(super) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.streams.end();
     }
 
     async fn answer(&self, request: Request<Incoming>, record: &mut Record) -> Response<Answer> {
@@ -141,8 +164,18 @@ impl Service {
             Ok(Endpoint::OpenApi) => Ok(answer::json(StatusCode::OK, openapi::bytes())),
             Err(error) => Err(error),
             Ok(Endpoint::Ready) => Ok(self.ready()),
+            Ok(Endpoint::Metrics) => match self.is_operator(headers) {
+                true => self.metrics().await,
+                false => Err(HttpError::NotOperator),
+            },
             Ok(Endpoint::Docs) => Ok(answer::html(page::page(&self.origin(headers)), page::POLICY)),
+            Ok(Endpoint::Dashboard) => Ok(dashboard::page()),
             _ if self.draining.load(Ordering::Relaxed) => Err(HttpError::Draining),
+            Ok(Endpoint::DashboardEvents) if method == Method::HEAD => {
+                let (path, method) = ("/dashboard/events", quoted(method.as_str()));
+                Err(HttpError::Method { path, method, allowed: "GET" })
+            }
+            Ok(Endpoint::DashboardEvents) => self.streams.open(key(headers)),
             // Its clients are OpenAI's, which want an error as an object; vLLM's is theirs.
             Ok(Endpoint::Models) => match self.tenant(headers) {
                 Ok(called) => Ok(answer::json(StatusCode::OK, models(&called.tenant))),
@@ -163,6 +196,39 @@ impl Service {
             Ok(response) => response,
             Err(error) => fail(record, &error, None, Afterwards::Stays),
         }
+    }
+
+    /// Answers at the port for metrics.
+    async fn answer_scraper(&self, request: &Request<Incoming>, record: &mut Record) -> Response<Answer> {
+        let path = request.uri().path();
+        let answered = match (path, request.method()) {
+            ("/metrics", &(Method::GET | Method::HEAD)) => self.metrics().await,
+            ("/metrics", method) => {
+                let (path, method) = ("/metrics", quoted(method.as_str()));
+                Err(HttpError::Method { path, method, allowed: "GET, HEAD" })
+            }
+            _ => Err(HttpError::NotFound { path: quoted(path), served: "there is /metrics".to_owned() }),
+        };
+        if path == "/metrics" {
+            record.routed("/metrics");
+        }
+        answered.unwrap_or_else(|error| fail(record, &error, None, Afterwards::Stays))
+    }
+
+    /// All counters, in Prometheus' format.
+    async fn metrics(&self) -> Result<Response<Answer>, HttpError> {
+        let platform = Arc::clone(&self.platform);
+        // It reads files of the system.
+        let text = tokio::task::spawn_blocking(move || metrics::text(platform.snapshot())).await;
+        match text {
+            Ok(Ok(text)) => Ok(answer::text(text, metrics::CONTENT_TYPE)),
+            Ok(Err(_)) | Err(_) => Err(HttpError::Panicked),
+        }
+    }
+
+    /// Whether a request has the operator's key.
+    fn is_operator(&self, headers: &HeaderMap) -> bool {
+        key(headers).is_some_and(|key| self.platform.is_operator(key))
     }
 
     /// How the caller reached the server, for examples on a page.

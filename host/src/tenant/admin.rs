@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Counts, Deployment, Event, KeyRecord, NewKeyError, RegistryError, TenantLimits, TenantName, TenantRecord, Usage,
+    Counts, Deployment, Event, KeyRecord, NewKeyError, RegistryError, Snapshot, TenantLimits, TenantName, TenantRecord,
+    Usage,
 };
 use crate::device::{DeviceError, DeviceStatus, LoadError};
 use crate::guest::GuestError;
@@ -84,6 +85,13 @@ pub enum Command {
     ListHeldModels,
     /// Show the server's device and its loaded models.
     ShowDevice,
+    /// Tell all that is counted.
+    Observe,
+    /// Tell the operator's key.
+    OperatorKey {
+        /// Whether to make another one first.
+        renew: bool,
+    },
     /// Count the tenants that start, serve and have failed.
     Ready,
     /// Forget old versions, and remove unused files.
@@ -105,7 +113,7 @@ pub struct AdminRequest {
 }
 
 /// The result of a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     /// The version that serves now.
@@ -129,6 +137,13 @@ pub enum Reply {
     Swept(Swept),
     /// The tenants by their state.
     Ready(Counts),
+    /// All that is counted.
+    Observed(Box<Snapshot>),
+    /// The operator's key.
+    OperatorKey {
+        /// The key.
+        secret: String,
+    },
     /// The server's device.
     Device(Box<DeviceStatus>),
     /// Done, without data.

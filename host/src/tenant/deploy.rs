@@ -126,7 +126,7 @@ impl Platform {
         let _pin = self.pins.pin(&deployment);
         let parts = self.ready(&name, deployment)?;
         self.smoke(&parts)?;
-        let alone = Arc::new(LiveTenant::new(parts, None));
+        let alone = Arc::new(LiveTenant::new(parts, None, &self.meters));
         self.serving.hold(&alone);
         Ok(alone)
     }
@@ -288,7 +288,10 @@ impl Platform {
             let _room = self.compiling.acquire().await;
             self.compiler.compile(&name, &blob, &self.compiled_dir, info).await
         };
-        self.tokio.block_on(compiled).map_err(failed)?;
+        let began = Instant::now();
+        let compiled = self.tokio.block_on(compiled);
+        self.compiles.count(compiled.is_ok(), began.elapsed());
+        compiled.map_err(failed)?;
         let found = self.runtime.find_prepared(&name, component, &info.revision)?;
         found.ok_or_else(|| failed(CompileError::NothingLeft { dir: self.compiled_dir.clone() }))
     }
@@ -310,7 +313,7 @@ impl Platform {
 
     pub(super) fn put_in_place(&self, parts: Parts) -> Arc<LiveTenant> {
         let name = parts.name.clone();
-        self.serving.replace(|before| LiveTenant::new(parts, before), &name)
+        self.serving.replace(|before| LiveTenant::new(parts, before, &self.meters), &name)
     }
 }
 

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::concurrency::{ConcurrencyLimit, Permit};
-use super::meter::{Ending, Meter, Usage};
+use super::meter::{Ended, Ending, Meter, Meters, StageTimes, Usage};
 use super::{Deployment, TenantName};
-use crate::guest::{Call, CallCost, CallMeter, Guest, HeldMemory, Membership, Models, Payer};
+use crate::guest::{Call, CallMeter, Guest, HeldMemory, Membership, Models, Payer};
 use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::{DefaultScores, ModelInfo};
-use crate::rerank::{Activation, Request, RerankError, Response};
+use crate::rerank::{Activation, Request, RerankError, Response, Timings};
 use crate::telemetry::LineLimit;
 
 /// One version of a tenant, ready for requests. A request stays on the version it began on. All versions of a tenant
@@ -26,6 +26,8 @@ pub struct LiveTenant {
     rate: Arc<TokenRate>,
     concurrency: Arc<ConcurrencyLimit>,
     meter: Arc<Meter>,
+    /// Counts the requests of all tenants.
+    all: Arc<Meter>,
     /// Bytes of the bodies of its requests.
     body_bytes: Arc<TokenRate>,
     /// Bounds the log's lines about its requests.
@@ -57,7 +59,7 @@ pub(super) struct Parts {
 
 impl LiveTenant {
     /// Prepares a version to serve. It takes over the shared parts of the version `before` it.
-    pub(super) fn new(parts: Parts, before: Option<&Self>) -> Self {
+    pub(super) fn new(parts: Parts, before: Option<&Self>, meters: &Meters) -> Self {
         let Parts { name, deployment, guest, models } = parts;
         let limits = &deployment.limits;
         let (rate_limit, burst) = (limits.max_tokens_per_s, limits.burst_tokens);
@@ -74,7 +76,8 @@ impl LiveTenant {
             None => ConcurrencyLimit::new(max_running, max_waiting),
         };
         concurrency.set(max_running, max_waiting);
-        let meter = before.map_or_else(Arc::default, |before| Arc::clone(&before.meter));
+        let meter = before.map_or_else(|| meters.of(&name), |before| Arc::clone(&before.meter));
+        let all = Arc::clone(meters.all());
         let body_bytes = match before {
             Some(before) => Arc::clone(&before.body_bytes),
             None => Arc::new(TokenRate::new(MAX_BODY_BYTES_PER_S, BODY_BURST_BYTES, Instant::now())),
@@ -92,6 +95,7 @@ impl LiveTenant {
             rate,
             concurrency,
             meter,
+            all,
             body_bytes,
             lines,
             honoured,
@@ -164,7 +168,7 @@ impl LiveTenant {
                 })
             }
             Err(error) => {
-                self.meter.count(Ending::from(&error), 0, &CallCost::default(), arrived.elapsed());
+                self.count(&Ended::early(Ending::from(&error), Some(&error), arrived.elapsed()));
                 Err(error)
             }
         }
@@ -176,6 +180,11 @@ impl LiveTenant {
     /// See [`RerankError`]: the variant tells whose fault it is.
     pub async fn rerank(self: &Arc<Self>, request: Request) -> Result<Response, RerankError> {
         self.admit().await?.rerank(request).await
+    }
+
+    fn count(&self, ended: &Ended<'_>) {
+        self.meter.count(ended);
+        self.all.count(ended);
     }
 
     async fn permit(&self) -> Result<Permit, RerankError> {
@@ -244,7 +253,7 @@ impl Admission {
 
     /// Counts a request that is not even passed on, for this reason.
     pub fn refuse(&mut self, error: &RerankError) {
-        self.count(Ending::from(error), 0, &CallCost::default());
+        self.count(&Ended::early(Ending::from(error), Some(error), self.arrived.elapsed()));
     }
 
     /// Answers a request within the tenant's limits. Dropping the future gives everything back but the permit.
@@ -254,6 +263,9 @@ impl Admission {
     pub async fn rerank(&mut self, request: Request) -> Result<Response, RerankError> {
         let (tenant, documents, meter) =
             (Arc::clone(&self.tenant), request.documents.len(), Arc::<CallMeter>::default());
+        let began = Instant::now();
+        // Of several requests that came together, the first one is said to have waited.
+        let admission = if self.is_counted { Duration::ZERO } else { began - self.arrived };
         let response = match tenant.limits.admit(request) {
             Ok(request) => {
                 self.running = Some((Arc::clone(&meter), documents));
@@ -261,8 +273,16 @@ impl Admission {
             }
             Err(error) => Err(error),
         };
-        let ending = response.as_ref().map_or_else(Ending::from, |_| Ending::Answered);
-        self.count(ending, documents, &meter.cost());
+        let (ending, times) = match &response {
+            Ok(response) => {
+                let Timings { queue, inference, .. } = response.timings;
+                let guest = began.elapsed().saturating_sub(queue + inference);
+                (Ending::Answered, Some(StageTimes { admission, guest, queue, inference }))
+            }
+            Err(error) => (Ending::from(error), None),
+        };
+        let (cost, wall) = (meter.cost(), self.arrived.elapsed());
+        self.count(&Ended { ending, error: response.as_ref().err(), documents, cost, wall, times });
         response
     }
 
@@ -293,8 +313,8 @@ impl Admission {
         Call { request, arrived: self.arrived, models, payer, meter: Arc::clone(meter) }
     }
 
-    fn count(&mut self, ending: Ending, documents: usize, cost: &CallCost) {
-        self.tenant.meter.count(ending, documents, cost, self.arrived.elapsed());
+    fn count(&mut self, ended: &Ended<'_>) {
+        self.tenant.count(ended);
         (self.running, self.is_counted) = (None, true);
     }
 }
@@ -303,9 +323,13 @@ impl Drop for Admission {
     fn drop(&mut self) {
         match self.running.take() {
             // Its caller has gone.
-            Some((meter, documents)) => self.count(Ending::Cancelled, documents, &meter.cost()),
+            Some((meter, documents)) => {
+                let (cost, wall) = (meter.cost(), self.arrived.elapsed());
+                let ending = Ending::Cancelled;
+                self.count(&Ended { ending, error: None, documents, cost, wall, times: None });
+            }
             // Its body did not come, or was no request.
-            None if !self.is_counted => self.count(Ending::Refused, 0, &CallCost::default()),
+            None if !self.is_counted => self.count(&Ended::early(Ending::Refused, None, self.arrived.elapsed())),
             None => {}
         }
     }

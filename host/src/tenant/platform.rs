@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -16,7 +17,10 @@ use tokio::sync::{Semaphore, watch};
 use super::admin::{AdminError, AdminRequest, Command, Description, HeldModel, OpenedModel, Reply, Stored};
 use super::blobs::Blobs;
 use super::compile::CompilerOptions;
+use super::compiles::Compiles;
 use super::live::LiveTenant;
+use super::meter::Meters;
+use super::operator_key::OperatorKey;
 use super::pins::Pins;
 use super::records::Deployment;
 use super::serving::{Activity, Caller, Counts, InWork, Serving};
@@ -24,6 +28,7 @@ use super::{KeyHash, NewKey, Registry, RegistryError, TenantLimits, TenantName, 
 use crate::device::{Device, DeviceOptions};
 use crate::guest::{GuestRuntime, RuntimeOptions};
 use crate::model::ModelStore;
+use crate::telemetry::{HttpCounts, Process};
 
 /// Directory of compiled guests below the data directory.
 const COMPILED_DIR: &str = "compiled";
@@ -46,6 +51,8 @@ pub struct PlatformOptions {
     pub compiler: CompilerOptions,
     /// Most memory of all guests together; `None` means a part of the machine's.
     pub guest_memory_bytes: Option<u64>,
+    /// Most tenants whose counts are told by name; those of the others are summed.
+    pub max_named_tenants: usize,
     /// The runtime for test requests and the compiler process.
     pub tokio: Handle,
 }
@@ -70,6 +77,12 @@ pub struct Platform {
     changing: Mutex<()>,
     /// Revocations that are in force and not stored yet.
     unstored: Mutex<Vec<AdminRequest>>,
+    pub(super) meters: Meters,
+    pub(super) compiles: Compiles,
+    pub(super) process: Process,
+    http_counts: Arc<HttpCounts>,
+    operator_key: OperatorKey,
+    pub(super) began: Instant,
     // Dropped last, so that its clock outlives every guest.
     pub(super) runtime: GuestRuntime,
 }
@@ -100,10 +113,12 @@ impl Platform {
         let registry = Registry::open(&tenants_dir)?;
         let blobs = Blobs::open(&tenants_dir.join("blobs")).map_err(io)?;
         let compiled_dir = data_dir.join(COMPILED_DIR);
-        let PlatformOptions { device: device_options, compiler, guest_memory_bytes, tokio } = options;
+        let PlatformOptions { device: device_options, compiler, guest_memory_bytes, max_named_tenants, tokio } =
+            options;
         let options = RuntimeOptions { memory_bytes: guest_memory_bytes, ..RuntimeOptions::default() };
         let runtime = GuestRuntime::new(&compiled_dir, &options)?;
         let models = ModelStore::new(&data_dir);
+        let operator_key = OperatorKey::of(&data_dir);
         let platform = Self {
             data_dir,
             registry,
@@ -119,6 +134,12 @@ impl Platform {
             compiling: Semaphore::new(cores().min(MAX_COMPILERS)),
             changing: Mutex::default(),
             unstored: Mutex::default(),
+            meters: Meters::new(max_named_tenants),
+            compiles: Compiles::default(),
+            process: Process::default(),
+            http_counts: Arc::default(),
+            operator_key,
+            began: Instant::now(),
             runtime,
         };
         platform.record_revisions();
@@ -135,6 +156,36 @@ impl Platform {
         }
         let opened = Device::open(&self.device_options)?;
         Ok(self.device.get_or_init(|| opened))
+    }
+
+    /// The device, if something has opened it.
+    pub(super) fn opened_device(&self) -> Option<&Arc<Device>> {
+        self.device.get()
+    }
+
+    /// Counters of the server's ports, for the service to write.
+    #[must_use]
+    pub fn http_counts(&self) -> &Arc<HttpCounts> {
+        &self.http_counts
+    }
+
+    /// Reads the operator's key, or makes one.
+    ///
+    /// # Errors
+    /// The data directory cannot be read or written.
+    pub fn open_operator_key(&self) -> Result<(), AdminError> {
+        self.operator_key(false).map(|_| ())
+    }
+
+    /// Whether a text is the operator's key.
+    #[must_use]
+    pub fn is_operator(&self, secret: &str) -> bool {
+        self.operator_key.is(secret)
+    }
+
+    fn operator_key(&self, renew: bool) -> Result<String, AdminError> {
+        let failed = |error| AdminError::host(format!("the operator's key in {}: {error}", self.data_dir.display()));
+        self.operator_key.secret(renew).map_err(failed)
     }
 
     /// Reads which tenants and keys there are. Every tenant is starting from now on.
@@ -283,6 +334,8 @@ impl Platform {
             }
             Command::Ready => Ok(Reply::Ready(self.counts())),
             Command::ListHeldModels => Ok(Reply::HeldModels(held_models(&self.registry)?)),
+            Command::Observe => Ok(Reply::Observed(Box::new(self.snapshot()))),
+            Command::OperatorKey { renew } => Ok(Reply::OperatorKey { secret: self.operator_key(renew)? }),
             Command::ShowDevice => Ok(Reply::Device(Box::new(self.device()?.status()))),
             Command::CollectGarbage { keep, dry_run } => Ok(Reply::Swept(self.collect_garbage(keep, dry_run)?)),
         }

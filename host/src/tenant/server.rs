@@ -95,6 +95,7 @@ fn change(command: &Command) -> Option<(&'static str, String)> {
         Command::CreateKey { tenant } => ("create-key", tenant),
         Command::RevokeKey { tenant, .. } => ("revoke-key", tenant),
         Command::Remove { tenant, .. } => ("remove", tenant),
+        Command::OperatorKey { renew: true } => return Some(("renew-operator-key", "-".to_owned())),
         Command::CollectGarbage { dry_run: false, .. } => return Some(("collect-garbage", "-".to_owned())),
         _ => return None,
     };
@@ -121,8 +122,7 @@ async fn converse(mut stream: UnixStream, platform: Arc<Platform>) -> io::Result
             removed = matches!(request.command, Command::Remove { .. }).then(|| Arc::clone(&platform));
             let (change, by) = (change(&request.command), request.by.clone());
             let done = tokio::task::spawn_blocking(move || platform.execute(request)).await;
-            let reply =
-                done.unwrap_or_else(|_| Reply::Refused(AdminError::host("carrying the request out panicked")));
+            let reply = done.unwrap_or_else(|_| Reply::Refused(AdminError::host("carrying the request out panicked")));
             if let Some((change, tenant)) = change {
                 tell_of(change, &tenant, &by, &reply);
             }

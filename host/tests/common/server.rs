@@ -132,7 +132,8 @@ impl Server {
     /// As [`on`](Self::on), with its log in a file.
     #[track_caller]
     pub fn logging_to(log: &Path, data_dir: &Path, arguments: &[&str]) -> Self {
-        let server = Self::starting(data_dir, arguments, std::fs::File::create(log).unwrap().into());
+        let log = std::fs::File::create(log).unwrap().into();
+        let server = Self::spawn(data_dir, super::assay(data_dir), arguments, log);
         super::service::until("the server's start", || server.get("/ready").status == 200);
         server
     }

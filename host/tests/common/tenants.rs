@@ -139,7 +139,8 @@ pub fn platform_on(data_dir: &Path, tokio: &tokio::runtime::Handle, choice: Engi
     let max_prepare_cpu = Duration::from_millis(500);
     let compiler = CompilerOptions { max_prepare_cpu, ..CompilerOptions::new(super::PROGRAM.into()) };
     let device = DeviceOptions { choice, ..DeviceOptions::default() };
-    let options = PlatformOptions { device, compiler, guest_memory_bytes: None, tokio: tokio.clone() };
+    let options =
+        PlatformOptions { device, compiler, guest_memory_bytes: None, max_named_tenants: 10, tokio: tokio.clone() };
     Platform::open(data_dir, options).unwrap()
 }
 
