@@ -177,3 +177,24 @@ fn the_page_loads_nothing_from_elsewhere_and_holds_no_numbers() {
     }
     assert!(!text.contains("acme"));
 }
+
+#[cfg(unix)]
+#[test]
+fn top_prints_what_the_metrics_say_and_filters_tenants() {
+    let (dir, server, keys) = start();
+    for key in [&keys[0], &keys[0], &keys[1]] {
+        assert_eq!(server.post_as(key, "/v2/rerank", BODY).status, 200);
+    }
+    let top = |arguments: &[&str]| {
+        let mut command = common::assay(dir.path());
+        finish(command.args(["top", "--once", "--interval", "0.1"]).args(arguments)).succeeds().stdout
+    };
+    let screen = top(&[]);
+    assert!(screen.contains("3 answered, 0 failed") && screen.contains("tenants: 2 serve"), "{screen}");
+    let row = |name: &str| screen.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+    assert!(row("acme").unwrap().ends_with(" 2") && row("neighbour").unwrap().ends_with(" 1"), "{screen}");
+    let filtered = top(&["--filter", "neigh"]);
+    assert!(filtered.contains("neighbour") && !filtered.contains("acme"), "{filtered}");
+    assert!(server.stop());
+    finish(common::assay(dir.path()).args(["top", "--once"])).fails(1, &["no server runs on"]);
+}

@@ -55,6 +55,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("hf_hub", "host/src/model/hub.rs"),
     ("prometheus_client", "host/src/metrics/"),
     ("redb", "host/src/tenant/registry"),
+    ("termion", "host/src/cli/top"),
     ("tracing_appender", "host/src/telemetry/"),
     ("tracing_subscriber", "host/src/telemetry/"),
     ("wgpu", "kernels/src/gpu/"),

@@ -22,6 +22,8 @@ mod serve;
 mod signals;
 mod table;
 mod tenant;
+#[cfg(unix)]
+mod top;
 mod tune;
 
 use std::path::PathBuf;
@@ -69,6 +71,9 @@ enum Command {
     Ready,
     /// Print all that a server on this machine counts, in Prometheus' format
     Metrics(metrics::Metrics),
+    /// Show live what a server on this machine is doing
+    #[cfg(unix)]
+    Top(top::Args),
     /// Print the key that opens a server's metrics and dashboard over HTTP; made at first use
     OperatorKey(metrics::OperatorKey),
     /// Check a file of settings for `assay serve`
@@ -129,6 +134,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Serve(args) => serve::run(&args, &data_dir),
         Command::Ready => ready::run(&data_dir),
         Command::Metrics(args) => metrics::run(&args, &data_dir),
+        #[cfg(unix)]
+        Command::Top(args) => top::run(&args, &data_dir),
         Command::OperatorKey(args) => metrics::print_key(&args, &data_dir),
         Command::Gc(args) => gc::run(&args, &data_dir),
         Command::InternalCompile | Command::Config(_) => Ok(()),
