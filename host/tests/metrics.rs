@@ -198,3 +198,25 @@ fn every_series_follows_the_conventions_and_is_in_the_docs() {
         assert!(seen.contains(name) || bare.is_some_and(|bare| seen.contains(bare)), "{line}");
     }
 }
+
+#[test]
+fn dashboards_and_rules_name_only_series_that_exist() {
+    let docs = std::fs::read_to_string(common::root().join("docs/telemetry.md")).unwrap();
+    for file in ["deploy/grafana/assay.json", "deploy/prometheus/assay.rules.yml"] {
+        let text = std::fs::read_to_string(common::root().join(file)).unwrap();
+        let is_word = |character: char| character.is_ascii_alphanumeric() || character == '_';
+        let names: BTreeSet<&str> = text
+            .split(|character: char| !is_word(character))
+            .filter(|word| word.starts_with("assay_") || word.starts_with("process_"))
+            .collect();
+        assert!(names.len() > 10, "{file}: {names:?}");
+        for name in names {
+            let bare = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(docs.contains(&format!("`{bare}`")), "{file} names {name}, which docs/telemetry.md lacks");
+        }
+    }
+    serde_json::from_str::<serde_json::Value>(
+        &std::fs::read_to_string(common::root().join("deploy/grafana/assay.json")).unwrap(),
+    )
+    .unwrap();
+}
