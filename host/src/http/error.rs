@@ -215,7 +215,7 @@ impl HttpError {
                 | RerankError::Overloaded { .. }
                 | RerankError::DeadlineExceeded { .. } => "limit",
                 RerankError::Guest(_) => "guest",
-                RerankError::DeviceFailed(_) => "device",
+                RerankError::Unavailable { .. } => "device",
                 RerankError::Internal(_) => "host",
             },
         }
