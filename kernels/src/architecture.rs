@@ -151,8 +151,9 @@ pub enum NormPlacement {
     Before,
 }
 
-/// `output(softmax(q · kᵀ / √head_dim) · v)` for each head over the tokens of one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// `output(softmax(q · kᵀ · scale) · v)` for each head over the tokens of one row, where the scale is 1/√head_dim
+/// without [`RelativePositions`].
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attention {
     /// Query heads.
     pub heads: usize,
@@ -164,13 +165,67 @@ pub struct Attention {
     pub query_key_value_bias: bool,
     /// Whether the output projection has a bias.
     pub output_bias: bool,
+    /// Scores by distance, beside those by content.
+    pub relative: Option<RelativePositions>,
+}
+
+/// Scores by the distance from a query to a key (He et al. 2021, <https://arxiv.org/abs/2006.03654>): with the row r of
+/// a table for the distance, the score of q and k is `(q · k + q · key(r) + query(r) · k) / √(3 · head_dim)`. The
+/// layer's own projections make key(r) and query(r), biases included.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RelativePositions {
+    /// Half the table's rows. The distance 0 has the row of this number.
+    pub span: usize,
+    /// If there is one: distances beyond half the span share rows, the more the farther, and those of this distance
+    /// have the last row.
+    pub max_distance: Option<usize>,
+    /// Applied to the table.
+    pub norm: Option<Norm>,
+}
+
+impl RelativePositions {
+    /// Rows of the table.
+    #[must_use]
+    pub fn rows(self) -> usize {
+        2 * self.span
+    }
+
+    /// The table's row for a query's place minus a key's; never decreases with it. Rounds to f32 at each step, as
+    /// training code does.
+    #[must_use]
+    pub fn row(self, distance: isize) -> usize {
+        let (span, middle) = (self.span as isize, (self.span / 2) as isize);
+        let shared = match self.max_distance {
+            Some(max_distance) if distance.abs() > middle => {
+                let middle = middle as f32;
+                let base = (max_distance.saturating_sub(1) as f32 / middle).ln();
+                let steps = (distance.abs() as f32 / middle).ln() / base * (middle - 1.0);
+                (steps.ceil() + middle) as isize * distance.signum()
+            }
+            _ => distance,
+        };
+        shared.saturating_add(span).clamp(0, 2 * span - 1) as usize
+    }
 }
 
 impl Attention {
     /// As many key and value heads as query heads, and biases everywhere.
     #[must_use]
     pub fn of_heads(heads: usize, head_dim: usize) -> Self {
-        Self { heads, kv_heads: heads, head_dim, query_key_value_bias: true, output_bias: true }
+        Self { heads, kv_heads: heads, head_dim, query_key_value_bias: true, output_bias: true, relative: None }
+    }
+
+    /// Numbers whose products make a score: a head's width for each of its dot products.
+    #[must_use]
+    pub fn score_width(&self) -> usize {
+        let products = if self.relative.is_some() { 3 } else { 1 };
+        products * self.head_dim
+    }
+
+    /// What scores are multiplied by.
+    #[must_use]
+    pub fn scale(&self) -> f64 {
+        1.0 / (self.score_width() as f64).sqrt()
     }
 
     /// Width of all query heads side by side.
@@ -291,21 +346,30 @@ impl Mask {
     }
 }
 
-/// Rotary positions (Su et al. 2021, <https://arxiv.org/abs/2104.09864>): the numbers i and i + head_dim/2 of each head's
-/// query and key turn together by `position · theta^(−2i / head_dim)`; positions count from 0.
+/// Rotary positions (Su et al. 2021, <https://arxiv.org/abs/2104.09864>): the numbers i and i + head_dim/2 of each
+/// head's query and key turn together by `position · theta^(−2i / head_dim) / frequency_divisor`; positions count from
+/// 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rotary {
     /// The base of the frequencies.
     pub theta: f64,
+    /// Divides every frequency; 1 where positions are not scaled.
+    pub frequency_divisor: f64,
 }
 
 impl Rotary {
+    /// Positions as they are.
+    #[must_use]
+    pub fn of_theta(theta: f64) -> Self {
+        Self { theta, frequency_divisor: 1.0 }
+    }
+
     /// The angle of pair `pair` of a head at `position`. Rounds to f32 at each step, as training code does: over
     /// thousands of positions the exact angle would differ by 1e-4.
     #[must_use]
     pub fn angle(self, position: usize, pair: usize, head_dim: usize) -> f32 {
         let exponent = (2 * pair) as f32 / head_dim as f32;
-        let frequency = 1.0 / (self.theta.powf(f64::from(exponent)) as f32);
+        let frequency = 1.0 / (self.theta.powf(f64::from(exponent)) as f32) / self.frequency_divisor as f32;
         position as f32 * frequency
     }
 }
@@ -410,6 +474,18 @@ impl Architecture {
             token_types: self.embeddings.token_types,
             outputs: self.outputs(),
         }
+    }
+
+    /// The ways in which layers rotate queries and keys, without duplicates.
+    #[must_use]
+    pub fn rotations(&self) -> Vec<Rotary> {
+        let mut rotations: Vec<Rotary> = Vec::new();
+        for rotary in self.layers.iter().filter_map(|layer| layer.rotary) {
+            if !rotations.contains(&rotary) {
+                rotations.push(rotary);
+            }
+        }
+        rotations
     }
 
     /// Whether a linear layer projects the embeddings to `hidden_size`.

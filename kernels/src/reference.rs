@@ -5,7 +5,7 @@
 
 use crate::architecture::{
     Activation, Architecture, Attention, Block, Dense, Head, Layer, Mask, Mlp, MlpKind, Norm, NormKind, NormPlacement,
-    Pooling, Rotary,
+    Pooling, RelativePositions, Rotary,
 };
 use crate::batch::{PackedBatch, Row};
 use crate::weights::{HeadWeights, LayerWeights, Linear, Model, NormWeights, Weights};
@@ -22,8 +22,9 @@ pub fn forward(model: &Model, batch: &PackedBatch) -> Vec<f64> {
 fn forward_row(model: &Model, row: Row<'_>) -> Vec<f64> {
     let Model { architecture, weights } = model;
     let mut states = embeddings(model, row);
+    let relative = relative_table(model);
     for (layer, layer_weights) in architecture.layers.iter().zip(&weights.layers) {
-        states = encoder_layer(&architecture.block, layer, layer_weights, &states);
+        states = encoder_layer(&architecture.block, layer, layer_weights, &relative, &states);
     }
     if let Some(norm) = &architecture.final_norm {
         normalise(&mut states, norm, weights.final_norm.as_ref());
@@ -56,9 +57,26 @@ pub fn embeddings(model: &Model, row: Row<'_>) -> Vec<f64> {
     }
 }
 
-/// One layer over one row: `[tokens, hidden_size]` to the same.
+/// The table of relative positions, normalised: `[rows, hidden_size]`; empty without one.
 #[must_use]
-pub fn encoder_layer(block: &Block, layer: &Layer, weights: &LayerWeights, states: &[f64]) -> Vec<f64> {
+pub fn relative_table(model: &Model) -> Vec<f64> {
+    let Some(relative) = &model.weights.relative else { return Vec::new() };
+    let mut table: Vec<f64> = relative.table.iter().copied().map(f64::from).collect();
+    if let Some(norm) = model.architecture.block.attention.relative.and_then(|relative| relative.norm) {
+        normalise(&mut table, &norm, relative.norm.as_ref());
+    }
+    table
+}
+
+/// One layer over one row: `[tokens, hidden_size]` to the same. `relative` is the [`relative_table`].
+#[must_use]
+pub fn encoder_layer(
+    block: &Block,
+    layer: &Layer,
+    weights: &LayerWeights,
+    relative: &[f64],
+    states: &[f64],
+) -> Vec<f64> {
     let attended = residual(block, weights.attention_norm.as_ref(), states, |states| {
         let mut query = linear(states, &weights.query);
         let mut key = linear(states, &weights.key);
@@ -68,7 +86,17 @@ pub fn encoder_layer(block: &Block, layer: &Layer, weights: &LayerWeights, state
             rotate(&mut query, heads, head_dim, rotary);
             rotate(&mut key, kv_heads, head_dim, rotary);
         }
-        linear(&attention(&query, &key, &value, &block.attention, layer.mask), &weights.attention_output)
+        let context = match block.attention.relative {
+            None => attention(&query, &key, &value, &block.attention, layer.mask),
+            Some(positions) => {
+                let (row_key, row_query) = (linear(relative, &weights.key), linear(relative, &weights.query));
+                let scores = RelativeScores { positions, row_key: &row_key, row_query: &row_query };
+                attention_by(&query, &key, &value, &block.attention, layer.mask, |head, place, token| {
+                    scores.score(&block.attention, (&query, &key), head, (place, token))
+                })
+            }
+        };
+        linear(&context, &weights.attention_output)
     });
     residual(block, Some(&weights.output_norm), &attended, |states| {
         linear(&inner(&block.mlp, linear(states, &weights.intermediate)), &weights.output)
@@ -177,14 +205,53 @@ pub fn linear(x: &[f64], linear: &Linear) -> Vec<f64> {
     y
 }
 
-/// `softmax(q · kᵀ / √head_dim) · v` per head, over one row. `query` is `[tokens, heads · head_dim]`, as is the result;
+/// `softmax(q · kᵀ · scale) · v` per head, over one row. `query` is `[tokens, heads · head_dim]`, as is the result;
 /// `key` and `value` are `[tokens, kv_heads · head_dim]`.
 #[must_use]
 pub fn attention(query: &[f64], key: &[f64], value: &[f64], shape: &Attention, mask: Mask) -> Vec<f64> {
+    attention_by(query, key, value, shape, mask, |_, _, _| 0.0)
+}
+
+/// A layer's projections of the table of relative positions.
+struct RelativeScores<'a> {
+    positions: RelativePositions,
+    /// `[rows, heads · head_dim]`.
+    row_key: &'a [f64],
+    /// As above.
+    row_query: &'a [f64],
+}
+
+impl RelativeScores<'_> {
+    /// The scaled score by distance of one query and key.
+    fn score(
+        &self,
+        shape: &Attention,
+        (query, key): (&[f64], &[f64]),
+        head: usize,
+        (place, token): (usize, usize),
+    ) -> f64 {
+        let Attention { head_dim, .. } = *shape;
+        let row = self.positions.row(place as isize - token as isize);
+        let at = |row: usize| row * shape.query_width() + head * head_dim;
+        let by_key = dot(&query[at(place)..][..head_dim], &self.row_key[at(row)..][..head_dim]);
+        let by_query = dot(&self.row_query[at(row)..][..head_dim], &key[at(token)..][..head_dim]);
+        (by_key + by_query) * shape.scale()
+    }
+}
+
+/// [`attention`], with a number added to each score.
+fn attention_by(
+    query: &[f64],
+    key: &[f64],
+    value: &[f64],
+    shape: &Attention,
+    mask: Mask,
+    added: impl Fn(usize, usize, usize) -> f64,
+) -> Vec<f64> {
     let Attention { heads, kv_heads, head_dim, .. } = *shape;
     let (query_width, key_width) = (shape.query_width(), shape.key_value_width());
     let tokens = query.len() / query_width;
-    let scale = 1.0 / (head_dim as f64).sqrt();
+    let scale = shape.scale();
     let mut context = vec![0f64; query.len()];
     for place in 0..tokens {
         for head in 0..heads {
@@ -192,8 +259,8 @@ pub fn attention(query: &[f64], key: &[f64], value: &[f64], shape: &Attention, m
             let query = &query[at..at + head_dim];
             let key_at = |token: usize| token * key_width + head / (heads / kv_heads) * head_dim;
             let keys = mask.keys(place, tokens);
-            let scores: Vec<f64> =
-                keys.clone().map(|token| dot(query, &key[key_at(token)..][..head_dim]) * scale).collect();
+            let by_content = |token| dot(query, &key[key_at(token)..][..head_dim]) * scale;
+            let scores: Vec<f64> = keys.clone().map(|token| by_content(token) + added(head, place, token)).collect();
             let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
             let sum: f64 = weights.iter().sum();

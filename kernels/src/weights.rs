@@ -94,6 +94,15 @@ pub struct LayerWeights {
     pub output_norm: NormWeights,
 }
 
+/// The table of relative positions, which all layers share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RelativeWeights {
+    /// `[rows, hidden_size]`.
+    pub table: Vec<f32>,
+    /// `[hidden_size]`.
+    pub norm: Option<NormWeights>,
+}
+
 /// The head of a classifier.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadWeights {
@@ -112,6 +121,8 @@ pub struct Weights {
     pub embeddings: EmbeddingWeights,
     /// First to last.
     pub layers: Vec<LayerWeights>,
+    /// The table of relative positions, if attention has one.
+    pub relative: Option<RelativeWeights>,
     /// `[hidden_size]`.
     pub final_norm: Option<NormWeights>,
     /// `None` for [`Head::Embedding`].
@@ -131,6 +142,10 @@ pub enum Module {
     EmbeddingNorm,
     /// From the embeddings' width to `hidden_size`.
     Projection,
+    /// The table of relative positions.
+    Relative,
+    /// Its norm.
+    RelativeNorm,
     /// A module of one layer.
     Layer(usize, LayerModule),
     /// The norm after the last layer.
@@ -196,6 +211,16 @@ impl Weights {
     pub fn collect<S: Source>(architecture: &Architecture, source: &mut S) -> Result<Self, S::Error> {
         let hidden = architecture.hidden_size;
         let embeddings = Self::embeddings(architecture, source)?;
+        let relative = match architecture.block.attention.relative {
+            None => None,
+            Some(relative) => Some(RelativeWeights {
+                table: source.table(Module::Relative, relative.rows(), hidden)?,
+                norm: match relative.norm {
+                    None => None,
+                    Some(norm) => Some(source.norm(Module::RelativeNorm, hidden, norm.bias)?),
+                },
+            }),
+        };
         let layers = (0..architecture.layers.len())
             .map(|index| Self::layer(architecture, index, source))
             .collect::<Result<_, _>>()?;
@@ -217,7 +242,7 @@ impl Weights {
                 Some(HeadWeights { dense: linear, dense_norm, classifier })
             }
         };
-        Ok(Self { embeddings, layers, final_norm, head })
+        Ok(Self { embeddings, layers, relative, final_norm, head })
     }
 
     fn embeddings<S: Source>(architecture: &Architecture, source: &mut S) -> Result<EmbeddingWeights, S::Error> {
@@ -293,7 +318,9 @@ impl Weights {
             .head
             .as_ref()
             .map_or(0, |head| linear(&head.dense) + norm(&head.dense_norm) + head.classifier.numbers());
-        let encoder = embeddings + linear(&tables.projection) + layers.sum::<usize>() + norm(&self.final_norm);
+        let relative = self.relative.as_ref().map_or(0, |relative| relative.table.len() + norm(&relative.norm));
+        let encoder =
+            relative + embeddings + linear(&tables.projection) + layers.sum::<usize>() + norm(&self.final_norm);
         (encoder + head) as u64
     }
 }

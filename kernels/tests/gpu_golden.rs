@@ -4,7 +4,7 @@
 
 mod gpu_support;
 
-use assay_kernels::architecture::{Head, Pooling};
+use assay_kernels::architecture::{Head, NormPlacement, Pooling};
 use assay_kernels::gpu::KernelFamily;
 use assay_kernels::gpu::choices::NormChoice;
 use assay_kernels::{Model, PackedBatch, Precision};
@@ -13,7 +13,7 @@ use gpu_support::{
 };
 
 /// Models of `testdata/models` that the engine computes.
-const TINY: [&str; 9] = [
+const TINY: [&str; 17] = [
     "bert-hd32",
     "bert-hd64",
     "bert-hd16-3labels",
@@ -23,6 +23,14 @@ const TINY: [&str; 9] = [
     "distilbert",
     "electra",
     "electra-projected",
+    "modernbert-cls",
+    "modernbert-mean",
+    "ettin",
+    "deberta-v2",
+    "deberta-v3",
+    "gte",
+    "gte-new",
+    "jina-v2",
 ];
 
 #[test]
@@ -67,9 +75,10 @@ fn the_default_model_in_f16_matches_its_golden_and_flips_no_ranks() {
 
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_any_company() {
-    let Some((weights, golden)) = tiny("bert-hd32") else { return };
-    for precision in [Precision::F32, Precision::F16] {
-        let Some(mut engine) = engine(weights.clone(), precision, 4096) else { return };
+    for (name, precision) in ["bert-hd32", "ettin"].into_iter().flat_map(|n| [(n, Precision::F32), (n, Precision::F16)])
+    {
+        let Some((weights, golden)) = tiny(name) else { return };
+        let Some(mut engine) = engine(weights, precision, 4096) else { return };
         let together = run(&mut engine, &golden.batch);
         let mut alone = Vec::new();
         for row in golden.batch.iter() {
@@ -94,7 +103,8 @@ fn kernels_for_gpus_match_the_goldens_on_any_adapter() {
         let Some((weights, golden)) = tiny(name) else { return };
         for precision in [Precision::F32, Precision::F16] {
             let Some(mut engine) = engine_of(weights.clone(), precision, 2048, Some(KernelFamily::Gpu)) else { return };
-            assert!(matches!(engine.choices().norm, NormChoice::Fused));
+            let is_before = weights.architecture.block.norm_placement == NormPlacement::Before;
+            assert_eq!(matches!(engine.choices().norm, NormChoice::Fused), !is_before);
             let logits = run(&mut engine, &golden.batch);
             let name = format!("{name} {} for GPUs", precision.name());
             assert_close(&name, &logits, &golden.logits, tolerance(precision));

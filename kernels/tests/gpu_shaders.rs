@@ -6,7 +6,9 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use assay_kernels::architecture::{Activation, Head, Pooling};
+use assay_kernels::architecture::{
+    Activation, Head, MlpKind, NormPlacement, Pooling, Positions, RelativePositions, Rotary,
+};
 use assay_kernels::gpu::KernelFamily;
 use assay_kernels::gpu::layout::{Layout, Storage};
 use assay_kernels::gpu::op::{Access, PipelineSpec};
@@ -120,7 +122,16 @@ fn all_pipelines() -> Vec<PipelineSpec> {
             classifier.block.mlp.activation = *activation;
             classifier.embeddings.width = width.unwrap_or(classifier.embeddings.width);
             let embedder = Architecture { head: Head::Embedding, pooling: Pooling::Mean, ..classifier.clone() };
-            for architecture in [classifier, embedder] {
+            // Norms before, a gate, rotary positions.
+            let mut modern = Architecture { pooling: Pooling::Mean, ..classifier.clone() };
+            modern.embeddings.positions = Positions::None;
+            modern.block.norm_placement = NormPlacement::Before;
+            modern.block.mlp.kind = MlpKind::Gated;
+            modern.layers.iter_mut().for_each(|layer| layer.rotary = Some(Rotary::of_theta(10_000.0)));
+            let mut relative = classifier.clone();
+            relative.block.attention.relative =
+                Some(RelativePositions { span: 8, max_distance: Some(512), norm: None });
+            for architecture in [classifier, embedder, modern, relative] {
                 all.extend(pipelines(&architecture, &Layout::new(&architecture, storage).unwrap()));
             }
         }

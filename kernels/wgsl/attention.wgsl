@@ -12,7 +12,8 @@
 // 64 a head's output is split over two workgroups (OUTPUT_DIM = HEAD_DIM / 2), which both take the scores.
 // One workgroup owns THREADS queries of query tile `group.x`, outputs OUTPUT_DIM · group.y … of the heads side by side.
 //
-// Keys past the row's end weigh exp2(−1e30) = 0, so a row's bits depend on no neighbour.
+// Keys outside a query's window or past the row's end weigh exp2(−1e30) = 0, so a row's bits depend on no neighbour.
+// Keys that no query of the tile attends to are not read.
 //
 // Bindings and constants: `attention_query.wgsl`. Features: immediates. Bounds: none checked; see
 // `gpu::ops::attention`.
@@ -35,7 +36,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sums: array<vec4<f32>, OUTPUT_DIM / 4u>;
     var total = 0.0;
     var maximum = MASKED;
-    for (var first = 0u; first < tile.keys; first += KEYS) {
+    let all = keys_of(tile, 0u, THREADS);
+    let own = keys_of(tile, lane, lane);
+    for (var first = all.start; first < all.end; first += KEYS) {
         workgroupBarrier();
         for (var i = 0u; i < KEYS * KEY_RUNS; i += THREADS) {
             let slot = i + lane;
@@ -61,7 +64,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 scores[j] = dot_run(scores[j], query[c], key_tile[j * KEY_RUNS + c]);
             }
         }
-        maximum = move_maximum(maximum, &scores, &total, &sums, tile.keys - first);
+        maximum = move_maximum(maximum, &scores, &total, &sums, first, own);
         for (var j = 0u; j < KEYS; j++) {
             let weight = exp2(scores[j] - maximum);
             total += weight;

@@ -7,7 +7,8 @@
 // saving and restoring every lane. KEYS keys share one move of the running maximum.
 // One workgroup owns THREADS queries of query tile `group.x`, outputs OUTPUT_DIM · group.y … of the heads side by side.
 //
-// Keys past the row's end weigh exp2(−1e30) = 0, so a row's bits depend on no neighbour.
+// Keys outside a query's window or past the row's end weigh exp2(−1e30) = 0, so a row's bits depend on no neighbour.
+// Keys that no query of the tile attends to are not read.
 //
 // Bindings and constants: `attention_query.wgsl`. Features: immediates. Rust caller: `gpu::ops::attention`.
 
@@ -25,7 +26,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sums: array<vec4<f32>, OUTPUT_DIM / 4u>;
     var total = 0.0;
     var maximum = MASKED;
-    for (var first = 0u; first < tile.keys; first += KEYS) {
+    let all = keys_of(tile, 0u, THREADS);
+    let own = keys_of(tile, lane, lane);
+    for (var first = all.start; first < all.end; first += KEYS) {
         var scores: array<f32, KEYS>;
         var query: array<Run, KEY_RUNS>;
         for (var c = 0u; c < KEY_RUNS; c++) {
@@ -35,7 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 scores[j] = dot_run(scores[j], query[c], kv[key * sizes.kv_stride + key_index + c]);
             }
         }
-        maximum = move_maximum(maximum, &scores, &total, &sums, tile.keys - first);
+        maximum = move_maximum(maximum, &scores, &total, &sums, first, own);
         for (var j = 0u; j < KEYS; j++) {
             scores[j] = exp2(scores[j] - maximum);
             total += scores[j];

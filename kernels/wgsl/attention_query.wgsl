@@ -1,5 +1,5 @@
-// Shared by both attention kernels: `attention.wgsl`, whose header has the formula and shapes, and
-// `attention_cpu.wgsl`.
+// Shared by all attention kernels: `attention.wgsl`, whose header has the formula and shapes, `attention_cpu.wgsl` and
+// `attention_relative.wgsl`.
 //
 // Bindings: 0 q, 1 kv, 2 query_tiles, 3 context.
 // A kernel declares KEYS: how many keys share one move of the running maximum.
@@ -14,6 +14,10 @@ struct Sizes {
     value_column: u32,
     /// Row stride of `context`, in units of four.
     context_stride4: u32,
+    /// A query attends to the keys at most this far before and after it.
+    radius: u32,
+    /// 1 if queries are numbered as tokens are; 0 if each is the first token of its row.
+    queries_are_tokens: u32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<Run>;
@@ -35,23 +39,39 @@ fn query_index(tile: QueryTile, lane: u32, head: u32) -> u32 {
     return (tile.query_start + min(lane, tile.queries - 1u)) * sizes.q_stride + head * KEY_RUNS;
 }
 
+/// The keys of a row that some queries attend to: from `start` to before `end`.
+struct Keys {
+    start: u32,
+    end: u32,
+}
+
+/// Keys of a tile's queries `first` to `last`; those of one query where they are the same.
+fn keys_of(tile: QueryTile, first: u32, last: u32) -> Keys {
+    let place = (tile.query_start - tile.key_start) * sizes.queries_are_tokens;
+    let start = place + min(first, tile.queries - 1u);
+    let end = place + min(last, tile.queries - 1u);
+    return Keys(start - min(start, sizes.radius), min(tile.keys, end + min(sizes.radius, tile.keys) + 1u));
+}
+
 /// The index of a key, clamped to the row's last, so no neighbour's key is ever read.
 fn clamped_key(tile: QueryTile, key: u32) -> u32 {
     return tile.key_start + min(key, tile.keys - 1u);
 }
 
-/// Masks the scores of keys past the end of the row, which are all but the first `keys_left`. Moves the running maximum
-/// over the others, rescales what was summed under the old one, and returns the new one.
+/// Masks the scores of keys from `first` on that are not the query's `own`. Moves the running maximum over the others,
+/// rescales what was summed under the old one, and returns the new one. What was summed before the first key that is
+/// the query's own vanishes with the first rescaling.
 fn move_maximum(
     maximum: f32,
     scores: ptr<function, array<f32, KEYS>>,
     total: ptr<function, f32>,
     sums: ptr<function, array<vec4<f32>, OUTPUT_DIM / 4u>>,
-    keys_left: u32,
+    first: u32,
+    own: Keys,
 ) -> f32 {
     var next = maximum;
     for (var j = 0u; j < KEYS; j++) {
-        (*scores)[j] = select(MASKED, (*scores)[j], j < keys_left);
+        (*scores)[j] = select(MASKED, (*scores)[j], first + j >= own.start && first + j < own.end);
         next = max(next, (*scores)[j]);
     }
     let rescale = exp2(maximum - next);

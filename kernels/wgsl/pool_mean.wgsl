@@ -2,7 +2,7 @@
 //
 //   rows  [rows]                  which tokens of the batch each row is: `query_tile.wgsl`
 //   x     [tokens, STRIDE4 · 4]
-//   mean  [rows, HIDDEN4 · 4]     f32
+//   mean  [rows, STRIDE4 · 4]     the first HIDDEN4 · 4 columns; the rest is padding, never written
 //
 // Algorithm: one thread sums four columns of one row, token by token. One workgroup owns THREADS of the rows · HIDDEN4
 // groups of four.
@@ -16,7 +16,7 @@ struct Sizes {
 
 @group(0) @binding(0) var<storage, read> rows: array<QueryTile>;
 @group(0) @binding(1) var<storage, read> x: array<Packed4>;
-@group(0) @binding(2) var<storage, read_write> mean: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> mean: array<Packed4>;
 var<immediate> sizes: Sizes;
 
 override HIDDEN4: u32 = 96u;
@@ -34,5 +34,5 @@ fn main(@builtin(global_invocation_id) invocation: vec3<u32>) {
     for (var token = row.key_start; token < row.key_start + row.keys; token++) {
         sum += unpack4(x[token * STRIDE4 + invocation.x % HIDDEN4]);
     }
-    mean[invocation.x] = sum / f32(row.keys);
+    mean[index * STRIDE4 + invocation.x % HIDDEN4] = pack4(sum / f32(row.keys));
 }

@@ -1,7 +1,7 @@
 """Makes the tiny models of this folder, their tokenizers, and float64 logits by Hugging Face's own code.
 
     python3 -m venv target/golden-venv
-    target/golden-venv/bin/pip install torch==2.15.0 transformers==5.23.0
+    target/golden-venv/bin/pip install torch==2.15.0 transformers==5.24.0 sentence-transformers==6.2.0
     target/golden-venv/bin/python testdata/models/make.py [NAME ...]
 
 Each model is a Hugging Face directory with a `golden.json` beside its weights:
@@ -11,8 +11,12 @@ Each model is a Hugging Face directory with a `golden.json` beside its weights:
 Cases with texts were tokenised by `tokenizers` from the directory's own `tokenizer.json`; the others are made of ids
 alone. `type_ids` is absent where the family has no token types. `logits` of the embedding model are the mean of the
 last hidden states, scaled to unit length. Logits are computed from the weights as saved, that is after rounding to the
-stored type, one row at a time, so that no padding and no mask takes part. ModernBERT's rotary tables stay float32 as
-in PyTorch.
+stored type, one row at a time, so that no padding and no mask takes part. Where the library computes a part of a
+float64 model in float32 (`exact` lists them), that part is computed in float64 here; rotary angles alone are float32,
+as in every engine.
+
+Layouts that the library does not write are made by renaming: ModernBERT's older config.json, the files of GTE's authors
+with their scaled frequencies, and jina-reranker-v2's names.
 
 Weights are spread wide, norms and biases too, and no embedding row is zero, not even the padding token's: a mistake in
 any of them shows in the logits.
@@ -25,9 +29,11 @@ import string
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 HERE = Path(__file__).parent
@@ -58,6 +64,10 @@ class Tiny:
     dtype: torch.dtype = torch.float16
     # Standard deviation of the weights.
     spread: float = 0.2
+    # Changes the network after it is loaded.
+    loaded: object = None
+    # Rewrites the directory's files once the logits are known.
+    stored: object = None
 
 
 def bert(heads, hidden, intermediate, longest=130, **more):
@@ -81,6 +91,88 @@ def modernbert(heads, window, pooling, global_theta, local_theta):
         max_position_embeddings=1024, local_attention=window, global_attn_every_n_layers=3,
         classifier_pooling=pooling, pad_token_id=1, bos_token_id=0, cls_token_id=0, eos_token_id=2, sep_token_id=2,
     )
+
+
+def deberta(heads, longest, **more):
+    return dict(
+        hidden_size=48, num_attention_heads=heads, intermediate_size=64, num_hidden_layers=2,
+        max_position_embeddings=longest, relative_attention=True, share_att_key=True, pos_att_type=["p2c", "c2p"],
+        norm_rel_ebd="layer_norm", **more,
+    )
+
+
+def gte(heads, theta, **more):
+    return dict(
+        hidden_size=32, num_attention_heads=heads, intermediate_size=40, num_hidden_layers=3, pad_token_id=1,
+        max_position_embeddings=1024, rope_parameters={"rope_type": "default", "rope_theta": theta}, **more,
+    )
+
+
+NTK_FACTOR = 8.0
+
+
+def scale_frequencies(network):
+    """The scaling of the GTE authors' code; its theta times the factor is in the configuration already."""
+    rotary = network.gte.rotary_emb
+    rotary.inv_freq = rotary.inv_freq / NTK_FACTOR ** (2 / (2 * len(rotary.inv_freq)))
+
+
+def rename(directory, names, changes):
+    """Rewrites tensors by a function of them all, and the configuration by its changes; None removes a field."""
+    tensors = load_file(directory / "model.safetensors")
+    save_file(names(tensors), directory / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((directory / "config.json").read_text()) | changes
+    config = {key: value for key, value in config.items() if value is not None}
+    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def fuse(tensors, layer, fused, parts):
+    """Stacks tensors of one layer in one."""
+    for kind in ["weight", "bias"]:
+        stored = [f"{layer}.{part}.{kind}" for part in parts]
+        if stored[0] in tensors:
+            tensors[f"{layer}.{fused}.{kind}"] = torch.cat([tensors.pop(name) for name in stored])
+
+
+def gte_of_its_authors(directory):
+    # The library keeps the authors' names when it saves, except for the first.
+    names = lambda tensors: {name.replace("gte.", "new.", 1): tensor for name, tensor in tensors.items()}
+    code = "Alibaba-NLP/new-impl--"
+    rename(directory, names, {
+        "architectures": ["NewForSequenceClassification"], "model_type": "new", "rope_parameters": None,
+        "rope_theta": 20000, "rope_scaling": {"type": "ntk", "factor": NTK_FACTOR}, "position_embedding_type": "rope",
+        "layer_norm_type": "layer_norm", "logn_attention_scale": False, "pack_qkv": True,
+        "auto_map": {
+            "AutoConfig": code + "configuration.NewConfig",
+            "AutoModelForSequenceClassification": code + "modeling.NewForSequenceClassification",
+        },
+    })
+
+
+def jina(directory):
+    def names(tensors):
+        renamed = {}
+        for name, tensor in tensors.items():
+            for old, new in [
+                ("embeddings.LayerNorm", "emb_ln"), ("encoder.layer.", "encoder.layers."),
+                ("attention.output.dense", "mixer.out_proj"), ("attention.output.LayerNorm", "norm1"),
+                ("intermediate.dense", "mlp.fc1"), ("output.dense", "mlp.fc2"), ("output.LayerNorm", "norm2"),
+            ]:
+                name = name.replace(old, new)
+            renamed[name] = tensor
+        for layer in range(2):
+            parts = [f"attention.self.{part}" for part in ["query", "key", "value"]]
+            fuse(renamed, f"roberta.encoder.layers.{layer}", "mixer.Wqkv", parts)
+        return renamed
+
+    # The hub's file has no model_type.
+    rename(directory, names, {
+        "model_type": None, "position_embedding_type": "absolute", "use_flash_attn": True,
+        "auto_map": {
+            "AutoConfig": "configuration_xlm_roberta.XLMRobertaFlashConfig",
+            "AutoModelForSequenceClassification": "modeling_xlm_roberta.XLMRobertaForSequenceClassification",
+        },
+    })
 
 
 T = transformers
@@ -115,6 +207,29 @@ MODELS = {
     "modernbert-mean": Tiny(
         T.ModernBertForSequenceClassification, modernbert(1, 16, "mean", 80000.0, 20000.0), "bpe",
         longest=1024, long_rows=[300, 777], spread=0.3,
+    ),
+    "ettin": Tiny(
+        T.ModernBertModel, modernbert(2, 8, "mean", 160000.0, 160000.0), "bpe",
+        longest=520, long_rows=[511, 512, 513], spread=0.3,
+    ),
+    "deberta-v3": Tiny(
+        T.DebertaV2ForSequenceClassification,
+        deberta(3, 520, position_buckets=32, position_biased_input=False, type_vocab_size=0), "unigram",
+        longest=520, long_rows=[255, 511, 512, 513],
+    ),
+    "deberta-v2": Tiny(
+        T.DebertaV2ForSequenceClassification, deberta(2, 140, type_vocab_size=2), labels=3, longest=140,
+    ),
+    "gte": Tiny(
+        T.GteForSequenceClassification, gte(1, 160000.0, type_vocab_size=2), "unigram",
+        longest=520, long_rows=[511, 512, 513], spread=0.3,
+    ),
+    "gte-new": Tiny(
+        T.GteForSequenceClassification, gte(2, 20000.0 * NTK_FACTOR, type_vocab_size=1), "unigram", longest=1024,
+        long_rows=[513], spread=0.3, loaded=scale_frequencies, stored=gte_of_its_authors,
+    ),
+    "jina-v2": Tiny(
+        T.XLMRobertaForSequenceClassification, roberta(2, 32, 64, 130), "unigram", spread=0.3, stored=jina,
     ),
 }
 
@@ -207,6 +322,8 @@ def save(name, tiny, directory):
     network = tiny.kind(config)
     randomise(network, tiny.spread)
     network.to(tiny.dtype).save_pretrained(directory)
+    if tiny.kind is T.ModernBertModel:
+        head_modules(directory, tiny)
     (directory / "tokenizer.json").write_text(json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False) + "\n")
     # What the hub's XLM-R says: no limit of the tokenizer's own.
     most = 1000000000000000019884624838656 if name == "xlm-roberta" else tiny.longest
@@ -226,6 +343,73 @@ def modules(directory):
     (directory / "1_Pooling").mkdir(exist_ok=True)
     pooling = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
     (directory / "1_Pooling/config.json").write_text(json.dumps(pooling) + "\n")
+
+
+def head_modules(directory, tiny):
+    """The modules of ettin's rerankers, saved by sentence-transformers: a head of two Dense and a LayerNorm."""
+    from sentence_transformers.base.modules import Dense
+    from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
+
+    hidden = tiny.config["hidden_size"]
+    parts = [
+        Pooling(hidden, "cls"),
+        Dense(hidden, hidden, bias=False, activation_function=torch.nn.GELU()),
+        LayerNorm(hidden),
+        Dense(hidden, tiny.labels, activation_function=torch.nn.Identity(), module_output_name="scores"),
+    ]
+    listed = [("", "sentence_transformers.base.modules.transformer.Transformer")]
+    for index, part in enumerate(parts, start=1):
+        randomise(part, tiny.spread)
+        folder = f"{index}_{type(part).__name__}"
+        (directory / folder).mkdir(exist_ok=True)
+        part.to(tiny.dtype).save(str(directory / folder))
+        listed.append((folder, f"{type(part).__module__}.{type(part).__qualname__}"))
+    listed = [{"idx": idx, "name": str(idx), "path": path, "type": kind} for idx, (path, kind) in enumerate(listed)]
+    (directory / "modules.json").write_text(json.dumps(listed, indent=2) + "\n")
+    saved = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity", "prompts": {}}
+    (directory / "config_sentence_transformers.json").write_text(json.dumps(saved, indent=2) + "\n")
+
+
+class WithModules(torch.nn.Module):
+    """A bare encoder and the modules beside it, as sentence-transformers loads them."""
+
+    def __init__(self, directory, encoder, dtype):
+        from sentence_transformers.util import import_from_string
+
+        super().__init__()
+        self.encoder, self.config = encoder, encoder.config
+        listed = json.loads((directory / "modules.json").read_text())[1:]
+        load = lambda module: import_from_string(module["type"]).load(str(directory / module["path"]))
+        self.parts = torch.nn.ModuleList([load(module) for module in listed]).to(dtype).eval()
+
+    def forward(self, **inputs):
+        features = {"token_embeddings": self.encoder(**inputs).last_hidden_state, **inputs}
+        for part in self.parts:
+            features = part(features)
+        return SimpleNamespace(logits=features["scores"])
+
+
+def exact():
+    """Has the library compute in float64 what it computes in float32 even for float64 models."""
+    from transformers.models.deberta_v2 import modeling_deberta_v2 as deberta_v2
+    from transformers.models.gte import modeling_gte as gte
+    from transformers.models.modernbert import modeling_modernbert as modernbert
+
+    def tables(inv_freq, x, positions):
+        angles = positions[..., None].float() * inv_freq.float()
+        angles = torch.cat((angles, angles), dim=-1).to(x.dtype)
+        return angles.cos(), angles.sin()
+
+    modernbert.ModernBertRotaryEmbedding.forward = lambda self, x, position_ids, layer_type: tables(
+        getattr(self, f"{layer_type}_inv_freq"), x, position_ids
+    )
+    gte.GteRotaryEmbedding.forward = lambda self, x, position_ids: tables(self.inv_freq, x, position_ids)
+    # The same formulas without a cast.
+    modernbert.apply_rotary_pos_emb = gte.apply_rotary_pos_emb
+    modernbert.eager_attention_forward = gte.eager_attention_forward
+    deberta_v2.scaled_size_sqrt = lambda query, factor: torch.sqrt(
+        torch.tensor(query.size(-1) * factor, dtype=query.dtype)
+    )
 
 
 def older(path):
@@ -270,7 +454,12 @@ def compute(network, ids, types):
 
 
 def golden(name, tiny, directory):
-    load = lambda dtype: tiny.kind.from_pretrained(directory, dtype=dtype, attn_implementation="eager").eval()
+    def load(dtype):
+        network = tiny.kind.from_pretrained(directory, dtype=dtype, attn_implementation="eager").eval()
+        if tiny.loaded:
+            tiny.loaded(network)
+        return WithModules(directory, network, dtype) if tiny.kind is T.ModernBertModel else network
+
     network, single = load(torch.float64), load(torch.float32)
     typed = getattr(network.config, "type_vocab_size", 1) > 1
     cases, worst, spread = [], 0.0, []
@@ -294,12 +483,15 @@ def golden(name, tiny, directory):
 
 @torch.no_grad()
 def main(names):
+    exact()
     for name, tiny in MODELS.items():
         if not names or name in names:
             directory = HERE / name
             directory.mkdir(exist_ok=True)
             save(name, tiny, directory)
             golden(name, tiny, directory)
+            if tiny.stored:
+                tiny.stored(directory)
 
 
 main(sys.argv[1:])

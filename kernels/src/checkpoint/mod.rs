@@ -1,5 +1,5 @@
-//! Reads a model from a Hugging Face directory: `config.json`, `model.safetensors` or its shards, and optionally a LoRA
-//! adapter.
+//! Reads a model from a Hugging Face directory: `config.json`, `model.safetensors` or its shards, the folders of
+//! sentence-transformers' modules, and optionally a LoRA adapter.
 //!
 //! The model's [family](crate::families) names its tensors. Every needed tensor is looked up by name and checked for
 //! shape, type and finiteness, so a checkpoint that loads can be computed. Other tensors are ignored. Stored f16 and
@@ -8,18 +8,21 @@
 mod adapter_config;
 mod files;
 mod lora;
+mod modules;
 mod ranked_label;
 mod tensors;
 
 use std::path::{Path, PathBuf};
 
 use crate::architecture::Architecture;
-use crate::families::{Config, ConfigError, Names, QueryKeyValue};
+use crate::families::{Config, ConfigError, Intermediate, Names, QueryKeyValue};
 use crate::weights::{LayerModule, Linear, Model, Module, NormWeights, Source, Weights};
 use lora::{Adapter, Matrix};
+use modules::{ModulesFiles, ModulesHead};
 use tensors::Tensors;
 
 pub use files::{read as read_file, weight_files};
+pub use modules::{MODULES_FILE, SENTENCE_TRANSFORMERS_FILE, head_files, module_folders};
 pub use ranked_label::{LabelError, RankedLabel};
 
 /// The model's shape.
@@ -161,6 +164,14 @@ pub enum CheckpointError {
         /// The value.
         value: f32,
     },
+    /// The modules of sentence-transformers compute something that is not supported.
+    #[error("{}: {message}", path.display())]
+    Modules {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what is supported.
+        message: String,
+    },
     /// The adapter is of an unsupported kind.
     #[error("{}: {message}", path.display())]
     Adapter {
@@ -188,8 +199,11 @@ pub fn load(dir: &Path, adapter: Option<&Path>) -> Result<Model, CheckpointError
         _ => None,
     };
     let labels = adapter.as_ref().and_then(|adapter| adapter.outputs(names.classifier));
-    let architecture = config.architecture(labels).map_err(|source| CheckpointError::Config { path, source })?;
-    let mut loader = Loader { base, adapter, names, architecture: &architecture };
+    let head = modules::read(dir)?;
+    let head_weights = head.as_ref().map(ModulesHead::read_weights).transpose()?;
+    let head_tensors = head_weights.as_ref().map(ModulesFiles::tensors).transpose()?.unwrap_or_default();
+    let architecture = architecture_of(&config, path, labels, head.as_ref())?;
+    let mut loader = Loader { base, adapter, names, architecture: &architecture, head: head_tensors };
     let weights = Weights::collect(&architecture, &mut loader)?;
     if let Some(adapter) = &loader.adapter {
         adapter.check_all_used(architecture.layers.len())?;
@@ -220,7 +234,17 @@ pub fn read_adapted_config(dir: &Path, adapter: Option<&Path>) -> Result<Archite
         }
     };
     let labels = labels.and_then(|shape| shape.first().copied());
-    config.architecture(labels).map_err(|source| CheckpointError::Config { path, source })
+    architecture_of(&config, path, labels, modules::read(dir)?.as_ref())
+}
+
+fn architecture_of(
+    config: &Config,
+    path: PathBuf,
+    adapter_labels: Option<usize>,
+    head: Option<&ModulesHead>,
+) -> Result<Architecture, CheckpointError> {
+    let head = head.map(|head| (head.pooling, head.head));
+    config.architecture(adapter_labels, head).map_err(|source| CheckpointError::Config { path, source })
 }
 
 fn parse_config(dir: &Path) -> Result<(PathBuf, Config), CheckpointError> {
@@ -242,6 +266,8 @@ struct Loader<'a> {
     adapter: Option<Adapter<'a>>,
     names: &'a Names,
     architecture: &'a Architecture,
+    /// Parts of the head that have files of their own.
+    head: Vec<(Module, Tensors<'a>)>,
 }
 
 impl Source for Loader<'_> {
@@ -257,7 +283,15 @@ impl Source for Loader<'_> {
     }
 
     fn linear(&mut self, module: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, CheckpointError> {
+        if let Some(tensors) = self.of_head(module) {
+            let weight = tensors.load("linear.weight", &[outputs, inputs])?;
+            let bias = bias.then(|| tensors.load("linear.bias", &[outputs])).transpose()?;
+            return Ok(Linear { weight, bias, inputs });
+        }
         let name = self.names.of(module);
+        if let Module::Layer(_, LayerModule::Intermediate) = module {
+            return self.intermediate(&name, outputs, inputs, bias);
+        }
         let Some((first, fused_outputs)) = self.place_in_fused(module) else {
             return self.whole_linear(&name, outputs, inputs, bias);
         };
@@ -269,6 +303,11 @@ impl Source for Loader<'_> {
     }
 
     fn norm(&mut self, module: Module, width: usize, bias: bool) -> Result<NormWeights, CheckpointError> {
+        if let Some(tensors) = self.of_head(module) {
+            let weight = tensors.load("norm.weight", &[width])?;
+            let bias = bias.then(|| tensors.load("norm.bias", &[width])).transpose()?;
+            return Ok(NormWeights { weight, bias });
+        }
         let name = self.names.of(module);
         let weight = self.norm_tensor(&name, ["weight", "gamma"], width)?;
         let bias = match bias {
@@ -279,7 +318,12 @@ impl Source for Loader<'_> {
     }
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    /// The file of a part of the head, if it has one of its own.
+    fn of_head(&self, module: Module) -> Option<&Tensors<'a>> {
+        self.head.iter().find(|(part, _)| *part == module).map(|(_, tensors)| tensors)
+    }
+
     /// A fused projection: its first output in the stored tensor, and the number of outputs of that tensor.
     fn place_in_fused(&self, module: Module) -> Option<(usize, usize)> {
         let attention = &self.architecture.block.attention;
@@ -292,6 +336,21 @@ impl Loader<'_> {
             _ => return None,
         };
         Some((first, query + 2 * key_value))
+    }
+
+    /// The first linear layer of a feed-forward part: what is activated, then the gate.
+    fn intermediate(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, CheckpointError> {
+        match self.names.intermediate {
+            Intermediate::One(_) => self.whole_linear(name, outputs, inputs, bias),
+            Intermediate::GateFirst(_) => {
+                let mut linear = self.whole_linear(name, outputs, inputs, bias)?;
+                linear.weight.rotate_left(outputs / 2 * inputs);
+                if let Some(bias) = &mut linear.bias {
+                    bias.rotate_left(outputs / 2);
+                }
+                Ok(linear)
+            }
+        }
     }
 
     fn whole_linear(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, CheckpointError> {

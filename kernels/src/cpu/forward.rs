@@ -4,22 +4,25 @@
 //! and meet once per layer, before they read each other's keys and values. [`head`](super::head) does what follows the
 //! layers.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::attention::{Attend, KeyBlock, PackKeysValues, Scratch};
-use super::gemm::{Finish, K_BLOCK};
+use super::attention::{Attend, PackKeysValues, Scratch};
+use super::feed_forward::after_attention;
+use super::gemm::Finish;
 use super::grouping::{Grouping, Sharing};
-use super::integer::LeftBuffer;
 use super::matrix::{Matrix, MatrixMut};
 use super::norm::EmbeddedToken;
-use super::pack::{Left, Product};
+use super::pack::{Left, Plus, Product};
 use super::packed_model::{PackedLayer, PackedModel};
+use super::places::{KeyBlock, Places};
 use super::pool::Work;
+use super::relative::{RelativeHead, ScoreKeys};
 use super::simd::Isa;
-use super::stages::{Clock, Stage, Stages};
+use super::stages::{Stage, Stages};
 use super::sync::Barrier;
-use super::worker::{Arena, BlockBuffers, GROUP_TOKENS, Needs, TAIL_ROWS, Worker};
+use super::worker::{Arena, BlockBuffers, Needs, TAIL_ROWS, Worker, blocks};
 use crate::batch::PackedBatch;
 
 /// A model and its current batch, shared by all threads.
@@ -144,21 +147,26 @@ impl<'a> Pass<'a> {
             _ => (None, model.layers.as_slice()),
         };
         for layer in whole {
-            let exchange = self.query_key_value(layer, worker);
-            self.attend(exchange, worker);
+            let exchange = self.project(layer, 0, worker);
+            self.attend(layer, exchange, worker);
             worker.clock.lap(Stage::Attention);
             let tokens = self.own(self.team.member).len();
-            let (context, states) = (&worker.context, &mut worker.states);
-            after_attention(self.forward, layer, tokens, context, states, &mut worker.block, &mut worker.clock);
+            let states = &mut worker.states[..tokens * model.widths.hidden];
+            let context = &worker.context;
+            after_attention((self.forward.isa, model), layer, context, states, &mut worker.block, &mut worker.clock);
         }
         match last {
             Some(layer) => self.pruned_layer(layer, worker),
             None => self.mean(worker),
         }
+        // The tail has room for one group of rows beyond this many.
+        if worker.tail.rows.len() >= TAIL_ROWS {
+            self.forward.finish_tail(worker);
+        }
     }
 
     /// A member's tokens of the group.
-    pub(super) fn own(&self, member: usize) -> std::ops::Range<usize> {
+    pub(super) fn own(&self, member: usize) -> Range<usize> {
         let start = (member * self.share).min(self.tokens);
         start..(start + self.share).min(self.tokens)
     }
@@ -195,7 +203,7 @@ impl<'a> Pass<'a> {
                 rows: block.len(),
                 a: Left::F32(Matrix::new(embedded, stride)),
                 c: MatrixMut::new(&mut worker.states[block.start * hidden..], hidden),
-                residual: None,
+                plus: Plus::Nothing,
                 finish: Finish::Store,
             };
             projection.apply(isa, 0..hidden, product);
@@ -214,38 +222,56 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Writes this member's queries, keys and values and waits for the other members to write theirs. Returns the index
-    /// of the exchange buffer that holds them.
-    fn query_key_value(&self, layer: &PackedLayer, worker: &mut Worker) -> usize {
-        let widths = self.forward.model.widths;
-        self.publish(worker, |states, left, exchange, tokens| {
+    /// Writes this member's queries, keys and values, from column `first` on, and waits for the other members to write
+    /// theirs. Returns the index of the exchange buffer that holds them.
+    fn project(&self, layer: &PackedLayer, first: usize, worker: &mut Worker) -> usize {
+        let (isa, widths) = (self.forward.isa, self.forward.model.widths);
+        let stride = 3 * widths.heads;
+        self.publish(worker, |states, buffers, exchange, tokens| {
+            let BlockBuffers { sums, left, .. } = buffers;
             blocks(tokens, |block| {
-                let (isa, rows) = (self.forward.isa, block.len());
-                let a = Matrix::new(&states[block.start * widths.hidden..], widths.hidden);
+                let rows = block.len();
+                let states = &states[block.start * widths.hidden..block.end * widths.hidden];
+                let a = Matrix::new(layer.attention_input(isa, states, sums), widths.hidden);
                 let product = Product {
                     rows,
                     a: layer.query_key_value.left(isa, rows, a, left),
-                    c: MatrixMut::new(&mut exchange[block.start * 3 * widths.heads..], 3 * widths.heads),
-                    residual: None,
+                    c: MatrixMut::new(&mut exchange[block.start * stride + first..], stride),
+                    plus: Plus::Nothing,
                     finish: Finish::Store,
                 };
-                layer.query_key_value.apply(isa, 0..3 * widths.heads, product);
+                layer.query_key_value.apply(isa, first..stride, product);
             });
+            self.rotate(layer, first, exchange);
         })
+    }
+
+    /// Rotates the queries and keys that [`project`](Self::project) has written from column `first` on.
+    fn rotate(&self, layer: &PackedLayer, first: usize, exchange: &mut [f32]) {
+        let Some(rotary) = layer.rotary else { return };
+        let widths = self.forward.model.widths;
+        let (own, stride) = (self.own(self.team.member), 3 * widths.heads);
+        let heads = (2 * widths.heads - first) / widths.head;
+        for part in self.parts(self.team.member) {
+            let start = (part.from - own.start) * stride;
+            let tokens = &mut exchange[start + first..start + part.tokens * stride];
+            let place = part.from - part.row_start;
+            self.forward.model.rotary[rotary].apply(self.forward.isa, tokens, stride, heads, place);
+        }
     }
 
     /// Lets `write` fill this member's exchange buffer from its states, and waits until all members have filled theirs.
     pub(super) fn publish(
         &self,
         worker: &mut Worker,
-        write: impl FnOnce(&[f32], &mut LeftBuffer, &mut [f32], usize),
+        write: impl FnOnce(&[f32], &mut BlockBuffers, &mut [f32], usize),
     ) -> usize {
         let buffer = worker.turn % 2;
         worker.turn += 1;
         let mine = &self.forward.arena.exchange[self.team.first + self.team.member][buffer];
         let tokens = self.own(self.team.member).len();
         let mut mine = mine.write().unwrap_or_else(PoisonError::into_inner);
-        write(&worker.states, &mut worker.block.left, &mut mine, tokens);
+        write(&worker.states, &mut worker.block, &mut mine, tokens);
         drop(mine);
         worker.clock.lap(Stage::QueryKeyValue);
         if self.team.members > 1 {
@@ -255,53 +281,78 @@ impl<'a> Pass<'a> {
         buffer
     }
 
-    /// Attention from each of this member's tokens to its whole row.
-    fn attend(&self, buffer: usize, worker: &mut Worker) {
+    /// Attention from each of this member's tokens to its row.
+    fn attend(&self, layer: &PackedLayer, buffer: usize, worker: &mut Worker) {
         let widths = self.forward.model.widths;
         let own = self.own(self.team.member);
         let mine = self.exchange(self.team.member, buffer);
         for part in self.parts(self.team.member) {
-            for (head, block) in self.heads_and_blocks(part) {
-                self.pack_keys_values(buffer, part, block, head, &mut worker.attention);
+            let places = part.places(layer);
+            for (head, block) in self.heads_and_blocks(places.keys(0..part.tokens)) {
+                let relative = self.relative(layer, head);
+                let packed = Packed { places, queries: part.tokens, block, head, relative };
+                self.pack_keys_values(buffer, part, packed, &mut worker.attention);
                 let (first, column) = (part.from - own.start, head * widths.head);
                 self.forward.isa.run(Attend {
                     scratch: &mut worker.attention,
                     queries: Matrix::new(&mine[first * 3 * widths.heads + column..], 3 * widths.heads),
                     context: MatrixMut::new(&mut worker.context[first * widths.heads + column..], widths.heads),
                     rows: part.tokens,
+                    places,
                     block,
+                    relative,
                     head_width: widths.head,
                 });
             }
         }
     }
 
-    /// Every block of a row's keys, for each head in turn.
-    fn heads_and_blocks(&self, part: Part) -> impl Iterator<Item = (usize, KeyBlock)> + use<> {
+    fn relative<'b>(&'b self, layer: &'b PackedLayer, head: usize) -> Option<RelativeHead<'b>> {
+        let panels = layer.relative.as_ref().zip(self.forward.model.relative.as_ref());
+        panels.map(|(panels, table)| panels.head(table, head))
+    }
+
+    /// Every block that has some of `keys`, for each head in turn.
+    fn heads_and_blocks(&self, keys: Range<usize>) -> impl Iterator<Item = (usize, KeyBlock)> + use<> {
         let widths = self.forward.model.widths;
         (0..widths.heads / widths.head)
-            .flat_map(move |head| KeyBlock::of_row(part.row_tokens).map(move |block| (head, block)))
+            .flat_map(move |head| KeyBlock::of_keys(keys.clone()).map(move |block| (head, block)))
     }
 
     pub(super) fn exchange(&self, member: usize, buffer: usize) -> std::sync::RwLockReadGuard<'a, Vec<f32>> {
         self.forward.arena.exchange[self.team.first + member][buffer].read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Packs one head's keys and values of a block of the row, from every member that has some of its tokens.
-    fn pack_keys_values(&self, buffer: usize, part: Part, block: KeyBlock, head: usize, scratch: &mut Scratch) {
-        let widths = self.forward.model.widths;
+    /// Packs the needed keys and values of a block of the row for one head, from every member that has some of them.
+    fn pack_keys_values(&self, buffer: usize, part: Part, packed: Packed<'_>, scratch: &mut Scratch) {
+        let Packed { places, queries, block, head, relative } = packed;
+        let (isa, widths) = (self.forward.isa, self.forward.model.widths);
         let start = part.row_start + block.first;
-        let tokens = start..start + block.keys;
+        let tokens = start + block.from..start + block.to;
         for member in tokens.start / self.share..=(tokens.end - 1) / self.share {
             let own = self.own(member);
             let (from, to) = (own.start.max(tokens.start), own.end.min(tokens.end));
             let exchange = self.exchange(member, buffer);
             let at = (from - own.start) * 3 * widths.heads + head * widths.head;
-            self.forward.isa.run(PackKeysValues {
+            let keys = Matrix::new(&exchange[at + widths.heads..], 3 * widths.heads);
+            if let Some(relative) = relative {
+                isa.run(ScoreKeys {
+                    relative,
+                    scores: &mut scratch.by_query,
+                    keys,
+                    first: from - start,
+                    tokens: to - from,
+                    places,
+                    queries,
+                    block,
+                    head_width: widths.head,
+                });
+            }
+            isa.run(PackKeysValues {
                 scratch,
-                keys: Matrix::new(&exchange[at + widths.heads..], 3 * widths.heads),
+                keys,
                 values: Matrix::new(&exchange[at + 2 * widths.heads..], 3 * widths.heads),
-                first: from - tokens.start,
+                first: from - start,
                 tokens: to - from,
                 block,
                 head_width: widths.head,
@@ -309,25 +360,11 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// The last layer of a cross-encoder: keys and values for every token, the rest only for the first token of each
-    /// row.
+    /// The last layer of a model whose head reads first tokens: keys and values for every token, the rest only for the
+    /// first token of each row.
     fn pruned_layer(&self, layer: &PackedLayer, worker: &mut Worker) {
         let (isa, widths) = (self.forward.isa, self.forward.model.widths);
-        let buffer = self.publish(worker, |states, left, exchange, tokens| {
-            blocks(tokens, |block| {
-                let rows = block.len();
-                let a = Matrix::new(&states[block.start * widths.hidden..], widths.hidden);
-                let at = block.start * 3 * widths.heads + widths.heads;
-                let product = Product {
-                    rows,
-                    a: layer.query_key_value.left(isa, rows, a, left),
-                    c: MatrixMut::new(&mut exchange[at..], 3 * widths.heads),
-                    residual: None,
-                    finish: Finish::Store,
-                };
-                layer.query_key_value.apply(isa, widths.heads..3 * widths.heads, product);
-            });
-        });
+        let buffer = self.project(layer, widths.heads, worker);
         let own = self.own(self.team.member);
         let firsts = || self.parts(self.team.member).filter(|part| part.from == part.row_start);
         let before = worker.tail.rows.len();
@@ -337,95 +374,57 @@ impl<'a> Pass<'a> {
             let state = &worker.states[(part.from - own.start) * widths.hidden..][..widths.hidden];
             worker.tail.states[slot * widths.hidden..][..widths.hidden].copy_from_slice(state);
         }
-        let rows = worker.tail.rows.len() - before;
-        let a = Matrix::new(&worker.tail.states[before * widths.hidden..], widths.hidden);
-        let product = Product {
-            rows,
-            a: layer.query_key_value.left(isa, rows, a, &mut worker.block.left),
-            c: MatrixMut::new(&mut worker.tail.queries[before * widths.heads..], widths.heads),
-            residual: None,
-            finish: Finish::Store,
-        };
-        layer.query_key_value.apply(isa, 0..widths.heads, product);
+        let BlockBuffers { sums, left, .. } = &mut worker.block;
+        // Position 0 turns nothing, so these queries are not rotated.
+        blocks(worker.tail.rows.len() - before, |block| {
+            let (rows, first) = (block.len(), before + block.start);
+            let states = &worker.tail.states[first * widths.hidden..(first + rows) * widths.hidden];
+            let a = Matrix::new(layer.attention_input(isa, states, sums), widths.hidden);
+            let product = Product {
+                rows,
+                a: layer.query_key_value.left(isa, rows, a, left),
+                c: MatrixMut::new(&mut worker.tail.queries[first * widths.heads..], widths.heads),
+                plus: Plus::Nothing,
+                finish: Finish::Store,
+            };
+            layer.query_key_value.apply(isa, 0..widths.heads, product);
+        });
         for (part, slot) in firsts().zip(before..) {
-            for (head, block) in self.heads_and_blocks(part) {
-                self.pack_keys_values(buffer, part, block, head, &mut worker.attention);
+            let places = part.places(layer);
+            for (head, block) in self.heads_and_blocks(places.keys(0..1)) {
+                let relative = self.relative(layer, head);
+                let packed = Packed { places, queries: 1, block, head, relative };
+                self.pack_keys_values(buffer, part, packed, &mut worker.attention);
                 let at = slot * widths.heads + head * widths.head;
                 isa.run(Attend {
                     scratch: &mut worker.attention,
                     queries: Matrix::new(&worker.tail.queries[at..], widths.heads),
                     context: MatrixMut::new(&mut worker.tail.context[at..], widths.heads),
                     rows: 1,
+                    places,
                     block,
+                    relative,
                     head_width: widths.head,
                 });
             }
         }
         worker.clock.lap(Stage::Attention);
-        // The tail has room for one group of rows beyond this many.
-        if worker.tail.rows.len() >= TAIL_ROWS {
-            self.forward.finish_tail(worker);
-        }
     }
 }
 
-/// Calls `run` for each block of at most [`GROUP_TOKENS`] tokens.
-pub(super) fn blocks(tokens: usize, mut run: impl FnMut(std::ops::Range<usize>)) {
-    for start in (0..tokens).step_by(GROUP_TOKENS) {
-        run(start..(start + GROUP_TOKENS).min(tokens));
-    }
+/// What is packed of a part's keys and values: a block, for one head and some queries.
+#[derive(Clone, Copy)]
+struct Packed<'a> {
+    places: Places,
+    queries: usize,
+    block: KeyBlock,
+    head: usize,
+    relative: Option<RelativeHead<'a>>,
 }
 
-/// The per-token rest of a layer: output projection, LayerNorm, feed-forward, LayerNorm. `context` is `[tokens,
-/// heads]`; `states`, `[tokens, hidden]`, is the residual and becomes the layer's result.
-pub(super) fn after_attention(
-    forward: &Forward,
-    layer: &PackedLayer,
-    tokens: usize,
-    context: &[f32],
-    states: &mut [f32],
-    buffers: &mut BlockBuffers,
-    clock: &mut Clock,
-) {
-    let (isa, widths) = (forward.isa, forward.model.widths);
-    let hidden = widths.hidden;
-    let BlockBuffers { sums, intermediate, left, left_block } = buffers;
-    blocks(tokens, |block| {
-        let rows = block.len();
-        let states = &mut states[block.start * hidden..block.end * hidden];
-        let sums = &mut sums[..rows * hidden];
-        let a = Matrix::new(&context[block.start * widths.heads..], widths.heads);
-        let product = Product {
-            rows,
-            a: layer.attention_output.left(isa, rows, a, left),
-            c: MatrixMut::new(sums, hidden),
-            residual: Some(Matrix::new(states, hidden)),
-            finish: Finish::Store,
-        };
-        layer.attention_output.apply(isa, 0..hidden, product);
-        match &layer.attention_norm {
-            Some(norm) => norm.apply(isa, sums, states),
-            None => states.copy_from_slice(sums),
-        }
-        clock.lap(Stage::Projection);
-        // Works on one block of the intermediate layer at a time: the second product reads the block while it is in
-        // cache.
-        let a = layer.intermediate.left(isa, rows, Matrix::new(states, hidden), left);
-        for (index, start) in (0..layer.intermediate.outputs()).step_by(K_BLOCK).enumerate() {
-            let end = (start + K_BLOCK).min(layer.intermediate.outputs());
-            let product =
-                Product { rows, a, c: MatrixMut::new(intermediate, K_BLOCK), residual: None, finish: Finish::Gelu };
-            layer.intermediate.apply(isa, start..end, product);
-            let product = Product {
-                rows,
-                a: layer.output.left_block(isa, rows, index, Matrix::new(intermediate, K_BLOCK), left_block),
-                c: MatrixMut::new(sums, hidden),
-                residual: Some(Matrix::new(states, hidden)),
-                finish: Finish::Store,
-            };
-            layer.output.apply_block(isa, index, product);
-        }
-        layer.output_norm.apply(isa, sums, states);
-        clock.lap(Stage::FeedForward);
-    });
+impl Part {
+    /// The places of its tokens' queries.
+    fn places(&self, layer: &PackedLayer) -> Places {
+        Places { first: self.from - self.row_start, row_tokens: self.row_tokens, mask: layer.mask }
+    }
 }

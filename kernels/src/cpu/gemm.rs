@@ -12,6 +12,7 @@
 
 use super::matrix::{Matrix, MatrixMut};
 use super::simd::{Kernel, MAX_TILE_ROWS, PANEL_VECTORS, Simd, math};
+use crate::architecture::Activation;
 
 /// Inputs per block: the panel (24 KiB on AVX2) shares a first-level cache of 32 KiB with a strip of the left matrix.
 /// The default model's hidden size, 384, is exactly one block.
@@ -26,6 +27,8 @@ pub(super) enum Init<'a> {
     Bias(&'a [f32]),
     /// The bias plus the number at the same place in another matrix.
     BiasAndResidual(&'a [f32], Matrix<'a>),
+    /// The bias plus the current contents of `c`.
+    BiasAndItself(&'a [f32]),
     /// The current contents of `c`: the product of the columns to the left.
     Accumulate,
 }
@@ -34,7 +37,11 @@ pub(super) enum Init<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finish {
     Store,
-    Gelu,
+    /// The activation of each number.
+    Activate(Activation),
+    /// Of each panel's two vectors, the activation of the first times the second. The products of all panels lie side
+    /// by side at the start of each row; what follows them is undefined.
+    Gate(Activation),
 }
 
 /// `c = finish(init + a · b)`: `a` is `[rows, depth]`, `b` is packed panels `[panels, depth, PANEL]`, `c` is
@@ -73,7 +80,7 @@ impl Kernel for Gemm<'_> {
         assert!(c.data.len() >= (rows - 1) * c.stride + columns, "result too short");
         match init {
             Init::Zero | Init::Accumulate => {}
-            Init::Bias(bias) => assert!(bias.len() >= columns, "bias too short"),
+            Init::Bias(bias) | Init::BiasAndItself(bias) => assert!(bias.len() >= columns, "bias too short"),
             Init::BiasAndResidual(bias, residual) => {
                 assert!(bias.len() >= columns, "bias too short");
                 assert!(residual.data.len() >= (rows - 1) * residual.stride + columns, "residual too short");
@@ -91,14 +98,20 @@ impl Kernel for Gemm<'_> {
                 }
                 // SAFETY: row < rows and column + PANEL <= columns, so by the assertions above each of the tile's
                 // `rows - row` rows is within a, c and the residual, and the bias has PANEL numbers from `column`;
-                // b is one panel by chunks_exact.
+                // b is one panel by chunks_exact. Gated numbers are written over columns of this panel or of panels
+                // that all rows are done with.
                 unsafe {
-                    let (start, c_stride) = match init {
+                    let c_row = c.data.as_mut_ptr().add(row * c.stride);
+                    let (start, residual_stride) = match init {
                         Init::Zero => (Start::Zero, 0),
                         Init::Bias(bias) => (Start::Bias(bias.as_ptr().add(column)), 0),
                         Init::BiasAndResidual(bias, residual) => {
                             let at = residual.data.as_ptr().add(row * residual.stride + column);
                             (Start::BiasAndResidual(bias.as_ptr().add(column), at), residual.stride)
+                        }
+                        Init::BiasAndItself(bias) => {
+                            let at = c_row.add(column).cast_const();
+                            (Start::BiasAndResidual(bias.as_ptr().add(column), at), c.stride)
                         }
                         Init::Accumulate => (Start::Accumulate, 0),
                     };
@@ -107,10 +120,11 @@ impl Kernel for Gemm<'_> {
                         a: a.data.as_ptr().add(row * a.stride),
                         a_stride: a.stride,
                         b: b.as_ptr(),
-                        c: c.data.as_mut_ptr().add(row * c.stride + column),
+                        c: c_row.add(column),
+                        gated: c_row.add(panel * S::LANES),
                         c_stride: c.stride,
                         start,
-                        residual_stride: c_stride,
+                        residual_stride,
                         finish,
                     };
                     tile.run(s, rows - row);
@@ -139,6 +153,8 @@ struct FloatTile {
     a_stride: usize,
     b: *const f32,
     c: *mut f32,
+    /// Where the panel's gated numbers go.
+    gated: *mut f32,
     c_stride: usize,
     start: Start,
     residual_stride: usize,
@@ -149,15 +165,16 @@ impl FloatTile {
     /// Computes the first `rows` rows, or [`Simd::TILE_ROWS`] if those are fewer.
     ///
     /// # Safety
-    /// The pointers are valid for that many rows of `depth` (a) and PANEL (c, residual) numbers, for PANEL (bias) and
-    /// for `depth · PANEL` (b).
+    /// The pointers are valid for that many rows of `depth` (a), PANEL (c, residual) and LANES (gated) numbers, for
+    /// PANEL (bias) and for `depth · PANEL` (b).
     #[inline(always)]
     unsafe fn run<S: Simd>(self, s: S, rows: usize) {
         const { assert!(S::TILE_ROWS <= MAX_TILE_ROWS) };
+        let rows = rows.min(S::TILE_ROWS);
         // SAFETY: passed on; each arm computes no more rows than asked for. TILE_ROWS is a constant, so the arms above
         // it are not compiled.
         unsafe {
-            match rows.min(S::TILE_ROWS) {
+            match rows {
                 1 => self.rows::<S, 1>(s),
                 2 => self.rows::<S, 2>(s),
                 3 => self.rows::<S, 3>(s),
@@ -170,6 +187,36 @@ impl FloatTile {
                 10 => self.rows::<S, 10>(s),
                 11 => self.rows::<S, 11>(s),
                 _ => self.rows::<S, MAX_TILE_ROWS>(s),
+            }
+            self.finish(s, rows);
+        }
+    }
+
+    /// What [`rows`](Self::rows) has not done: here it is compiled once, not for each number of rows.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run).
+    #[inline(always)]
+    unsafe fn finish<S: Simd>(self, s: S, rows: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.finish {
+                Finish::Store | Finish::Activate(Activation::Gelu) => {}
+                Finish::Activate(activation) => {
+                    for row in 0..rows {
+                        for vector in 0..PANEL_VECTORS {
+                            let c = self.c.add(row * self.c_stride + vector * S::LANES);
+                            s.store_ptr(c, math::activate(s, activation, s.load_ptr(c)));
+                        }
+                    }
+                }
+                Finish::Gate(activation) => {
+                    for row in 0..rows {
+                        let c = self.c.add(row * self.c_stride);
+                        let (x, gate) = (s.load_ptr(c), s.load_ptr(c.add(S::LANES)));
+                        s.store_ptr(self.gated.add(row * self.c_stride), s.mul(math::activate(s, activation, x), gate));
+                    }
+                }
             }
         }
     }
@@ -201,7 +248,7 @@ impl FloatTile {
                     s.store_ptr(self.c.add(row * self.c_stride + vector * S::LANES), sum);
                 }
             }
-            if self.finish == Finish::Gelu {
+            if self.finish == Finish::Activate(Activation::Gelu) {
                 // Read the sums back from the first-level cache: the polynomials need the registers.
                 for row in 0..R {
                     for vector in 0..PANEL_VECTORS {
@@ -283,11 +330,13 @@ unsafe fn load_panel<S: Simd>(s: S, from: *const f32) -> [S::F32; PANEL_VECTORS]
 
 #[cfg(test)]
 mod tests {
-    use super::super::pack::{Format, Left, PackedLinear, Product};
+    use super::super::pack::{self, Format, Left, PackedLinear, Plus, Product};
     use super::super::simd::Isa;
     use super::*;
     use crate::reference;
     use crate::weights::Linear;
+
+    const GELU: Finish = Finish::Activate(Activation::Gelu);
 
     fn numbers(count: usize, seed: u32) -> Vec<f32> {
         let mut state = seed.wrapping_mul(0x9E37_79B9) | 1;
@@ -323,7 +372,7 @@ mod tests {
         let bound = 1e-6 * (inputs as f64).sqrt() * 4.0;
 
         let a = Left::F32(Matrix::new(&x, inputs));
-        let product = Product { rows, a, c: MatrixMut::new(&mut c, stride), residual: None, finish: Finish::Gelu };
+        let product = Product { rows, a, c: MatrixMut::new(&mut c, stride), plus: Plus::Nothing, finish: GELU };
         packed.apply(isa, 0..stride, product);
         for (index, &expected) in expected.iter().enumerate() {
             let actual = c[index / outputs * stride + index % outputs];
@@ -333,12 +382,58 @@ mod tests {
 
         let residual = Matrix::new(&residual, stride);
         let product =
-            Product { rows, a, c: MatrixMut::new(&mut c, stride), residual: Some(residual), finish: Finish::Store };
+            Product { rows, a, c: MatrixMut::new(&mut c, stride), plus: Plus::Other(residual), finish: Finish::Store };
         packed.apply(isa, 0..stride, product);
         for (index, expected) in expected.iter().enumerate() {
             let at = index / outputs * stride + index % outputs;
             let error = (f64::from(c[at]) - (expected + f64::from(residual.data[at]))).abs();
             assert!(error <= bound, "{isa:?} {rows}×{inputs}×{outputs} [{index}]: {}, off by {error:e}", c[at]);
+        }
+
+        // Once more on top of the result.
+        let before = c.clone();
+        let product = Product { rows, a, c: MatrixMut::new(&mut c, stride), plus: Plus::Itself, finish: Finish::Store };
+        packed.apply(isa, 0..stride, product);
+        for (index, expected) in expected.iter().enumerate() {
+            let at = index / outputs * stride + index % outputs;
+            let error = (f64::from(c[at]) - (expected + f64::from(before[at]))).abs();
+            assert!(error <= bound, "{isa:?} {rows}×{inputs}×{outputs} [{index}]: {}, off by {error:e}", c[at]);
+        }
+    }
+
+    #[test]
+    fn gated_products_of_odd_sizes_agree_with_float64() {
+        for isa in Isa::available() {
+            for rows in [1, 5, 13, 48] {
+                for (inputs, size) in [(1, 1), (48, 17), (384, 33), (385, 48), (800, 5)] {
+                    for activation in [Activation::Gelu, Activation::Silu] {
+                        check_gated(isa, rows, inputs, size, activation);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_gated(isa: Isa, rows: usize, inputs: usize, size: usize, activation: Activation) {
+        let linear = Linear { weight: numbers(inputs * 2 * size, 1), bias: Some(numbers(2 * size, 2)), inputs };
+        let columns = pack::gated_columns(isa, &linear);
+        let packed = PackedLinear::new(isa, Format::F32, &columns, &pack::all_inputs(inputs));
+        let x = numbers(rows * inputs, 3);
+        let x64: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        let stride = packed.outputs();
+        let mut c = vec![f32::NAN; rows * stride];
+        let a = Left::F32(Matrix::new(&x, inputs));
+        let finish = Finish::Gate(activation);
+        let product = Product { rows, a, c: MatrixMut::new(&mut c, stride), plus: Plus::Nothing, finish };
+        packed.apply(isa, 0..stride, product);
+        let bound = 1e-6 * inputs as f64 * 2.0;
+        for (row, expected) in reference::linear(&x64, &linear).chunks_exact(2 * size).enumerate() {
+            for index in 0..size {
+                let expected = reference::activate(activation, expected[index]) * expected[size + index];
+                let actual = c[row * stride + index];
+                let error = (f64::from(actual) - expected).abs();
+                assert!(error <= bound, "{isa:?} {rows}×{inputs}×{size} [{index}]: {actual}, off by {error:e}");
+            }
         }
     }
 }

@@ -1,29 +1,33 @@
-//! What follows the layers: the rest of the last layer for the tokens that the head reads, then the head.
+//! What follows the layers: the rest of the last layer for the tokens that the head reads, pooling, and the head.
 
 use std::sync::PoisonError;
 
-use super::forward::{Forward, Pass, after_attention, blocks};
+use super::feed_forward::{after_attention, normalise};
+use super::forward::{Forward, Pass};
 use super::gemm::Finish;
 use super::matrix::{Matrix, MatrixMut};
-use super::pack::{Left, Product};
+use super::pack::{Left, Plus, Product};
 use super::packed_model::PackedHead;
 use super::stages::{Clock, Stage};
-use super::worker::{BlockBuffers, Worker};
+use super::worker::{BlockBuffers, Worker, blocks};
 use crate::architecture::Activation;
 use crate::reference;
 
 impl Pass<'_> {
-    /// The mean of each row's last states, scaled to unit length. The member that has the row's first token computes
-    /// it.
+    /// The mean of each row's last states, for the head. The member that has the row's first token computes it.
     pub(super) fn mean(&self, worker: &mut Worker) {
         let model = &self.forward.model;
         let (stride, hidden) = (model.widths.hidden, model.architecture.hidden_size);
         let buffer = self.publish(worker, |states, _, exchange, tokens| {
-            exchange[..tokens * stride].copy_from_slice(&states[..tokens * stride]);
+            let (states, exchange) = (&states[..tokens * stride], &mut exchange[..tokens * stride]);
+            normalise(self.forward.isa, model.final_norm.as_ref(), states, exchange);
         });
-        let mean = &mut worker.block.sums[..hidden];
         for part in self.parts(self.team.member).filter(|part| part.from == part.row_start) {
+            let slot = worker.tail.rows.len();
+            worker.tail.rows.push(part.row);
+            let mean = &mut worker.tail.states[slot * stride..][..stride];
             mean.fill(0.0);
+            let mean = &mut mean[..hidden];
             let row = part.row_start..part.row_start + part.row_tokens;
             for member in row.start / self.share..=(row.end - 1) / self.share {
                 let own = self.own(member);
@@ -34,54 +38,72 @@ impl Pass<'_> {
                 }
             }
             mean.iter_mut().for_each(|mean| *mean /= part.row_tokens as f32);
-            let norm = mean.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
-            mean.iter_mut().for_each(|mean| *mean /= norm);
-            self.forward.write_outputs(part.row, mean);
         }
         worker.clock.lap(Stage::Head);
     }
 }
 
 impl Forward {
-    /// The rest of the last layer and the head, for the first tokens collected so far.
+    /// The head, after the rest of a pruned last layer, for the states collected so far.
     pub(super) fn finish_tail(&self, worker: &mut Worker) {
-        let Some(PackedHead { dense, classifier }) = &self.model.head else { return };
-        let Some(layer) = self.model.layers.last() else { return };
+        let (isa, model) = (self.isa, &self.model);
+        let hidden = model.widths.hidden;
         let tail = &mut worker.tail;
-        let hidden = self.model.widths.hidden;
         let tokens = tail.rows.len();
-        let mut ignored = Clock::default();
-        after_attention(self, layer, tokens, &tail.context, &mut tail.states, &mut worker.block, &mut ignored);
+        if let Some(layer) = model.layers.last().filter(|_| model.is_pruned()) {
+            let mut ignored = Clock::default();
+            let states = &mut tail.states[..tokens * hidden];
+            after_attention((isa, model), layer, &tail.context, states, &mut worker.block, &mut ignored);
+        }
         blocks(tokens, |block| {
             let BlockBuffers { sums, intermediate, .. } = &mut worker.block;
-            let mut pooled = Matrix::new(&tail.states[block.start * hidden..], hidden);
+            let sums = &mut sums[..block.len() * hidden];
+            let states = &mut tail.states[block.start * hidden..block.end * hidden];
+            let rows = &tail.rows[block];
+            if let Some(norm) = model.final_norm.as_ref().filter(|_| model.is_pruned()) {
+                norm.apply(isa, states, sums);
+                states.copy_from_slice(sums);
+            }
+            let Some(PackedHead { dense, dense_norm, classifier }) = &model.head else {
+                return self.write_embeddings(rows, states);
+            };
             if let Some(dense) = dense {
                 let product = Product {
-                    rows: block.len(),
-                    a: Left::F32(pooled),
+                    rows: rows.len(),
+                    a: Left::F32(Matrix::new(states, hidden)),
                     c: MatrixMut::new(sums, hidden),
-                    residual: None,
+                    plus: Plus::Nothing,
                     finish: Finish::Store,
                 };
-                dense.apply(self.isa, 0..hidden, product);
-                activate(self.model.head_activation(), &mut sums[..block.len() * hidden]);
-                pooled = Matrix::new(sums, hidden);
+                dense.apply(isa, 0..hidden, product);
+                activate(model.head_activation(), sums);
+                normalise(isa, dense_norm.as_ref(), sums, states);
             }
             let stride = classifier.outputs();
             let product = Product {
-                rows: block.len(),
-                a: Left::F32(pooled),
+                rows: rows.len(),
+                a: Left::F32(Matrix::new(states, hidden)),
                 c: MatrixMut::new(intermediate, stride),
-                residual: None,
+                plus: Plus::Nothing,
                 finish: Finish::Store,
             };
-            classifier.apply(self.isa, 0..stride, product);
-            for (&row, logits) in tail.rows[block].iter().zip(intermediate.chunks_exact(stride)) {
-                self.write_outputs(row, &logits[..self.model.architecture.outputs()]);
+            classifier.apply(isa, 0..stride, product);
+            for (&row, logits) in rows.iter().zip(intermediate.chunks_exact(stride)) {
+                self.write_outputs(row, &logits[..model.architecture.outputs()]);
             }
         });
         tail.rows.clear();
         worker.clock.lap(Stage::Head);
+    }
+
+    /// Writes states scaled to unit length.
+    fn write_embeddings(&self, rows: &[u32], states: &mut [f32]) {
+        for (&row, state) in rows.iter().zip(states.chunks_exact_mut(self.model.widths.hidden)) {
+            let state = &mut state[..self.model.architecture.hidden_size];
+            let length = state.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+            state.iter_mut().for_each(|x| *x /= length);
+            self.write_outputs(row, state);
+        }
     }
 
     fn write_outputs(&self, row: u32, values: &[f32]) {

@@ -348,7 +348,11 @@ impl Columns<'_> {
         c: &mut MatrixMut<'_>,
     ) {
         for (index, (sums, &a_scale)) in sums.iter().zip(a_scales).enumerate() {
-            let c = &mut c.data[(row + index) * c.stride + self.column..][..S::PANEL];
+            let row_start = (row + index) * c.stride;
+            let gated = row_start + self.column / S::PANEL * S::LANES;
+            let data = &mut *c.data;
+            let c = &mut data[row_start + self.column..][..S::PANEL];
+            let mut values = [s.splat(0.0); PANEL_VECTORS];
             for (vector, &sum) in sums.iter().enumerate() {
                 let at = vector * S::LANES;
                 let start = match self.init {
@@ -358,11 +362,27 @@ impl Columns<'_> {
                         let residual = &residual.data[(row + index) * residual.stride + self.column + at..];
                         s.add(s.load(&bias[self.column + at..]), s.load(residual))
                     }
+                    Init::BiasAndItself(bias) => s.add(s.load(&bias[self.column + at..]), s.load(&c[at..])),
                     Init::Accumulate => s.load(&c[at..]),
                 };
                 let scale = s.mul(s.splat(a_scale), s.load(&self.scales[at..]));
-                let value = s.mul_add(s.to_f32(sum), scale, start);
-                s.store(&mut c[at..], if self.finish == Finish::Gelu { math::gelu(s, value) } else { value });
+                values[vector] = s.mul_add(s.to_f32(sum), scale, start);
+            }
+            match self.finish {
+                Finish::Store => {}
+                Finish::Activate(activation) => {
+                    for value in &mut values {
+                        *value = math::activate(s, activation, *value);
+                    }
+                }
+                Finish::Gate(activation) => {
+                    let product = s.mul(math::activate(s, activation, values[0]), values[1]);
+                    s.store(&mut data[gated..], product);
+                    continue;
+                }
+            }
+            for (vector, value) in values.into_iter().enumerate() {
+                s.store(&mut c[vector * S::LANES..], value);
             }
         }
     }

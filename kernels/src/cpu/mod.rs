@@ -11,6 +11,7 @@
 mod attention;
 mod buffer;
 mod device;
+mod feed_forward;
 mod forward;
 mod gemm;
 mod grouping;
@@ -20,11 +21,15 @@ mod matrix;
 mod norm;
 mod pack;
 mod packed_model;
+mod places;
 mod pool;
+mod relative;
+mod rotary;
 mod simd;
 mod stages;
 mod supports;
 mod sync;
+mod widths;
 mod worker;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -29,6 +29,11 @@ impl PackedNorm {
         Self { weight, bias, hidden, eps: eps as f32 }
     }
 
+    /// Numbers in a row, without padding.
+    pub(super) fn hidden(&self) -> usize {
+        self.hidden
+    }
+
     /// Numbers in a row, with padding.
     pub(super) fn stride(&self) -> usize {
         self.weight.len()

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::gemm::{Finish, Gemm, Init, K_BLOCK};
 use super::integer::{IntegerGemm, IntegerPanels, LeftBuffer, Quantised, Weight};
 use super::matrix::{Matrix, MatrixMut};
-use super::simd::Isa;
+use super::simd::{Isa, PANEL_VECTORS};
 use crate::engine::Precision;
 use crate::weights::Linear;
 
@@ -57,6 +57,16 @@ pub(super) fn columns(linear: &Linear) -> Vec<Column<'_>> {
     (0..linear.outputs()).map(|output| Some((linear, output, 1.0))).collect()
 }
 
+/// Every output of a layer whose first half is activated and multiplied by the second: each panel has as many outputs
+/// of one half as a vector has lanes, then the same of the other, for [`Finish::Gate`].
+pub(super) fn gated_columns(isa: Isa, linear: &Linear) -> Vec<Column<'_>> {
+    let (size, lanes) = (linear.outputs() / 2, isa.panel() / PANEL_VECTORS);
+    let half = |first: usize, offset: usize| {
+        (first..first + lanes).map(move |output| (output < size).then_some((linear, offset + output, 1.0)))
+    };
+    (0..size).step_by(lanes).flat_map(|first| half(first, 0).chain(half(first, size))).collect()
+}
+
 /// Inputs in their own order.
 pub(super) fn all_inputs(count: usize) -> Vec<Option<usize>> {
     (0..count).map(Some).collect()
@@ -98,6 +108,11 @@ impl PackedLinear {
             Format::Int16 => pairs() * size_of::<i16>() + scales,
         };
         (outputs * (of_output + size_of::<f32>())) as u64
+    }
+
+    /// Inputs, not padded.
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
     }
 
     /// Outputs, padded.
@@ -147,31 +162,32 @@ impl PackedLinear {
         }
     }
 
-    /// `c = finish(a · wᵀ + bias + residual)` for some of the outputs, in whole panels: `a` is `[rows, inputs]`, `c`
-    /// and the residual are `[rows, outputs.len()]`.
+    /// `c = finish(a · wᵀ + bias + plus)` for some of the outputs, in whole panels: `a` is `[rows, inputs]`, `c` and
+    /// what is added are `[rows, outputs.len()]`.
     pub(super) fn apply(&self, isa: Isa, outputs: Range<usize>, product: Product<'_>) {
-        let Product { rows, a, mut c, residual, finish } = product;
+        let Product { rows, a, mut c, plus, finish } = product;
         let blocks = self.inputs.div_ceil(K_BLOCK);
         for block in 0..blocks {
             let finish = if block + 1 == blocks { finish } else { Finish::Store };
             let place = Place { block, left_block: block, outputs: outputs.clone() };
-            self.multiply(isa, place, Product { rows, a, c: c.reborrow(), residual, finish });
+            self.multiply(isa, place, Product { rows, a, c: c.reborrow(), plus, finish });
         }
     }
 
-    /// Adds the product with one block of the inputs: `a` is `[rows, inputs of the block]`, `c` is `[rows, outputs]` and
-    /// holds the sum over the blocks before. The first block starts from the bias and the residual instead.
+    /// Adds the product with one block of the inputs: `a` is `[rows, inputs of the block]`, `c` is `[rows, outputs]`
+    /// and holds the sum over the blocks before. The first block starts from the bias and what is added instead.
     pub(super) fn apply_block(&self, isa: Isa, block: usize, product: Product<'_>) {
         self.multiply(isa, Place { block, left_block: 0, outputs: 0..self.outputs }, product);
     }
 
     fn multiply(&self, isa: Isa, place: Place, product: Product<'_>) {
         let Place { block, left_block, outputs } = place;
-        let Product { rows, a, c, residual, finish } = product;
+        let Product { rows, a, c, plus, finish } = product;
         let bias = &self.bias[outputs.clone()];
-        let init = match (block, residual) {
-            (0, None) => Init::Bias(bias),
-            (0, Some(residual)) => Init::BiasAndResidual(bias, residual),
+        let init = match (block, plus) {
+            (0, Plus::Nothing) => Init::Bias(bias),
+            (0, Plus::Other(residual)) => Init::BiasAndResidual(bias, residual),
+            (0, Plus::Itself) => Init::BiasAndItself(bias),
             _ => Init::Accumulate,
         };
         let first = block * K_BLOCK;
@@ -238,8 +254,18 @@ pub(super) struct Product<'a> {
     pub(super) rows: usize,
     pub(super) a: Left<'a>,
     pub(super) c: MatrixMut<'a>,
-    pub(super) residual: Option<Matrix<'a>>,
+    pub(super) plus: Plus<'a>,
     pub(super) finish: Finish,
+}
+
+/// Added to a product.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Plus<'a> {
+    Nothing,
+    /// A matrix as large as the result.
+    Other(Matrix<'a>),
+    /// What the result's place holds.
+    Itself,
 }
 
 fn weight(columns: &[Column<'_>], output: usize, input: Option<usize>) -> f32 {

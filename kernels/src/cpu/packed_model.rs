@@ -1,33 +1,18 @@
-//! A model packed for the CPU engine, and its padded widths.
+//! A model packed for the CPU engine.
 //!
 //! Only columns are padded: hidden states, each head and the intermediate layer are widened to whole panels with zeros,
 //! and every kernel keeps them zero. Heads of 32 or 64 numbers need no padding.
 
 use super::norm::{PackedEmbeddings, PackedNorm};
-use super::pack::{self, Column, Format, PackedLinear};
-use super::simd::Isa;
-use crate::architecture::{Activation, Architecture, Attention, Block, Head, Pooling};
-use crate::weights::{HeadWeights, LayerWeights, Linear, Model, NormWeights};
-
-/// Widths of rows in memory, padding included.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Widths {
-    /// A hidden state.
-    pub(super) hidden: usize,
-    /// One head.
-    pub(super) head: usize,
-    /// All heads side by side.
-    pub(super) heads: usize,
-}
-
-impl Widths {
-    pub(super) fn of(isa: Isa, architecture: &Architecture) -> Self {
-        let attention = architecture.block.attention;
-        let head = attention.head_dim.next_multiple_of(isa.panel());
-        let hidden = architecture.hidden_size.next_multiple_of(isa.panel());
-        Self { hidden, head, heads: head * attention.heads }
-    }
-}
+use super::pack::{self, Format, PackedLinear};
+use super::relative::{RelativePanels, RelativeTable};
+use super::rotary::RotaryTable;
+use super::simd::{Isa, PANEL_VECTORS};
+use super::widths::{HeadOrder, Widths, head_places, query_scale};
+use crate::architecture::{
+    Activation, Architecture, Block, Head, Layer, Mask, Mlp, MlpKind, Norm, NormPlacement, Pooling, Rotary,
+};
+use crate::weights::{HeadWeights, LayerWeights, Model, NormWeights, RelativeWeights};
 
 /// All weights that a forward pass reads.
 #[derive(Debug)]
@@ -35,30 +20,53 @@ pub(super) struct PackedModel {
     pub(super) architecture: Architecture,
     pub(super) widths: Widths,
     pub(super) embeddings: PackedEmbeddings,
+    /// One for each way in which layers rotate.
+    pub(super) rotary: Vec<RotaryTable>,
+    pub(super) relative: Option<RelativeTable>,
     pub(super) layers: Vec<PackedLayer>,
+    pub(super) final_norm: Option<PackedNorm>,
     /// `None` if the model computes embeddings.
     pub(super) head: Option<PackedHead>,
 }
 
 #[derive(Debug)]
 pub(super) struct PackedLayer {
-    /// `[3 · heads, hidden]`: queries (scaled by 1/√head_dim), keys, values.
+    pub(super) mask: Mask,
+    /// Index of the layer's table.
+    pub(super) rotary: Option<usize>,
+    /// Applied to the states that are projected to queries, keys and values: only with norms before.
+    pub(super) input_norm: Option<PackedNorm>,
+    /// `[3 · heads, hidden]`: queries (scaled), keys, values.
     pub(super) query_key_value: PackedLinear,
+    pub(super) relative: Option<RelativePanels>,
     /// `[hidden, heads]`.
     pub(super) attention_output: PackedLinear,
-    /// `None` if the layer has no such norm.
-    pub(super) attention_norm: Option<PackedNorm>,
-    /// `[intermediate, hidden]`.
+    /// Between attention's residual and the feed-forward part.
+    pub(super) middle_norm: Option<PackedNorm>,
+    /// What the feed-forward part is added to.
+    pub(super) residual: FeedForwardResidual,
+    /// `[intermediate, hidden]`; with a gate `[2 · intermediate, hidden]` in the order of [`pack::gated_columns`].
     pub(super) intermediate: PackedLinear,
     /// `[hidden, intermediate]`.
     pub(super) output: PackedLinear,
-    pub(super) output_norm: PackedNorm,
+    /// After the feed-forward part's residual: only with norms after.
+    pub(super) end_norm: Option<PackedNorm>,
+}
+
+/// What a layer's feed-forward part is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FeedForwardResidual {
+    /// Its own input, which has been normalised.
+    Normalised,
+    /// The sum before the norm.
+    Sum,
 }
 
 #[derive(Debug)]
 pub(super) struct PackedHead {
     /// `[hidden, hidden]`.
     pub(super) dense: Option<PackedLinear>,
+    pub(super) dense_norm: Option<PackedNorm>,
     /// `[labels, hidden]`.
     pub(super) classifier: PackedLinear,
 }
@@ -69,13 +77,43 @@ impl PackedModel {
         let Model { architecture, weights } = model;
         let widths = Widths::of(isa, &architecture);
         let embeddings = PackedEmbeddings::new(isa, &architecture.embeddings, weights.embeddings);
-        let pack = |layer| PackedLayer::new(isa, format, &architecture.block, widths, layer);
-        let layers = weights.layers.into_iter().map(pack).collect();
-        let head = weights.head.map(|HeadWeights { dense, classifier, .. }| PackedHead {
+        let rotations = architecture.rotations();
+        let relative = architecture.block.attention.relative;
+        let relative_table = weights.relative.map(|weights| normalised(isa, relative.and_then(|r| r.norm), weights));
+        let pack = |(layer, weights): (&Layer, LayerWeights)| {
+            let rotary = layer.rotary.and_then(|rotary| rotations.iter().position(|&other| other == rotary));
+            let attention = architecture.block.attention;
+            let project =
+                |table: &Vec<f32>| RelativePanels::new(isa, table, (&weights.query, &weights.key), attention, widths);
+            let relative = relative_table.as_ref().map(project);
+            let layer = (layer.mask, rotary);
+            PackedLayer { relative, ..PackedLayer::new(isa, format, &architecture.block, widths, layer, weights) }
+        };
+        let layers = architecture.layers.iter().zip(weights.layers).map(pack).collect();
+        let (positions, head_dim) = (architecture.max_tokens, architecture.block.attention.head_dim);
+        let table = |&rotary: &Rotary| RotaryTable::new(rotary, positions, head_dim, widths.head);
+        let rotary = rotations.iter().map(table).collect();
+        let relative = relative.map(|relative| RelativeTable::new(relative, positions));
+        let final_norm = architecture.final_norm.zip(weights.final_norm);
+        let final_norm = final_norm.map(|(norm, weights)| PackedNorm::new(isa, weights, norm.eps));
+        let dense_norm_eps = match architecture.head {
+            Head::Classifier { dense, .. } => dense.and_then(|dense| dense.norm).map_or(0.0, |norm| norm.eps),
+            Head::Embedding => 0.0,
+        };
+        let head = weights.head.map(|HeadWeights { dense, dense_norm, classifier }| PackedHead {
             dense: dense.map(|dense| PackedLinear::plain(isa, Format::F32, &dense)),
+            dense_norm: dense_norm.map(|weights| PackedNorm::new(isa, weights, dense_norm_eps)),
             classifier: PackedLinear::plain(isa, Format::F32, &classifier),
         });
-        Self { architecture, widths, embeddings, layers, head }
+        Self { architecture, widths, embeddings, rotary, relative, layers, final_norm, head }
+    }
+
+    /// Numbers of the first feed-forward product for each number of the second's input: two with a gate.
+    pub(super) fn intermediate_parts(architecture: &Architecture) -> usize {
+        match architecture.block.mlp.kind {
+            MlpKind::Plain => 1,
+            MlpKind::Gated => PANEL_VECTORS,
+        }
     }
 
     /// Whether the last layer is computed only for first tokens.
@@ -98,19 +136,27 @@ impl PackedModel {
         let linear =
             |format, outputs: usize, inputs| PackedLinear::bytes_of(format, outputs.next_multiple_of(panel), inputs);
         let norm = |width: usize| (2 * width.next_multiple_of(panel) * size_of::<f32>()) as u64;
-        let intermediate = architecture.block.mlp.intermediate_size;
+        let Mlp { intermediate_size: intermediate, .. } = architecture.block.mlp;
+        let parts = Self::intermediate_parts(architecture);
         let layer = linear(format, 3 * widths.heads, hidden)
             + linear(format, hidden, widths.heads)
-            + linear(format, intermediate, hidden)
+            + linear(format, parts * intermediate.next_multiple_of(panel / parts), hidden)
             + linear(format, hidden, intermediate)
             + norm(hidden);
         let attention_norms = architecture.layers.iter().filter(|layer| layer.attention_norm).count() as u64;
         let head = match architecture.head {
             Head::Embedding => 0,
             Head::Classifier { dense, labels, .. } => {
-                dense.map_or(0, |_| linear(Format::F32, hidden, hidden)) + linear(Format::F32, labels, hidden)
+                let dense_norm = dense.and_then(|dense| dense.norm).map_or(0, |_| norm(hidden));
+                let dense = dense.map_or(0, |_| linear(Format::F32, hidden, hidden));
+                dense + dense_norm + linear(Format::F32, labels, hidden)
             }
         };
+        let relative = architecture.block.attention.relative.map_or(0, |_| {
+            let panels = architecture.layers.len() as u64 * RelativePanels::bytes_of(isa, architecture);
+            RelativeTable::bytes_of(architecture.max_tokens) + panels
+        });
+        let rotary = architecture.rotations().len() * architecture.max_tokens * widths.head * size_of::<f32>();
         let projection = match architecture.has_projection() {
             true => linear(Format::F32, stride, architecture.embeddings.width),
             false => 0,
@@ -120,54 +166,93 @@ impl PackedModel {
             + projection
             + architecture.layers.len() as u64 * layer
             + attention_norms * norm(hidden)
+            + architecture.final_norm.map_or(0, |_| norm(hidden))
+            + rotary as u64
+            + relative
             + head
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        let head = self.head.as_ref().map_or(0, |PackedHead { dense, classifier }| {
-            dense.as_ref().map_or(0, PackedLinear::bytes) + classifier.bytes()
+        let norm = |norm: &Option<PackedNorm>| norm.as_ref().map_or(0, PackedNorm::bytes);
+        let head = self.head.as_ref().map_or(0, |PackedHead { dense, dense_norm, classifier }| {
+            dense.as_ref().map_or(0, PackedLinear::bytes) + norm(dense_norm) + classifier.bytes()
         });
-        self.embeddings.bytes() + self.layers.iter().map(PackedLayer::bytes).sum::<u64>() + head
+        self.embeddings.bytes()
+            + self.rotary.iter().map(RotaryTable::bytes).sum::<u64>()
+            + self.relative.as_ref().map_or(0, |_| RelativeTable::bytes_of(self.architecture.max_tokens))
+            + self.layers.iter().map(PackedLayer::bytes).sum::<u64>()
+            + norm(&self.final_norm)
+            + head
     }
 }
 
+/// The table of relative positions, `[rows, hidden]`, after its norm.
+fn normalised(isa: Isa, norm: Option<Norm>, weights: RelativeWeights) -> Vec<f32> {
+    let RelativeWeights { table, norm: norm_weights } = weights;
+    let Some((norm, norm_weights)) = norm.zip(norm_weights) else { return table };
+    let packed = PackedNorm::new(isa, norm_weights, norm.eps);
+    let (hidden, stride) = (packed.hidden(), packed.stride());
+    let mut padded = vec![0.0; stride];
+    let mut row = vec![0.0; stride];
+    let mut normalised = Vec::with_capacity(table.len());
+    for numbers in table.chunks_exact(hidden) {
+        padded[..hidden].copy_from_slice(numbers);
+        packed.apply(isa, &padded, &mut row);
+        normalised.extend_from_slice(&row[..hidden]);
+    }
+    normalised
+}
+
 impl PackedLayer {
-    fn new(isa: Isa, format: Format, block: &Block, widths: Widths, layer: LayerWeights) -> Self {
+    fn new(
+        isa: Isa,
+        format: Format,
+        block: &Block,
+        widths: Widths,
+        (mask, rotary): (Mask, Option<usize>),
+        layer: LayerWeights,
+    ) -> Self {
         let LayerWeights { query, key, value, attention_output, attention_norm, intermediate, output, output_norm } =
             layer;
-        let scale = 1.0 / (block.attention.head_dim as f32).sqrt();
+        let scale = query_scale(block.attention);
+        // Values keep their order: rotation concerns queries and keys.
+        let turned = if rotary.is_some() { HeadOrder::Rotary } else { HeadOrder::Plain };
         let mut columns = Vec::with_capacity(3 * widths.heads);
-        for (linear, scale) in [(&query, scale), (&key, 1.0), (&value, 1.0)] {
-            columns.extend(head_columns(block.attention, widths, linear, scale));
+        for (linear, order, scale) in [(&query, turned, scale), (&key, turned, 1.0), (&value, HeadOrder::Plain, 1.0)] {
+            let places = head_places(block.attention, widths, order);
+            columns.extend(places.map(|place| place.map(|output| (linear, output, scale))));
         }
-        let heads: Vec<Option<usize>> = head_places(block.attention, widths).collect();
+        let heads: Vec<Option<usize>> = head_places(block.attention, widths, HeadOrder::Plain).collect();
         let norm = |weights: NormWeights| PackedNorm::new(isa, weights, block.norm.eps);
+        let (attention_norm, output_norm) = (attention_norm.map(norm), Some(norm(output_norm)));
+        let (input_norm, middle_norm, end_norm, residual) = match block.norm_placement {
+            NormPlacement::After => (None, attention_norm, output_norm, FeedForwardResidual::Normalised),
+            NormPlacement::Before => (attention_norm, output_norm, None, FeedForwardResidual::Sum),
+        };
+        let intermediate_columns = match block.mlp.kind {
+            MlpKind::Plain => pack::columns(&intermediate),
+            MlpKind::Gated => pack::gated_columns(isa, &intermediate),
+        };
         Self {
+            mask,
+            rotary,
+            input_norm,
+            relative: None,
             query_key_value: PackedLinear::new(isa, format, &columns, &pack::all_inputs(query.inputs)),
             attention_output: PackedLinear::new(isa, format, &pack::columns(&attention_output), &heads),
-            attention_norm: attention_norm.map(norm),
-            intermediate: PackedLinear::plain(isa, format, &intermediate),
+            middle_norm,
+            residual,
+            intermediate: PackedLinear::new(isa, format, &intermediate_columns, &pack::all_inputs(intermediate.inputs)),
             output: PackedLinear::plain(isa, format, &output),
-            output_norm: norm(output_norm),
+            end_norm,
         }
     }
 
     fn bytes(&self) -> u64 {
         let linears = [&self.query_key_value, &self.attention_output, &self.intermediate, &self.output];
-        let norms = self.attention_norm.as_ref().map_or(0, PackedNorm::bytes) + self.output_norm.bytes();
-        linears.map(PackedLinear::bytes).iter().sum::<u64>() + norms
+        let norms = [&self.input_norm, &self.middle_norm, &self.end_norm];
+        let norms = norms.map(|norm| norm.as_ref().map_or(0, PackedNorm::bytes));
+        let relative = self.relative.as_ref().map_or(0, RelativePanels::bytes);
+        linears.map(PackedLinear::bytes).iter().sum::<u64>() + norms.iter().sum::<u64>() + relative
     }
-}
-
-/// For each number of a padded row of heads, its index in the checkpoint's row; `None` is padding.
-fn head_places(attention: Attention, widths: Widths) -> impl Iterator<Item = Option<usize>> {
-    let head_dim = attention.head_dim;
-    (0..widths.heads).map(move |column| {
-        let (head, dim) = (column / widths.head, column % widths.head);
-        (dim < head_dim).then_some(head * head_dim + dim)
-    })
-}
-
-fn head_columns(attention: Attention, widths: Widths, linear: &Linear, scale: f32) -> impl Iterator<Item = Column<'_>> {
-    head_places(attention, widths).map(move |place| place.map(|output| (linear, output, scale)))
 }

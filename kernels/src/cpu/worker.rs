@@ -12,9 +12,11 @@ use super::buffer::grow;
 use super::gemm::K_BLOCK;
 use super::integer::LeftBuffer;
 use super::pack::Format;
-use super::packed_model::Widths;
+use super::packed_model::PackedModel;
+use super::relative;
 use super::simd::Isa;
 use super::stages::Clock;
+use super::widths::Widths;
 use crate::architecture::{Architecture, Head};
 
 /// Tokens per group. State, sums and one block of the intermediate layer are 4.5 KiB per token in MiniLM: in all a
@@ -57,10 +59,12 @@ pub(super) struct Needs {
     exchange: usize,
     /// Width of one head.
     head: usize,
+    /// Rows of the table of relative positions.
+    relative: usize,
     /// Width of an embedded token, if it is projected.
     embedded: usize,
-    /// Outputs of the classifier.
-    labels: usize,
+    /// Columns of one block of the intermediate layer, or outputs of the classifier if those are more.
+    block: usize,
     /// Whether activations are quantised.
     quantised: bool,
     isa: Isa,
@@ -77,11 +81,13 @@ impl Needs {
             heads: widths.heads,
             exchange: (3 * widths.heads).max(widths.hidden),
             head: widths.head,
+            relative: relative::padded_rows(isa, architecture),
             embedded: if architecture.has_projection() { panels(architecture.embeddings.width) } else { 0 },
-            labels: match architecture.head {
+            block: match architecture.head {
                 Head::Classifier { labels, .. } => panels(labels),
                 Head::Embedding => 0,
-            },
+            }
+            .max(K_BLOCK * PackedModel::intermediate_parts(architecture)),
             quantised: format != Format::F32,
             isa,
         }
@@ -126,9 +132,9 @@ pub(super) struct Worker {
 /// Buffers for the per-token part of a layer, for up to [`GROUP_TOKENS`] tokens.
 #[derive(Debug, Default)]
 pub(super) struct BlockBuffers {
-    /// Input of LayerNorm, `[tokens, hidden]`.
+    /// Input or result of a norm, `[tokens, hidden]`.
     pub(super) sums: Vec<f32>,
-    /// One block of the intermediate layer, `[tokens, K_BLOCK]`.
+    /// One block of the intermediate layer, `[tokens, K_BLOCK]`; twice as wide with a gate.
     pub(super) intermediate: Vec<f32>,
     /// The left matrix of a product, quantised.
     pub(super) left: LeftBuffer,
@@ -136,8 +142,8 @@ pub(super) struct BlockBuffers {
     pub(super) left_block: LeftBuffer,
 }
 
-/// First tokens in the last layer, gathered over groups: a product over the one or two rows of a group would be bound
-/// by reading the weights.
+/// The states that the head reads, gathered over groups: a product over the one or two rows of a group would be bound
+/// by reading the weights. With pooling of first tokens they are those before the last layer, otherwise pooled ones.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
     /// Rows of the batch.
@@ -169,7 +175,7 @@ impl Worker {
 
     /// Grows the buffers that are smaller than needed.
     pub(super) fn fit(&mut self, needs: &Needs, arena: &Arena) {
-        let Needs { tokens, hidden, heads, exchange, head, embedded, labels, quantised, isa } = *needs;
+        let Needs { tokens, hidden, heads, exchange, head, relative, embedded, block, quantised, isa } = *needs;
         let tail_rows = TAIL_ROWS + tokens;
         let BlockBuffers { sums, intermediate, left, left_block } = &mut self.block;
         let Tail { rows, states, queries, context } = &mut self.tail;
@@ -182,7 +188,7 @@ impl Worker {
             (queries, tail_rows * heads),
             (context, tail_rows * heads),
             (sums, GROUP_TOKENS * hidden),
-            (intermediate, GROUP_TOKENS * K_BLOCK.max(labels)),
+            (intermediate, GROUP_TOKENS * block),
         ] {
             grow(buffer, len);
         }
@@ -190,7 +196,7 @@ impl Worker {
             left.fit(tokens, hidden.max(heads));
             left_block.fit(GROUP_TOKENS, K_BLOCK);
         }
-        self.attention.fit(tokens, head, isa);
+        self.attention.fit(tokens, head, relative, isa);
         let mut exchange_len = 0;
         for buffer in &arena.exchange[self.index] {
             let mut buffer = buffer.write().unwrap_or_else(PoisonError::into_inner);
@@ -210,5 +216,12 @@ impl Worker {
             + left.bytes()
             + left_block.bytes()
             + self.attention.bytes()
+    }
+}
+
+/// Calls `run` for each block of at most [`GROUP_TOKENS`] tokens.
+pub(super) fn blocks(tokens: usize, mut run: impl FnMut(std::ops::Range<usize>)) {
+    for start in (0..tokens).step_by(GROUP_TOKENS) {
+        run(start..(start + GROUP_TOKENS).min(tokens));
     }
 }

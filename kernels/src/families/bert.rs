@@ -5,14 +5,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::config::{activation, check_absolute_encoder, head_dim, plain_layers, token_types};
-use super::{ConfigError, Family, Kind, Names, QueryKeyValue};
+use super::{ConfigError, Family, Intermediate, Kind, Names, QueryKeyValue};
 use crate::architecture::{
     Activation, Architecture, Attention, Block, Dense, Embeddings, Head, Mlp, MlpKind, Norm, NormKind, NormPlacement,
     Pooling, Positions,
 };
 
-pub(super) const FAMILY: Family =
-    Family { kinds: &[Kind { model_type: "bert", class: "Bert" }], architecture, names: NAMES };
+pub(super) const FAMILY: Family = Family { kinds: &[Kind::new("bert", "Bert")], architecture, names: NAMES };
 
 const NAMES: Names = Names { prefix: "bert.", dense: "bert.pooler.dense", classifier: "classifier", ..ENCODER_NAMES };
 
@@ -24,11 +23,13 @@ pub(super) const ENCODER_NAMES: Names = Names {
     token_type: "embeddings.token_type_embeddings",
     embedding_norm: "embeddings.LayerNorm",
     projection: "",
+    relative: "",
+    relative_norm: "",
     layer: "encoder.layer.",
     query_key_value: QueryKeyValue::Separate(["attention.self.query", "attention.self.key", "attention.self.value"]),
     attention_output: "attention.output.dense",
     attention_norm: "attention.output.LayerNorm",
-    intermediate: "intermediate.dense",
+    intermediate: Intermediate::One("intermediate.dense"),
     output: "output.dense",
     output_norm: "output.LayerNorm",
     final_norm: "",

@@ -30,6 +30,17 @@ pub(super) fn check(architecture: &Architecture) -> Result<(), ConfigError> {
             return Err(unsupported(field, value, "1 to 1048576"));
         }
     }
+    if let Some(relative) = architecture.block.attention.relative
+        && (relative.span == 0
+            || relative.span > MAX_DIMENSION
+            || relative.max_distance.is_some_and(|max| max <= relative.span / 2 + 1))
+    {
+        return Err(unsupported(
+            "span of relative positions",
+            relative.span,
+            "1 to 1048576, below the largest distance",
+        ));
+    }
     if architecture.layers.is_empty() || architecture.layers.len() > MAX_LAYERS {
         return Err(unsupported("number of layers", architecture.layers.len(), "1 to 1024"));
     }
@@ -57,6 +68,10 @@ pub(super) fn check(architecture: &Architecture) -> Result<(), ConfigError> {
     for rotary in architecture.layers.iter().filter_map(|layer| layer.rotary) {
         if !head_dim.is_multiple_of(2) || !rotary.theta.is_finite() || rotary.theta <= 1.0 {
             return Err(unsupported("rotary theta", rotary.theta, "above 1, with heads of an even width"));
+        }
+        if !(rotary.frequency_divisor >= 1.0 && rotary.frequency_divisor <= 1024.0) {
+            let (field, supported) = ("divisor of the rotary frequencies", "1 to 1024");
+            return Err(unsupported(field, rotary.frequency_divisor, supported));
         }
     }
     Ok(())

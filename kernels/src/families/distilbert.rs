@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use super::bert::{ENCODER_NAMES, classifier_or_mean};
 use super::config::{activation, head_dim, plain_layers};
-use super::{ConfigError, Family, Kind, Names, QueryKeyValue};
+use super::{ConfigError, Family, Intermediate, Kind, Names, QueryKeyValue};
 use crate::architecture::{
     Activation, Architecture, Attention, Block, Embeddings, Mlp, MlpKind, Norm, NormKind, NormPlacement, Positions,
     TokenTypes,
 };
 
 pub(super) const FAMILY: Family =
-    Family { kinds: &[Kind { model_type: "distilbert", class: "DistilBert" }], architecture, names: NAMES };
+    Family { kinds: &[Kind::new("distilbert", "DistilBert")], architecture, names: NAMES };
 
 const NAMES: Names = Names {
     prefix: "distilbert.",
@@ -23,7 +23,7 @@ const NAMES: Names = Names {
     query_key_value: QueryKeyValue::Separate(["attention.q_lin", "attention.k_lin", "attention.v_lin"]),
     attention_output: "attention.out_lin",
     attention_norm: "sa_layer_norm",
-    intermediate: "ffn.lin1",
+    intermediate: Intermediate::One("ffn.lin1"),
     output: "ffn.lin2",
     output_norm: "output_layer_norm",
     dense: "pre_classifier",

@@ -9,8 +9,7 @@ use super::bert::{BertConfig, ENCODER_NAMES};
 use super::{ConfigError, Family, Kind, Names};
 use crate::architecture::{Activation, Architecture};
 
-pub(super) const FAMILY: Family =
-    Family { kinds: &[Kind { model_type: "electra", class: "Electra" }], architecture, names: NAMES };
+pub(super) const FAMILY: Family = Family { kinds: &[Kind::new("electra", "Electra")], architecture, names: NAMES };
 
 const NAMES: Names = Names {
     prefix: "electra.",

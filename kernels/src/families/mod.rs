@@ -7,18 +7,30 @@
 mod bert;
 mod check;
 mod config;
+mod deberta;
 mod distilbert;
 mod electra;
+mod gte;
 mod modernbert;
 mod names;
 mod roberta;
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, Head, Pooling};
 use config::labels;
-pub(crate) use names::{Names, QueryKeyValue};
+pub(crate) use names::{Intermediate, Names, QueryKeyValue};
 
 /// Every supported family.
-const FAMILIES: &[Family] = &[bert::FAMILY, roberta::FAMILY, distilbert::FAMILY, electra::FAMILY, modernbert::FAMILY];
+const FAMILIES: &[Family] = &[
+    bert::FAMILY,
+    roberta::FAMILY,
+    roberta::JINA,
+    distilbert::FAMILY,
+    electra::FAMILY,
+    modernbert::FAMILY,
+    deberta::FAMILY,
+    gte::FAMILY,
+    gte::OWN_CODE_FAMILY,
+];
 
 /// Suffix of a classifier's class, after [`Kind::class`].
 const CLASSIFIER: &str = "ForSequenceClassification";
@@ -47,6 +59,62 @@ pub(crate) struct Kind {
     pub(crate) model_type: &'static str,
     /// Prefix of its classes in `architectures`.
     pub(crate) class: &'static str,
+    /// The code that its files may name.
+    pub(crate) code: Code,
+}
+
+/// Which code a model's files may name in `auto_map`. None of it runs: it tells what the tensors mean.
+#[derive(Debug)]
+pub(crate) enum Code {
+    /// None.
+    None,
+    /// This.
+    Known(&'static OwnCode),
+    /// This, or none.
+    KnownOrNone(&'static OwnCode),
+}
+
+/// Code that is known to compute a family.
+#[derive(Debug)]
+pub(crate) struct OwnCode {
+    /// Where it is, if not in the model's own repository.
+    pub(crate) repositories: &'static [&'static str],
+    /// How its modules and classes begin.
+    pub(crate) classes: &'static [&'static str],
+}
+
+impl Kind {
+    /// A name without code of its own.
+    pub(crate) const fn new(model_type: &'static str, class: &'static str) -> Self {
+        Self { model_type, class, code: Code::None }
+    }
+}
+
+impl Code {
+    /// Whether a configuration's `auto_map` names what is allowed.
+    fn allows(&self, auto_map: &serde_json::Value) -> bool {
+        let (known, is_optional) = match self {
+            Self::None => (None, true),
+            Self::Known(known) => (Some(known), false),
+            Self::KnownOrNone(known) => (Some(known), true),
+        };
+        let names = match auto_map {
+            serde_json::Value::Null => return is_optional,
+            serde_json::Value::Object(map) if map.is_empty() => return is_optional,
+            serde_json::Value::Object(map) => map.values(),
+            _ => return false,
+        };
+        known.is_some_and(|known| names.into_iter().all(|name| name.as_str().is_some_and(|name| known.has(name))))
+    }
+}
+
+impl OwnCode {
+    /// Whether it has a class, `[OWNER/NAME--]MODULE.CLASS`.
+    fn has(&self, class: &str) -> bool {
+        let (repository, class) = class.split_once("--").map_or((None, class), |(at, class)| (Some(at), class));
+        repository.is_none_or(|repository| self.repositories.contains(&repository))
+            && self.classes.iter().any(|known| class.starts_with(known))
+    }
 }
 
 /// Why a `config.json` cannot be used.
@@ -89,7 +157,7 @@ pub(crate) struct Config {
 /// # Errors
 /// The JSON is broken, no family describes the model, or a field has an unsupported value.
 pub fn read_config(bytes: &[u8]) -> Result<Architecture, ConfigError> {
-    Config::parse(bytes)?.architecture(None)
+    Config::parse(bytes)?.architecture(None, None)
 }
 
 impl Config {
@@ -103,8 +171,8 @@ impl Config {
         let model_type = value["model_type"].as_str();
         // Prefer the class: it says more than the type.
         let named = || shown(class.or(model_type).unwrap_or("(none named)"));
-        let kinds = || FAMILIES.iter().flat_map(|family| family.kinds.iter().map(move |kind| (family, kind)));
-        let found = kinds().find_map(|(family, kind)| {
+        let kinds = FAMILIES.iter().flat_map(|family| family.kinds.iter().map(move |kind| (family, kind)));
+        let found = kinds.filter_map(|(family, kind)| {
             let ending = class.map_or(Some(""), |class| class.strip_prefix(kind.class))?;
             let of_type = model_type.map_or(class.is_some(), |model_type| model_type == kind.model_type);
             let ending = match ending {
@@ -113,12 +181,15 @@ impl Config {
                 ENCODER => Some(Some(false)),
                 _ => None,
             }?;
-            (of_type && (class.is_none() == ending.is_none())).then_some((family, ending))
+            (of_type && (class.is_none() == ending.is_none())).then_some((family, &kind.code, ending))
         });
-        let Some((family, is_classifier)) = found else {
+        let mut found = found.peekable();
+        if found.peek().is_none() {
             return Err(ConfigError::Architecture { architecture: named() });
+        }
+        let Some((family, _, is_classifier)) = found.find(|(_, code, _)| code.allows(&value["auto_map"])) else {
+            return Err(own_code(&value));
         };
-        check_own_code(&value)?;
         let explicit = labels(&value);
         let labels = match is_classifier {
             Some(true) => Some(explicit.unwrap_or(config::DEFAULT_LABELS)),
@@ -139,12 +210,25 @@ impl Config {
         self.labels = labels;
     }
 
-    /// The architecture of the configuration; with `adapter_labels`, of the classifier that an adapter makes of it.
+    /// The architecture of the configuration; with `adapter_labels`, of the classifier that an adapter makes of it;
+    /// with
+    /// `head`, of the bare encoder and a head of its own.
     ///
     /// # Errors
     /// A field is missing or has an unsupported value.
-    pub(crate) fn architecture(&self, adapter_labels: Option<usize>) -> Result<Architecture, ConfigError> {
-        let architecture = (self.family.architecture)(&self.value, adapter_labels.or(self.labels))?;
+    pub(crate) fn architecture(
+        &self,
+        adapter_labels: Option<usize>,
+        head: Option<(Pooling, Head)>,
+    ) -> Result<Architecture, ConfigError> {
+        let mut architecture = (self.family.architecture)(&self.value, adapter_labels.or(self.labels))?;
+        if let Some(head) = head {
+            if architecture.head != Head::Embedding {
+                let (value, supported) = ("a classifier", "a bare encoder: the modules beside it have a head too");
+                return Err(config::unsupported("architectures", value, supported));
+            }
+            (architecture.pooling, architecture.head) = head;
+        }
         check::check(&architecture)?;
         Ok(architecture)
     }
@@ -166,28 +250,22 @@ fn class(value: &serde_json::Value) -> Result<Option<&str>, ConfigError> {
     }
 }
 
-/// Refuses a model with its own code, which may compute something other than its type says.
-fn check_own_code(value: &serde_json::Value) -> Result<(), ConfigError> {
-    let has_code = match &value["auto_map"] {
-        serde_json::Value::Null => false,
-        serde_json::Value::Object(map) => !map.is_empty(),
-        _ => true,
-    };
-    if !has_code {
-        return Ok(());
-    }
-    Err(ConfigError::Unsupported {
+/// The error for a model with unknown code of its own.
+fn own_code(value: &serde_json::Value) -> ConfigError {
+    ConfigError::Unsupported {
         field: "auto_map",
         value: shown(&value["auto_map"].to_string()),
-        supported: "none: a model that brings its own code may compute something else",
-    })
+        supported: "none, or that of GTE and jina-reranker-v2: other code may compute something else",
+    }
 }
 
 /// Every supported class, for messages.
 fn supported() -> String {
     let kinds = FAMILIES.iter().flat_map(|family| family.kinds);
+    let mut classes: Vec<&str> = kinds.map(|kind| kind.class).collect();
+    classes.dedup();
     let classes: Vec<String> =
-        kinds.map(|Kind { class, .. }| format!("{class}{CLASSIFIER} and {class}{ENCODER}")).collect();
+        classes.into_iter().map(|class| format!("{class}{CLASSIFIER} and {class}{ENCODER}")).collect();
     classes.join(", ")
 }
 

@@ -6,14 +6,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::config::{activation, head_dim, plain_layers, unsupported};
-use super::{ConfigError, Family, Kind, Names, QueryKeyValue};
+use super::{ConfigError, Family, Intermediate, Kind, Names, QueryKeyValue};
 use crate::architecture::{
     Architecture, Attention, Block, Dense, Embeddings, Head, Layer, Mask, Mlp, MlpKind, Norm, NormKind, NormPlacement,
     Pooling, Positions, Rotary, TokenTypes,
 };
 
 pub(super) const FAMILY: Family =
-    Family { kinds: &[Kind { model_type: "modernbert", class: "ModernBert" }], architecture, names: NAMES };
+    Family { kinds: &[Kind::new("modernbert", "ModernBert")], architecture, names: NAMES };
 
 const NAMES: Names = Names {
     prefix: "model.",
@@ -22,11 +22,13 @@ const NAMES: Names = Names {
     token_type: "",
     embedding_norm: "embeddings.norm",
     projection: "",
+    relative: "",
+    relative_norm: "",
     layer: "layers.",
     query_key_value: QueryKeyValue::Fused("attn.Wqkv"),
     attention_output: "attn.Wo",
     attention_norm: "attn_norm",
-    intermediate: "mlp.Wi",
+    intermediate: Intermediate::One("mlp.Wi"),
     output: "mlp.Wo",
     output_norm: "mlp_norm",
     final_norm: "final_norm",
@@ -135,6 +137,7 @@ fn architecture(config: &Value, labels: Option<usize>) -> Result<Architecture, C
                 head_dim: head_dim("num_attention_heads", config.hidden_size, heads)?,
                 query_key_value_bias: config.attention_bias,
                 output_bias: config.attention_bias,
+                relative: None,
             },
             mlp: Mlp {
                 intermediate_size: config.intermediate_size,
@@ -174,7 +177,7 @@ impl ModernBertConfig {
         let mut layers = plain_layers("num_hidden_layers", self.num_hidden_layers)?;
         for (index, layer) in layers.iter_mut().enumerate() {
             let is_global = self.is_global(index)?;
-            layer.rotary = Some(Rotary { theta: if is_global { thetas.global } else { thetas.local } });
+            layer.rotary = Some(Rotary::of_theta(if is_global { thetas.global } else { thetas.local }));
             if !is_global {
                 layer.mask = Mask::Window { radius: self.local_attention / 2 };
             }

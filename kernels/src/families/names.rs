@@ -13,12 +13,15 @@ pub(crate) struct Names {
     pub(crate) token_type: &'static str,
     pub(crate) embedding_norm: &'static str,
     pub(crate) projection: &'static str,
+    /// The table of relative positions.
+    pub(crate) relative: &'static str,
+    pub(crate) relative_norm: &'static str,
     /// Prefix of a layer's number.
     pub(crate) layer: &'static str,
     pub(crate) query_key_value: QueryKeyValue,
     pub(crate) attention_output: &'static str,
     pub(crate) attention_norm: &'static str,
-    pub(crate) intermediate: &'static str,
+    pub(crate) intermediate: Intermediate,
     pub(crate) output: &'static str,
     pub(crate) output_norm: &'static str,
     pub(crate) final_norm: &'static str,
@@ -37,6 +40,15 @@ pub(crate) enum QueryKeyValue {
     Fused(&'static str),
 }
 
+/// How the first linear layer of the feed-forward part is stored.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Intermediate {
+    /// One module. With a gate: what is activated, then the gate.
+    One(&'static str),
+    /// One module: the gate, then what is activated.
+    GateFirst(&'static str),
+}
+
 impl Names {
     /// The name of a module, without `.weight` or `.bias`.
     pub(crate) fn of(&self, module: Module) -> String {
@@ -47,6 +59,8 @@ impl Names {
             Module::TokenType => encoder(self.token_type),
             Module::EmbeddingNorm => encoder(self.embedding_norm),
             Module::Projection => encoder(self.projection),
+            Module::Relative => encoder(self.relative),
+            Module::RelativeNorm => encoder(self.relative_norm),
             Module::Layer(index, module) => encoder(&format!("{}{index}.{}", self.layer, self.of_layer(module))),
             Module::FinalNorm => encoder(self.final_norm),
             Module::Dense => self.dense.to_owned(),
@@ -59,7 +73,16 @@ impl Names {
     pub(crate) fn is_of_encoder(&self, name: &str) -> bool {
         let is_module =
             |module: &str| !module.is_empty() && name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'));
-        let tables = [self.word, self.position, self.token_type, self.embedding_norm, self.projection, self.final_norm];
+        let tables = [
+            self.word,
+            self.position,
+            self.token_type,
+            self.embedding_norm,
+            self.projection,
+            self.relative,
+            self.relative_norm,
+            self.final_norm,
+        ];
         !self.prefix.is_empty() && (name.starts_with(self.layer) || tables.into_iter().any(is_module))
     }
 
@@ -71,7 +94,9 @@ impl Names {
             (LayerModule::Query | LayerModule::Key | LayerModule::Value, QueryKeyValue::Fused(name)) => name,
             (LayerModule::AttentionOutput, _) => self.attention_output,
             (LayerModule::AttentionNorm, _) => self.attention_norm,
-            (LayerModule::Intermediate, _) => self.intermediate,
+            (LayerModule::Intermediate, _) => match self.intermediate {
+                Intermediate::One(name) | Intermediate::GateFirst(name) => name,
+            },
             (LayerModule::Output, _) => self.output,
             (LayerModule::OutputNorm, _) => self.output_norm,
         }

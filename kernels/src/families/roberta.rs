@@ -6,17 +6,41 @@ use serde_json::Value;
 
 use super::bert::{BertConfig, ENCODER_NAMES};
 use super::config::unsupported;
-use super::{ConfigError, Family, Kind, Names};
+use super::{Code, ConfigError, Family, Intermediate, Kind, Names, OwnCode, QueryKeyValue};
 use crate::architecture::{Activation, Architecture, Positions};
 
 pub(super) const FAMILY: Family = Family {
     kinds: &[
-        Kind { model_type: "roberta", class: "Roberta" },
-        Kind { model_type: "xlm-roberta", class: "XLMRoberta" },
-        Kind { model_type: "camembert", class: "Camembert" },
+        Kind::new("roberta", "Roberta"),
+        Kind::new("xlm-roberta", "XLMRoberta"),
+        Kind::new("camembert", "Camembert"),
     ],
     architecture,
     names: NAMES,
+};
+
+/// jina-reranker-v2: XLM-RoBERTa, which the code that its files name computes with other tensor names.
+pub(super) const JINA: Family = Family {
+    kinds: &[Kind { model_type: "xlm-roberta", class: "XLMRoberta", code: Code::Known(&JINA_CODE) }],
+    architecture,
+    names: JINA_NAMES,
+};
+
+const JINA_CODE: OwnCode = OwnCode {
+    repositories: &["jinaai/jina-reranker-v2-base-multilingual", "jinaai/xlm-roberta-flash-implementation"],
+    classes: &["configuration_xlm_roberta.XLMRobertaFlashConfig", "modeling_xlm_roberta.XLMRoberta"],
+};
+
+const JINA_NAMES: Names = Names {
+    embedding_norm: "emb_ln",
+    layer: "encoder.layers.",
+    query_key_value: QueryKeyValue::Fused("mixer.Wqkv"),
+    attention_output: "mixer.out_proj",
+    attention_norm: "norm1",
+    intermediate: Intermediate::One("mlp.fc1"),
+    output: "mlp.fc2",
+    output_norm: "norm2",
+    ..NAMES
 };
 
 /// The encoder's own pooler is not used: the classifier has a dense layer.

@@ -8,6 +8,7 @@ use super::error::GpuError;
 use super::layout::Layout;
 use super::opened::OpenDevice;
 use super::ops::gemm::COOPERATIVE_ROWS;
+use crate::architecture::MlpKind;
 
 /// Buffers of an arena.
 const BUFFERS: usize = 6;
@@ -19,11 +20,12 @@ pub(super) enum ArenaBuffer {
     X,
     /// Hidden states, `[tokens, stride]`.
     Y,
-    /// Queries, keys and values, `[tokens, 3 · stride]`.
+    /// Queries, keys and values, `[tokens, 3 · stride]`; after attention what is activated and the gate of the
+    /// feed-forward part, `[tokens, 2 · intermediate]`.
     QueryKeyValue,
     /// The outputs of attention, `[tokens, stride]`.
     Context,
-    /// Intermediate states of the feed-forward part, `[tokens, intermediate]`, or means of states in f32.
+    /// Intermediate states of the feed-forward part, `[tokens, intermediate]`, or queries of first tokens.
     Inner,
     /// Embeddings of another width than hidden states, `[tokens, embeddings' stride]`.
     Embedded,
@@ -52,10 +54,13 @@ impl ArenaSizes {
         let bytes = |width: usize| (rows * width * layout.storage.bytes()) as u64;
         let hidden = layout.states.stride;
         let embedded = if layout.has_projection() { layout.embeddings.stride } else { 0 };
-        // Means are f32, so they need up to twice the width of a hidden state.
-        let inner = layout.intermediate_stride().max(2 * hidden);
+        let inner = layout.intermediate_stride().max(hidden);
+        let gated = match layout.mlp {
+            MlpKind::Plain => 0,
+            MlpKind::Gated => layout.intermediate_columns(),
+        };
         // In the order of `ArenaBuffer`.
-        let widths = [hidden, hidden, 3 * hidden, hidden, inner, embedded];
+        let widths = [hidden, hidden, gated.max(3 * hidden), hidden, inner, embedded];
         Self { bytes: widths.map(bytes), shared: !layout.has_padding() }
     }
 

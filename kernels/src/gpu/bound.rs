@@ -6,8 +6,9 @@ use super::arena::Arena;
 use super::error::GpuError;
 use super::op::Work;
 use super::opened::{OpenDevice, Pipeline};
-use super::pass::{BufferAt, BufferName, Extents, ForwardPass, Step};
+use super::pass::ForwardPass;
 use super::slots::Slot;
+use super::step::{BufferAt, BufferName, Extents, Step};
 use super::uploaded::Uploaded;
 
 /// One model's forward pass on one device.

@@ -6,6 +6,7 @@ use super::adapter::{AdapterDescription, KernelFamily};
 use super::layout::Layout;
 use super::ops::gemm::GemmVariant;
 use super::ops::{attention, gemm_norm};
+use crate::architecture::NormPlacement;
 
 /// The kernel variants of one model on one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Choices {
             family,
             qkv: first(layout.states.stride),
             hidden: first(layout.states.stride),
-            intermediate: first(layout.intermediate_stride()),
+            intermediate: first(layout.intermediate_columns()),
             output: first(layout.states.stride),
             attention_queries: attention::thread_counts(family)[0],
             norm: norm_choices(family, layout)[0],
@@ -58,7 +59,7 @@ impl Choices {
         let mut all = Vec::new();
         for family in [KernelFamily::Gpu, KernelFamily::Software] {
             let hidden = GemmVariant::all(family, layout.states.stride);
-            let intermediate = GemmVariant::all(family, layout.intermediate_stride());
+            let intermediate = GemmVariant::all(family, layout.intermediate_columns());
             let (threads, norms) = (attention::thread_counts(family), norm_choices(family, layout));
             let count = hidden.len().max(intermediate.len()).max(threads.len());
             all.extend(norms.iter().flat_map(|&norm| (0..count).map(move |index| (norm, index))).map(
@@ -78,6 +79,8 @@ impl Choices {
 /// LayerNorm choices worth timing; the first is the default without timing.
 pub(super) fn norm_choices(family: KernelFamily, layout: &Layout) -> &'static [NormChoice] {
     match family {
+        // With norms before, the sum is needed without its norm.
+        _ if layout.norm_placement == NormPlacement::Before => &[NormChoice::Separate],
         KernelFamily::Gpu if gemm_norm::fits(&layout.states) => &[NormChoice::Fused, NormChoice::Separate],
         _ => &[NormChoice::Separate],
     }

@@ -19,12 +19,13 @@ use super::op::Extent;
 use super::opened::OpenDevice;
 use super::ops::attention::{self, QueryTile};
 use super::ops::embed::Token;
-use super::pass::{Extents, ForwardPass};
+use super::pass::ForwardPass;
 use super::slots::{self, SLOTS, Slot};
+use super::step::Extents;
 use super::timing;
 use super::tune::{Subject, TuneCache};
 use super::uploaded::{self, Uploaded};
-use crate::architecture::{Architecture, RowShape, Unsupported};
+use crate::architecture::{Architecture, Positions, RowShape, Unsupported};
 use crate::batch::{CheckedBatch, PackedBatch};
 use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, Ticket};
 use crate::flops::{batch_flops, row_flops};
@@ -460,6 +461,8 @@ impl Scratch {
             self.rows.push(QueryTile { query_start: index, queries: 1, key_start, keys });
             let positions = embeddings.positions.indices(row.ids);
             self.tokens.extend(row.ids.iter().zip(positions).enumerate().map(|(place, (&id, position))| {
+                // Rotary positions are places in the row.
+                let position = if embeddings.positions == Positions::None { place } else { position };
                 Token::new(id, position, embeddings.token_types.index(place, row.second_segment))
             }));
             key_start += keys;

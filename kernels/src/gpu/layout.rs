@@ -118,6 +118,10 @@ pub struct Layout {
     pub embeddings: RowLayout,
     /// The feed-forward width.
     pub intermediate: usize,
+    /// Whether the feed-forward part has a gate.
+    pub mlp: MlpKind,
+    /// Where the norms of a layer are.
+    pub norm_placement: NormPlacement,
     /// Attention heads.
     pub heads: usize,
     /// Width of one head.
@@ -137,6 +141,8 @@ impl Layout {
             states: RowLayout::padded(architecture.hidden_size, storage),
             embeddings: RowLayout::padded(architecture.embeddings.width, storage),
             intermediate: architecture.block.mlp.intermediate_size,
+            mlp: architecture.block.mlp.kind,
+            norm_placement: architecture.block.norm_placement,
             heads: architecture.block.attention.heads,
             head_dim: architecture.block.attention.head_dim,
             storage,
@@ -147,6 +153,15 @@ impl Layout {
     #[must_use]
     pub fn intermediate_stride(&self) -> usize {
         self.intermediate.next_multiple_of(WIDTH_STEP)
+    }
+
+    /// Columns of the first feed-forward GEMM: what is activated and the gate, each padded.
+    #[must_use]
+    pub fn intermediate_columns(&self) -> usize {
+        match self.mlp {
+            MlpKind::Plain => self.intermediate_stride(),
+            MlpKind::Gated => 2 * self.intermediate_stride(),
+        }
     }
 
     /// Most tokens in a batch, limited by the dispatches of [`gather`](super::ops::gather) and attention.
@@ -175,24 +190,29 @@ impl Layout {
 /// Names the first missing part and what is supported instead.
 pub fn supports(architecture: &Architecture) -> Result<(), Unsupported> {
     let embeddings = &architecture.embeddings;
-    let (block, attention, mlp) = (&architecture.block, &architecture.block.attention, &architecture.block.mlp);
-    let Positions::Learned { rows, first, padding_id } = embeddings.positions else {
-        return unsupported("embeddings without a position table", "learned positions");
-    };
-    if first + architecture.max_tokens > rows || padding_id.is_some_and(|id| id as usize >= rows) {
+    let (block, attention) = (&architecture.block, &architecture.block.attention);
+    if let Positions::Learned { rows, first, padding_id } = embeddings.positions
+        && (first + architecture.max_tokens > rows || padding_id.is_some_and(|id| id as usize >= rows))
+    {
         return unsupported("rows that are longer than the position table", "rows that fit the table");
     }
     let Some(norm) = embeddings.norm else {
         return unsupported("embeddings without a norm", "embeddings with a LayerNorm");
     };
-    if norm.kind != NormKind::Layer || block.norm.kind != NormKind::Layer {
+    let head_norm = match architecture.head {
+        Head::Classifier { dense, .. } => dense.and_then(|dense| dense.norm),
+        Head::Embedding => None,
+    };
+    let norms = [Some(norm), Some(block.norm), architecture.final_norm, head_norm];
+    if norms.iter().flatten().any(|norm| norm.kind != NormKind::Layer) {
         return unsupported("RMSNorm", "LayerNorm");
     }
     if !embeddings.width.is_multiple_of(4) {
         return unsupported(format!("embeddings of {} numbers", embeddings.width), "multiples of 4");
     }
-    if block.norm_placement != NormPlacement::After || architecture.layers.iter().any(|layer| !layer.attention_norm) {
-        return unsupported("norms before attention and feed-forward", "norms after them");
+    let lacks_norm = architecture.layers.iter().any(|layer| !layer.attention_norm);
+    if block.norm_placement == NormPlacement::After && lacks_norm {
+        return unsupported("layers without a norm after attention", "those that have it");
     }
     if attention.kv_heads != attention.heads {
         return unsupported("key and value heads that are fewer than query heads", "as many of each");
@@ -209,29 +229,16 @@ pub fn supports(architecture: &Architecture) -> Result<(), Unsupported> {
     }
     for layer in &architecture.layers {
         match layer.mask {
-            Mask::All => {}
-            Mask::Window { .. } => return unsupported("attention within a window", "attention to the whole row"),
-            Mask::Causal => return unsupported("causal attention", "attention to the whole row"),
+            Mask::All | Mask::Window { .. } => {}
+            Mask::Causal => return unsupported("causal attention", "attention to the whole row or a window"),
         }
-        if layer.rotary.is_some() {
-            return unsupported("rotary positions", "learned positions");
+        if layer.rotary.is_some() && embeddings.positions != Positions::None {
+            return unsupported("rotary positions beside a position table", "one of both");
         }
     }
-    if mlp.kind == MlpKind::Gated {
-        return unsupported("gated feed-forward", "plain feed-forward");
-    }
-    if architecture.final_norm.is_some() {
-        return unsupported("a norm after the last layer", "none there");
-    }
-    match (architecture.head, architecture.pooling) {
-        (Head::Embedding, Pooling::Mean) => Ok(()),
-        (Head::Embedding, _) => unsupported("embeddings of one token's state", "the mean of all states"),
-        (Head::Classifier { dense, .. }, Pooling::First) => match dense {
-            None => Ok(()),
-            Some(dense) if dense.norm.is_some() => unsupported("a norm in the head", "a head without one"),
-            Some(_) => Ok(()),
-        },
-        (Head::Classifier { .. }, _) => unsupported("classifiers of other than the first token", "of the first token"),
+    match architecture.pooling {
+        Pooling::First | Pooling::Mean => Ok(()),
+        Pooling::Last => unsupported("pooling of the last token", "that of the first token, and the mean"),
     }
 }
 

@@ -36,6 +36,7 @@ pub mod ops;
 pub mod pass;
 pub mod shader;
 mod slots;
+pub mod step;
 pub mod timing;
 pub mod tune;
 mod uploaded;

@@ -2,33 +2,41 @@
 //! variants.
 //!
 //! Engines bind it to buffers ([`bound`](super::bound)); the kernel report and the tests of shaders read it without a
-//! device. Per layer: query, key and value in one GEMM; attention; output GEMM with the residual; LayerNorm; GEMM with
-//! the activation; output GEMM with the residual; LayerNorm. A classifier reads the first token of each row only, so
-//! the last layer computes keys and values of all tokens and everything else of first tokens. All layers share five
-//! buffers:
+//! device. Per layer: query, key and value in one GEMM, then rotated if positions are; attention; output GEMM with the
+//! residual; LayerNorm; GEMM with the activation, or GEMM and gate; output GEMM with the residual; LayerNorm. With
+//! norms before, each LayerNorm comes before its GEMM instead. A classifier over the first token of each row reads no
+//! other, so the last layer computes keys and values of all tokens and everything else of first tokens. All layers
+//! share five buffers:
 //!
 //! ```text
 //! fused:      x ─qkv─▶ qkv ─attention─▶ context ─output + x, norm─▶ y ─activation─▶ inner ─output + y, norm─▶ x
 //! separate:   x ─qkv─▶ qkv ─attention─▶ context ─output + x─▶ y ─norm─▶ x ─activation─▶ inner ─output + x─▶ y ─norm─▶ x
+//! before:     x ─norm─▶ y ─qkv─▶ qkv ─attention─▶ context ─output + x─▶ y ─norm─▶ x ─activation─▶ inner ─output + y─▶ x
 //! last layer: x ─kv─▶ qkv, x ─gather─▶ y ─q─▶ inner; (inner, qkv) ─attention─▶ context; from there as above with x and y
 //!             exchanged, then ─dense─▶ context ─classifier─▶ outputs
+//! before:     x ─norm─▶ y ─kv─▶ qkv, y ─gather─▶ context ─q─▶ inner, x ─gather─▶ y; the rest as without
+//! gate:       x ─GEMM─▶ qkv ─gate─▶ inner in place of x ─activation─▶ inner
 //! ```
 
 use super::arena::ArenaBuffer;
 use super::choices::{Choices, NormChoice};
 use super::layout::Layout;
-use super::op::{Buffers, Extent, Op, PipelineSpec, Work};
+use super::op::{Buffers, Op, PipelineSpec};
 use super::ops::attention::{Attention, AttentionBuffers, AttentionShape};
+use super::ops::attention_relative::{RelativeAttention, RelativeAttentionBuffers};
 use super::ops::classify::{Classify, ClassifyBuffers};
 use super::ops::embed::{Embed, EmbedBuffers};
+use super::ops::gate::{Gate, GateBuffers};
 use super::ops::gather::{Gather, GatherBuffers};
 use super::ops::gemm::{Epilogue, Gemm, GemmBuffers, GemmShape, GemmVariant};
 use super::ops::gemm_norm::{GemmNorm, GemmNormBuffers};
 use super::ops::layer_norm::{LayerNorm, LayerNormBuffers};
 use super::ops::peak::Peak;
 use super::ops::pool::{PoolMean, PoolMeanBuffers, PoolNormalise, PoolNormaliseBuffers};
+use super::ops::rotary::{Rotate, RotateBuffers};
+use super::step::{BufferAt, BufferName, Span, Step};
 use super::uploaded::{LayerWeight, WeightName};
-use crate::architecture::{Architecture, Head};
+use crate::architecture::{Architecture, Dense, Head, Mask, Mlp, MlpKind, Norm, NormPlacement, Pooling, Positions};
 
 /// A forward pass.
 #[derive(Debug)]
@@ -37,60 +45,6 @@ pub struct ForwardPass {
     pub steps: Vec<Step>,
     /// Most queries in an entry of the attention's list.
     pub(super) queries_per_tile: u32,
-}
-
-/// One dispatch.
-#[derive(Debug)]
-pub struct Step {
-    /// The part of the computation, for reports; all layers have the same parts.
-    pub part: &'static str,
-    /// What is computed.
-    pub op: Box<dyn Op>,
-    span: Span,
-    pub(super) buffers: Vec<BufferAt>,
-}
-
-/// The rows that a step computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Span {
-    /// Every token.
-    Tokens,
-    /// One per row of the batch.
-    Rows,
-}
-
-/// Extents of one batch.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Extents {
-    /// For steps that compute every token.
-    pub tokens: Extent,
-    /// For steps that compute one row per row of the batch.
-    pub rows: Extent,
-}
-
-/// A position in a buffer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct BufferAt {
-    pub(super) buffer: BufferName,
-    /// In bytes.
-    pub(super) offset: u64,
-}
-
-/// A buffer, named by its contents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum BufferName {
-    /// The batch's [`Token`](super::ops::embed::Token)s.
-    Tokens,
-    /// The batch's [`QueryTile`](super::ops::attention::QueryTile)s.
-    QueryTiles,
-    /// The batch's rows: one query tile with one query each.
-    Rows,
-    /// The batch's outputs.
-    Outputs,
-    /// Activations.
-    Arena(ArenaBuffer),
-    /// Weights.
-    Weight(WeightName),
 }
 
 impl ForwardPass {
@@ -103,16 +57,21 @@ impl ForwardPass {
         for layer in 0..last {
             builder.layer(layer);
         }
-        match architecture.head {
-            Head::Embedding => {
-                builder.layer(last);
-                builder.pool();
-            }
-            Head::Classifier { dense, labels, .. } => {
+        let pooled = match architecture.pooling {
+            Pooling::First => {
                 let pooled = builder.last_layer(last);
-                let dense = dense.map(|dense| dense.activation.map_or(Epilogue::Bias, Epilogue::Activation));
-                builder.classify(pooled, dense, labels);
+                builder.final_norm(Span::Rows, pooled)
             }
+            // `supports` refuses any other pooling.
+            Pooling::Mean | Pooling::Last => {
+                builder.layer(last);
+                let states = builder.final_norm(Span::Tokens, ArenaBuffer::X);
+                builder.pool(states)
+            }
+        };
+        match architecture.head {
+            Head::Embedding => builder.embedding(pooled),
+            Head::Classifier { dense, labels, .. } => builder.classify(pooled, dense, labels),
         }
         Self { steps: builder.steps, queries_per_tile: choices.attention_queries }
     }
@@ -127,41 +86,6 @@ pub fn pipelines(architecture: &Architecture, layout: &Layout) -> Vec<PipelineSp
     let peak = Peak { trips: 1, storage: layout.storage };
     let mut seen = std::collections::HashSet::new();
     steps.chain([peak.pipeline()]).filter(|spec| seen.insert(spec.key())).collect()
-}
-
-impl Step {
-    /// The cost of the dispatch for a batch of `extents`.
-    #[must_use]
-    pub fn work(&self, extents: &Extents) -> Work {
-        self.op.work(match self.span {
-            Span::Tokens => &extents.tokens,
-            Span::Rows => &extents.rows,
-        })
-    }
-}
-
-impl BufferAt {
-    fn plus(self, bytes: u64) -> Self {
-        Self { offset: self.offset + bytes, ..self }
-    }
-}
-
-impl From<BufferName> for BufferAt {
-    fn from(buffer: BufferName) -> Self {
-        Self { buffer, offset: 0 }
-    }
-}
-
-impl From<ArenaBuffer> for BufferAt {
-    fn from(buffer: ArenaBuffer) -> Self {
-        BufferName::Arena(buffer).into()
-    }
-}
-
-impl From<WeightName> for BufferAt {
-    fn from(weight: WeightName) -> Self {
-        BufferName::Weight(weight).into()
-    }
 }
 
 /// A linear layer with a residual and a norm: its part, its input, and its weights.
@@ -194,7 +118,8 @@ impl Builder<'_> {
         let y = if projected { ArenaBuffer::Embedded } else { ArenaBuffer::X };
         // `supports` refuses embeddings without a norm.
         let eps = self.architecture.embeddings.norm.map_or(0.0, |norm| norm.eps);
-        let op = Embed { rows: embeddings, eps, family: self.choices.family };
+        let positioned = self.architecture.embeddings.positions != Positions::None;
+        let op = Embed { rows: embeddings, eps, positioned, family: self.choices.family };
         let buffers = EmbedBuffers {
             tokens: BufferName::Tokens.into(),
             word: WeightName::Word.into(),
@@ -220,8 +145,12 @@ impl Builder<'_> {
         let (width, stride) = (self.layout.states.width as u64, self.layout.states.stride);
         let shape =
             GemmShape { useful_multiply_adds: 3 * width * width, ..GemmShape::new(stride, 3 * stride, Epilogue::Bias) };
-        self.query_key_value("query, key, value", Span::Tokens, layer, shape, (x, qkv));
-        self.attention("attention", Span::Tokens, AttentionShape::all(self.layout), (qkv, BufferName::QueryTiles));
+        let part = "query, key, value";
+        let input = self.attention_input(part, layer);
+        self.query_key_value(part, Span::Tokens, layer, shape, (input, qkv));
+        self.rotate(part, layer, Rotate::queries_and_keys(self.layout));
+        let shape = AttentionShape { radius: self.radius(layer), ..AttentionShape::all(self.layout) };
+        self.attention("attention", Span::Tokens, layer, shape, (qkv, BufferName::QueryTiles));
         let parts = ["attention output, norm", "feed-forward in", "feed-forward out, norm"];
         self.after_attention(parts, Span::Tokens, layer, (x, y));
     }
@@ -233,18 +162,90 @@ impl Builder<'_> {
         let all = GemmShape::new(stride, 3 * stride, Epilogue::Bias);
         let keys_and_values =
             GemmShape { first_column: stride, columns: 2 * stride, useful_multiply_adds: 2 * width * width, ..all };
-        self.query_key_value("last layer: key, value", Span::Tokens, layer, keys_and_values, (x, qkv));
-        let gather = GatherBuffers { rows: BufferName::Rows.into(), x: x.into(), y: y.into() };
-        self.push("last layer: query", Span::Rows, Gather { states: self.layout.states }, gather);
+        let input = self.attention_input("last layer: key, value", layer);
+        self.query_key_value("last layer: key, value", Span::Tokens, layer, keys_and_values, (input, qkv));
+        self.rotate("last layer: key, value", layer, Rotate::keys(self.layout));
+        // First tokens have position 0, which turns nothing: their queries are not rotated.
+        let part = "last layer: query";
+        let query_input = if input == x { y } else { ArenaBuffer::Context };
+        self.gather(part, input, query_input);
         // First tokens' queries have their own buffer, so the slice has another stride.
         let queries = GemmShape { columns: stride, stride, useful_multiply_adds: width * width, ..all };
-        self.query_key_value("last layer: query", Span::Rows, layer, queries, (y, inner));
-        let shape = AttentionShape::first_tokens(self.layout);
-        self.attention("last layer: attention", Span::Rows, shape, (inner, BufferName::Rows));
+        self.query_key_value(part, Span::Rows, layer, queries, (query_input, inner));
+        if query_input != y {
+            self.gather(part, x, y);
+        }
+        let shape = AttentionShape { radius: self.radius(layer), ..AttentionShape::first_tokens(self.layout) };
+        self.attention("last layer: attention", Span::Rows, layer, shape, (inner, BufferName::Rows));
         let parts =
             ["last layer: attention output, norm", "last layer: feed-forward in", "last layer: feed-forward out, norm"];
         self.after_attention(parts, Span::Rows, layer, (y, x));
         y
+    }
+
+    fn gather(&mut self, part: &'static str, x: ArenaBuffer, y: ArenaBuffer) {
+        let buffers = GatherBuffers { rows: BufferName::Rows.into(), x: x.into(), y: y.into() };
+        self.push(part, Span::Rows, Gather { states: self.layout.states }, buffers);
+    }
+
+    /// What queries, keys and values are projected from: x, or with norms before y.
+    fn attention_input(&mut self, part: &'static str, layer: usize) -> ArenaBuffer {
+        let has_norm =
+            self.layout.norm_placement == NormPlacement::Before && self.architecture.layers[layer].attention_norm;
+        if !has_norm {
+            return ArenaBuffer::X;
+        }
+        let params = WeightName::Layer(layer, LayerWeight::AttentionParams);
+        self.layer_norm(part, Span::Tokens, params, (ArenaBuffer::X, ArenaBuffer::Y));
+        ArenaBuffer::Y
+    }
+
+    /// The norm in the last two of three rows of a layer's parameters.
+    fn layer_norm(&mut self, part: &'static str, span: Span, params: WeightName, (x, y): (ArenaBuffer, ArenaBuffer)) {
+        // They are f32.
+        let norm = BufferAt::from(params).plus(4 * self.layout.states.stride as u64);
+        self.norm(part, span, self.architecture.block.norm, norm, (x, y));
+    }
+
+    fn norm(
+        &mut self,
+        part: &'static str,
+        span: Span,
+        norm: Norm,
+        params: BufferAt,
+        (x, y): (ArenaBuffer, ArenaBuffer),
+    ) {
+        let op = LayerNorm { rows: self.layout.states, eps: norm.eps, family: self.choices.family };
+        self.push(part, span, op, LayerNormBuffers { x: x.into(), norm: params, y: y.into() });
+    }
+
+    /// The norm after the last layer, if there is one: of x or y, into the other. Returns where the result is.
+    fn final_norm(&mut self, span: Span, states: ArenaBuffer) -> ArenaBuffer {
+        let Some(norm) = self.architecture.final_norm else { return states };
+        let other = if states == ArenaBuffer::X { ArenaBuffer::Y } else { ArenaBuffer::X };
+        self.norm("head", span, norm, WeightName::FinalNorm.into(), (states, other));
+        other
+    }
+
+    /// Rotates what is in the buffer of queries, keys and values, if the layer does.
+    fn rotate(&mut self, part: &'static str, layer: usize, op: Rotate) {
+        let Some(rotary) = self.architecture.layers[layer].rotary else { return };
+        let rotations = self.architecture.rotations();
+        let Some(index) = rotations.iter().position(|&other| other == rotary) else { return };
+        let buffers = RotateBuffers {
+            tokens: BufferName::Tokens.into(),
+            table: WeightName::Rotary(index).into(),
+            x: ArenaBuffer::QueryKeyValue.into(),
+        };
+        self.push(part, Span::Tokens, op, buffers);
+    }
+
+    fn radius(&self, layer: usize) -> Option<usize> {
+        match self.architecture.layers[layer].mask {
+            Mask::Window { radius } => Some(radius),
+            // `supports` refuses causal attention.
+            Mask::All | Mask::Causal => None,
+        }
     }
 
     fn query_key_value(
@@ -266,16 +267,46 @@ impl Builder<'_> {
         &mut self,
         part: &'static str,
         span: Span,
+        layer: usize,
         shape: AttentionShape,
         (q, query_tiles): (ArenaBuffer, BufferName),
     ) {
         let Choices { family, attention_queries, .. } = *self.choices;
+        if self.architecture.block.attention.relative.is_some() {
+            return self.relative_attention(part, span, layer, shape, (q, query_tiles));
+        }
         let op = Attention { shape, threads: attention_queries, storage: self.layout.storage, family };
         let buffers = AttentionBuffers {
             q: q.into(),
             kv: ArenaBuffer::QueryKeyValue.into(),
             query_tiles: query_tiles.into(),
             context: ArenaBuffer::Context.into(),
+        };
+        self.push(part, span, op, buffers);
+    }
+
+    fn relative_attention(
+        &mut self,
+        part: &'static str,
+        span: Span,
+        layer: usize,
+        shape: AttentionShape,
+        (q, query_tiles): (ArenaBuffer, BufferName),
+    ) {
+        let op = RelativeAttention {
+            shape,
+            threads: self.choices.attention_queries,
+            max_tokens: self.architecture.max_tokens,
+            relative_stride: 2 * self.layout.states.stride,
+            storage: self.layout.storage,
+        };
+        let buffers = RelativeAttentionBuffers {
+            q: q.into(),
+            kv: ArenaBuffer::QueryKeyValue.into(),
+            query_tiles: query_tiles.into(),
+            context: ArenaBuffer::Context.into(),
+            distance_rows: WeightName::DistanceRows.into(),
+            relative: WeightName::Layer(layer, LayerWeight::Relative).into(),
         };
         self.push(part, span, op, buffers);
     }
@@ -289,7 +320,7 @@ impl Builder<'_> {
         layer: usize,
         (from, other): (ArenaBuffer, ArenaBuffer),
     ) {
-        let Layout { states, intermediate, storage, .. } = *self.layout;
+        let Layout { states, intermediate, .. } = *self.layout;
         let stride = self.layout.intermediate_stride();
         let weight = |weight| WeightName::Layer(layer, weight);
         let projection = Projection {
@@ -300,16 +331,7 @@ impl Builder<'_> {
             weight: weight(LayerWeight::AttentionOutput),
             params: weight(LayerWeight::AttentionParams),
         };
-        let middle = self.project(span, &projection, ArenaBuffer::Context, (from, other));
-        let shape = GemmShape {
-            useful_multiply_adds: (states.width * intermediate) as u64,
-            ..GemmShape::new(states.stride, stride, Epilogue::Activation(self.architecture.block.mlp.activation))
-        };
-        let op = Gemm::new(shape, self.choices.intermediate, storage);
-        let weights = (weight(LayerWeight::Intermediate), weight(LayerWeight::IntermediateBias).into());
-        self.gemm(feed_forward_in, span, op, weights, (middle, middle, ArenaBuffer::Inner));
-        let free = if middle == from { other } else { from };
-        let projection = Projection {
+        let output = Projection {
             part: feed_forward_out,
             k: stride,
             inputs: intermediate,
@@ -317,8 +339,55 @@ impl Builder<'_> {
             weight: weight(LayerWeight::Output),
             params: weight(LayerWeight::OutputParams),
         };
-        let end = self.project(span, &projection, ArenaBuffer::Inner, (middle, free));
-        debug_assert_eq!(end, from, "the layer's output is where the next layer looks for it");
+        match self.layout.norm_placement {
+            NormPlacement::After => {
+                let middle = self.project(span, &projection, ArenaBuffer::Context, (from, other));
+                self.feed_forward_in(feed_forward_in, span, layer, middle);
+                let free = if middle == from { other } else { from };
+                let end = self.project(span, &output, ArenaBuffer::Inner, (middle, free));
+                debug_assert_eq!(end, from, "the layer's output is where the next layer looks for it");
+            }
+            NormPlacement::Before => {
+                self.add(span, &projection, ArenaBuffer::Context, (from, other));
+                self.layer_norm(attention_output, span, output.params, (other, from));
+                self.feed_forward_in(feed_forward_in, span, layer, from);
+                self.add(span, &output, ArenaBuffer::Inner, (other, from));
+            }
+        }
+    }
+
+    /// From `a` into `inner`, with a gate by way of the buffer of queries, keys and values, which are no longer needed.
+    fn feed_forward_in(&mut self, part: &'static str, span: Span, layer: usize, a: ArenaBuffer) {
+        let Layout { states, intermediate, storage, mlp, .. } = *self.layout;
+        let Mlp { activation, .. } = self.architecture.block.mlp;
+        let (columns, stride) = (self.layout.intermediate_columns(), self.layout.intermediate_stride());
+        let inputs = (states.width * intermediate) as u64;
+        let shape = GemmShape {
+            useful_multiply_adds: inputs * (columns / stride) as u64,
+            ..GemmShape::new(states.stride, columns, intermediate_epilogue(&self.architecture.block.mlp))
+        };
+        let op = Gemm::new(shape, self.choices.intermediate, storage);
+        let weight = |weight| WeightName::Layer(layer, weight);
+        let weights = (weight(LayerWeight::Intermediate), weight(LayerWeight::IntermediateBias).into());
+        match mlp {
+            MlpKind::Plain => self.gemm(part, span, op, weights, (a, a, ArenaBuffer::Inner)),
+            MlpKind::Gated => {
+                let both = ArenaBuffer::QueryKeyValue;
+                self.gemm(part, span, op, weights, (a, a, both));
+                let buffers = GateBuffers { x: both.into(), y: ArenaBuffer::Inner.into() };
+                self.push(part, span, Gate { stride, activation, storage }, buffers);
+            }
+        }
+    }
+
+    /// `a · w + bias + residual` into `y`.
+    fn add(&mut self, span: Span, projection: &Projection, a: ArenaBuffer, (residual, y): (ArenaBuffer, ArenaBuffer)) {
+        let &Projection { part, k, inputs, variant, weight, params } = projection;
+        let states = self.layout.states;
+        let useful_multiply_adds = (inputs * states.width) as u64;
+        let shape = GemmShape { useful_multiply_adds, ..GemmShape::new(k, states.stride, Epilogue::Residual) };
+        let op = Gemm::new(shape, variant, self.layout.storage);
+        self.gemm(part, span, op, (weight, params.into()), (a, residual, y));
     }
 
     /// `norm(a · w + bias + residual)`. Returns the result's buffer: `other` if fused, `residual` if separate.
@@ -329,7 +398,7 @@ impl Builder<'_> {
         a: ArenaBuffer,
         (residual, other): (ArenaBuffer, ArenaBuffer),
     ) -> ArenaBuffer {
-        let &Projection { part, k, inputs, variant, weight, params } = projection;
+        let &Projection { part, k, inputs, weight, params, .. } = projection;
         let states = self.layout.states;
         let eps = self.architecture.block.norm.eps;
         match self.choices.norm {
@@ -348,15 +417,8 @@ impl Builder<'_> {
                 other
             }
             NormChoice::Separate => {
-                let useful_multiply_adds = (inputs * states.width) as u64;
-                let shape = GemmShape { useful_multiply_adds, ..GemmShape::new(k, states.stride, Epilogue::Residual) };
-                let op = Gemm::new(shape, variant, self.layout.storage);
-                self.gemm(part, span, op, (weight, params.into()), (a, residual, other));
-                let norm = LayerNorm { rows: states, eps, family: self.choices.family };
-                // The norm's weight and bias are the last two of the three rows, which are f32.
-                let norm_params = BufferAt::from(params).plus(4 * states.stride as u64);
-                let buffers = LayerNormBuffers { x: other.into(), norm: norm_params, y: residual.into() };
-                self.push(part, span, norm, buffers);
+                self.add(span, projection, a, (residual, other));
+                self.layer_norm(part, span, params, (other, residual));
                 residual
             }
         }
@@ -382,11 +444,12 @@ impl Builder<'_> {
         self.push(part, span, op, buffers);
     }
 
-    /// From first tokens in `pooled`; `dense` is the epilogue of the linear layer before the classifier.
-    fn classify(&mut self, pooled: ArenaBuffer, dense: Option<Epilogue>, labels: usize) {
+    /// From one pooled state a row.
+    fn classify(&mut self, pooled: ArenaBuffer, dense: Option<Dense>, labels: usize) {
         let states = self.layout.states;
         let mut x = pooled;
-        if let Some(epilogue) = dense {
+        if let Some(dense) = dense {
+            let epilogue = dense.activation.map_or(Epilogue::Bias, Epilogue::Activation);
             let shape = GemmShape {
                 useful_multiply_adds: (states.width * states.width) as u64,
                 ..GemmShape::new(states.stride, states.stride, epilogue)
@@ -394,6 +457,10 @@ impl Builder<'_> {
             let op = Gemm::new(shape, self.choices.hidden, self.layout.storage);
             x = ArenaBuffer::Context;
             self.gemm("head", Span::Rows, op, (WeightName::Dense, WeightName::DenseBias.into()), (pooled, pooled, x));
+            if let Some(norm) = dense.norm {
+                self.norm("head", Span::Rows, norm, WeightName::DenseNorm.into(), (x, pooled));
+                x = pooled;
+            }
         }
         let buffers = ClassifyBuffers {
             x: x.into(),
@@ -404,13 +471,25 @@ impl Builder<'_> {
         self.push("head", Span::Rows, Classify { states, outputs: labels as u32 }, buffers);
     }
 
-    /// The mean of x over each row, scaled to unit length.
-    fn pool(&mut self) {
-        let states = self.layout.states;
-        let (x, mean) = (BufferAt::from(ArenaBuffer::X), BufferAt::from(ArenaBuffer::Inner));
-        let buffers = PoolMeanBuffers { rows: BufferName::Rows.into(), x, mean };
-        self.push("head", Span::Rows, PoolMean { states }, buffers);
-        let buffers = PoolNormaliseBuffers { mean, y: BufferName::Outputs.into() };
-        self.push("head", Span::Rows, PoolNormalise { states }, buffers);
+    /// The mean over each row of x or y, into the other. Returns where the result is.
+    fn pool(&mut self, states: ArenaBuffer) -> ArenaBuffer {
+        let mean = if states == ArenaBuffer::X { ArenaBuffer::Y } else { ArenaBuffer::X };
+        let buffers = PoolMeanBuffers { rows: BufferName::Rows.into(), x: states.into(), mean: mean.into() };
+        self.push("head", Span::Rows, PoolMean { states: self.layout.states }, buffers);
+        mean
+    }
+
+    /// From one pooled state a row, scaled to unit length.
+    fn embedding(&mut self, pooled: ArenaBuffer) {
+        let buffers = PoolNormaliseBuffers { mean: pooled.into(), y: BufferName::Outputs.into() };
+        self.push("head", Span::Rows, PoolNormalise { states: self.layout.states }, buffers);
+    }
+}
+
+/// What the first feed-forward GEMM ends with: with a gate, the activation comes later.
+pub(super) fn intermediate_epilogue(mlp: &Mlp) -> Epilogue {
+    match mlp.kind {
+        MlpKind::Plain => Epilogue::Activation(mlp.activation),
+        MlpKind::Gated => Epilogue::Bias,
     }
 }

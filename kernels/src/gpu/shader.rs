@@ -29,6 +29,7 @@ pub struct Shader {
     pub immediates: &'static [&'static str],
 }
 
+const ACTIVATIONS: &str = include_str!("../../wgsl/activations.wgsl");
 const EPILOGUE: &str = include_str!("../../wgsl/epilogue.wgsl");
 const TILE_PRODUCT: &str = include_str!("../../wgsl/tile_product.wgsl");
 const NORM_ROWS: &str = include_str!("../../wgsl/norm_rows.wgsl");
@@ -37,6 +38,10 @@ const QUERY_TILE: &str = include_str!("../../wgsl/query_tile.wgsl");
 const ATTENTION_QUERY: &str = include_str!("../../wgsl/attention_query.wgsl");
 const STORAGE_F32: &str = include_str!("../../wgsl/storage_f32.wgsl");
 const STORAGE_F16: &str = include_str!("../../wgsl/storage_f16.wgsl");
+
+/// Immediates of `attention_query.wgsl`.
+const ATTENTION_IMMEDIATES: &[&str] =
+    &["q_stride", "kv_stride", "key_column", "value_column", "context_stride4", "radius", "queries_are_tokens"];
 
 /// A row without preludes and constants, for any adapter.
 const ROW: Shader = Shader {
@@ -51,7 +56,7 @@ const ROW: Shader = Shader {
 };
 
 /// Every kernel. To add one: its WGSL file, its op in [`ops`](super::ops), and a row here.
-pub const TABLE: [Shader; 15] = [
+pub const TABLE: [Shader; 18] = [
     Shader {
         name: "attention",
         text: include_str!("../../wgsl/attention.wgsl"),
@@ -59,7 +64,7 @@ pub const TABLE: [Shader; 15] = [
         family: Some(KernelFamily::Gpu),
         sizes: &["HEAD_DIM", "OUTPUT_DIM"],
         overrides: &["THREADS"],
-        immediates: &["q_stride", "kv_stride", "key_column", "value_column", "context_stride4"],
+        immediates: ATTENTION_IMMEDIATES,
         ..ROW
     },
     Shader {
@@ -69,7 +74,16 @@ pub const TABLE: [Shader; 15] = [
         family: Some(KernelFamily::Software),
         sizes: &["HEAD_DIM", "OUTPUT_DIM"],
         overrides: &["THREADS"],
-        immediates: &["q_stride", "kv_stride", "key_column", "value_column", "context_stride4"],
+        immediates: ATTENTION_IMMEDIATES,
+        ..ROW
+    },
+    Shader {
+        name: "attention_relative",
+        text: include_str!("../../wgsl/attention_relative.wgsl"),
+        preludes: &[QUERY_TILE, ATTENTION_QUERY],
+        sizes: &["HEAD_DIM", "OUTPUT_DIM"],
+        overrides: &["THREADS", "MAX_TOKENS", "ROW_RUNS"],
+        immediates: ATTENTION_IMMEDIATES,
         ..ROW
     },
     Shader {
@@ -84,7 +98,7 @@ pub const TABLE: [Shader; 15] = [
         text: include_str!("../../wgsl/embed.wgsl"),
         preludes: &[NORM_ROWS],
         family: Some(KernelFamily::Gpu),
-        overrides: &["HIDDEN4", "STRIDE4", "EPS"],
+        overrides: &["HIDDEN4", "STRIDE4", "EPS", "POSITIONED"],
         immediates: &["rows"],
         ..ROW
     },
@@ -93,8 +107,15 @@ pub const TABLE: [Shader; 15] = [
         text: include_str!("../../wgsl/embed.wgsl"),
         preludes: &[NORM_ROWS_CPU],
         family: Some(KernelFamily::Software),
-        overrides: &["HIDDEN4", "STRIDE4", "EPS", "THREADS"],
+        overrides: &["HIDDEN4", "STRIDE4", "EPS", "THREADS", "POSITIONED"],
         immediates: &["rows"],
+        ..ROW
+    },
+    Shader {
+        name: "gate",
+        text: include_str!("../../wgsl/gate.wgsl"),
+        preludes: &[ACTIVATIONS],
+        overrides: &["STRIDE4", "ACTIVATION", "THREADS"],
         ..ROW
     },
     Shader {
@@ -108,7 +129,7 @@ pub const TABLE: [Shader; 15] = [
     Shader {
         name: "gemm_cooperative",
         text: include_str!("../../wgsl/gemm_cooperative.wgsl"),
-        preludes: &[EPILOGUE],
+        preludes: &[ACTIVATIONS, EPILOGUE],
         family: Some(KernelFamily::Gpu),
         cooperative: true,
         overrides: &["K", "N", "EPILOGUE", "SUBGROUP"],
@@ -118,7 +139,7 @@ pub const TABLE: [Shader; 15] = [
     Shader {
         name: "gemm_cpu",
         text: include_str!("../../wgsl/gemm_cpu.wgsl"),
-        preludes: &[EPILOGUE],
+        preludes: &[ACTIVATIONS, EPILOGUE],
         family: Some(KernelFamily::Software),
         overrides: &["K", "N", "EPILOGUE", "THREADS"],
         immediates: &["column4", "y_stride4"],
@@ -127,7 +148,7 @@ pub const TABLE: [Shader; 15] = [
     Shader {
         name: "gemm_tile",
         text: include_str!("../../wgsl/gemm_tile.wgsl"),
-        preludes: &[EPILOGUE, TILE_PRODUCT],
+        preludes: &[ACTIVATIONS, EPILOGUE, TILE_PRODUCT],
         family: Some(KernelFamily::Gpu),
         overrides: &["K", "N", "EPILOGUE", "THREADS"],
         immediates: &["column4", "y_stride4"],
@@ -177,8 +198,15 @@ pub const TABLE: [Shader; 15] = [
     Shader {
         name: "pool_normalise",
         text: include_str!("../../wgsl/pool_normalise.wgsl"),
-        overrides: &["HIDDEN4", "THREADS"],
+        overrides: &["HIDDEN4", "STRIDE4", "THREADS"],
         immediates: &["rows"],
+        ..ROW
+    },
+    Shader {
+        name: "rotary",
+        text: include_str!("../../wgsl/rotary.wgsl"),
+        overrides: &["HEAD_DIM", "STRIDE4", "THREADS"],
+        immediates: &["column4", "part_fours", "part4", "fours"],
         ..ROW
     },
 ];

@@ -20,6 +20,7 @@ use super::ops::attention::{self, Attention, AttentionBuffers, AttentionShape};
 use super::ops::gemm::{COOPERATIVE_ROWS, Epilogue, Gemm, GemmBuffers, GemmShape, GemmVariant};
 use super::ops::gemm_norm::{GemmNorm, GemmNormBuffers};
 use super::ops::layer_norm::{LayerNorm, LayerNormBuffers};
+use super::pass;
 use super::shader;
 use super::timing::fastest;
 use crate::architecture::Architecture;
@@ -212,7 +213,7 @@ impl CachedChoices {
             family,
             qkv: find(&self.qkv, layout.states.stride)?,
             hidden: find(&self.hidden, layout.states.stride)?,
-            intermediate: find(&self.intermediate, layout.intermediate_stride())?,
+            intermediate: find(&self.intermediate, layout.intermediate_columns())?,
             output: find(&self.output, layout.states.stride)?,
             attention_queries,
             norm: self.norm,
@@ -237,13 +238,13 @@ impl From<&Choices> for CachedChoices {
 fn time_all(gpu: &OpenDevice, subject: Subject<'_>) -> Result<TuneTable, GpuError> {
     let Subject { architecture, layout, family, .. } = subject;
     let sample = Sample::new(gpu, subject)?;
-    let (h, i) = (layout.states.stride, layout.intermediate_stride());
-    let activation = Epilogue::Activation(architecture.block.mlp.activation);
+    let (h, i, columns) = (layout.states.stride, layout.intermediate_stride(), layout.intermediate_columns());
+    let end = pass::intermediate_epilogue(&architecture.block.mlp);
     let mut entries = Vec::new();
     let mut choices = Choices::untimed(gpu.description(), family, layout);
     choices.qkv = sample.gemm("qkv", GemmShape::new(h, 3 * h, Epilogue::Bias), h, &mut entries)?;
     choices.hidden = sample.gemm("hidden", GemmShape::new(h, h, Epilogue::Residual), h, &mut entries)?;
-    choices.intermediate = sample.gemm("intermediate", GemmShape::new(h, i, activation), i, &mut entries)?;
+    choices.intermediate = sample.gemm("intermediate", GemmShape::new(h, columns, end), columns, &mut entries)?;
     choices.output = sample.gemm("output", GemmShape::new(i, h, Epilogue::Residual), h, &mut entries)?;
     choices.attention_queries = sample.attention(&mut entries)?;
     choices.norm = sample.norm(choices.output, &mut entries)?;
@@ -266,7 +267,7 @@ impl<'a> Sample<'a> {
     fn new(gpu: &'a OpenDevice, subject: Subject<'a>) -> Result<Self, GpuError> {
         let Subject { layout, max_batch_tokens, .. } = subject;
         let (hidden, number) = (layout.states.stride, layout.storage.bytes());
-        let widest = layout.intermediate_stride().max(3 * hidden);
+        let widest = layout.intermediate_columns().max(3 * hidden);
         let tokens = max_batch_tokens.min(SAMPLE_TOKENS);
         let rows = tokens.next_multiple_of(COOPERATIVE_ROWS);
         let make = |label, bytes: usize| gpu.buffer(label, bytes as u64, wgpu::BufferUsages::STORAGE);
@@ -422,9 +423,10 @@ fn choose<T: Copy>(mut timed: Vec<(T, TuneEntry)>, entries: &mut Vec<TuneEntry>)
 
 fn key(adapter: &AdapterDescription, family: KernelFamily, architecture: &Architecture, layout: &Layout) -> String {
     let AdapterDescription { name, backend, driver, .. } = adapter;
-    let Layout { states, heads, storage, .. } = layout;
+    let Layout { states, heads, storage, mlp, norm_placement, .. } = layout;
     format!(
-        "{name} | {backend} | {driver} | {family:?} kernels {:016x} | {} | hidden {} heads {heads} intermediate {} {}",
+        "{name} | {backend} | {driver} | {family:?} kernels {:016x} | {} | hidden {} heads {heads} intermediate {} {} \
+         {mlp:?} norms {norm_placement:?}",
         shader::VERSION,
         storage.name(),
         states.width,

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use super::error::GpuError;
 use super::layout::{Layout, RowLayout, Storage, WIDTH_STEP};
 use super::opened::{OpenDevice, padded_bytes};
-use crate::architecture::{Architecture, Head, Positions};
+use super::ops::{attention_relative, rotary};
+use crate::architecture::{Architecture, Head, MlpKind, Positions, RelativePositions};
+use crate::reference;
 use crate::weights::{HeadWeights, LayerWeights, Linear, Model, NormWeights};
 
 /// Numbers encoded at a time, so that a table of a gigabyte is never held twice.
@@ -21,7 +23,7 @@ const PIECE_NUMBERS: usize = 1 << 18;
 pub(super) enum WeightName {
     /// `[vocabulary, width of embeddings]`, not padded.
     Word,
-    /// `[positions, width of embeddings]`, not padded.
+    /// `[positions, width of embeddings]`, not padded; a row of zeros for a model without a position table.
     Position,
     /// `[types, width of embeddings]`, not padded; a row of zeros for a model without token types.
     TokenType,
@@ -31,12 +33,21 @@ pub(super) enum WeightName {
     Projection,
     /// `[h]` in f32.
     ProjectionBias,
+    /// `[longest row, head_dim]` in f32: cosines and sines of rotary positions, for one of the model's
+    /// [rotations](Architecture::rotations).
+    Rotary(usize),
+    /// `[2 · longest row − 1]` in f32: the row of relative positions by distance.
+    DistanceRows,
     /// A weight of one layer.
     Layer(usize, LayerWeight),
+    /// `[2, h]` in f32: weight, bias of the norm after the last layer.
+    FinalNorm,
     /// `[h, h]`, if the classifier has a linear layer before the last.
     Dense,
     /// `[h]` in f32.
     DenseBias,
+    /// `[2, h]` in f32: weight, bias of the norm after that layer.
+    DenseNorm,
     /// `[labels, width of hidden states]` in f32, as in the checkpoint.
     Classifier,
     /// `[labels]` in f32.
@@ -50,13 +61,15 @@ pub(super) enum LayerWeight {
     QueryKeyValue,
     /// `[3 · h]` in f32.
     QueryKeyValueBias,
+    /// `[table, 2 · h]`: the keys and the queries of the table of relative positions, if there is one.
+    Relative,
     /// `[h, h]`.
     AttentionOutput,
-    /// `[3, h]` in f32: the bias of the output, the norm's weight and its bias.
+    /// `[3, h]` in f32: the bias of the output, the norm's weight and its bias; zeros for a missing norm.
     AttentionParams,
-    /// `[h, i]`.
+    /// `[h, i]`; with a gate `[h, 2 · i]`: what is activated, then the gate.
     Intermediate,
-    /// `[i]` in f32.
+    /// `[i]` or `[2 · i]` in f32.
     IntermediateBias,
     /// `[i, h]`.
     Output,
@@ -112,9 +125,10 @@ fn weights(architecture: &Architecture, layout: &Layout) -> Vec<(WeightName, usi
     let embeddings = &architecture.embeddings;
     let (states, intermediate) = (layout.states.stride, layout.intermediate_stride());
     let positions = match embeddings.positions {
-        Positions::None => 0,
+        Positions::None => 1,
         Positions::Learned { rows, .. } => rows,
     };
+    let columns = layout.intermediate_columns();
     let mut weights = vec![
         (WeightName::Word, architecture.vocab_size * embeddings.width),
         (WeightName::Position, positions * embeddings.width),
@@ -125,23 +139,35 @@ fn weights(architecture: &Architecture, layout: &Layout) -> Vec<(WeightName, usi
         weights.push((WeightName::Projection, layout.embeddings.stride * states));
         weights.push((WeightName::ProjectionBias, states));
     }
+    for index in 0..architecture.rotations().len() {
+        weights.push((WeightName::Rotary(index), architecture.max_tokens * layout.head_dim));
+    }
+    let relative_rows = architecture.block.attention.relative.map(RelativePositions::rows);
+    if relative_rows.is_some() {
+        weights.push((WeightName::DistanceRows, 2 * architecture.max_tokens - 1));
+    }
     for layer in 0..architecture.layers.len() {
+        weights.extend(relative_rows.map(|rows| (WeightName::Layer(layer, LayerWeight::Relative), rows * 2 * states)));
         let sizes = [
             (LayerWeight::QueryKeyValue, 3 * states * states),
             (LayerWeight::QueryKeyValueBias, 3 * states),
             (LayerWeight::AttentionOutput, states * states),
             (LayerWeight::AttentionParams, 3 * states),
-            (LayerWeight::Intermediate, states * intermediate),
-            (LayerWeight::IntermediateBias, intermediate),
+            (LayerWeight::Intermediate, states * columns),
+            (LayerWeight::IntermediateBias, columns),
             (LayerWeight::Output, intermediate * states),
             (LayerWeight::OutputParams, 3 * states),
         ];
         weights.extend(sizes.map(|(weight, numbers)| (WeightName::Layer(layer, weight), numbers)));
     }
+    if architecture.final_norm.is_some() {
+        weights.push((WeightName::FinalNorm, 2 * states));
+    }
     if let Head::Classifier { dense, labels, .. } = architecture.head {
-        if dense.is_some() {
+        if let Some(dense) = dense {
             weights.push((WeightName::Dense, states * states));
             weights.push((WeightName::DenseBias, states));
+            weights.extend(dense.norm.map(|_| (WeightName::DenseNorm, 2 * states)));
         }
         weights.push((WeightName::Classifier, labels * architecture.hidden_size));
         weights.push((WeightName::ClassifierBias, labels));
@@ -157,7 +183,7 @@ fn storage(name: WeightName, layout: &Layout) -> Storage {
         | WeightName::Position
         | WeightName::TokenType
         | WeightName::Projection
-        | WeightName::Layer(_, L::QueryKeyValue | L::AttentionOutput | L::Intermediate | L::Output)
+        | WeightName::Layer(_, L::QueryKeyValue | L::Relative | L::AttentionOutput | L::Intermediate | L::Output)
         | WeightName::Dense => layout.storage,
         _ => Storage::F32,
     }
@@ -170,8 +196,10 @@ fn values<'a>(name: WeightName, model: &'a Model, layout: &Layout) -> Cow<'a, [f
     let head = weights.head.as_ref();
     let matrix = |linear: Option<&Linear>| linear.map_or(Vec::new(), |linear| pack(&[(linear, 1.0)]));
     let vector = |linear: Option<&Linear>| linear.map_or(Vec::new(), |linear| biases(&[(linear, 1.0)]));
+    let norm = |norm: Option<&NormWeights>| norm.map_or(Vec::new(), |norm| norm_params(&layout.states, norm));
     match name {
         WeightName::Word => Cow::Borrowed(&tables.word),
+        WeightName::Position if tables.position.is_empty() => vec![0.0; model.architecture.embeddings.width].into(),
         WeightName::Position => Cow::Borrowed(&tables.position),
         WeightName::TokenType if tables.token_type.is_empty() => vec![0.0; model.architecture.embeddings.width].into(),
         WeightName::TokenType => Cow::Borrowed(&tables.token_type),
@@ -180,7 +208,22 @@ fn values<'a>(name: WeightName, model: &'a Model, layout: &Layout) -> Cow<'a, [f
         }
         WeightName::Projection => matrix(tables.projection.as_ref()).into(),
         WeightName::ProjectionBias => vector(tables.projection.as_ref()).into(),
-        WeightName::Layer(layer, weight) => layer_values(weight, &weights.layers[layer], layout).into(),
+        WeightName::Rotary(index) => {
+            let rotary = model.architecture.rotations()[index];
+            rotary::table(rotary, model.architecture.max_tokens, layout.head_dim).into()
+        }
+        WeightName::DistanceRows => {
+            let positions = model.architecture.block.attention.relative;
+            let rows = |positions| attention_relative::distance_rows(positions, model.architecture.max_tokens);
+            positions.map_or(Vec::new(), rows).into()
+        }
+        WeightName::Layer(layer, LayerWeight::Relative) => relative_rows(model, layer, layout).into(),
+        WeightName::FinalNorm => norm(weights.final_norm.as_ref()).into(),
+        WeightName::DenseNorm => norm(head.and_then(|head| head.dense_norm.as_ref())).into(),
+        WeightName::Layer(layer, weight) => {
+            let scale = model.architecture.block.attention.scale();
+            layer_values(weight, &weights.layers[layer], layout, scale).into()
+        }
         WeightName::Dense => matrix(head.and_then(|head| head.dense.as_ref())).into(),
         WeightName::DenseBias => vector(head.and_then(|head| head.dense.as_ref())).into(),
         WeightName::Classifier => head.map_or(Cow::Borrowed(&[][..]), |head| Cow::Borrowed(&head.classifier.weight)),
@@ -188,22 +231,85 @@ fn values<'a>(name: WeightName, model: &'a Model, layout: &Layout) -> Cow<'a, [f
     }
 }
 
-fn layer_values(weight: LayerWeight, layer: &LayerWeights, layout: &Layout) -> Vec<f32> {
-    let scale = std::f64::consts::LOG2_E / (layout.head_dim as f64).sqrt();
+/// `scale` is that of scores.
+fn layer_values(weight: LayerWeight, layer: &LayerWeights, layout: &Layout, scale: f64) -> Vec<f32> {
+    let scale = std::f64::consts::LOG2_E * scale;
     let query_key_value = [(&layer.query, scale), (&layer.key, 1.0), (&layer.value, 1.0)];
     let params = |linear: &Linear, norm: Option<&NormWeights>| {
-        norm.map_or(Vec::new(), |norm| [biases(&[(linear, 1.0)]), norm_params(&layout.states, norm)].concat())
+        let norm = norm.map_or_else(|| vec![0.0; 2 * layout.states.stride], |norm| norm_params(&layout.states, norm));
+        [biases(&[(linear, 1.0)]), norm].concat()
+    };
+    let intermediate = |make: fn(&[(&Linear, f64)]) -> Vec<f32>| match layout.mlp {
+        MlpKind::Plain => make(&[(&layer.intermediate, 1.0)]),
+        MlpKind::Gated => {
+            let (activated, gate) = halves(&layer.intermediate);
+            make(&[(&activated, 1.0), (&gate, 1.0)])
+        }
     };
     match weight {
         LayerWeight::QueryKeyValue => pack(&query_key_value),
         LayerWeight::QueryKeyValueBias => biases(&query_key_value),
+        // Of the model's table too.
+        LayerWeight::Relative => Vec::new(),
         LayerWeight::AttentionOutput => pack(&[(&layer.attention_output, 1.0)]),
         LayerWeight::AttentionParams => params(&layer.attention_output, layer.attention_norm.as_ref()),
-        LayerWeight::Intermediate => pack(&[(&layer.intermediate, 1.0)]),
-        LayerWeight::IntermediateBias => biases(&[(&layer.intermediate, 1.0)]),
+        LayerWeight::Intermediate => intermediate(pack),
+        LayerWeight::IntermediateBias => intermediate(biases),
         LayerWeight::Output => pack(&[(&layer.output, 1.0)]),
         LayerWeight::OutputParams => params(&layer.output, Some(&layer.output_norm)),
     }
+}
+
+/// The table of relative positions, normalised and projected as a layer projects keys and queries: `[table, 2 · h]`.
+fn relative_rows(model: &Model, layer: usize, layout: &Layout) -> Vec<f32> {
+    let attention = model.architecture.block.attention;
+    let (LayerWeights { query, key, .. }, stride) = (&model.weights.layers[layer], layout.states.stride);
+    let table = reference::relative_table(model);
+    let mut rows = vec![0.0; table.len() / key.inputs * 2 * stride];
+    for (first, linear, scale) in [(0, key, 1.0), (stride, query, std::f64::consts::LOG2_E * attention.scale())] {
+        let projected = project(&table, linear);
+        for (to, from) in rows.chunks_exact_mut(2 * stride).zip(projected.chunks_exact(linear.outputs())) {
+            for (to, (output, from)) in to[first..].iter_mut().zip(from.iter().enumerate()) {
+                *to = (f64::from(from + linear.bias_of(output)) * scale) as f32;
+            }
+        }
+    }
+    rows
+}
+
+/// `x · weightᵀ`, by blocks so that the weight is read from memory once for several rows.
+fn project(x: &[f64], linear: &Linear) -> Vec<f32> {
+    const ROWS: usize = 8;
+    let (inputs, outputs) = (linear.inputs, linear.outputs());
+    let x: Vec<f32> = x.iter().map(|&x| x as f32).collect();
+    let mut y = vec![0.0; x.len() / inputs * outputs];
+    for (x, y) in x.chunks(ROWS * inputs).zip(y.chunks_mut(ROWS * outputs)) {
+        for (output, weight) in linear.weight.chunks_exact(inputs).enumerate() {
+            for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
+                // Eight sums, which a compiler keeps in one vector.
+                let mut sums = [0f32; 8];
+                let (x_parts, x_rest) = x.as_chunks::<8>();
+                let (weight_parts, weight_rest) = weight.as_chunks::<8>();
+                for (x, weight) in x_parts.iter().zip(weight_parts) {
+                    sums.iter_mut().zip(x.iter().zip(weight)).for_each(|(sum, (x, weight))| *sum += x * weight);
+                }
+                let rest: f32 = x_rest.iter().zip(weight_rest).map(|(x, weight)| x * weight).sum();
+                y[output] = sums.iter().sum::<f32>() + rest;
+            }
+        }
+    }
+    y
+}
+
+/// The first half of a layer's outputs, and the second.
+fn halves(linear: &Linear) -> (Linear, Linear) {
+    let half = linear.outputs() / 2;
+    let part = |outputs: std::ops::Range<usize>| Linear {
+        weight: linear.weight[outputs.start * linear.inputs..outputs.end * linear.inputs].to_vec(),
+        bias: linear.bias.as_ref().map(|bias| bias[outputs.clone()].to_vec()),
+        inputs: linear.inputs,
+    };
+    (part(0..half), part(half..2 * half))
 }
 
 fn classifier_bias(head: &HeadWeights) -> Vec<f32> {
@@ -262,7 +368,10 @@ fn label(name: WeightName) -> &'static str {
         WeightName::Layer(_, LayerWeight::AttentionOutput | LayerWeight::AttentionParams) => "attention output weights",
         WeightName::Layer(_, LayerWeight::Intermediate | LayerWeight::IntermediateBias) => "feed-forward in weights",
         WeightName::Layer(_, LayerWeight::Output | LayerWeight::OutputParams) => "feed-forward out weights",
-        WeightName::Dense | WeightName::DenseBias => "dense weights",
+        WeightName::Rotary(_) => "rotary positions",
+        WeightName::DistanceRows | WeightName::Layer(_, LayerWeight::Relative) => "relative positions",
+        WeightName::FinalNorm => "final norm",
+        WeightName::Dense | WeightName::DenseBias | WeightName::DenseNorm => "dense weights",
         WeightName::Classifier | WeightName::ClassifierBias => "classifier weights",
     }
 }

@@ -1,4 +1,5 @@
-//! AVX-512 (F and BW): 32 registers of 16 lanes. Twelve rows by two vectors are 24 sums, 2 of the panel and 1 of the rows.
+//! AVX-512 (F and BW): 32 registers of 16 lanes. Twelve rows by two vectors are 24 sums, 2 of the panel and 1 of the
+//! rows.
 
 #![allow(unsafe_code, reason = "intrinsics")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "each block is one intrinsic, safe as the type's doc says")]
@@ -50,6 +51,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn mul(self, a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
     }
 
     #[inline(always)]

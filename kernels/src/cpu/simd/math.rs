@@ -1,6 +1,35 @@
-//! exp and the erf GELU on vectors. The polynomials are minimax fits for these intervals.
+//! exp and the activations on vectors. The polynomials are minimax fits for these intervals.
 
 use super::Simd;
+use crate::architecture::Activation;
+
+/// An activation of each number.
+#[inline(always)]
+pub(in crate::cpu) fn activate<S: Simd>(s: S, activation: Activation, x: S::F32) -> S::F32 {
+    match activation {
+        Activation::Gelu => gelu(s, x),
+        Activation::GeluTanh => {
+            // (1 + tanh(z)) / 2 is the logistic function of 2z.
+            const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769_1;
+            let square = s.mul_add(s.mul(x, x), s.splat(0.044_715), s.splat(1.0));
+            s.mul(x, logistic(s, s.mul(s.mul(x, s.splat(TWICE_ROOT_2_OVER_PI)), square)))
+        }
+        Activation::Silu => s.mul(x, logistic(s, x)),
+        Activation::Relu => s.max(x, s.splat(0.0)),
+        Activation::Tanh => {
+            let twice = s.add(x, x);
+            s.sub(s.mul(s.splat(2.0), logistic(s, twice)), s.splat(1.0))
+        }
+    }
+}
+
+/// 1 / (1 + e⁻ˣ), from e^(-|x|), which cannot overflow.
+#[inline(always)]
+fn logistic<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let e = exp(s, s.sub(s.splat(0.0), s.abs(x)));
+    let positive = s.div(s.splat(1.0), s.add(s.splat(1.0), e));
+    s.select_by_sign(x, s.mul(e, positive), positive)
+}
 
 /// eˣ, within 2 ulp for x in -87 to 88; below, it stays at e⁻⁸⁷ ≈ 1.6e-38.
 ///
@@ -66,7 +95,8 @@ mod tests {
     /// Applies a function to every number; the length is a multiple of every vector's.
     struct Map<'a> {
         values: &'a mut [f32],
-        gelu: bool,
+        /// exp without one.
+        activation: Option<Activation>,
     }
 
     impl Kernel for Map<'_> {
@@ -76,7 +106,8 @@ mod tests {
         fn run<S: Simd>(self, s: S) {
             for chunk in self.values.chunks_exact_mut(S::LANES) {
                 let x = s.load(chunk);
-                s.store(chunk, if self.gelu { gelu(s, x) } else { exp(s, x) });
+                let y = self.activation.map_or_else(|| exp(s, x), |activation| activate(s, activation, x));
+                s.store(chunk, y);
             }
         }
     }
@@ -105,7 +136,7 @@ mod tests {
             let mut worst = (0f64, 0f32);
             let mut check = |xs: &[f32]| {
                 let mut values = xs.to_vec();
-                isa.run(Map { values: &mut values, gelu: false });
+                isa.run(Map { values: &mut values, activation: None });
                 for (&x, &value) in xs.iter().zip(&values) {
                     let expected = f64::from(x).exp();
                     let error = (f64::from(value) - expected).abs() / ulp(expected);
@@ -128,7 +159,7 @@ mod tests {
             let mut worst_negative = (0f64, 0f32);
             let mut check = |xs: &[f32]| {
                 let mut values = xs.to_vec();
-                isa.run(Map { values: &mut values, gelu: true });
+                isa.run(Map { values: &mut values, activation: Some(Activation::Gelu) });
                 for (&x, &value) in xs.iter().zip(&values) {
                     let x64 = f64::from(x);
                     // libm's erfc does not cancel, unlike the reference's formula in the far tail.
@@ -153,11 +184,30 @@ mod tests {
     }
 
     #[test]
+    fn every_activation_agrees_with_the_reference_near_zero_and_far_from_it() {
+        let activations =
+            [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu, Activation::Tanh];
+        let near = (-8192..8192).map(|i| i as f32 / 1024.0);
+        let far = [100.0, -100.0, 1e4, -1e4, 1e15, -1e15, 3e38, -3e38];
+        let xs: Vec<f32> = near.chain([far, far, far, far].concat()).collect();
+        for (isa, activation) in Isa::available().into_iter().flat_map(|isa| activations.map(|a| (isa, a))) {
+            let mut values = xs.clone();
+            isa.run(Map { values: &mut values, activation: Some(activation) });
+            for (&x, &value) in xs.iter().zip(&values) {
+                let expected = reference::activate(activation, f64::from(x));
+                let error = (f64::from(value) - expected).abs();
+                let bound = 3e-7 * f64::from(x.abs()).max(1.0);
+                assert!(error <= bound, "{isa:?}: {activation:?}({x}) = {value}, off by {error:e}");
+            }
+        }
+    }
+
+    #[test]
     fn gelu_agrees_with_the_reference_to_f32_rounding() {
         let xs: Vec<f32> = (-8192..8192).map(|i| i as f32 / 1024.0).collect();
         for isa in Isa::available() {
             let mut values = xs.clone();
-            isa.run(Map { values: &mut values, gelu: true });
+            isa.run(Map { values: &mut values, activation: Some(Activation::Gelu) });
             for (&x, &value) in xs.iter().zip(&values) {
                 let error = (f64::from(value) - reference::gelu(f64::from(x))).abs();
                 assert!(

@@ -52,6 +52,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn div(self, a: Lanes, b: Lanes) -> Lanes {
+        zip(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
     fn mul_add(self, a: Lanes, b: Lanes, c: Lanes) -> Lanes {
         // Not `f32::mul_add`: that is a slow library call if the processor has no such instruction.
         self.add(self.mul(a, b), c)

@@ -48,6 +48,19 @@ pub struct AttentionShape {
     pub value_column: usize,
     /// Row stride of the output.
     pub context_stride: usize,
+    /// Which queries the tiles list.
+    pub queries: Queries,
+    /// A query attends to the keys at most this far before and after it; `None` is all.
+    pub radius: Option<usize>,
+}
+
+/// Which queries of a row there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queries {
+    /// One for each token, at the token's index in the batch.
+    Tokens,
+    /// One for each row, of the row's first token.
+    FirstTokens,
 }
 
 /// The op.
@@ -77,8 +90,22 @@ buffers! {
     }
 }
 
+/// The immediates of both kinds of attention.
+pub(super) fn immediates(shape: &AttentionShape, storage: Storage) -> [u32; 7] {
+    let run = storage.run();
+    [
+        shape.q_stride as u32 / run,
+        shape.kv_stride as u32 / run,
+        shape.key_column as u32 / run,
+        shape.value_column as u32 / run,
+        shape.context_stride as u32 / 4,
+        shape.radius.map_or(u32::MAX, |radius| u32::try_from(radius).unwrap_or(u32::MAX)),
+        u32::from(shape.queries == Queries::Tokens),
+    ]
+}
+
 /// Columns of a head that one thread sums.
-fn output_dim(head_dim: usize) -> usize {
+pub(super) fn output_dim(head_dim: usize) -> usize {
     if head_dim > MAX_OUTPUT_DIM { head_dim / 2 } else { head_dim }
 }
 
@@ -119,13 +146,15 @@ impl AttentionShape {
             key_column: hidden,
             value_column: 2 * hidden,
             context_stride: hidden,
+            queries: Queries::Tokens,
+            radius: None,
         }
     }
 
     /// First tokens only: q in its own buffer.
     #[must_use]
     pub fn first_tokens(layout: &Layout) -> Self {
-        Self { q_stride: layout.states.stride, ..Self::all(layout) }
+        Self { q_stride: layout.states.stride, queries: Queries::FirstTokens, ..Self::all(layout) }
     }
 }
 
@@ -151,21 +180,16 @@ impl Op for Attention {
 
     fn work(&self, extent: &Extent) -> Work {
         let AttentionShape { heads, head_dim, .. } = self.shape;
-        let run = self.storage.run();
-        let immediates = [
-            self.shape.q_stride as u32 / run,
-            self.shape.kv_stride as u32 / run,
-            self.shape.key_column as u32 / run,
-            self.shape.value_column as u32 / run,
-            self.shape.context_stride as u32 / 4,
-        ];
+        // An upper bound: queries near the ends of rows have fewer keys.
+        let window = self.shape.radius.map_or(u64::MAX, |radius| 2 * radius as u64 + 1);
+        let query_keys = extent.query_keys.min(u64::from(extent.rows).saturating_mul(window));
         let width = (heads * head_dim) as u64;
         let splits = head_dim / output_dim(head_dim);
         // Queries and outputs once; keys and values once per tile of queries.
-        let numbers = 2 * u64::from(extent.rows) * width + 2 * extent.query_keys * width / u64::from(self.threads);
+        let numbers = 2 * u64::from(extent.rows) * width + 2 * query_keys * width / u64::from(self.threads);
         let bytes = numbers * self.storage.bytes() as u64 + 16 * u64::from(extent.query_tiles);
         let groups = [extent.query_tiles, (heads * splits) as u32, 1];
-        Work::new(&immediates, groups, 4 * extent.query_keys * width, bytes)
+        Work::new(&immediates(&self.shape, self.storage), groups, 4 * query_keys * width, bytes)
     }
 }
 

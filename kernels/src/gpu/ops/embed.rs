@@ -19,7 +19,7 @@ const SOFTWARE_SHADER: &Shader = shader::find("embed_cpu");
 pub struct Token {
     /// Row of the word table.
     pub id: u32,
-    /// Row of the position table · 2 + row of the token type table (0 or 1).
+    /// Row of the position table, or place in the row, · 2 + row of the token type table (0 or 1).
     pub position_and_type: u32,
 }
 
@@ -30,6 +30,8 @@ pub struct Embed {
     pub rows: RowLayout,
     /// Added to the variance.
     pub eps: f64,
+    /// Whether the position table has a row for each position, not one of zeros for all.
+    pub positioned: bool,
     /// The kernel family.
     pub family: KernelFamily,
 }
@@ -41,7 +43,7 @@ buffers! {
         tokens: Read,
         /// `[vocabulary, width]`.
         word: Read,
-        /// `[positions, width]`.
+        /// `[positions, width]`, or one row.
         position: Read,
         /// `[types, width]`.
         token_type: Read,
@@ -70,7 +72,8 @@ impl Op for Embed {
             KernelFamily::Gpu => SHADER,
             KernelFamily::Software => SOFTWARE_SHADER,
         };
-        let constants = row_constants(&self.rows, self.eps, self.family);
+        let mut constants = row_constants(&self.rows, self.eps, self.family);
+        constants.push(("POSITIONED", f64::from(u8::from(self.positioned))));
         PipelineSpec::new(shader, self.rows.storage, EmbedBuffers::<()>::BINDINGS, constants)
     }
 

@@ -114,13 +114,20 @@ impl Epilogue {
     fn number(self) -> u32 {
         match self {
             Self::Bias => 0,
-            Self::Activation(Activation::Gelu) => 1,
             Self::Residual => 2,
-            Self::Activation(Activation::Tanh) => 3,
-            Self::Activation(Activation::Relu) => 4,
-            Self::Activation(Activation::GeluTanh) => 5,
-            Self::Activation(Activation::Silu) => 6,
+            Self::Activation(activation) => activation_number(activation),
         }
+    }
+}
+
+/// An activation in `activations.wgsl`.
+pub(super) fn activation_number(activation: Activation) -> u32 {
+    match activation {
+        Activation::Gelu => 1,
+        Activation::Tanh => 3,
+        Activation::Relu => 4,
+        Activation::GeluTanh => 5,
+        Activation::Silu => 6,
     }
 }
 

@@ -1,11 +1,14 @@
 //! The ops of the forward pass, one per file: pipeline, buffers, grid and cost by formula.
 
 pub mod attention;
+pub mod attention_relative;
 pub mod classify;
 pub mod embed;
+pub mod gate;
 pub mod gather;
 pub mod gemm;
 pub mod gemm_norm;
 pub mod layer_norm;
 pub mod peak;
 pub mod pool;
+pub mod rotary;

@@ -1,7 +1,7 @@
 //! Embedding pooling: the mean over a row's tokens, `pool_mean.wgsl`, scaled to unit length, `pool_normalise.wgsl`.
 //!
 //! Shapes: rows `[rows]` of [`QueryTile`](super::attention::QueryTile) with one query each, x `[tokens, stride]`, mean
-//! and y `[rows, width]` in f32.
+//! `[rows, stride]`, y `[rows, width]` in f32.
 
 use crate::gpu::layout::RowLayout;
 use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
@@ -32,7 +32,7 @@ buffers! {
         rows: Read,
         /// `[tokens, stride]`.
         x: Read,
-        /// `[rows, width]` in f32.
+        /// `[rows, stride]`.
         mean: Write,
     }
 }
@@ -40,7 +40,7 @@ buffers! {
 buffers! {
     /// The buffers of [`PoolNormalise`].
     pub struct PoolNormaliseBuffers {
-        /// `[rows, width]` in f32.
+        /// `[rows, stride]`.
         mean: Read,
         /// `[rows, width]` in f32.
         y: Write,
@@ -60,7 +60,7 @@ impl Op for PoolMean {
 
     fn work(&self, extent: &Extent) -> Work {
         let row = (self.states.width * self.states.storage.bytes()) as u64;
-        let bytes = extent.query_keys * row + u64::from(extent.rows) * (4 * self.states.width as u64 + 16);
+        let bytes = extent.query_keys * row + u64::from(extent.rows) * (row + 16);
         Work::new(&[extent.rows], groups(&self.states, extent), 0, bytes)
     }
 }
@@ -71,8 +71,8 @@ impl Op for PoolNormalise {
     }
 
     fn pipeline(&self) -> PipelineSpec {
-        let [hidden4, _] = self.states.constants();
-        let constants = vec![hidden4, ("THREADS", f64::from(THREADS))];
+        let mut constants = self.states.constants().to_vec();
+        constants.push(("THREADS", f64::from(THREADS)));
         PipelineSpec::new(NORMALISE_SHADER, self.states.storage, PoolNormaliseBuffers::<()>::BINDINGS, constants)
     }
 
