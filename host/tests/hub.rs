@@ -94,9 +94,21 @@ fn answer(mut stream: &TcpStream, files: &Path, seen: &Mutex<Vec<Option<String>>
 }
 
 fn info(files: &Path) -> Vec<u8> {
-    let names = std::fs::read_dir(files).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let siblings: Vec<_> = names.map(|name| serde_json::json!({ "rfilename": name })).collect();
+    let siblings: Vec<_> = listed(files).iter().map(|name| serde_json::json!({ "rfilename": name })).collect();
     serde_json::json!({ "sha": COMMIT, "siblings": siblings }).to_string().into_bytes()
+}
+
+/// Every file of a directory and of the folders in it, by its path.
+fn listed(files: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(files).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        match entry.path().is_dir() {
+            true => names.extend(listed(&entry.path()).iter().map(|inner| format!("{name}/{inner}"))),
+            false => names.push(name),
+        }
+    }
+    names
 }
 
 /// `assay model pull owner/ranker` with these variables alone.
@@ -151,6 +163,23 @@ fn a_gated_model_is_fetched_with_ones_token() {
         finish(&mut pull(&bench, &variables)).fails(1, &["HF_TOKEN"]);
         assert!(hub.tokens().iter().all(Option::is_none));
     }
+}
+
+#[test]
+fn a_head_in_modules_is_fetched_with_their_folders() {
+    let bench = Bench::new();
+    let hub = Hub::start(testdata::model("ettin"));
+    let variables = [("HF_ENDPOINT", hub.endpoint.as_str()), ("HF_TOKEN", "hf_right")];
+    finish(&mut pull(&bench, &variables)).succeeds();
+    let store = ModelStore::new(&bench.path("data"));
+    let pulled =
+        store.list().unwrap().into_iter().map(|listed| listed.model).find(|it| it.manifest.name == "owner/ranker");
+    let files: Vec<String> = pulled.unwrap().manifest.files.into_keys().collect();
+    for file in ["1_Pooling/config.json", "2_Dense/model.safetensors", "3_LayerNorm/model.safetensors", "modules.json"]
+    {
+        assert!(files.iter().any(|kept| kept == file), "{file} is not among {files:?}");
+    }
+    assert!(!files.iter().any(|kept| kept == "golden.json"), "{files:?}");
 }
 
 #[test]

@@ -260,11 +260,62 @@ fn a_model_that_sentence_transformers_saved_is_used_as_it_says() {
 
     let dir = copy(&bench, "bert-hd32", "two-modules");
     save_as_cross_encoder(&dir, &json!({}), &json!({}));
-    let modules = json!([{ "type": "a.Transformer" }, { "type": "a.Pooling" }, { "type": "a.Dense" }]);
-    std::fs::write(dir.join("modules.json"), modules.to_string()).unwrap();
-    add(&bench, &dir, &[]).fails(2, &["modules.json: its modules are Transformer, Pooling, Dense"]);
+    let modules = |classes: &[(&str, &str)]| {
+        let listed: Vec<Value> =
+            classes.iter().map(|(class, path)| json!({ "type": format!("a.{class}"), "path": path })).collect();
+        std::fs::write(dir.join("modules.json"), Value::from(listed).to_string()).unwrap();
+    };
+    modules(&[("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]);
+    add(&bench, &dir, &[]).fails(2, &["modules.json: its modules are Transformer, Pooling, Normalize"]);
+    modules(&[("Transformer", ""), ("Pooling", "../elsewhere"), ("Dense", "2_Dense")]);
+    add(&bench, &dir, &[]).fails(2, &["../elsewhere is not the name of a module's folder"]);
     save_as_cross_encoder(&dir, &json!({ "default_prompt_name": "none" }), &json!({}));
     add(&bench, &dir, &[]).fails(2, &["its default_prompt_name is none, and its prompts have no such one"]);
+}
+
+#[test]
+fn a_head_in_modules_of_its_own_is_computed_and_kept() {
+    let bench = Bench::new();
+    let dir = testdata::model("ettin");
+    add(&bench, &dir, &[]).succeeds();
+    let expected = [0.770994, 1.022248, 2.777714, 0.679461];
+    assert_near("ettin", &scores(&bench, "ettin", &DOCUMENTS, &[]), &expected);
+
+    let part = copy(&bench, "ettin", "without-a-norm");
+    for file in ["modules.json", "config_sentence_transformers.json"] {
+        std::fs::copy(dir.join(file), part.join(file)).unwrap();
+    }
+    for folder in ["1_Pooling", "2_Dense", "4_Dense"] {
+        std::fs::create_dir(part.join(folder)).unwrap();
+        for file in std::fs::read_dir(dir.join(folder)).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), part.join(folder).join(file.file_name())).unwrap();
+        }
+    }
+    add(&bench, &part, &[]).fails(2, &["3_LayerNorm/model.safetensors"]);
+}
+
+#[test]
+fn models_of_every_layout_rank_by_the_logits_of_their_goldens() {
+    let bench = Bench::new();
+    for name in ["modernbert-cls", "modernbert-mean", "ettin", "deberta-v3", "gte", "gte-new", "jina-v2"] {
+        let dir = testdata::model(name);
+        add(&bench, &dir, &[]).succeeds();
+        let golden = read(&dir.join("golden.json"));
+        let query = "why is the sky blue";
+        let cases: Vec<&Value> =
+            golden["cases"].as_array().unwrap().iter().filter(|case| case["query"] == query).collect();
+        let documents: Vec<&str> = cases.iter().map(|case| case["document"].as_str().unwrap()).collect();
+        let expected: Vec<f64> = cases.iter().map(|case| case["logits"][0].as_f64().unwrap()).collect();
+        assert_eq!(documents.len(), 2);
+        let mut args = vec!["--json", "--engine", "cpu", "--model", name, "--query", query, "--scores", "raw"];
+        args.extend(&documents);
+        let hits = bench.rerank(&args).succeeds().lines()[0]["hits"].clone();
+        for hit in hits.as_array().unwrap() {
+            let expected = expected[hit["index"].as_u64().unwrap() as usize];
+            let score = hit["score"].as_f64().unwrap();
+            assert!((score - expected).abs() < 1e-4, "{name}: {score}, expected {expected}");
+        }
+    }
 }
 
 #[test]

@@ -84,6 +84,7 @@ pub(super) fn check_stored(dir: &Path, adapter: Option<&Path>, settings: &ModelS
 pub(super) fn model_files(dir: &Path) -> Result<Vec<String>, ModelError> {
     let mut files = vec![checkpoint::CONFIG_FILE.to_owned(), TOKENIZER_FILE.to_owned()];
     files.extend(checkpoint::weight_files(dir)?);
+    files.extend(checkpoint::head_files(dir)?);
     Ok(files)
 }
 

@@ -1,5 +1,5 @@
-//! Models from the Hugging Face hub, through the hub's own client: shows progress, resumes broken downloads, and pins the
-//! commit before the first byte.
+//! Models from the Hugging Face hub, through the hub's own client: shows progress, resumes broken downloads, and pins
+//! the commit before the first byte.
 //!
 //! Obeys the environment variables of the hub's own tools: where the hub is (`HF_ENDPOINT`), who asks (`HF_TOKEN` and
 //! the token's file), and that it may not be asked (`HF_HUB_OFFLINE`): then the tools' cache is read in its place.
@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use assay_kernels::checkpoint::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, weight_files};
+use assay_kernels::checkpoint::{
+    self, CONFIG_FILE, INDEX_FILE, MAX_CONFIG_BYTES, WEIGHTS_FILE, head_files, weight_files,
+};
 use hf_hub::api::RepoInfo;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Repo, RepoType};
@@ -59,6 +61,15 @@ pub fn pull(store: &ModelStore, data_dir: &Path, name: &str, revision: Option<&s
     for file in SETTING_FILES.into_iter().filter(|file| there.contains(*file)) {
         get(file)?;
     }
+    for folder in module_folders(dir) {
+        let config = format!("{folder}/{CONFIG_FILE}");
+        if there.contains(&config) {
+            get(&config)?;
+        }
+    }
+    for file in head_files(dir)? {
+        get(&file)?;
+    }
     get(TOKENIZER_FILE)?;
     if there.contains(WEIGHTS_FILE) || !there.contains(INDEX_FILE) {
         get(WEIGHTS_FILE)?;
@@ -72,6 +83,12 @@ pub fn pull(store: &ModelStore, data_dir: &Path, name: &str, revision: Option<&s
     // The store has its own copy now. Downloads are removed only then, so that a failed pull can be resumed.
     std::fs::remove_dir_all(&cache).map_err(ModelError::io(&cache))?;
     Ok(added)
+}
+
+/// The folders of sentence-transformers' modules. If their list cannot be read, checking the model says so.
+fn module_folders(dir: &Path) -> Vec<String> {
+    let modules = checkpoint::read_file(&dir.join(MODULES_FILE), MAX_CONFIG_BYTES).ok();
+    modules.and_then(|modules| checkpoint::module_folders(&modules).ok()).unwrap_or_default()
 }
 
 /// Adds a model from the cache of the hub's tools.

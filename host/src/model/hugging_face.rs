@@ -14,11 +14,8 @@ use super::settings::DefaultScores;
 /// How the tokenizer is used.
 pub(super) const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 
-/// sentence-transformers' settings of a model.
-pub(super) const SENTENCE_TRANSFORMERS_FILE: &str = "config_sentence_transformers.json";
-
-/// The modules that sentence-transformers runs one after the other.
-pub(super) const MODULES_FILE: &str = "modules.json";
+/// sentence-transformers' settings of a model, and the modules that it runs one after the other.
+pub(super) use assay_kernels::checkpoint::{MODULES_FILE, SENTENCE_TRANSFORMERS_FILE};
 
 /// sentence-transformers' settings of the module `Transformer`.
 pub(super) const TRANSFORMER_FILE: &str = "sentence_bert_config.json";
@@ -96,8 +93,8 @@ pub(super) fn read(dir: &Path, file: &str) -> Result<Option<Value>, ModelError> 
     }
 }
 
-/// Refuses a cross-encoder whose head is in modules of its own, and reads the settings of its first module. Returns
-/// `config_sentence_transformers.json` if it counts, otherwise null.
+/// Refuses a cross-encoder without a head, and reads the settings of its first module. Returns
+/// `config_sentence_transformers.json` if it counts, otherwise null. The modules of the head are read with the weights.
 fn check_modules(dir: &Path, described: &mut Described, task: Task) -> Result<Value, ModelError> {
     let saved = read(dir, SENTENCE_TRANSFORMERS_FILE)?.unwrap_or_default();
     let modules = read(dir, MODULES_FILE)?.unwrap_or_default();
@@ -109,11 +106,12 @@ fn check_modules(dir: &Path, described: &mut Described, task: Task) -> Result<Va
         name.rsplit('.').next().unwrap_or_default().to_owned()
     };
     let classes: Vec<String> = modules.iter().map(class).collect();
-    if classes != ["Transformer"] || task == Task::Embedding {
+    if classes.first().is_none_or(|class| class != "Transformer") || task == Task::Embedding {
         return Err(ModelError::Described {
             path: dir.join(MODULES_FILE),
             message: format!(
-                "its modules are {:.200}; supported is a Transformer alone, whose class in config.json has the head",
+                "its modules are {:.200}; supported are a Transformer alone, whose class in config.json has the head, \
+                 or one without a head and the modules of the head",
                 classes.join(", ")
             ),
         });
