@@ -324,8 +324,8 @@ fn kept_tokenizer(info: &ModelInfo, load: impl FnOnce() -> Vec<u8>) -> Result<Rc
     if let Some(encoder) = kept {
         return Ok(encoder);
     }
-    let encoder =
-        PairEncoder::from_json(&load()).map_err(|error| Error::Internal(format!("model {}: {error}", info.name)))?;
+    let encoder = PairEncoder::from_owned_json(load())
+        .map_err(|error| Error::Internal(format!("model {}: {error}", info.name)))?;
     let encoder = Rc::new(encoder);
     TOKENIZERS.with_borrow_mut(|kept| {
         if kept.len() == MAX_KEPT_TOKENIZERS {

@@ -3,8 +3,9 @@
 //!
 //! | part | what it does |
 //! | --- | --- |
-//! | `text` | text to token ids, by `bert` if it can, by `stages` otherwise |
+//! | `text` | text to token ids, by `flat` or `bert` if they can, by `stages` otherwise |
 //! | `stages` | the crate's own stages |
+//! | `flat` | byte-level BPE and Unigram in flat tables, for all texts |
 //! | `bert` | the fast path for BERT's tokenizer |
 //! | `pieces` | the vocabulary of the fast path |
 //! | `template` | the special tokens around a pair, from the tokenizer's post-processor |
@@ -20,6 +21,7 @@
 
 mod bert;
 mod error;
+mod flat;
 mod pieces;
 mod rows;
 mod stages;
@@ -35,6 +37,7 @@ pub use error::{LoadError, PairError, TemplateError};
 pub use rows::Rows;
 pub use truncate::{Cut, End};
 
+use flat::Recognised;
 use stages::Extent;
 use template::Template;
 use text::TextEncoder;
@@ -52,13 +55,45 @@ impl PairEncoder {
     ///
     /// [`LoadError`] if it cannot be read, or if its pairs are not token type 0 and then type 1.
     pub fn from_json(json: &[u8]) -> Result<Self, LoadError> {
+        match flat::read(json) {
+            Some(recognised) => Self::of_recognised(recognised),
+            None => Self::of_crate(json),
+        }
+    }
+
+    /// As [`from_json`](Self::from_json), but gives the file's memory back before it builds tables: a guest's memory
+    /// never shrinks, so its peak is its size.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_json`](Self::from_json).
+    pub fn from_owned_json(mut json: Vec<u8>) -> Result<Self, LoadError> {
+        let Some(recognised) = flat::read(&json) else { return Self::of_crate(&json) };
+        // So that no text of it stays in a snapshot.
+        json.fill(0);
+        drop(std::hint::black_box(json));
+        Self::of_recognised(recognised)
+    }
+
+    fn of_recognised(recognised: Recognised) -> Result<Self, LoadError> {
+        let pair = Template::of_pair(&recognised.tokenizer)?;
+        Ok(Self { text: TextEncoder::flat(recognised.build()), pair })
+    }
+
+    fn of_crate(json: &[u8]) -> Result<Self, LoadError> {
         // `tokenizers` would start threads, and a component has none.
         tokenizers::parallelism::set_parallelism(false);
         let mut tokenizer = Tokenizer::from_bytes(json).map_err(LoadError::Unreadable)?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(LoadError::Unreadable)?;
         let pair = Template::of_pair(&tokenizer)?;
-        Ok(Self { text: TextEncoder::new(tokenizer), pair })
+        Ok(Self { text: TextEncoder::of_crate(tokenizer), pair })
+    }
+
+    /// Whether texts become ids without the crate's model: by flat tables, for every text.
+    #[must_use]
+    pub fn is_flat(&self) -> bool {
+        matches!(self.text, TextEncoder::Flat(_))
     }
 
     /// The number of special tokens of a pair.

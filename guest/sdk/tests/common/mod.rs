@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "every test file is a crate and uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test stops where something is wrong")]
 
+pub(crate) mod charsmap;
+pub(crate) mod kinds;
+
 use assay_guest::{PairEncoder, PairError, Query, Rows};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -101,7 +104,7 @@ fn whole_words_json(post_processor: &Value) -> Vec<u8> {
     tokenizer.to_string().into_bytes()
 }
 
-fn template() -> Value {
+pub(crate) fn template() -> Value {
     let special = |id: &str, type_id: u32| json!({"SpecialToken": {"id": id, "type_id": type_id}});
     let sequence = |id: &str, type_id: u32| json!({"Sequence": {"id": id, "type_id": type_id}});
     json!({
@@ -131,11 +134,14 @@ pub(crate) fn encoder(json: &[u8]) -> PairEncoder {
 pub(crate) struct Kinds(Vec<(PairEncoder, Tokenizer)>);
 
 impl Kinds {
-    pub(crate) const COUNT: usize = 6;
+    pub(crate) const COUNT: usize = 9;
 
     pub(crate) fn new() -> Self {
-        let jsons: [Vec<u8>; Self::COUNT] =
-            [bert_json(true), bert_json(false), older_bert_json(), sequence_json(), roberta_json(), bare_json()];
+        let mut jsons =
+            vec![bert_json(true), bert_json(false), older_bert_json(), sequence_json(), roberta_json(), bare_json()];
+        let flat = kinds::flat_kinds().into_iter().filter(|(name, _)| ["gpt2-spaces", "qwen", "xlmr"].contains(name));
+        jsons.extend(flat.map(|(_, json)| json.to_string().into_bytes()));
+        assert_eq!(jsons.len(), Self::COUNT);
         Self(jsons.iter().map(|json| (encoder(json), reference(json))).collect())
     }
 
