@@ -76,21 +76,16 @@ fn keep<T>(samples: &mut VecDeque<T>, sample: T) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sample::TenantSample;
+    use super::super::sample::sample_of;
     use super::*;
-
-    fn sample(at_ms: u64, tenants: &[&str]) -> Sample {
-        let tenants = tenants.iter().map(|name| TenantSample { name: (*name).to_owned(), ..TenantSample::default() });
-        Sample { at_ms, tenants: tenants.collect(), ..Sample::default() }
-    }
 
     #[test]
     fn an_hour_is_kept_and_a_tenant_sees_itself_only() {
         let mut history = History::default();
         for at_ms in 0..MAX_SAMPLES as u64 + 10 {
-            history.push(&sample(at_ms, &["acme", "secret-neighbour"]));
+            history.push(&sample_of(at_ms, &[("acme", 1), ("secret-neighbour", 1)]));
         }
-        history.push(&sample(9_999, &["acme", "secret-neighbour", "late"]));
+        history.push(&sample_of(9_999, &[("acme", 1), ("secret-neighbour", 1), ("late", 1)]));
         let operator: Value = serde_json::from_str(&history.json(&Viewer::Operator)).unwrap();
         assert_eq!(operator["at"].as_array().unwrap().len(), MAX_SAMPLES);
         assert_eq!(operator["series"]["p95_ms"].as_array().unwrap().len(), MAX_SAMPLES);

@@ -14,13 +14,15 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::tenant::Platform;
 use history::History;
+#[cfg(test)]
+pub(crate) use sample::sample_of;
 pub use sample::{Sample, TenantSample, Window};
 
 /// Time between two samples: short enough to see a change happen, and long enough to cost nothing.
 pub const INTERVAL: Duration = Duration::from_secs(2);
 
 /// Takes samples and keeps them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Dashboard {
     history: Mutex<History>,
     newest: watch::Sender<Arc<Sample>>,
@@ -33,12 +35,6 @@ pub enum Viewer {
     Operator,
     /// A tenant sees itself.
     Tenant(String),
-}
-
-impl Default for Dashboard {
-    fn default() -> Self {
-        Self { history: Mutex::default(), newest: watch::Sender::default() }
-    }
 }
 
 impl Dashboard {

@@ -159,6 +159,16 @@ impl Sample {
     }
 }
 
+/// A sample of these tenants, each with so many requests answered.
+#[cfg(test)]
+pub(crate) fn sample_of(at_ms: u64, tenants: &[(&str, u64)]) -> Sample {
+    let tenant = |&(name, answered): &(&str, u64)| {
+        let usage = Usage { answered, ..Usage::default() };
+        TenantSample { name: name.to_owned(), usage, ..TenantSample::default() }
+    };
+    Sample { at_ms, tenants: tenants.iter().map(tenant).collect(), ..Sample::default() }
+}
+
 impl TenantSample {
     fn between(before: Option<&TenantReading>, now: &TenantReading, seconds: f64) -> Self {
         let none = Usage::default();

@@ -13,6 +13,7 @@ mod dashboard;
 mod deadlines;
 mod dialect;
 mod error;
+mod facts;
 mod fields;
 mod io;
 mod listener;

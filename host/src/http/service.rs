@@ -24,6 +24,7 @@ use super::dashboard::{self, Streams};
 use super::deadlines::Deadlines;
 use super::dialect::{self, Choice, Dialect, Question, Serving, Vllm};
 use super::error::{FieldError, HttpError};
+use super::facts;
 use super::fields::{Fields, quoted};
 use super::openapi;
 use super::page;
@@ -134,7 +135,17 @@ impl Service {
         let ServeOptions { deadlines, keyless, cors, .. } = options;
         let refused_keys = TokenRate::new(REFUSED_KEYS_PER_S, REFUSED_KEYS_PER_S, std::time::Instant::now());
         let (books, streams) = (Books::new(platform.http_counts()), Streams::new(&platform));
-        Self { platform, keyless, deadlines, cors, is_secure, refused_keys, draining: AtomicBool::new(false), books, streams }
+        Self {
+            platform,
+            keyless,
+            deadlines,
+            cors,
+            is_secure,
+            refused_keys,
+            draining: AtomicBool::new(false),
+            books,
+            streams,
+        }
     }
 
     /// Takes the dashboard's samples until the future is dropped.
@@ -160,7 +171,7 @@ impl Service {
         }
         let answered = match found.map(|(_, endpoint)| endpoint) {
             Ok(Endpoint::Health) => Ok(answer::json(StatusCode::OK, br#"{"status":"ok"}"#.to_vec())),
-            Ok(Endpoint::Index) => Ok(answer::json(StatusCode::OK, index())),
+            Ok(Endpoint::Index) => Ok(answer::json(StatusCode::OK, facts::index())),
             Ok(Endpoint::OpenApi) => Ok(answer::json(StatusCode::OK, openapi::bytes())),
             Err(error) => Err(error),
             Ok(Endpoint::Ready) => Ok(self.ready()),
@@ -178,10 +189,10 @@ impl Service {
             Ok(Endpoint::DashboardEvents) => self.streams.open(key(headers)),
             // Its clients are OpenAI's, which want an error as an object; vLLM's is theirs.
             Ok(Endpoint::Models) => match self.tenant(headers) {
-                Ok(called) => Ok(answer::json(StatusCode::OK, models(&called.tenant))),
+                Ok(called) => Ok(answer::json(StatusCode::OK, facts::models(&called.tenant))),
                 Err(error) => return fail(record, &error, Some(&Vllm), Afterwards::Stays),
             },
-            Ok(Endpoint::Info) => self.tenant(headers).map(|it| answer::json(StatusCode::OK, info(&it.tenant))),
+            Ok(Endpoint::Info) => self.tenant(headers).map(|it| answer::json(StatusCode::OK, facts::info(&it.tenant))),
             Ok(Endpoint::Rank(choice)) => return self.score(headers, body, choice, record).await,
             Ok(Endpoint::Score(dialect)) => {
                 return self.score(headers, body, Choice::Named(dialect), record).await;
@@ -511,44 +522,4 @@ fn key(headers: &HeaderMap) -> Option<&str> {
 /// Most bytes of a body: the tenant's texts, with room for JSON's escapes.
 fn max_body_bytes(tenant: &LiveTenant) -> usize {
     tenant.limits().max_request_bytes.saturating_mul(2).saturating_add(BODY_OVERHEAD_BYTES)
-}
-
-/// The model that a caller may name, as OpenAI lists models.
-fn models(tenant: &LiveTenant) -> Vec<u8> {
-    let (model, created) = (tenant.model(), tenant.deployment().created_ms / 1_000);
-    let model = json!({
-        "id": model.name, "object": "model", "created": created, "owned_by": "assay",
-        "revision": model.revision, "max_tokens": model.max_tokens,
-    });
-    json!({ "object": "list", "data": [model] }).to_string().into_bytes()
-}
-
-/// The model and the limits, as text-embeddings-inference tells them.
-fn info(tenant: &LiveTenant) -> Vec<u8> {
-    let (model, limits) = (tenant.model(), &tenant.deployment().limits);
-    let labels: serde_json::Map<String, serde_json::Value> =
-        (0..model.outputs).map(|label| (label.to_string(), json!(format!("LABEL_{label}")))).collect();
-    let ids: serde_json::Map<String, serde_json::Value> =
-        (0..model.outputs).map(|label| (format!("LABEL_{label}"), json!(label.to_string()))).collect();
-    json!({
-        "model_id": model.name,
-        "model_sha": model.revision,
-        "model_type": { "reranker": { "id2label": labels, "label2id": ids } },
-        "max_concurrent_requests": limits.max_concurrent_requests,
-        "max_input_length": model.max_tokens,
-        "max_batch_tokens": limits.max_request_tokens,
-        "max_client_batch_size": limits.max_documents,
-        "auto_truncate": true,
-        "version": env!("CARGO_PKG_VERSION"),
-    })
-    .to_string()
-    .into_bytes()
-}
-
-/// What exists.
-fn index() -> Vec<u8> {
-    let routes = routes::ROUTES.iter();
-    let routes: Vec<_> =
-        routes.map(|route| json!({ "path": route.path, "methods": route.allowed(), "about": route.about })).collect();
-    json!({ "service": "assay", "version": env!("CARGO_PKG_VERSION"), "paths": routes }).to_string().into_bytes()
 }

@@ -5,8 +5,11 @@ use termion::event::Key;
 use crate::dashboard::{Sample, TenantSample};
 use crate::tenant::Snapshot;
 
-/// Columns of the table after the tenant's name: title, width, value, and whether it has decimals.
-const COLUMNS: [(&str, usize, fn(&TenantSample) -> f64, usize); 12] = [
+/// A column of the table: title, width, value, and how many decimals it has.
+type Column = (&'static str, usize, fn(&TenantSample) -> f64, usize);
+
+/// The columns after the tenant's name.
+const COLUMNS: [Column; 12] = [
     ("REQ/S", 8, |it| it.value("requests_per_s").into(), 1),
     ("PAIRS/S", 9, |it| it.value("pairs_per_s").into(), 1),
     ("TOKENS/S", 10, |it| it.value("tokens_per_s").into(), 0),
@@ -263,15 +266,11 @@ fn cut(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tenant::Usage;
+    use crate::dashboard::sample_of;
 
     fn view(tenants: &[(&str, u64)]) -> View {
         let mut view = View::new(String::new());
-        let tenant = |&(name, answered): &(&str, u64)| {
-            let usage = Usage { answered, ..Usage::default() };
-            TenantSample { name: name.to_owned(), usage, ..TenantSample::default() }
-        };
-        view.sample = Sample { tenants: tenants.iter().map(tenant).collect(), ..Sample::default() };
+        view.sample = sample_of(0, tenants);
         view
     }
 
