@@ -1,9 +1,9 @@
 //! `assay-bench quality`: compares rankings with relevance judgements, beside speed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use assay::cli::EngineArgs;
 use assay::cli::files::FieldArgs;
 use assay_bench::progress::Progress;
@@ -101,6 +101,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     };
     let compared = super::until_interrupted(async |stop| compare(&options, &stop).await)?;
     compared.report.write(&args.out)?;
+    remove_runs(&args.out.join(RUNS_DIR))?;
     write_files(&args.out.join(RUNS_DIR), compared.files.iter().map(|(name, text)| (name, text)))?;
     let (header, rows) = compared.report.summary();
     print!("{}", table::markdown(&header.iter().map(String::as_str).collect::<Vec<_>>(), &rows));
@@ -109,4 +110,36 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     }
     println!("\n{} and {RUNS_DIR}/ in {}", QUALITY_FILES.join(", "), args.out.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Removes the runs of an earlier comparison from the directory of runs: beside new ones they would look like new ones.
+fn remove_runs(dir: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(|| format!("cannot read {}", dir.display()))?,
+    };
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read {}", dir.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == "run") {
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_comparison_leaves_no_run_of_the_first_in_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["1-f32.run", "2-int8.run", "notes.txt"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        remove_runs(dir.path()).unwrap();
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["notes.txt"]);
+        remove_runs(&dir.path().join("none")).unwrap();
+    }
 }
