@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 // The names are the SDK's, so that host and guests cannot differ.
-pub use assay_guest::{SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS, SETTING_TRUNCATION_DIRECTION};
+pub use assay_guest::{
+    SETTING_LABEL, SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS, SETTING_TRUNCATION_DIRECTION,
+};
 
 /// What to do with a pair that is longer than the longest row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::durable::UNFINISHED_PREFIX;
 
 /// How the name of a directory begins that is being removed.
-const DROPPING_PREFIX: &str = ".dropping-";
+pub(crate) const DROPPING_PREFIX: &str = ".dropping-";
 
 /// How the names of unfinished files and directories begin: ours, and those of earlier versions of this program.
 const LEFTOVER_PREFIXES: [&str; 5] = [UNFINISHED_PREFIX, DROPPING_PREFIX, ".adding-", ".pulling-", ".tmp"];

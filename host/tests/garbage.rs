@@ -65,6 +65,44 @@ fn answers(platform: &Platform, tenant: &str, runtime: &tokio::runtime::Runtime,
 }
 
 #[test]
+fn a_model_is_removed_only_if_no_version_opens_it_and_it_is_not_the_default() {
+    let (dir, runtime) = (tenants::data_dir(), runtime());
+    let platform = tenants::platform(dir.path(), runtime.handle());
+    let deploy_model = |model: &str| {
+        let change = Command::Deploy {
+            tenant: name("acme"),
+            component: Some(platform.put_component(&seeded(1)).unwrap()),
+            limits: None,
+            model: Some(model.to_owned()),
+            other_models: Vec::new(),
+        };
+        serving(admin(&platform, change));
+    };
+    let remove = |model: &str| admin(&platform, Command::RemoveModel { name: model.to_owned() });
+    let refused = |model: &str, said: &[&str]| {
+        let before = files(&dir.path().join("models"));
+        let message = refusal(remove(model));
+        assert!(said.iter().all(|part| message.contains(part)), "{message}");
+        assert_eq!(files(&dir.path().join("models")), before);
+    };
+    refused("tiny/none", &["no model tiny/none"]);
+    refused("tiny/one", &["is the default model", "assay model default OTHER"]);
+    deploy_model("tiny/two");
+    refused("tiny/two", &["tiny/two is opened by acme version 1", "assay gc"]);
+    deploy_model("tiny/one");
+    refused("tiny/two", &["acme version 1"]);
+    collect(&platform, 0, false);
+    let bytes = |files: &BTreeSet<(PathBuf, u64)>| files.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    add_model(dir.path(), "tiny/two", &tiny_model(7));
+    let Reply::Swept(swept) = remove("tiny/two") else { panic!("it was not removed") };
+    assert_eq!(names(&swept, DroppedKind::ModelRevision).len(), 2, "{swept:?}");
+    assert!(bytes(&files(&dir.path().join("models"))) > 0 && !dir.path().join("models/tiny--two").exists());
+    assert!(!dir.path().join("models/.dropping-tiny--two").exists());
+    refused("tiny/two", &["no model tiny/two"]);
+    answers(&platform, "acme", &runtime, &[1.0]);
+}
+
+#[test]
 fn garbage_collection_keeps_what_a_version_or_the_default_names() {
     let (dir, runtime) = (tenants::data_dir(), runtime());
     let platform = tenants::platform(dir.path(), runtime.handle());

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use assay::model::ModelStore;
 use assay_guest::{Cut, PairEncoder, Rows};
 use assay_kernels::PackedBatch;
+use candle_core::{DType, Device, Tensor};
 use common::tiny::Model;
 use common::{Bench, Finished, finish};
 use serde_json::{Value, json};
@@ -116,6 +117,11 @@ fn assert_scores(bench: &Bench, name: &str, config: &Value, change: impl FnOnce(
 #[track_caller]
 fn assert_rows(bench: &Bench, name: &str, config: &Value, change: impl FnOnce(&Path), expected: [f64; 4]) {
     add_copy(bench, name, config, change);
+    assert_near(name, &row_scores(bench, name), &expected);
+}
+
+/// The scores of the documents, from the rows that the guests' code makes with the tokenizer in the store.
+fn row_scores(bench: &Bench, name: &str) -> Vec<f64> {
     let stored = ModelStore::new(&bench.path("data")).open(Some(name)).unwrap();
     let encoder = PairEncoder::from_json(&std::fs::read(stored.dir().join("tokenizer.json")).unwrap()).unwrap();
     let model = stored.load().unwrap();
@@ -125,7 +131,7 @@ fn assert_rows(bench: &Bench, name: &str, config: &Value, change: impl FnOnce(&P
         query.push_pair(document, &mut rows).unwrap();
     }
     let batch = PackedBatch::new(rows.ids, rows.offsets, rows.second_segment).unwrap();
-    assert_near(name, &assay_kernels::reference::forward(&model, &batch), &expected);
+    assay_kernels::reference::forward(&model, &batch)
 }
 
 fn show(bench: &Bench, model: &str) -> Value {
@@ -215,7 +221,99 @@ fn long_texts_are_cut_where_and_at_the_side_that_the_files_say() {
     let in_file = |dir: &Path| change_tokenizer(dir, |it| it["truncation"] = truncation);
     let expected = [0.823186, 0.122805, 0.505790, 0.930392];
     assert_scores(&bench, "left-in-file", &generic(&limit), in_file, expected);
+    assert_scores(&bench, "max-len", &bert(&json!({ "max_len": 16 })), nothing, SHORT);
     assert_rows(&bench, "unlimited", &bert(&json!({ "model_max_length": 1e30 })), nothing, PLAIN);
+}
+
+#[test]
+fn tokens_that_a_file_adds_over_the_vocabulary_are_cut_out_of_texts() {
+    let bench = Bench::new();
+    // The letter "a", which would otherwise be a part of words.
+    let special = [-1.426466, -2.034641, -0.990441, -0.637485];
+    let plain = [-1.526833, -2.497167, -0.158609, -0.611986];
+    let extra = bert(&json!({ "additional_special_tokens": ["a"] }));
+    assert_rows(&bench, "extra", &extra, nothing, special);
+    let flags = json!({ "content": "a", "lstrip": true, "normalized": false, "rstrip": false, "special": false });
+    let decoder = bert(&json!({ "added_tokens_decoder": { "15": flags } }));
+    assert_rows(&bench, "decoder", &decoder, nothing, special);
+    let role = bert(&json!({ "bos_token": "a" }));
+    assert_rows(&bench, "role", &role, nothing, special);
+    let map = |dir: &Path| set(&dir.join("special_tokens_map.json"), &json!({ "additional_special_tokens": ["a"] }));
+    assert_rows(&bench, "map", &bert(&json!({})), map, special);
+    let added = |dir: &Path| set(&dir.join("added_tokens.json"), &json!({ "a": 15 }));
+    assert_rows(&bench, "added", &bert(&json!({})), added, plain);
+    let page = finish(bench.assay().args(["model", "show", "extra"])).succeeds().stdout;
+    assert!(page.contains("cut out around: a of additional_special_tokens in tokenizer_config.json"), "{page}");
+    // With a decoder the older files do not count.
+    let both = |dir: &Path| {
+        map(dir);
+        set(&dir.join("tokenizer_config.json"), &json!({ "added_tokens_decoder": {} }));
+    };
+    assert_rows(&bench, "both", &bert(&json!({})), both, PLAIN);
+    let dir = copy(&bench, "bert-hd32", "none");
+    set(&dir.join("tokenizer_config.json"), &bert(&json!({ "added_tokens_decoder": {} })));
+    let changed = json!([{ "id": 15, "content": "a", "single_word": false, "lstrip": false, "rstrip": false,
+                           "normalized": false, "special": false }]);
+    change_tokenizer(&dir, |it| it["added_tokens"] = changed);
+    add(&bench, &dir, &[]).fails(2, &["added_tokens_decoder lacks the token a"]);
+}
+
+#[test]
+fn classes_that_build_their_tokenizer_anew_do_so_here_too() {
+    let bench = Bench::new();
+    let lower = |it: &mut Value| it["normalizer"] = json!({ "type": "Lowercase" });
+    let without_separator = |it: &mut Value| drop(it["post_processor"]["pair"].as_array_mut().unwrap().remove(2));
+    let dropout = |it: &mut Value| {
+        if it["model"]["type"] == "BPE" {
+            it["model"]["dropout"] = json!(0.5);
+        }
+    };
+    let changes: [(&str, &dyn Fn(&mut Value)); 4] =
+        [("own", &|_| {}), ("lower", &lower), ("separator", &without_separator), ("dropout", &dropout)];
+    let prefix = |wanted: bool| json!({ "add_prefix_space": wanted });
+    for (model, class, expected, (other, expected_other)) in [
+        (
+            "roberta",
+            "RobertaTokenizer",
+            [-2.008141, -2.180145, -2.126433, -1.822483],
+            (prefix(true), [-2.019186, -2.140567, -2.207523, -1.813803]),
+        ),
+        (
+            "xlm-roberta",
+            "XLMRobertaTokenizer",
+            [2.295147, 2.47201, 2.604479, 2.206158],
+            (prefix(false), [2.164423, 2.459121, 2.125057, 2.48328]),
+        ),
+        (
+            "camembert",
+            "CamembertTokenizerFast",
+            [-0.014882, 0.896876, 1.99854, 0.124906],
+            (prefix(false), [0.520875, 1.610559, 0.707259, 0.408943]),
+        ),
+    ] {
+        let check = |name: &str, config: &Value, change: &dyn Fn(&mut Value), expected: [f64; 4]| {
+            let name = format!("{model}-{name}");
+            let dir = copy(&bench, model, &name);
+            set(&dir.join("tokenizer_config.json"), &json!({ "tokenizer_class": class }));
+            set(&dir.join("tokenizer_config.json"), config);
+            change_tokenizer(&dir, change);
+            let labels = if model == "roberta" { &["--label", "0"][..] } else { &[] };
+            add(&bench, &dir, labels).succeeds();
+            assert_near(&name, &row_scores(&bench, &name), &expected);
+        };
+        for (name, change) in changes {
+            check(name, &json!({}), change, expected);
+        }
+        check("prefix", &other, &|_| {}, expected_other);
+    }
+    let refused = |model: &str, class: &str, said: &str| {
+        let dir = copy(&bench, model, "refused");
+        set(&dir.join("tokenizer_config.json"), &json!({ "tokenizer_class": class }));
+        add(&bench, &dir, &[]).fails(2, &[said, "PreTrainedTokenizerFast"]);
+    };
+    refused("xlm-roberta", "T5Tokenizer", "tokenizer_class is T5Tokenizer, which may tokenise otherwise");
+    refused("bert-hd32", "ConvBertTokenizer", "tokenizer_class is ConvBertTokenizer");
+    refused("bert-hd32", "RobertaTokenizer", "has a model of the type WordPiece");
 }
 
 /// Writes what sentence-transformers 6 saves for a cross-encoder, with these settings.
@@ -258,6 +356,36 @@ fn a_model_that_sentence_transformers_saved_is_used_as_it_says() {
     let expected = [0.962682, 1.480519, 1.092880, 1.658259];
     assert_rows(&bench, "lowered", &generic(&json!({})), lowered, expected);
 
+    // Earlier names of the file.
+    let older = |dir: &Path| {
+        save_as_cross_encoder(dir, &json!({}), &json!({}));
+        set(&dir.join("sentence_roberta_config.json"), &json!({ "max_seq_length": 16 }));
+    };
+    assert_scores(&bench, "older", &bert(&json!({})), older, SHORT);
+    assert_eq!(show(&bench, "older")["max_tokens"], 16);
+    // What changes scores and is not followed is refused by name.
+    for (number, field) in [
+        json!({ "processing_kwargs": { "text": { "max_length": 16 } } }),
+        json!({ "processor_kwargs": { "model_max_length": 16 } }),
+        json!({ "config_args": { "hidden_act": "relu" } }),
+        json!({ "modality_config": { "text": { "method": "forward", "method_output_name": "hidden" } } }),
+        json!({ "a_later_field": 1 }),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let dir = copy(&bench, "bert-hd32", &format!("kwargs-{number}"));
+        save_as_cross_encoder(&dir, &json!({}), field);
+        let name = field.as_object().unwrap().keys().next().unwrap();
+        add(&bench, &dir, &[]).fails(2, &["sentence_bert_config.json", name, "which is not followed"]);
+    }
+    let saved_now = json!({
+        "transformer_task": "sequence-classification", "module_output_name": "scores", "processing_kwargs": {},
+        "modality_config": { "text": { "method": "forward", "method_output_name": "logits" } },
+    });
+    let as_now = |dir: &Path| save_as_cross_encoder(dir, &json!({}), &saved_now);
+    assert_rows(&bench, "as-now", &bert(&json!({})), as_now, PLAIN);
+
     let dir = copy(&bench, "bert-hd32", "two-modules");
     save_as_cross_encoder(&dir, &json!({}), &json!({}));
     let modules = |classes: &[(&str, &str)]| {
@@ -271,6 +399,49 @@ fn a_model_that_sentence_transformers_saved_is_used_as_it_says() {
     add(&bench, &dir, &[]).fails(2, &["../elsewhere is not the name of a module's folder"]);
     save_as_cross_encoder(&dir, &json!({ "default_prompt_name": "none" }), &json!({}));
     add(&bench, &dir, &[]).fails(2, &["its default_prompt_name is none, and its prompts have no such one"]);
+}
+
+/// A LoRA adapter for the small BERT that changes nothing: its second factor is zero.
+fn write_adapter(dir: &Path) {
+    std::fs::create_dir_all(dir).unwrap();
+    let config = json!({ "peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query"] });
+    set(&dir.join("adapter_config.json"), &config);
+    let query = "base_model.model.bert.encoder.layer.0.attention.self.query";
+    let zeros = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let tensors = std::collections::HashMap::from([
+        (format!("{query}.lora_A.weight"), zeros((2, 64))),
+        (format!("{query}.lora_B.weight"), zeros((64, 2))),
+    ]);
+    candle_core::safetensors::save(&tensors, dir.join("adapter_model.safetensors")).unwrap();
+}
+
+#[test]
+fn what_was_saved_with_an_adapter_counts_as_for_cross_encoder() {
+    let bench = Bench::new();
+    let base = copy(&bench, "bert-hd32", "base");
+    set(&base.join("tokenizer_config.json"), &bert(&json!({})));
+    let adapter = bench.path("adapter");
+    let add_both = |name: &str| add(&bench, &base, &["--name", name, "--adapter", adapter.to_str().unwrap()]);
+    write_adapter(&adapter);
+    add_both("alone").succeeds();
+    assert_near("alone", &scores(&bench, "alone", &DOCUMENTS, &[]), &PLAIN);
+
+    let sigmoid = "torch.nn.modules.activation.Sigmoid";
+    let prompt = json!({ "prompts": { "q": "light of the " }, "default_prompt_name": "q", "activation_fn": sigmoid });
+    save_as_cross_encoder(&adapter, &prompt, &json!({}));
+    add_both("saved").succeeds();
+    let sigmoids: Vec<f64> = PROMPTED.iter().map(|score| 1.0 / (1.0 + (-score).exp())).collect();
+    assert_near("saved", &scores(&bench, "saved", &DOCUMENTS, &[]), &sigmoids);
+
+    set(&adapter.join("tokenizer_config.json"), &bert(&json!({ "do_lower_case": false })));
+    add_both("none").fails(2, &["adapter/tokenizer_config.json", "tokenizer.json is missing beside it"]);
+    std::fs::copy(base.join("tokenizer.json"), adapter.join("tokenizer.json")).unwrap();
+    add_both("cased").succeeds();
+    let cased = scores(&bench, "cased", &DOCUMENTS, &["--scores", "raw"]);
+    add(&bench, &base, &["--name", "prompted", "--prompt", "light of the "]).succeeds();
+    set(&base.join("tokenizer_config.json"), &bert(&json!({ "do_lower_case": false })));
+    add(&bench, &base, &["--name", "base-cased", "--prompt", "light of the "]).succeeds();
+    assert_near("cased", &cased, &scores(&bench, "base-cased", &DOCUMENTS, &["--scores", "raw"]));
 }
 
 #[test]
@@ -335,6 +506,10 @@ fn scores_have_the_activation_that_the_files_name() {
     assert_near("new, raw", &scores(&bench, "new", &DOCUMENTS, &["--scores", "raw"]), &PLAIN);
     let said = add("tanh", &json!({ "sbert_ce_default_activation_function": "torch.nn.modules.activation.Tanh" }));
     assert!(said.contains("its activation torch.nn.modules.activation.Tanh is not computed here"), "{said}");
+    let page = finish(bench.assay().args(["model", "show", "tanh"])).succeeds().stdout;
+    assert!(page.contains("scores        raw\n"), "{page}");
+    let page = finish(bench.assay().args(["model", "show", "tiny"])).succeeds().stdout;
+    assert!(page.contains("scores        raw, as its files name no activation; for one label CrossEncoder"), "{page}");
 
     let dir = copy(&bench, "bert-hd32", "saved");
     set(&dir.join("config.json"), &json!({ "sbert_ce_default_activation_function": identity }));
@@ -369,6 +544,73 @@ fn a_model_of_several_labels_is_ranked_by_the_label_that_one_chooses() {
         add(&bench, &dir, &["--name", "none", &format!("--label={label}")]).fails(2, &["there is no label"]);
     }
     finish(bench.assay().args(["model", "verify"])).succeeds();
+}
+
+#[test]
+fn a_request_may_name_the_label_that_was_chosen_and_no_other() {
+    let bench = Bench::new();
+    let dir = copy(&bench, "bert-hd16-3labels", "nli");
+    let config = json!({ "id2label": { "0": "contradiction", "1": "entailment", "2": "neutral" } });
+    set(&dir.join("config.json"), &config);
+    add(&bench, &dir, &[]).succeeds();
+    add(&bench, &dir, &["--name", "chosen", "--label", "neutral"]).succeeds();
+    add(&bench, &dir, &["--name", "difference", "--label", "1-0"]).succeeds();
+    let expected = scores(&bench, "nli", &DOCUMENTS, &["--label", "2"]);
+    for label in ["neutral", "Neutral", "2"] {
+        assert_near(label, &scores(&bench, "nli", &DOCUMENTS, &["--label", label]), &expected);
+        assert_near(label, &scores(&bench, "chosen", &DOCUMENTS, &["--label", label]), &expected);
+    }
+    scores(&bench, "difference", &DOCUMENTS, &["--label", "1-0"]);
+    let rerank =
+        |model: &str, label: &str| bench.rerank(&["--model", model, "--label", label, "--query", QUERY, "air"]);
+    let reason = "is not the label that was chosen when model chosen was added, 2 neutral";
+    for label in ["0", "1", "entailment", "3", "nothing"] {
+        rerank("chosen", label).fails(2, &["--label: ", reason, "under another name without --label"]);
+    }
+    rerank("difference", "1").fails(2, &["was added, 1 entailment minus 0 contradiction"]);
+    rerank("nli", "3").fails(2, &["there is no label \"3\": model nli has 0 contradiction, 1 entailment, 2 neutral"]);
+    rerank("nli", "1-0").fails(2, &["`assay model add --label`"]);
+    // The setting of a request is the same, over HTTP too: the host reads it.
+    let request = |label: &str| {
+        let request = json!({ "query": QUERY, "documents": DOCUMENTS, "settings": { "label": label } });
+        bench.file("requests.jsonl", request.to_string() + "\n")
+    };
+    let ask = |model: &str, label: &str| {
+        let file = request(label);
+        bench.rerank(&["--json", "--engine", "cpu", "--model", model, "--requests", file.to_str().unwrap()])
+    };
+    for (model, label) in [("nli", "neutral"), ("chosen", "neutral"), ("chosen", "2")] {
+        let hits = ask(model, label).succeeds().lines()[0]["hits"].clone();
+        let best = expected.iter().copied().fold(f64::MIN, f64::max);
+        assert!((hits[0]["score"].as_f64().unwrap() - best).abs() < TOLERANCE, "{model} {label}: {hits}");
+    }
+    ask("chosen", "0").fails(2, &["line 1: ", "setting label: ", reason]);
+    let none = bench.rerank(&["--model", "nli", "--query", QUERY, "air"]);
+    none.fails(2, &["has 3 labels (0 contradiction, 1 entailment, 2 neutral): choose one with --label"]);
+    let list = finish(bench.assay().args(["model", "list"])).succeeds().stdout;
+    assert!(list.contains("raw, label 2 ") && list.contains("raw, label 1-0 "), "{list}");
+}
+
+#[test]
+fn a_model_that_cannot_rank_never_takes_the_defaults_place() {
+    let bench = Bench::new();
+    let embedding = copy(&bench, "bert-embedding", "embedding");
+    let nli = copy(&bench, "bert-hd16-3labels", "nli");
+    add(&bench, &embedding, &[]).succeeds();
+    add(&bench, &nli, &[]).succeeds();
+    let default = |name: &str| finish(bench.assay().args(["model", "default", name]));
+    default("embedding").fails(2, &["embedding cannot be the default model: it computes embeddings"]);
+    default("nli").fails(2, &["nli cannot be the default model: it has 3 labels", "add it again with --label"]);
+    for dir in [&embedding, &nli] {
+        let said = ["tiny is the default model, and the one to add cannot be", "--name"];
+        add(&bench, dir, &["--name", "tiny"]).fails(2, &said);
+    }
+    bench.rerank(&["--query", "red", "sun"]).succeeds();
+    let added = add(&bench, &nli, &["--name", "tiny", "--label", "1"]).succeeds().stderr;
+    assert!(added.contains("the default model is now tiny, revision "), "{added}");
+    let again = add(&bench, &nli, &["--name", "tiny", "--label", "1"]).succeeds().stderr;
+    assert!(!again.contains("the default model is now"), "{again}");
+    bench.rerank(&["--query", "red", "sun"]).succeeds();
 }
 
 #[test]
@@ -445,6 +687,12 @@ fn a_tokenizer_that_would_fail_later_is_refused_with_the_cause() {
         "set tokenizer_class to PreTrainedTokenizerFast",
     );
     refused(&bert(&json!({ "split_special_tokens": true })), &|_| {}, "split_special_tokens is true");
+    let padded = json!({ "strategy": { "Fixed": 1u64 << 40 }, "direction": "Right", "pad_to_multiple_of": null,
+                         "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]" });
+    refused(&as_it_is, &|it| it["padding"] = padded.clone(), "the number 1099511627776");
+    let replace = json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "a".repeat(40) });
+    let expand = json!({ "type": "Sequence", "normalizers": vec![replace; 10] });
+    refused(&as_it_is, &|it| it["normalizer"] = expand.clone(), "may lengthen a text");
     let added = json!({ "added_tokens_decoder": { "12": { "content": "[EXTRA]" } } });
     refused(&bert(&added), &|_| {}, "[EXTRA], which tokenizer.json lacks");
     refused(&bert(&json!({ "model_max_length": 3 })), &|_| {}, "rows of at most 3 tokens");
@@ -480,6 +728,16 @@ fn files_in_the_place_of_a_model_are_named_with_the_way_out() {
             std::fs::remove_file(dir.join(file)).unwrap();
         }
     }
+    #[cfg(unix)]
+    for (file, place) in
+        [("model.safetensors", "/dev/zero"), ("tokenizer_config.json", "/dev/zero"), ("config.json", "/")]
+    {
+        let dir = fresh("device");
+        let _ = std::fs::remove_file(dir.join(file));
+        std::os::unix::fs::symlink(place, dir.join(file)).unwrap();
+        add(&bench, &dir, &[]).fails(2, &[file, "is not a regular file"]);
+        std::fs::remove_file(dir.join(file)).unwrap();
+    }
     let adapter = bench.path("adapter");
     std::fs::create_dir(&adapter).unwrap();
     std::fs::write(adapter.join("adapter_config.json"), "{}").unwrap();
@@ -510,6 +768,12 @@ fn a_model_in_shards_ranks_as_one_in_a_single_file() {
     let documents = ["red sun", "blue moon"];
     assert_eq!(scores(&bench, "sharded", &documents, &[]), scores(&bench, "tiny", &documents, &[]));
     finish(bench.assay().args(["model", "verify"])).succeeds();
+    // Which of two tensors of one name counts cannot be told.
+    let name = shards[0].keys().next().unwrap().clone();
+    let tensor = shards[0][&name].clone();
+    shards[1].insert(name, tensor);
+    candle_core::safetensors::save(&shards[1], dir.join("model-00002-of-00002.safetensors")).unwrap();
+    add(&bench, &dir, &["--name", "twice"]).fails(2, &["is in ", "00001-of-00002.safetensors too"]);
 }
 
 #[test]
@@ -521,6 +785,19 @@ fn a_model_that_was_saved_from_torch_compile_ranks_the_same() {
     add(&bench, &bench.path("compiled"), &[]).succeeds();
     let documents = ["red sun", "blue moon"];
     assert_eq!(scores(&bench, "compiled", &documents, &[]), scores(&bench, "tiny", &documents, &[]));
+}
+
+#[test]
+fn a_model_saved_with_an_adapter_that_was_not_merged_is_refused_with_the_way_out() {
+    let bench = Bench::new();
+    let mut model = Model::default();
+    model.tensors = model.tensors.drain().map(|(name, tensor)| (format!("base_model.model.{name}"), tensor)).collect();
+    let query = "base_model.model.bert.encoder.layer.0.attention.self.query";
+    let weight = model.tensors.remove(&format!("{query}.weight")).unwrap();
+    model.tensors.insert(format!("{query}.base_layer.weight"), weight.clone());
+    model.tensors.insert(format!("{query}.lora_A.default.weight"), weight);
+    model.write(&bench.path("unmerged"));
+    add(&bench, &bench.path("unmerged"), &[]).fails(2, &["merge_and_unload()", "--adapter"]);
 }
 
 #[test]

@@ -48,6 +48,28 @@ fn the_first_model_is_the_default_until_another_is_chosen() {
 }
 
 #[test]
+fn a_model_that_was_added_by_mistake_is_removed() {
+    let bench = Bench::new();
+    add_damaged(&bench, "second", |_| {}).succeeds();
+    let remove = |name: &str| finish(bench.assay().args(["model", "remove", name]));
+    remove("tiny").fails(2, &["tiny is the default model", "assay model default OTHER"]);
+    remove("third").fails(2, &["no model third"]);
+    let removed = remove("second").succeeds();
+    assert!(removed.stderr.contains("removed 1 items"), "{}", removed.stderr);
+    assert_eq!(list(&bench).len(), 1);
+    bench.rerank(&["--model", "second", "--query", "red", "sun"]).fails(2, &["no model second"]);
+    // What a killed removal leaves is no model, and stands in no way.
+    add_damaged(&bench, "second", |_| {}).succeeds();
+    let models = bench.path("data/models");
+    std::fs::create_dir_all(models.join(".dropping-second/0123456789abcdef")).unwrap();
+    assert_eq!(list(&bench).len(), 2);
+    remove("second").succeeds();
+    assert!(!models.join(".dropping-second").exists());
+    add_damaged(&bench, "second", |_| {}).succeeds();
+    finish(bench.assay().args(["model", "verify"])).succeeds();
+}
+
+#[test]
 fn the_list_says_where_a_model_came_from() {
     let bench = Bench::new();
     let text = finish(bench.assay().args(["model", "list"])).succeeds().stdout;

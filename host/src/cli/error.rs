@@ -120,6 +120,9 @@ impl From<ModelError> for CliError {
             | ModelError::Tokenizer { .. }
             | ModelError::Name { .. }
             | ModelError::NameTaken { .. }
+            | ModelError::CannotBeDefault { .. }
+            | ModelError::InPlaceOfDefault { .. }
+            | ModelError::IsDefault { .. }
             | ModelError::Unknown { .. }
             | ModelError::UnknownRevision { .. }
             | ModelError::AmbiguousRevision { .. } => Self::bad_input(message),

@@ -3,14 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use assay_kernels::Task;
+use assay_kernels::checkpoint::RankedLabel;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::error::CliError;
-use super::{table, tenant};
+use super::{gc, table, tenant};
 use crate::model::page::ModelPage;
 use crate::model::store::StoredModel;
-use crate::model::{Added, Change, Choices, DefaultScores, ModelStore, Source, builtin, hub, of_directory};
-use crate::tenant::admin::HeldModel;
+use crate::model::{
+    Added, Change, Choices, DefaultScores, ModelRevision, ModelStore, Source, builtin, hub, of_directory,
+};
+use crate::tenant::admin::{Command as AdminCommand, HeldModel, Reply};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -24,8 +27,10 @@ pub(super) enum Command {
     Show(Show),
     /// Compare every file with what was added, and check every tensor
     Verify(Verify),
-    /// Make a model the default one
+    /// Make a model the default one; it must rank by itself
     Default(Default),
+    /// Remove a model with all its revisions, unless it is the default one or a tenant's version opens it
+    Remove(Remove),
 }
 
 #[derive(Debug, Args)]
@@ -44,7 +49,8 @@ pub(super) struct Pull {
 pub(super) struct Add {
     /// A directory with config.json, tokenizer.json and model.safetensors or its shards
     dir: PathBuf,
-    /// A directory with a LoRA adapter in PEFT's format, merged over the weights
+    /// A directory with a LoRA adapter in PEFT's format, merged over the weights; a tokenizer and sentence-transformers'
+    /// files that were saved with it take the place of the model's
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     /// NAME or OWNER/NAME under which to keep the model [default: the directory's name; of a folder in a hub's cache
@@ -96,8 +102,15 @@ pub(super) struct Default {
     name: String,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Remove {
+    /// The model
+    name: String,
+}
+
 pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
     let store = ModelStore::new(data_dir);
+    let before = default_revision(&store);
     match command {
         Command::Pull(Pull { name: Some(name), revision, .. }) => {
             added(&hub::pull(&store, data_dir, &name, revision.as_deref())?);
@@ -113,6 +126,24 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
         Command::Show(args) => show(&args, &store)?,
         Command::Verify(args) => verify(&args, &store)?,
         Command::Default(args) => store.set_default(&args.name)?,
+        Command::Remove(args) => remove(args.name, data_dir)?,
+    }
+    if let Some(now) = default_revision(&store).filter(|now| before.as_ref() != Some(now)) {
+        eprintln!("the default model is now {}, revision {:.16}", now.name, now.revision);
+    }
+    Ok(())
+}
+
+/// What commands rank with if they name no model.
+fn default_revision(store: &ModelStore) -> Option<ModelRevision> {
+    store.open(None).ok().map(|model| model.manifest.model_revision())
+}
+
+fn remove(name: String, data_dir: &Path) -> Result<(), CliError> {
+    match tenant::execute(AdminCommand::RemoveModel { name }, None, data_dir)? {
+        Reply::Swept(swept) => eprintln!("removed {}", gc::summary(&swept)),
+        Reply::Refused(error) => return Err(error.into()),
+        _ => return Err(CliError::failed("the server answered another question")),
     }
     Ok(())
 }
@@ -226,7 +257,12 @@ fn row(mark: &str, model: &StoredModel, is_current: bool, held_by: &[&HeldModel]
         Task::Embedding => "-".to_owned(),
         Task::CrossEncoder => {
             let prompt = if settings.prompt.is_some() { ", prompt" } else { "" };
-            format!("{}{prompt}", settings.scores.unwrap_or(DefaultScores::Raw).name())
+            let label = match settings.label {
+                Some(RankedLabel { label, minus: None }) => format!(", label {label}"),
+                Some(RankedLabel { label, minus: Some(minus) }) => format!(", label {label}-{minus}"),
+                None => String::new(),
+            };
+            format!("{}{prompt}{label}", settings.scores.unwrap_or(DefaultScores::Raw).name())
         }
     };
     let source = match &manifest.adapter {

@@ -193,7 +193,7 @@ impl Device {
             return Ok(model);
         }
         // Counts the computed need before the weights are read, and the engine's actual memory afterwards.
-        let (architecture, settings) = (stored.architecture()?, stored.settings()?);
+        let (architecture, settings, labels) = (stored.architecture()?, stored.settings()?, stored.labels()?);
         let failed = |error| LoadError::device(name, error);
         let needed = self.hardware.memory_needed(&architecture).map_err(failed)?;
         self.make_room(name, &needed)?;
@@ -208,7 +208,7 @@ impl Device {
             id: self.scheduler.add_with(engine, Arc::clone(&row_flops)),
             row_flops,
             manifest: stored.manifest.clone(),
-            info: Arc::new(ModelInfo::new(&key, task, &shape, &settings, tokenizer)),
+            info: Arc::new(ModelInfo::new(&key, task, &shape, &settings, labels, tokenizer)),
             shape,
             engine: info,
             memory,

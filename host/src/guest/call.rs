@@ -21,7 +21,7 @@ use super::turns::CpuShare;
 use crate::device::Account;
 use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::ModelInfo;
-use crate::rerank::{Request, RerankError, Response, SETTING_TRUNCATION_DIRECTION, Timings};
+use crate::rerank::{Request, RerankError, Response, SETTING_LABEL, SETTING_TRUNCATION_DIRECTION, Timings};
 
 /// Prepared instances kept for a guest without a snapshot: enough that two requests at once do not wait for `prepare`.
 const WARM_INSTANCES: usize = 2;
@@ -107,15 +107,33 @@ impl Drop for Program {
     }
 }
 
-/// The request as the default model's settings have it: with its prompt, and cut at the side that it is used with.
-fn with_defaults(mut request: Request, info: &ModelInfo) -> Request {
+/// The request as the default model's settings have it: with its prompt, cut at the side that it is used with, and by a
+/// label's number where the request has its name. A model that was added with a label computes that one alone: the
+/// guest gets no label then.
+///
+/// # Errors
+/// The request names another label than the one that was chosen.
+fn with_defaults(mut request: Request, info: &ModelInfo) -> Result<Request, RerankError> {
+    let mut settings = Vec::with_capacity(request.settings.len());
+    for (name, value) in std::mem::take(&mut request.settings) {
+        match if name == SETTING_LABEL { info.label_setting(&value) } else { Ok(Some(value.clone())) } {
+            Ok(Some(value)) => settings.push((name, value)),
+            Ok(None) => {}
+            Err(why) if info.label.is_some() => {
+                return Err(RerankError::InvalidInput(format!("setting {SETTING_LABEL}: {why}")));
+            }
+            // A guest may have labels of its own; the standard one refuses this.
+            Err(_) => settings.push((name, value)),
+        }
+    }
+    request.settings = settings;
     if let Some(prompt) = &info.prompt {
         request.query.insert_str(0, prompt);
     }
     if info.is_cut_left && !request.settings.iter().any(|(name, _)| name == SETTING_TRUNCATION_DIRECTION) {
         request.settings.push((SETTING_TRUNCATION_DIRECTION.to_owned(), "left".to_owned()));
     }
-    request
+    Ok(request)
 }
 
 impl Program {
@@ -171,7 +189,7 @@ impl Program {
     ) -> Result<(Response, Used), RerankError> {
         let limits = context.limits;
         let info = Arc::clone(budget.models.default.info());
-        let request = with_defaults(request, &info);
+        let request = with_defaults(request, &info)?;
         let mut instance = self.instance(&info, Purpose::Request(budget), context).await?;
         let (documents, top_n) = (request.documents.len(), request.top_n);
         let answer = instance.rerank(request).await;

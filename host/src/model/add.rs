@@ -70,7 +70,8 @@ impl ModelStore {
     ///
     /// # Errors
     /// The directory is not a model, a tensor is missing, misshapen or not finite, the tokenizer cannot be used, a file
-    /// asks for what is not computed, or the name is too close to another model's. Nothing changes then.
+    /// asks for what is not computed, the name is too close to another model's, or it is the default model's and this
+    /// one cannot rank by itself. Nothing changes then.
     pub fn add_with(
         &self,
         name: &str,
@@ -83,6 +84,7 @@ impl ModelStore {
         self.default_name()?;
         let (adapter_dir, adapter) = adapter.unzip();
         let checked = check_model(dir, adapter_dir, choices)?;
+        self.refuse_as_default(name, checked.cannot_rank.as_ref())?;
         let files = Files::record(dir, adapter_dir, &checked)?;
         let revision = revision(&files.records);
         let manifest = Manifest { name: name.to_owned(), revision, source, adapter, files: files.records.clone() };
@@ -92,6 +94,7 @@ impl ModelStore {
         let staged = if place.exists() { None } else { Some(self.stage(&manifest, &files)?) };
         let _lock = self.lock()?;
         self.refuse_taken(name)?;
+        self.refuse_as_default(name, checked.cannot_rank.as_ref())?;
         std::fs::create_dir_all(&model_dir).map_err(ModelError::io(&model_dir))?;
         let change = match staged {
             Some(staged) if !place.exists() => {
@@ -105,7 +108,7 @@ impl ModelStore {
         };
         let model = StoredModel::read(&place, name)?;
         self.point_at(&model)?;
-        if checked.can_rank && read_pointer(&self.root.join(DEFAULT_FILE))?.is_none() {
+        if checked.cannot_rank.is_none() && read_pointer(&self.root.join(DEFAULT_FILE))?.is_none() {
             self.write_default(name)?;
         }
         Ok(Added { model, change, settings: checked.settings })
@@ -117,6 +120,7 @@ impl ModelStore {
         let Some(model) = kept.filter(|model| model.verify().is_ok()) else { return Ok(None) };
         let _lock = self.lock()?;
         let settings = model.settings()?;
+        self.refuse_as_default(name, model.cannot_rank()?.as_ref())?;
         self.point_at(&model)?;
         Ok(Some(Added { model, change: Change::Kept, settings }))
     }

@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use assay_kernels::checkpoint::{self, RankedLabel};
+use assay_kernels::checkpoint;
 use assay_kernels::gpu::{self, GpuEngine};
 use assay_kernels::{Architecture, CpuEngine, Task};
 
 use super::error::{ModelError, TokenizerFault};
 use super::hugging_face::{self, Described};
+use super::label::{self, named};
 use super::settings::{DefaultScores, ModelSettings};
 use super::tokenizer::{self, Decided, TOKENIZER_FILE};
 
@@ -36,8 +37,8 @@ pub(super) struct Checked {
     pub(super) settings: ModelSettings,
     /// The tokenizer to store, if not the directory's own.
     pub(super) tokenizer: Option<Vec<u8>>,
-    /// Whether requests can be ranked by it without more settings.
-    pub(super) can_rank: bool,
+    /// Why requests cannot be ranked by it without more settings, if so.
+    pub(super) cannot_rank: Option<String>,
 }
 
 /// Checks that every tensor is present, finite and of the right shape, that the tokenizer works and its ids are in the
@@ -49,11 +50,21 @@ pub(super) fn check_model(dir: &Path, adapter: Option<&Path>, choices: &Choices)
     check_parts(dir, &architecture)?;
     check_usable_here(dir, &architecture)?;
     let task = architecture.task();
-    let described = hugging_face::describe(dir, task)?;
-    let tokenizer = tokenizer::decide(dir, &described, &architecture)?;
+    // As `CrossEncoder` does for an adapter's directory: what was saved with the adapter counts.
+    let settings_dir = adapter.filter(|adapter| hugging_face::is_saved(adapter)).unwrap_or(dir);
+    let described = hugging_face::describe(dir, settings_dir, task)?;
+    let mut tokenizer = tokenizer::decide(tokenizer_dir(dir, adapter), &described, &architecture)?;
+    if let Some(adapter) = adapter.filter(|&adapter| tokenizer_dir(dir, Some(adapter)) == adapter) {
+        take_adapters_tokenizer(dir, adapter, &mut tokenizer)?;
+    }
     let mut model = checkpoint::load(dir, adapter)?;
     let labels = model.architecture.outputs();
-    let label = choices.label.as_deref().map(|label| label_of(label, &described.labels, labels)).transpose()?;
+    let no_label =
+        |label: &str| ModelError::NoLabel { label: label.to_owned(), labels: named(&described.labels, labels) };
+    let label = match choices.label.as_deref() {
+        Some(text) => Some(label::parse(text, &described.labels, labels).ok_or_else(|| no_label(text))?),
+        None => None,
+    };
     let settings = ModelSettings {
         max_tokens: max_tokens(&described, &tokenizer, &architecture),
         scores: choices.scores.or(described.scores),
@@ -68,8 +79,8 @@ pub(super) fn check_model(dir: &Path, adapter: Option<&Path>, choices: &Choices)
         let fault = TokenizerFault::NoRoom { max_tokens, special_tokens: tokenizer.special_tokens };
         return Err(ModelError::Tokenizer { path: dir.join(TOKENIZER_FILE), fault });
     }
-    let can_rank = task == Task::CrossEncoder && model.architecture.outputs() == 1;
-    Ok(Checked { settings, tokenizer: tokenizer.file, can_rank })
+    let cannot_rank = cannot_rank(&model.architecture, &described.labels);
+    Ok(Checked { settings, tokenizer: tokenizer.file, cannot_rank })
 }
 
 /// Checks the files of a revision in the store.
@@ -86,6 +97,33 @@ pub(super) fn model_files(dir: &Path) -> Result<Vec<String>, ModelError> {
     files.extend(checkpoint::weight_files(dir)?);
     files.extend(checkpoint::head_files(dir)?);
     Ok(files)
+}
+
+/// Why requests cannot be ranked by a model without more settings, and what to do; `None` if they can.
+pub(super) fn cannot_rank(architecture: &Architecture, names: &[String]) -> Option<String> {
+    match (architecture.task(), architecture.outputs()) {
+        (Task::Embedding, _) => Some("it computes embeddings".to_owned()),
+        (Task::CrossEncoder, 1) => None,
+        (Task::CrossEncoder, labels) => Some(format!(
+            "it has {labels} labels ({}) and none was chosen: add it again with --label",
+            named(names, labels)
+        )),
+    }
+}
+
+/// The directory whose tokenizer counts: the adapter's, if one was saved with it.
+fn tokenizer_dir<'a>(dir: &'a Path, adapter: Option<&'a Path>) -> &'a Path {
+    adapter.filter(|adapter| adapter.join(TOKENIZER_FILE).symlink_metadata().is_ok()).unwrap_or(dir)
+}
+
+/// Has the store keep the adapter's tokenizer, and says so if it is another than the model's own.
+fn take_adapters_tokenizer(dir: &Path, adapter: &Path, tokenizer: &mut Decided) -> Result<(), ModelError> {
+    let own = tokenizer::read_tokenizer(&adapter.join(TOKENIZER_FILE))?;
+    if own != tokenizer::read_tokenizer(&dir.join(TOKENIZER_FILE))? {
+        tokenizer.notes.push("its tokenizer is the one in the adapter's directory".to_owned());
+        tokenizer.file.get_or_insert(own);
+    }
+    Ok(())
 }
 
 /// Refuses a directory without the files of a model, naming what is there instead.
@@ -117,6 +155,16 @@ fn check_files(dir: &Path, adapter: Option<&Path>) -> Result<(), ModelError> {
     }
     let Some(adapter) = adapter else { return Ok(()) };
     std::fs::metadata(adapter).map_err(ModelError::io(adapter))?;
+    if !is_there(adapter.join(TOKENIZER_FILE))
+        && let Some(other) = OTHER_TOKENIZERS.iter().find(|file| is_there(adapter.join(file)))
+    {
+        let message = format!(
+            "is of a tokenizer that was saved with the adapter, and {TOKENIZER_FILE} is missing beside it: make it with \
+             transformers, AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR), or remove {other} to use the base \
+             model's tokenizer"
+        );
+        return Err(ModelError::Described { path: adapter.join(other), message });
+    }
     for file in ADAPTER_FILES {
         if is_there(adapter.join(file)) {
             continue;
@@ -181,29 +229,4 @@ fn notes(described: &Described, tokenizer: &Decided, task: Task, labels: usize, 
     }
     notes.extend(tokenizer.notes.iter().cloned());
     notes
-}
-
-/// The label that a person means: a number, a name, or the difference of two numbers.
-fn label_of(text: &str, names: &[String], labels: usize) -> Result<RankedLabel, ModelError> {
-    let no_label = || ModelError::NoLabel { label: text.to_owned(), labels: named(names, labels) };
-    let number = |text: &str| text.parse().ok().filter(|&label: &usize| label < labels);
-    let by_name = |text: &str| names.iter().take(labels).position(|name| name.eq_ignore_ascii_case(text));
-    if let Some(label) = number(text).or_else(|| by_name(text)) {
-        return Ok(RankedLabel { label, minus: None });
-    }
-    let (label, minus) = text.split_once('-').ok_or_else(no_label)?;
-    let (label, minus) = (number(label).ok_or_else(no_label)?, number(minus).ok_or_else(no_label)?);
-    Ok(RankedLabel { label, minus: Some(minus) })
-}
-
-/// Labels by number and name, for messages.
-pub(super) fn named(names: &[String], labels: usize) -> String {
-    const SHOWN: usize = 10;
-    let shown: Vec<String> = (0..labels.min(SHOWN))
-        .map(|label| match names.get(label) {
-            Some(name) => format!("{label} {name:.40}"),
-            None => label.to_string(),
-        })
-        .collect();
-    format!("{}{}", shown.join(", "), if labels > SHOWN { ", …" } else { "" })
 }

@@ -151,6 +151,31 @@ pub enum ModelError {
         /// The revision in the store.
         kept: String,
     },
+    /// The model cannot rank by itself.
+    #[error("{name} cannot be the default model: {why}")]
+    CannotBeDefault {
+        /// The name.
+        name: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The model would take the default's place and cannot rank by itself.
+    #[error(
+        "{name} is the default model, and the one to add cannot be: {why}; or give it another name with --name, or make \
+         another model the default first"
+    )]
+    InPlaceOfDefault {
+        /// The name.
+        name: String,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// The default model cannot be removed.
+    #[error("{name} is the default model: make another one the default first, with `assay model default OTHER`")]
+    IsDefault {
+        /// The name.
+        name: String,
+    },
     /// The store has no default model.
     #[error("no default model is installed")]
     Empty,

@@ -18,7 +18,10 @@ use hf_hub::{Repo, RepoType};
 
 use super::add::Added;
 use super::error::{HubError, ModelError};
-use super::hugging_face::{MODULES_FILE, SENTENCE_TRANSFORMERS_FILE, TOKENIZER_CONFIG_FILE, TRANSFORMER_FILE};
+use super::hugging_face::{
+    ADDED_TOKENS_FILE, MODULES_FILE, SENTENCE_TRANSFORMERS_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE,
+    TRANSFORMER_FILES,
+};
 use super::manifest::Source;
 use super::name::directory;
 use super::store::{ModelStore, TOKENIZER_FILE};
@@ -28,7 +31,8 @@ use crate::durable::DirLock;
 pub(crate) const DOWNLOADS_DIR: &str = "downloads";
 
 /// Files that say how a model is used.
-const SETTING_FILES: [&str; 4] = [TOKENIZER_CONFIG_FILE, MODULES_FILE, SENTENCE_TRANSFORMERS_FILE, TRANSFORMER_FILE];
+const SETTING_FILES: [&str; 5] =
+    [TOKENIZER_CONFIG_FILE, MODULES_FILE, SENTENCE_TRANSFORMERS_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE];
 
 /// Most time for the hub to resolve a revision. The answer is small, so a slower hub counts as out of reach.
 const DEFAULT_HUB_TIMEOUT: Duration = Duration::from_secs(20);
@@ -58,7 +62,7 @@ pub fn pull(store: &ModelStore, data_dir: &Path, name: &str, revision: Option<&s
     let path = get(CONFIG_FILE)?;
     let dir = path.parent().ok_or_else(|| HubError::Nowhere { name: name.to_owned() })?;
     // Small files first: a model that cannot be computed is then refused before its weights are fetched.
-    for file in SETTING_FILES.into_iter().filter(|file| there.contains(*file)) {
+    for file in SETTING_FILES.into_iter().chain(TRANSFORMER_FILES).filter(|file| there.contains(*file)) {
         get(file)?;
     }
     for folder in module_folders(dir) {

@@ -17,8 +17,22 @@ pub(super) const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 /// sentence-transformers' settings of a model, and the modules that it runs one after the other.
 pub(super) use assay_kernels::checkpoint::{MODULES_FILE, SENTENCE_TRANSFORMERS_FILE};
 
-/// sentence-transformers' settings of the module `Transformer`.
-pub(super) const TRANSFORMER_FILE: &str = "sentence_bert_config.json";
+/// sentence-transformers' settings of the module `Transformer`, by their names then and now; the first one counts.
+pub(super) const TRANSFORMER_FILES: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+/// Special tokens by their roles, in a file of earlier versions of transformers.
+pub(super) const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
+
+/// Added tokens by their ids, in a file of earlier versions of transformers.
+pub(super) const ADDED_TOKENS_FILE: &str = "added_tokens.json";
 
 /// Longest prompt.
 const MAX_PROMPT_BYTES: usize = 16 << 10;
@@ -49,8 +63,13 @@ pub(super) struct Described {
     pub(super) notes: Vec<String>,
 }
 
-/// Reads the files of the model in `dir`.
-pub(super) fn describe(dir: &Path, task: Task) -> Result<Described, ModelError> {
+/// Whether a directory was saved by sentence-transformers, so that its files say how the model is used.
+pub(super) fn is_saved(dir: &Path) -> bool {
+    [SENTENCE_TRANSFORMERS_FILE, MODULES_FILE].iter().all(|file| dir.join(file).symlink_metadata().is_ok())
+}
+
+/// Reads the configuration of the model in `dir`, and sentence-transformers' files in `settings_dir`.
+pub(super) fn describe(dir: &Path, settings_dir: &Path, task: Task) -> Result<Described, ModelError> {
     let config = read(dir, checkpoint::CONFIG_FILE)?.unwrap_or_default();
     let mut described = Described {
         model_type: config["model_type"].as_str().unwrap_or_default().to_owned(),
@@ -59,7 +78,7 @@ pub(super) fn describe(dir: &Path, task: Task) -> Result<Described, ModelError> 
         labels: labels(&config),
         ..Described::default()
     };
-    let saved = check_modules(dir, &mut described, task)?;
+    let saved = check_modules(settings_dir, dir, &mut described, task)?;
     if task == Task::Embedding {
         return Ok(described);
     }
@@ -69,14 +88,15 @@ pub(super) fn describe(dir: &Path, task: Task) -> Result<Described, ModelError> 
         &config["sbert_ce_default_activation_function"],
     ];
     if let Some(name) = names.into_iter().find_map(Value::as_str) {
-        described.scores = scores(name);
-        if described.scores.is_none() {
+        let computed = scores(name);
+        described.scores = computed.or(Some(DefaultScores::Raw));
+        if computed.is_none() {
             described.notes.push(format!(
                 "its activation {name:.100} is not computed here: scores are raw, or sigmoids with --scores sigmoid"
             ));
         }
     }
-    described.prompt = prompt(dir, &saved)?;
+    described.prompt = prompt(settings_dir, &saved)?;
     Ok(described)
 }
 
@@ -95,7 +115,7 @@ pub(super) fn read(dir: &Path, file: &str) -> Result<Option<Value>, ModelError> 
 
 /// Refuses a cross-encoder without a head, and reads the settings of its first module. Returns
 /// `config_sentence_transformers.json` if it counts, otherwise null. The modules of the head are read with the weights.
-fn check_modules(dir: &Path, described: &mut Described, task: Task) -> Result<Value, ModelError> {
+fn check_modules(dir: &Path, model_dir: &Path, described: &mut Described, task: Task) -> Result<Value, ModelError> {
     let saved = read(dir, SENTENCE_TRANSFORMERS_FILE)?.unwrap_or_default();
     let modules = read(dir, MODULES_FILE)?.unwrap_or_default();
     let Some(modules) = modules.as_array().filter(|_| saved["model_type"] == "CrossEncoder") else {
@@ -116,10 +136,72 @@ fn check_modules(dir: &Path, described: &mut Described, task: Task) -> Result<Va
             ),
         });
     }
-    let transformer = read(dir, TRANSFORMER_FILE)?.unwrap_or_default();
+    if modules[0]["path"].as_str().is_some_and(|path| !path.is_empty()) {
+        return Err(ModelError::Described {
+            path: dir.join(MODULES_FILE),
+            message: format!("has its Transformer in the folder {:.100}: add that folder", modules[0]["path"]),
+        });
+    }
+    if classes.len() > 1 && dir != model_dir {
+        return Err(ModelError::Described {
+            path: dir.join(MODULES_FILE),
+            message: "has a head in modules beside an adapter, which is not read: merge the adapter with PEFT \
+                      (merge_and_unload) and save the whole CrossEncoder"
+                .to_owned(),
+        });
+    }
+    let mut transformer = Value::Null;
+    for file in TRANSFORMER_FILES {
+        transformer = read(dir, file)?.unwrap_or_default();
+        if transformer.as_object().is_some_and(|fields| !fields.is_empty()) {
+            check_transformer(&transformer, classes.len() > 1)
+                .map_err(|message| ModelError::Described { path: dir.join(file), message })?;
+            break;
+        }
+    }
     described.max_tokens = transformer["max_seq_length"].as_u64().and_then(|max| u32::try_from(max).ok());
     described.is_lowercased = transformer["do_lower_case"] == true;
     Ok(saved)
+}
+
+/// Refuses settings of the module `Transformer` that change what is computed and are not followed. A field of a later
+/// version is never passed over.
+fn check_transformer(fields: &Value, is_bare: bool) -> Result<(), String> {
+    /// Fields that are read, and those that change nothing for a pair of texts.
+    const KNOWN: [&str; 5] = ["max_seq_length", "do_lower_case", "unpad_inputs", "query_length", "document_length"];
+    /// Arguments of loading that change no number, or only its digits.
+    const INERT_ARGUMENTS: [&str; 4] = ["dtype", "torch_dtype", "attn_implementation", "trust_remote_code"];
+    // With the head in the class of config.json, or in modules of its own.
+    let (task, output, method_output) = match is_bare {
+        false => ("sequence-classification", "scores", "logits"),
+        true => ("feature-extraction", "token_embeddings", "last_hidden_state"),
+    };
+    for (field, value) in fields.as_object().into_iter().flatten() {
+        let is_plain = match field.as_str() {
+            "transformer_task" => value == task,
+            "module_output_name" => value == output,
+            "modality_config" => {
+                value["text"] == serde_json::json!({ "method": "forward", "method_output_name": method_output })
+            }
+            "model_args" | "model_kwargs" => value
+                .as_object()
+                .is_some_and(|arguments| arguments.keys().all(|name| INERT_ARGUMENTS.contains(&name.as_str()))),
+            field => KNOWN.contains(&field),
+        };
+        let is_off = match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Array(values) => values.is_empty(),
+            Value::Object(fields) => fields.values().all(|value| value == &serde_json::json!({}) || value.is_null()),
+            _ => false,
+        };
+        if !is_plain && !is_off {
+            return Err(format!(
+                "{field:.60} is {:.100}, which is not followed: remove it if scores do not depend on it",
+                value.to_string()
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn prompt(dir: &Path, saved: &Value) -> Result<Option<String>, ModelError> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use assay_kernels::checkpoint::RankedLabel;
 use assay_kernels::{RowShape, Task};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,12 @@ pub struct ModelInfo {
     pub vocabulary_size: u32,
     /// Numbers per row.
     pub outputs: u32,
+    /// The names of the classifier's labels, by number, also if one was chosen; the host's business.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// The label that was chosen when the model was added; the host's business.
+    #[serde(default)]
+    pub label: Option<RankedLabel>,
     /// How scores are given if a request does not say; the host's business.
     #[serde(default)]
     pub scores: Option<DefaultScores>,
@@ -64,6 +71,7 @@ impl ModelInfo {
         task: Task,
         shape: &RowShape,
         settings: &ModelSettings,
+        labels: Vec<String>,
         tokenizer: Arc<[u8]>,
     ) -> Self {
         // The store refuses dimensions that do not fit 32 bits.
@@ -75,6 +83,8 @@ impl ModelInfo {
             max_tokens: narrow(shape.max_tokens).min(settings.max_tokens.unwrap_or(u32::MAX)),
             vocabulary_size: narrow(shape.vocab_size),
             outputs: narrow(shape.outputs),
+            labels,
+            label: settings.label,
             scores: settings.scores,
             prompt: settings.prompt.clone(),
             is_cut_left: settings.is_cut_left,

@@ -7,13 +7,17 @@ use assay_kernels::checkpoint::{self, RankedLabel};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::check::named;
 use super::error::ModelError;
 use super::hugging_face;
 use super::info::ModelTask;
-use super::settings::ModelSettings;
+use super::label::named;
+use super::settings::{DefaultScores, ModelSettings};
 use super::store::StoredModel;
 use super::tokenizer::{TOKENIZER_FILE, read_tokenizer};
+
+/// The scores of a model whose files name no activation.
+const NO_ACTIVATION: &str =
+    "raw, as its files name no activation; for one label CrossEncoder then gives sigmoids, as --scores sigmoid does";
 
 /// A model's page.
 #[derive(Debug, Clone, Serialize)]
@@ -125,7 +129,7 @@ impl fmt::Display for ModelPage {
             }
         }
         if self.task == ModelTask::CrossEncoder {
-            line("scores", &settings.scores.map_or("raw, as its files name no activation", |scores| scores.name()))?;
+            line("scores", &settings.scores.map_or(NO_ACTIVATION, DefaultScores::name))?;
             line("prompt", &format_args!("{:?}", settings.prompt.as_deref().unwrap_or_default()))?;
             line("cut from", &if settings.is_cut_left { "the left" } else { "the right" })?;
         }

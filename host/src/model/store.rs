@@ -21,10 +21,11 @@
 
 use std::path::{Path, PathBuf};
 
-use assay_kernels::{Architecture, Model, checkpoint};
+use assay_kernels::{Architecture, Model, Task, checkpoint};
 
-use super::check::check_stored;
+use super::check::{cannot_rank, check_stored};
 use super::error::{Damage, ModelError};
+use super::hugging_face;
 use super::manifest::{FileRecord, Manifest, revision};
 use super::name::{self, DEFAULT_FILE};
 use super::settings::ModelSettings;
@@ -72,11 +73,24 @@ impl ModelStore {
     /// Makes `name` the default model.
     ///
     /// # Errors
-    /// There is no such model, or the store cannot be written.
+    /// There is no such model, it cannot rank by itself, or the store cannot be written.
     pub fn set_default(&self, name: &str) -> Result<(), ModelError> {
         self.current(name)?;
         let _lock = self.lock()?;
+        if let Some(why) = self.current(name)?.cannot_rank()? {
+            return Err(ModelError::CannotBeDefault { name: name.to_owned(), why });
+        }
         self.write_default(name)
+    }
+
+    /// Refuses a model that cannot rank by itself under the default model's name: it would take the default's place.
+    pub(super) fn refuse_as_default(&self, name: &str, cannot_rank: Option<&String>) -> Result<(), ModelError> {
+        match (read_pointer(&self.root.join(DEFAULT_FILE))?, cannot_rank) {
+            (Some(default), Some(why)) if default == name => {
+                Err(ModelError::InPlaceOfDefault { name: name.to_owned(), why: why.clone() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The name of the default model, if there is one.
@@ -278,6 +292,30 @@ impl StoredModel {
             }
         }
         check_stored(&self.dir, self.adapter_dir().as_deref(), &self.settings()?)
+    }
+
+    /// The names of its classifier's labels, by number, with an empty one where its files have none; no labels of an
+    /// embedding model. A label that was chosen leaves the others out of the computation, not out of here.
+    ///
+    /// # Errors
+    /// The configuration is damaged.
+    pub fn labels(&self) -> Result<Vec<String>, ModelError> {
+        let architecture = checkpoint::read_adapted_config(&self.dir, self.adapter_dir().as_deref())?;
+        if architecture.task() == Task::Embedding {
+            return Ok(Vec::new());
+        }
+        let mut names =
+            hugging_face::labels(&hugging_face::read(&self.dir, checkpoint::CONFIG_FILE)?.unwrap_or_default());
+        names.resize(architecture.outputs(), String::new());
+        Ok(names)
+    }
+
+    /// Why requests cannot be ranked by it without more settings, and what to do; `None` if they can.
+    ///
+    /// # Errors
+    /// The configuration is damaged.
+    pub(super) fn cannot_rank(&self) -> Result<Option<String>, ModelError> {
+        Ok(cannot_rank(&self.architecture()?, &self.labels()?))
     }
 
     /// What was decided when it was added.

@@ -94,6 +94,11 @@ pub enum Command {
     },
     /// Count the tenants that start, serve and have failed.
     Ready,
+    /// Remove a model with all its revisions, unless a version opens one.
+    RemoveModel {
+        /// The model's name.
+        name: String,
+    },
     /// Forget old versions, and remove unused files.
     CollectGarbage {
         /// Versions of each tenant to keep besides the current one, newest first.
@@ -358,6 +363,8 @@ impl From<ModelError> for AdminError {
         let (cause, message) = (Cause::from(&error), error.to_string());
         let error = match error {
             ModelError::Name { .. }
+            | ModelError::NameTaken { .. }
+            | ModelError::IsDefault { .. }
             | ModelError::Unknown { .. }
             | ModelError::UnknownRevision { .. }
             | ModelError::AmbiguousRevision { .. }

@@ -1,15 +1,16 @@
-//! Removes old versions, and the components, compiled code and model revisions that no version names.
+//! Removes old versions, and the components, compiled code and model revisions that no version names; removes a model
+//! by its name.
 //!
-//! While it runs, no deployment can begin; what those in progress need is pinned, and kept. Forgets versions first, in one transaction, so that no record ever
-//! names a removed file, even if the process is killed. Keeps everything that a remaining version or a running request
-//! uses, everything that a `current` or default pointer names, and everything younger than an hour, because a command
-//! may be about to name it.
+//! While it runs, no deployment can begin; what those in progress need is pinned, and kept. Forgets versions first, in
+//! one transaction, so that no record ever names a removed file, even if the process is killed. Keeps everything that a
+//! remaining version or a running request uses, everything that a `current` or default pointer names, and everything
+//! younger than an hour, because a command may be about to name it.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use super::admin::AdminError;
-use super::{Platform, TenantName};
+use super::{Deployment, Platform, TenantName};
 use crate::guest;
 use crate::model::hub::DOWNLOADS_DIR;
 use crate::model::manifest::sha256_hex;
@@ -47,6 +48,40 @@ impl Platform {
         }
         let mode = if dry_run { Mode::DryRun } else { Mode::Remove };
         self.sweep(&forgotten, Sweep::new(mode, None))
+    }
+
+    /// Removes a model with all its revisions, unless a version or a running request opens one.
+    pub(super) fn remove_model(&self, name: &str) -> Result<Swept, AdminError> {
+        /// Most versions that a message names.
+        const SHOWN: usize = 8;
+        let pinned = self.pins.lock();
+        let opens = |deployment: &Deployment| {
+            let named = deployment.limits.models.iter().any(|model| model == name);
+            named || deployment.models().iter().any(|model| model.name == name)
+        };
+        let versions = self.registry.all_deployments()?;
+        let mut held_by: Vec<String> = versions
+            .iter()
+            .filter(|(_, deployment)| opens(deployment))
+            .map(|(tenant, deployment)| format!("{tenant} version {}", deployment.version))
+            .collect();
+        if held_by.is_empty() && self.in_use().iter().any(|live| opens(live.deployment())) {
+            held_by.push("a running request".to_owned());
+        }
+        if held_by.is_empty() && pinned.iter().any(|deployment| opens(deployment)) {
+            held_by.push("a deployment in progress".to_owned());
+        }
+        if !held_by.is_empty() {
+            let more = held_by.len().saturating_sub(SHOWN);
+            held_by.truncate(SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            return Err(AdminError::command(format!(
+                "the model {name} is opened by {}{more}: deploy another model, and forget old versions with `assay gc \
+                 --keep 0`",
+                held_by.join(", ")
+            )));
+        }
+        Ok(Swept { dropped: self.models.remove(name)?, ..Swept::default() })
     }
 
     fn sweep(&self, forgotten: &[(TenantName, u64)], mut sweep: Sweep) -> Result<Swept, AdminError> {

@@ -337,6 +337,7 @@ impl Platform {
             Command::Observe => Ok(Reply::Observed(Box::new(self.snapshot()))),
             Command::OperatorKey { renew } => Ok(Reply::OperatorKey { secret: self.operator_key(renew)? }),
             Command::ShowDevice => Ok(Reply::Device(Box::new(self.device()?.status()))),
+            Command::RemoveModel { name } => Ok(Reply::Swept(self.remove_model(&name)?)),
             Command::CollectGarbage { keep, dry_run } => Ok(Reply::Swept(self.collect_garbage(keep, dry_run)?)),
         }
     }

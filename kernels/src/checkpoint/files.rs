@@ -36,7 +36,7 @@ const OTHER_FORMATS: [(&str, &str); 7] = [
     ("onnx", OTHER_WAY_OUT),
 ];
 
-/// Reads a file of at most `limit` bytes.
+/// Reads a regular file of at most `limit` bytes. A device or a pipe may have no end.
 ///
 /// # Errors
 /// The file is missing or too large, or is a link to nothing or a pointer of Git LFS.
@@ -45,7 +45,14 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
     if bytes > limit {
         return Err(CheckpointError::TooLarge { path: path.to_owned(), bytes, limit });
     }
-    let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(io)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+    // A file may grow meanwhile.
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
+    if bytes.len() as u64 > limit {
+        return Err(CheckpointError::TooLarge { path: path.to_owned(), bytes: bytes.len() as u64, limit });
+    }
     if bytes.starts_with(LFS_POINTER) {
         return Err(CheckpointError::LfsPointer { path: path.to_owned() });
     }
@@ -135,9 +142,10 @@ fn read_header(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     Ok(header)
 }
 
-/// A file's size.
+/// A regular file's size.
 fn size(path: &Path) -> Result<u64, CheckpointError> {
     match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(CheckpointError::NotAFile { path: path.to_owned() }),
         Ok(metadata) => Ok(metadata.len()),
         Err(source) => match std::fs::read_link(path) {
             Ok(target) => Err(CheckpointError::DanglingLink { path: path.to_owned(), target }),

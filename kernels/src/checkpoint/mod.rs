@@ -72,6 +72,12 @@ pub enum CheckpointError {
         /// Where it points.
         target: PathBuf,
     },
+    /// A directory, a device or a pipe in the place of a file.
+    #[error("{} is not a regular file", path.display())]
+    NotAFile {
+        /// Its path.
+        path: PathBuf,
+    },
     /// A file that stands for another one in a git repository.
     #[error("{} is a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository", path.display())]
     LfsPointer {

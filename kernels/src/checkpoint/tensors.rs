@@ -1,5 +1,6 @@
 //! Safetensors files of one model: tensors by name, checked and widened to f32.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::{Load, SliceSafetensors};
@@ -10,6 +11,10 @@ use crate::families::shown;
 
 /// Most tensor names in a message.
 const SHOWN_NAMES: usize = 4;
+
+/// The way out where the file has PEFT's modules.
+const UNMERGED: &str = "; it was saved with an adapter that was not merged: save what PEFT's merge_and_unload() gives, \
+                        or the adapter alone with save_pretrained(DIR), and add that with --adapter";
 
 /// Prefixes that training code leaves before all names: `torch.compile`, `DataParallel`, and an attribute `model`.
 const WRAPPERS: [&str; 3] = ["_orig_mod.", "module.", "model."];
@@ -37,7 +42,24 @@ impl<'a> Tensors<'a> {
             Ok(file) => Ok((path.to_owned(), file)),
             Err(error) => Err(CheckpointError::Format { path: path.to_owned(), message: error.to_string() }),
         });
-        Ok(Self { files: files.collect::<Result<_, _>>()?, wrapper: String::new(), left_out: "" })
+        let tensors = Self { files: files.collect::<Result<_, _>>()?, wrapper: String::new(), left_out: "" };
+        tensors.check_unique()?;
+        Ok(tensors)
+    }
+
+    /// Refuses a tensor that two files have: which one counts, only the index says.
+    fn check_unique(&self) -> Result<(), CheckpointError> {
+        let mut places: BTreeMap<String, &PathBuf> = BTreeMap::new();
+        for (path, file) in self.files.iter().filter(|_| self.files.len() > 1) {
+            for (name, _) in file.tensors() {
+                if let Some(other) = places.get(&name) {
+                    let message = format!("tensor {} is in {} too", shown(&name), other.display());
+                    return Err(CheckpointError::Format { path: path.clone(), message });
+                }
+                places.insert(name, path);
+            }
+        }
+        Ok(())
     }
 
     /// Looks names up as the files have them: found by `tensor`, with or without the family's `prefix`, and with what
@@ -116,8 +138,10 @@ impl<'a> Tensors<'a> {
         match names.len() {
             0 => "no tensors".to_owned(),
             count => {
+                let is_peft = names.iter().any(|(_, name)| name.contains(".lora_A.") || name.contains(".base_layer."));
                 let shown: Vec<String> = names.iter().take(SHOWN_NAMES).map(|(_, name)| shown(name)).collect();
-                format!("{count} tensors, such as {}", shown.join(", "))
+                let way_out = if is_peft { UNMERGED } else { "" };
+                format!("{count} tensors, such as {}{way_out}", shown.join(", "))
             }
         }
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::bert::{ENCODER_NAMES, classifier_or_mean};
-use super::config::{activation, head_dim, plain_layers};
+use super::config::{activation, head_dim, plain_layers, unsupported};
 use super::{ConfigError, Family, Intermediate, Kind, Names, QueryKeyValue};
 use crate::architecture::{
     Activation, Architecture, Attention, Block, Embeddings, Mlp, MlpKind, Norm, NormKind, NormPlacement, Positions,
@@ -52,6 +52,13 @@ fn default_activation() -> String {
 }
 
 fn architecture(config: &Value, labels: Option<usize>) -> Result<Architecture, ConfigError> {
+    for (own, general) in
+        [("dim", "hidden_size"), ("n_heads", "num_attention_heads"), ("n_layers", "num_hidden_layers")]
+    {
+        if !config[general].is_null() && config[general] != config[own] {
+            return Err(unsupported(own, &config[own], "the number that its other name in the file has too"));
+        }
+    }
     let config = DistilBertConfig::deserialize(config)?;
     let head_dim = head_dim("n_heads", config.dim, config.n_heads)?;
     let (pooling, head) = classifier_or_mean(Activation::Relu, labels);
@@ -112,6 +119,10 @@ mod tests {
         let cases = [
             (serde_json::json!({ "n_heads": 5 }), "n_heads is 5, supported is a divisor of dim"),
             (serde_json::json!({ "n_layers": 0 }), "n_layers is 0"),
+            (
+                serde_json::json!({ "num_attention_heads": 6 }),
+                "n_heads is 3, supported is the number that its other name",
+            ),
             (serde_json::json!({ "activation": "swiglu" }), "activation is swiglu"),
         ];
         for (changes, expected) in cases {

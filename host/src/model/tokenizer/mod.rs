@@ -1,11 +1,15 @@
 //! The tokenizer of a model: `tokenizer.json`, as `transformers` uses it.
 //!
-//! `transformers` 5 takes `tokenizer.json` as it is only for some classes. A `BertTokenizer` keeps the vocabulary and
-//! builds the rest anew from `tokenizer_config.json`; every class may leave token types out. What that changes is
+//! `transformers` 5 takes `tokenizer.json` as it is only for some classes. The classes of BERT, RoBERTa and XLM-RoBERTa
+//! keep the vocabulary and build the rest anew from `tokenizer_config.json`; every class may add tokens and leave token
+//! types out. What that changes is
 //! written into the `tokenizer.json` that the store keeps, so guests need no code for it. A file that is right already
 //! is kept byte for byte.
 
+mod added_tokens;
+mod bounds;
 mod pair_template;
+mod sentencepiece;
 mod trial;
 
 use std::path::Path;
@@ -16,6 +20,7 @@ use serde_json::{Value, json};
 
 use super::error::{ModelError, TokenizerFault};
 use super::hugging_face::{self, Described, TOKENIZER_CONFIG_FILE};
+use added_tokens::OlderFiles;
 use pair_template::PairTemplate;
 
 /// The tokenizer's file in a model directory.
@@ -23,6 +28,17 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// Largest `tokenizer.json`: those of the largest vocabularies in use have 20 MB.
 pub const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
+
+/// The classes that are known, for messages.
+const CLASSES: [&str; 7] = [
+    "BertTokenizer",
+    "DistilBertTokenizer",
+    "RobertaTokenizer",
+    "XLMRobertaTokenizer",
+    "CamembertTokenizer",
+    "DebertaV2Tokenizer",
+    "PreTrainedTokenizerFast",
+];
 
 /// From here on, `model_max_length` means that there is no limit.
 const NO_LIMIT: f64 = 1e9;
@@ -52,8 +68,19 @@ enum Class {
         /// Whether it gives token types unless the configuration says.
         has_token_types: bool,
     },
+    /// Keeps the vocabulary; the rest is RoBERTa's.
+    Roberta,
+    /// Keeps the vocabulary and the map of characters; the rest is XLM-RoBERTa's.
+    XlmRoberta,
     /// Keeps what Assay reads; tokenises without token types unless the configuration says.
     Plain,
+}
+
+impl Class {
+    /// Whether it builds anew what is around the vocabulary.
+    fn is_rebuilt(self) -> bool {
+        self != Self::Plain
+    }
 }
 
 /// Decides how a model's texts are tokenised, and tries it.
@@ -65,14 +92,17 @@ pub(super) fn decide(dir: &Path, described: &Described, architecture: &Architect
     let refused = |fault| ModelError::Tokenizer { path: path.clone(), fault };
     let bytes = read_tokenizer(&path)?;
     let original: Value = serde_json::from_slice(&bytes).map_err(|error| refused(TokenizerFault::NotJson(error)))?;
+    bounds::check(&original).map_err(refused)?;
     check_vocabulary(&original, architecture.vocab_size).map_err(refused)?;
     if !original["model"].is_object() {
         return Err(refused(TokenizerFault::Unreadable("it has no object `model`".to_owned())));
     }
     let config = hugging_face::read(dir, TOKENIZER_CONFIG_FILE)?.unwrap_or_default();
-    let mut rewrite = Rewrite { tokenizer: original.clone(), config: &config, changes: Vec::new() };
+    let older = OlderFiles::read(dir, &config)?;
+    let (tokenizer, changes, vocab_size) = (original.clone(), Vec::new(), architecture.vocab_size);
+    let mut rewrite = Rewrite { tokenizer, config: &config, changes, vocab_size };
     let has_token_types = architecture.embeddings.token_types == TokenTypes::Two;
-    rewrite.apply(described, has_token_types).map_err(|message| ModelError::Described {
+    rewrite.apply(described, &older, has_token_types).map_err(|message| ModelError::Described {
         path: dir.join(if config.is_null() { TOKENIZER_FILE } else { TOKENIZER_CONFIG_FILE }),
         message,
     })?;
@@ -92,7 +122,9 @@ pub(super) fn decide(dir: &Path, described: &Described, architecture: &Architect
                 .to_owned(),
         );
     }
-    let limit = config["model_max_length"].as_f64().filter(|&limit| (1.0..NO_LIMIT).contains(&limit));
+    // `max_len` is an older spelling.
+    let limit = if config["model_max_length"].is_null() { &config["max_len"] } else { &config["model_max_length"] };
+    let limit = limit.as_f64().filter(|&limit| (1.0..NO_LIMIT).contains(&limit));
     Ok(Decided {
         file,
         changes,
@@ -150,27 +182,39 @@ struct Rewrite<'c> {
     tokenizer: Value,
     config: &'c Value,
     changes: Vec<String>,
+    /// Of the model.
+    vocab_size: usize,
 }
 
 impl Rewrite<'_> {
-    fn apply(&mut self, described: &Described, has_token_types: bool) -> Result<(), String> {
+    fn apply(&mut self, described: &Described, older: &OlderFiles, has_token_types: bool) -> Result<(), String> {
         if !self.config["auto_map"]["AutoTokenizer"].is_null() {
             return Err("auto_map names a tokenizer with its own code, which may tokenise in another way".to_owned());
         }
         if self.config["split_special_tokens"] == true {
             return Err("split_special_tokens is true, which is not supported".to_owned());
         }
-        self.check_added_tokens()?;
         let (class, name) = self.class(described);
         if name == "BertJapaneseTokenizer" {
             return Err(format!(
                 "tokenizer_class is {name}, whose own code splits words: tokenizer.json cannot do that"
             ));
         }
-        if let Class::Bert { .. } = class {
-            self.as_bert(&name)?;
+        match class {
+            None => {
+                return Err(format!(
+                    "tokenizer_class is {name:.60}, which may tokenise otherwise than tokenizer.json says; supported are \
+                     {}: set it to PreTrainedTokenizerFast if the model was trained with the tokens of tokenizer.json",
+                    CLASSES.join(", ")
+                ));
+            }
+            Some(Class::Bert { .. }) => self.as_bert(&name)?,
+            Some(Class::Roberta) => self.as_roberta(&name)?,
+            Some(Class::XlmRoberta) => self.as_xlm_roberta(&name)?,
+            Some(Class::Plain) => {}
         }
-        self.set_prefix_space(&name);
+        let class = class.unwrap_or(Class::Plain);
+        self.add_named_tokens(older, class)?;
         if described.is_lowercased {
             self.lowercase();
         }
@@ -184,15 +228,15 @@ impl Rewrite<'_> {
         Ok(())
     }
 
-    /// The class that `AutoTokenizer` takes, and its name.
-    fn class(&self, described: &Described) -> (Class, String) {
+    /// The class that `AutoTokenizer` takes, if it is known, and its name.
+    fn class(&self, described: &Described) -> (Option<Class>, String) {
         let own = match described.model_type.as_str() {
             "bert" | "distilbert" | "electra" => "BertTokenizer",
             "roberta" => "RobertaTokenizer",
             "xlm-roberta" => "XLMRobertaTokenizer",
             "camembert" => "CamembertTokenizer",
             // Those files name all sorts of classes; `transformers` takes none of them.
-            "modernbert" => return (Class::Plain, "PreTrainedTokenizerFast".to_owned()),
+            "modernbert" => return (Some(Class::Plain), "PreTrainedTokenizerFast".to_owned()),
             _ => "PreTrainedTokenizerFast",
         };
         let named = self.config["tokenizer_class"].as_str().or(described.tokenizer_class.as_deref()).unwrap_or(own);
@@ -203,21 +247,15 @@ impl Rewrite<'_> {
             | "LayoutLMTokenizer"
             | "LxmertTokenizer"
             | "MobileBertTokenizer"
-            | "SqueezeBertTokenizer" => Class::Bert { has_token_types: true },
-            "DistilBertTokenizer" => Class::Bert { has_token_types: false },
-            _ => Class::Plain,
+            | "SqueezeBertTokenizer" => Some(Class::Bert { has_token_types: true }),
+            "DistilBertTokenizer" => Some(Class::Bert { has_token_types: false }),
+            "RobertaTokenizer" => Some(Class::Roberta),
+            "XLMRobertaTokenizer" | "CamembertTokenizer" => Some(Class::XlmRoberta),
+            // DeBERTa's is used as the file says, as transformers 4 does.
+            "PreTrainedTokenizerFast" | "TokenizersBackend" | "DebertaV2Tokenizer" => Some(Class::Plain),
+            _ => None,
         };
         (class, name.to_owned())
-    }
-
-    /// Refuses a token that the configuration adds and `tokenizer.json` lacks.
-    fn check_added_tokens(&self) -> Result<(), String> {
-        let Some(added) = self.config["added_tokens_decoder"].as_object() else { return Ok(()) };
-        let lacking = added.values().filter_map(|token| token["content"].as_str()).find(|text| self.id(text).is_none());
-        match lacking {
-            Some(text) => Err(format!("added_tokens_decoder has the token {text:.40}, which tokenizer.json lacks")),
-            None => Ok(()),
-        }
     }
 
     /// The id of a token.
@@ -333,20 +371,6 @@ impl Rewrite<'_> {
         self.tokenizer["added_tokens"] = added.into();
     }
 
-    /// `add_prefix_space` of the configuration, for the class that builds its pre-tokenizer by it.
-    fn set_prefix_space(&mut self, name: &str) {
-        let Some(wanted) = self.config["add_prefix_space"].as_bool() else { return };
-        let pre_tokenizer = &mut self.tokenizer["pre_tokenizer"];
-        if name == "RobertaTokenizer"
-            && pre_tokenizer["type"] == "ByteLevel"
-            && pre_tokenizer["add_prefix_space"].as_bool().unwrap_or(true) != wanted
-        {
-            pre_tokenizer["add_prefix_space"] = wanted.into();
-            let words = if wanted { "begins with a space" } else { "begins without a space" };
-            self.changes.push(format!("a text {words}, as add_prefix_space in {TOKENIZER_CONFIG_FILE} says"));
-        }
-    }
-
     /// Puts lower-casing before the normalizer, unless it has that.
     fn lowercase(&mut self) {
         let own = self.tokenizer["normalizer"].take();
@@ -361,7 +385,7 @@ impl Rewrite<'_> {
         }
         let parts: Vec<Value> = std::iter::once(json!({ "type": "Lowercase" })).chain(parts).collect();
         self.tokenizer["normalizer"] = json!({ "type": "Sequence", "normalizers": parts });
-        self.changes.push(format!("texts are lower-cased, as {} says", hugging_face::TRANSFORMER_FILE));
+        self.changes.push("texts are lower-cased, as do_lower_case of sentence-transformers says".to_owned());
     }
 
     /// Gives every token the type 0.

@@ -34,6 +34,14 @@ impl PairTemplate {
         Self(parts.into_iter().map(|(part, type_id)| Piece { part, type_id }).collect())
     }
 
+    /// RoBERTa's: `<s> query </s></s> document </s>`, all of type 0.
+    pub(super) fn roberta(first: (&str, u32), separator: (&str, u32)) -> Self {
+        let special = |(text, id): (&str, u32)| Part::Special(text.to_owned(), id);
+        let parts =
+            [special(first), Part::Query, special(separator), special(separator), Part::Document, special(separator)];
+        Self(parts.into_iter().map(|part| Piece { part, type_id: 0 }).collect())
+    }
+
     /// Reads a post-processor; `None` if it is of another kind.
     pub(super) fn read<'v>(processor: &'v Value) -> Option<Self> {
         let special = |pair: &'v Value| {
@@ -41,6 +49,7 @@ impl PairTemplate {
             Some((pair[0].as_str()?, id))
         };
         match processor["type"].as_str() {
+            Some("RobertaProcessing") => Some(Self::roberta(special(&processor["cls"])?, special(&processor["sep"])?)),
             Some("BertProcessing") => Some(Self::bert(special(&processor["cls"])?, special(&processor["sep"])?)),
             Some("TemplateProcessing") => {
                 let pieces = processor["pair"].as_array()?.iter();

@@ -1,0 +1,116 @@
+//! What a `tokenizer.json` may ask for, before it is tried: a file of a few lines can make a text of any length out of a
+//! word, or have a number that guests, which count in 32 bits, cannot read.
+
+use serde_json::Value;
+
+use crate::model::error::TokenizerFault;
+
+/// Most times that the normalizers together may lengthen a text. Those in use replace a character by one or two.
+const MAX_GROWTH: f64 = 4096.0;
+
+/// Most characters that the normalizers together may put before a text.
+const MAX_PREPENDED: usize = 1024;
+
+/// Deepest nesting of normalizers that is looked into.
+const MAX_DEPTH: usize = 16;
+
+/// Refuses a tokenizer that asks for more.
+pub(super) fn check(tokenizer: &Value) -> Result<(), TokenizerFault> {
+    // The vocabulary's ids are checked with it.
+    let is_small = |part: &str| !["model", "added_tokens", "vocab", "merges"].contains(&part);
+    let fields = [tokenizer, &tokenizer["model"]].into_iter().filter_map(Value::as_object).flatten();
+    let numbers = fields.filter(|(part, _)| is_small(part)).map(|(_, value)| largest_number(value));
+    let largest = numbers.max().unwrap_or(0);
+    if largest > u64::from(u32::MAX) {
+        let message = format!("it has the number {largest}, and guests count to {}", u32::MAX);
+        return Err(TokenizerFault::Unreadable(message));
+    }
+    let mut growth = Growth { times: 1.0, prepended: 0 };
+    growth.add(&tokenizer["normalizer"], MAX_DEPTH);
+    match growth {
+        Growth { times, .. } if times > MAX_GROWTH => {
+            Err(TokenizerFault::Unreadable(format!("its normalizers may lengthen a text more than {MAX_GROWTH} times")))
+        }
+        Growth { prepended, .. } if prepended > MAX_PREPENDED => Err(TokenizerFault::Unreadable(format!(
+            "its normalizers put {prepended} characters before a text, the most is {MAX_PREPENDED}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn largest_number(value: &Value) -> u64 {
+    match value {
+        Value::Number(number) => number.as_u64().unwrap_or(0),
+        Value::Array(values) => values.iter().map(largest_number).max().unwrap_or(0),
+        Value::Object(fields) => fields.values().map(largest_number).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// The most that normalizers make of a text.
+struct Growth {
+    times: f64,
+    prepended: usize,
+}
+
+impl Growth {
+    fn add(&mut self, normalizer: &Value, depth: usize) {
+        let chars = |value: &Value| value.as_str().map_or(0, |text| text.chars().count());
+        match normalizer["type"].as_str() {
+            Some("Sequence") if depth == 0 => self.times = f64::INFINITY,
+            Some("Sequence") => {
+                let parts = normalizer["normalizers"].as_array().into_iter().flatten();
+                parts.for_each(|part| self.add(part, depth - 1));
+            }
+            Some("Prepend") => self.prepended += chars(&normalizer["prepend"]),
+            Some("Replace") => {
+                let content = chars(&normalizer["content"]) as f64;
+                let pattern = &normalizer["pattern"];
+                let regex = pattern["Regex"].as_str().unwrap_or_default();
+                let times = match chars(&pattern["String"]) {
+                    // It may match nothing, between any two characters.
+                    0 if ["*", "?", "|", "{0", "{,"].iter().any(|sign| regex.contains(sign)) => content + 1.0,
+                    0 => content,
+                    length => content / length as f64,
+                };
+                self.times *= times.max(1.0);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check_normalizers(normalizers: &[Value]) -> Result<(), TokenizerFault> {
+        check(&json!({ "normalizer": { "type": "Sequence", "normalizers": normalizers } }))
+    }
+
+    #[test]
+    fn normalizers_that_make_a_text_very_long_are_refused() {
+        let replace =
+            |pattern: Value, content: &str| json!({ "type": "Replace", "pattern": pattern, "content": content });
+        let longer = replace(json!({ "String": "a" }), &"a".repeat(40));
+        assert!(check_normalizers(&vec![longer.clone(); 2]).is_ok());
+        assert!(check_normalizers(&vec![longer; 3]).unwrap_err().to_string().contains("lengthen a text"));
+        let empty = replace(json!({ "Regex": "x*" }), "y");
+        assert!(check_normalizers(&vec![empty; 13]).is_err());
+        let mark = [replace(json!({ "Regex": " {2,}" }), "▁"), replace(json!({ "String": "``" }), "\"")];
+        assert!(check_normalizers(&mark.iter().cycle().take(100).cloned().collect::<Vec<_>>()).is_ok());
+        let prepend = json!({ "type": "Prepend", "prepend": "▁".repeat(600) });
+        assert!(check_normalizers(std::slice::from_ref(&prepend)).is_ok());
+        assert!(check_normalizers(&vec![prepend; 2]).unwrap_err().to_string().contains("1200 characters before"));
+    }
+
+    #[test]
+    fn numbers_that_guests_cannot_read_are_refused() {
+        let padded = |length: u64| json!({ "padding": { "strategy": { "Fixed": length } } });
+        assert!(check(&padded(512)).is_ok());
+        let error = check(&padded(1 << 40)).unwrap_err().to_string();
+        assert!(error.contains("the number 1099511627776, and guests count to 4294967295"), "{error}");
+    }
+}

@@ -1,0 +1,142 @@
+//! The classes of `transformers` that keep the vocabulary of `tokenizer.json` and build the rest as RoBERTa's or
+//! XLM-RoBERTa's tokenizer has it, whatever the file says.
+
+use serde_json::{Value, json};
+
+use super::pair_template::PairTemplate;
+use super::{Rewrite, token};
+
+impl Rewrite<'_> {
+    /// `RobertaTokenizer`: byte-level BPE without a normalizer.
+    pub(super) fn as_roberta(&mut self, name: &str) -> Result<(), String> {
+        self.check_model(name, "BPE")?;
+        let model = &mut self.tokenizer["model"];
+        for (field, value) in [
+            ("dropout", json!(null)),
+            ("unk_token", json!(null)),
+            ("continuing_subword_prefix", json!("")),
+            ("end_of_word_suffix", json!("")),
+            ("fuse_unk", json!(false)),
+            ("byte_fallback", json!(false)),
+            ("ignore_merges", json!(false)),
+        ] {
+            let own = &model[field];
+            // Absent, null, empty and false mean the same.
+            let is_off = own.is_null() || *own == "" || *own == false || own.as_f64() == Some(0.0);
+            if !is_off {
+                self.changes.push(format!("{field} is {value}, as {name} has it, in place of {own:.40}"));
+                model[field] = value;
+            }
+        }
+        self.set_part("normalizer", json!(null), &format!("texts are not normalized, as {name} has no normalizer"));
+        let prefix = self.config["add_prefix_space"].as_bool().unwrap_or(false);
+        let own = &self.tokenizer["pre_tokenizer"];
+        let is_same = own["type"] == "ByteLevel"
+            && own["add_prefix_space"].as_bool().unwrap_or(true) == prefix
+            && own["use_regex"].as_bool().unwrap_or(true);
+        if !is_same {
+            let begins = if prefix { "with" } else { "without" };
+            self.changes.push(format!(
+                "texts are split by bytes and begin {begins} a space, as add_prefix_space or the default of {name} says"
+            ));
+            self.tokenizer["pre_tokenizer"] =
+                json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true });
+        }
+        self.set_pair(name, ["cls_token", "sep_token"])
+    }
+
+    /// `XLMRobertaTokenizer` and `CamembertTokenizer`: a Unigram model over words that begin with a mark.
+    pub(super) fn as_xlm_roberta(&mut self, name: &str) -> Result<(), String> {
+        self.check_model(name, "Unigram")?;
+        let unknown = match name {
+            "CamembertTokenizer" => self.place(&token(self.config, "unk_token", "<unk>")).unwrap_or(0),
+            _ => 3,
+        };
+        let model = &mut self.tokenizer["model"];
+        for (field, value) in [("unk_id", json!(unknown)), ("byte_fallback", json!(false))] {
+            let own = &model[field];
+            if *own != value && !(own.is_null() && value == false) {
+                self.changes.push(format!("{field} is {value}, as {name} has it, in place of {own:.40}"));
+                model[field] = value;
+            }
+        }
+        let normalizer = charsmap(&self.tokenizer["normalizer"]);
+        self.set_part("normalizer", normalizer, &format!("texts are normalized as {name} does, by its map alone"));
+        let scheme = if self.config["add_prefix_space"].as_bool().unwrap_or(true) { "always" } else { "never" };
+        let wanted = json!({ "type": "Sequence", "pretokenizers": [
+            { "type": "WhitespaceSplit" },
+            { "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true },
+        ]});
+        if !is_words_with_mark(&self.tokenizer["pre_tokenizer"], scheme) {
+            self.set_part("pre_tokenizer", wanted, &format!("texts are split at white space, as {name} does"));
+        }
+        self.set_pair(name, ["bos_token", "eos_token"])
+    }
+
+    fn check_model(&self, name: &str, wanted: &str) -> Result<(), String> {
+        let model = &self.tokenizer["model"];
+        let is_it = match wanted {
+            "BPE" => model["merges"].is_array() && model["vocab"].is_object(),
+            _ => model["vocab"].is_array(),
+        };
+        let kind = model["type"].as_str();
+        if is_it && kind.is_none_or(|kind| kind == wanted) {
+            return Ok(());
+        }
+        Err(format!(
+            "tokenizer_class is {name}, and tokenizer.json has a model of the type {:.40}: set tokenizer_class to \
+             PreTrainedTokenizerFast to tokenise as the file says",
+            kind.unwrap_or("unknown")
+        ))
+    }
+
+    fn place(&self, token: &str) -> Option<usize> {
+        self.tokenizer["model"]["vocab"].as_array()?.iter().position(|entry| entry[0] == token)
+    }
+
+    fn set_part(&mut self, part: &str, wanted: Value, told: &str) {
+        if self.tokenizer[part] != wanted {
+            self.changes.push(told.to_owned());
+            self.tokenizer[part] = wanted;
+        }
+    }
+
+    /// `<s> query </s></s> document </s>`, all of type 0, with the tokens in two roles.
+    fn set_pair(&mut self, name: &str, [first, separator]: [&str; 2]) -> Result<(), String> {
+        let (first, separator) = (token(self.config, first, "<s>"), token(self.config, separator, "</s>"));
+        let id = |text: &str| {
+            let id = self.id(text).and_then(|id| u32::try_from(id).ok());
+            id.ok_or_else(|| format!("the vocabulary in tokenizer.json has no {text:.40}, which {name} needs"))
+        };
+        let wanted = PairTemplate::roberta((&first, id(&first)?), (&separator, id(&separator)?));
+        if PairTemplate::read(&self.tokenizer["post_processor"]).as_ref() != Some(&wanted) {
+            self.changes.push(format!(
+                "a pair is {first} query {separator} {separator} document {separator}, as {name} has it"
+            ));
+            self.tokenizer["post_processor"] = wanted.to_json();
+        }
+        Ok(())
+    }
+}
+
+/// The map of characters in a normalizer, which is all that the classes keep of it.
+fn charsmap(normalizer: &Value) -> Value {
+    let is_map = |part: &&Value| part["type"] == "Precompiled";
+    let parts = normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice);
+    parts.iter().find(is_map).cloned().unwrap_or_default()
+}
+
+fn is_words_with_mark(pre_tokenizer: &Value, scheme: &str) -> bool {
+    let Some([words, mark]) = pre_tokenizer["pretokenizers"].as_array().map(Vec::as_slice) else { return false };
+    // Before tokenizers 0.15 a flag said whether the mark is added.
+    let own_scheme = match (mark["prepend_scheme"].as_str(), mark["add_prefix_space"].as_bool()) {
+        (Some(scheme), _) => scheme,
+        (None, Some(false)) => "never",
+        (None, _) => "always",
+    };
+    words["type"] == "WhitespaceSplit"
+        && mark["type"] == "Metaspace"
+        && mark["replacement"] == "▁"
+        && mark["split"].as_bool().unwrap_or(true)
+        && own_scheme == scheme
+}
