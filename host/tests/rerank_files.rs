@@ -289,8 +289,188 @@ fn pairs_in_csv_are_one_request_for_each_query() {
     stopped.fails(2, &["line 3", "has 1 columns"]);
     assert_eq!(stopped.stdout, "", "a query of which a document is missing has no answer");
     let skipped = bench.rerank(&["--json", "--on-error", "skip", "--requests", text(&file)]);
-    skipped.fails(3, &["1 of 2"]);
-    assert_eq!(skipped.lines()[1]["hits"].as_array().unwrap().len(), 2);
+    skipped.fails(3, &["1 of 1 requests"]);
+    assert!(skipped.lines()[0]["hits"].is_null(), "{}", skipped.stdout);
+}
+
+#[test]
+fn a_query_with_a_bad_row_has_an_error_with_its_id_and_no_answer() {
+    let bench = Bench::new();
+    let long = "x".repeat(1025);
+    let rows = format!(
+        "qid,query,docid,text\nq1,red,d1,sun\nq1,red,{long},moon\nq2,blue,d1,sky\nq3,{long},d1,sky,more\nq4,sea,{long},sky\n\
+         q4,sea,{long},sun\nq4,sea,d1,moon\nq5,sea,d1,moon\n"
+    );
+    let file = bench.file("pairs.csv", rows);
+    let finished = bench.rerank(&["--json", "--on-error", "skip", "--requests", text(&file)]);
+    // Four queries, and a row of too many columns that may be of any.
+    finished.fails(3, &["3 of 5 requests"]);
+    let lines = finished.lines();
+    let found: Vec<(Value, bool, String)> = lines
+        .iter()
+        .map(|line| {
+            let place = line["error"]["place"].as_str().unwrap_or_default().rsplit(' ').next().unwrap_or_default();
+            (line["id"].clone(), line["hits"].is_array(), place.to_owned())
+        })
+        .collect();
+    let row = |id: Value, is_answer: bool, line: &str| (id, is_answer, line.to_owned());
+    assert_eq!(
+        found,
+        [
+            row(json!("q1"), false, "3"),
+            row(Value::Null, false, "5"),
+            row(json!("q2"), true, ""),
+            row(json!("q4"), false, "6"),
+            row(json!("q5"), true, ""),
+        ]
+    );
+    let message = lines[3]["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("an id is limited to 1024 bytes") && message.ends_with("first of 2 bad rows of this query")
+    );
+}
+
+#[test]
+fn a_written_run_has_each_query_and_each_document_of_it_once() {
+    let bench = Bench::new();
+    let request = |id: &str, documents: [&str; 2]| {
+        let documents = documents.map(|id| json!({ "id": id, "text": "sun" }));
+        json!({ "id": id, "query": "red", "documents": documents }).to_string() + "\n"
+    };
+    let lines = [
+        request("q1", ["d1", "d2"]),
+        request("q2", ["d1", "d1"]),
+        request("q1", ["d3", "d4"]),
+        request("q3", ["d1", "d2"]),
+    ];
+    let file = bench.file("requests.jsonl", lines.concat());
+    let args = ["--requests", text(&file), "--output", "run"];
+    bench.rerank(&args).fails(2, &["line 2", "two documents have the id \"d1\""]);
+    let skipped = bench.rerank(&[args.as_slice(), &["--on-error", "skip"]].concat());
+    skipped.fails(3, &["line 3: an earlier request has the id \"q1\" too", "2 of 4 requests"]);
+    let queries: Vec<&str> = skipped.stdout.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(queries, ["q1", "q1", "q3", "q3"]);
+    // In JSON both are of use.
+    let answers = bench.rerank(&["--requests", text(&file), "--json"]).succeeds().lines();
+    assert_eq!(answers.len(), 4);
+}
+
+#[test]
+fn a_file_that_was_written_with_other_texts_or_settings_is_not_gone_on_with() {
+    let bench = Bench::new();
+    let requests = |text: &str| {
+        let request =
+            |id: u32| json!({ "id": id, "query": "red", "documents": [text, "blue moon"] }).to_string() + "\n";
+        bench.file("requests.jsonl", request(1) + &request(2))
+    };
+    let file = requests("sun");
+    let answers = bench.path("answers.jsonl");
+    let args = ["--json", "--engine", "cpu", "--output-file", text(&answers), "--requests", text(&file)];
+    bench.rerank(&args).succeeds();
+    let whole = std::fs::read_to_string(&answers).unwrap();
+    let first = whole.lines().next().unwrap().to_owned() + "\n";
+    // One answer, and half of the next.
+    let begun = first.clone() + &whole[first.len()..first.len() + 9];
+    let resume = |more: &[&str]| {
+        std::fs::write(&answers, &begun).unwrap();
+        bench.rerank(&[args.as_slice(), &["--resume"], more].concat())
+    };
+    let refused = |more: &[&str]| {
+        let said = [
+            "answers.jsonl, line 1: is not what this command gives for",
+            "requests.jsonl, line 1",
+            "another output file",
+        ];
+        resume(more).fails(2, &said);
+        assert_eq!(std::fs::read_to_string(&answers).unwrap(), begun, "a file that is refused stays as it is");
+    };
+    refused(&["--scores", "sigmoid"]);
+    refused(&["--precision", "int8"]);
+    refused(&["--max-tokens", "5"]);
+    refused(&["--top-n", "1"]);
+    requests("sky");
+    refused(&[]);
+    requests("sun");
+    resume(&[]).succeeds();
+    assert_eq!(std::fs::read_to_string(&answers).unwrap().lines().count(), 2);
+    // An error after the last answer is no answer to compare.
+    std::fs::write(&answers, first + "{\"id\":2,\"error\":{\"kind\":\"invalid-input\"}}\n").unwrap();
+    bench.rerank(&[args.as_slice(), &["--resume", "--scores", "sigmoid"]].concat()).fails(2, &["line 1: is not what"]);
+}
+
+#[test]
+fn a_run_of_another_tag_or_other_scores_is_not_gone_on_with() {
+    let bench = Bench::new();
+    run_files(&bench);
+    let whole = rerank_run(&bench, &[]).succeeds().stdout;
+    let output = bench.path("out.run");
+    let cut = whole.match_indices('\n').nth(1).unwrap().0 + 1;
+    let resume = |more: &[&str]| {
+        std::fs::write(&output, &whole[..cut]).unwrap();
+        rerank_run(&bench, &[&["--output-file", text(&output), "--resume"], more].concat())
+    };
+    resume(&["--run-tag", "mine"]).fails(2, &["out.run, line 1: has the tag assay, and this run has mine"]);
+    resume(&["--scores", "sigmoid"]).fails(2, &["out.run, query q1: is not what this command gives"]);
+    bench.file(
+        "collection.jsonl",
+        "{\"_id\":\"d1\",\"text\":\"green\"}\n{\"_id\":\"d2\",\"text\":\"sun\"}\n{\"_id\":\"d3\",\"text\":\"sun\"}\n",
+    );
+    resume(&[]).fails(2, &["out.run, query q1: is not what this command gives"]);
+    assert_eq!(std::fs::read_to_string(&output).unwrap(), whole[..cut], "the last query's lines stay");
+}
+
+#[test]
+fn titles_that_are_not_ranked_are_named_for_requests_and_pairs_too() {
+    let bench = Bench::new();
+    let request =
+        json!({ "query": "red", "documents": ["sun", { "title": "Sky", "text": "moon" }] }).to_string() + "\n";
+    let file = bench.file("requests.jsonl", request.repeat(2));
+    let noted = bench.rerank(&["--json", "--requests", text(&file)]).succeeds().stderr;
+    assert_eq!(noted.matches("titles are not ranked").count(), 1, "{noted}");
+    let both = ["--json", "--field", "text=title", "--field", "text=text", "--requests", text(&file)];
+    bench.rerank(&both).fails(0, &[]);
+    assert!(!bench.rerank(&both).stderr.contains("titles"));
+    let file = bench.file("pairs.csv", "query,title,text\nred,Sky,moon\nred,Sun,sun\n");
+    let noted = bench.rerank(&["--json", "--requests", text(&file)]).succeeds().stderr;
+    assert_eq!(noted.matches("titles are not ranked").count(), 1, "{noted}");
+}
+
+#[test]
+fn names_that_nothing_reads_are_refused() {
+    let bench = Bench::new();
+    let lines = bench.file("lines.txt", "sun\nmoon\n");
+    let documents = ["--query", "red", "--documents", text(&lines)];
+    let with = |more: &[&str]| bench.rerank(&[documents.as_slice(), more].concat());
+    with(&["--field", "text=nope"]).fails(2, &["lines.txt: is plain lines, which have no fields"]);
+    with(&["--columns", "id,text"]).fails(2, &["lines.txt: has no columns that --columns could name"]);
+    with(&["--field", "query=q"]).fails(2, &["--field query=… is of no use"]);
+    bench.rerank(&["--query", "red", "--field", "text=t", "sun"]).fails(2, &["the documents are arguments"]);
+    let file = bench.file("requests.jsonl", "{\"q\": \"red\", \"documents\": [\"sun\"]}\n");
+    bench.rerank(&["--requests", text(&file), "--field", "query=q"]).fails(2, &["has its query in \"query\""]);
+    let file = bench.file("pairs.tsv", "red\tsun\n");
+    bench
+        .rerank(&["--requests", text(&file), "--columns", "query,docid,text"])
+        .fails(2, &["has 2 columns, and --columns names 3"]);
+    let file = bench.file("requests.jsonl", "not json\n");
+    bench.rerank(&["--requests", text(&file)]).fails(2, &["line 1: is not JSON: "]);
+}
+
+#[test]
+fn a_hyphen_for_the_output_file_is_standard_output() {
+    let bench = Bench::new();
+    let finished = finish(
+        bench
+            .assay()
+            .current_dir(bench.dir.path())
+            .args(["rerank", "--json", "-o", "-"])
+            .args(["--query", "red", "sun"]),
+    );
+    assert_eq!(finished.succeeds().lines().len(), 1);
+    assert!(!bench.path("-").exists());
+    let file = bench.file("requests.jsonl", "");
+    bench
+        .rerank(&["--json", "-o", "-", "--resume", "--requests", text(&file)])
+        .fails(2, &["standard output cannot be resumed"]);
 }
 
 /// Files of a run: two queries, three documents, and the run of another system.

@@ -3,9 +3,12 @@
 mod answer;
 mod fault;
 mod groups;
+mod input;
 mod journal;
 mod progress;
 mod requests;
+mod resumed;
+mod seen;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,18 +18,18 @@ use futures::{Stream, StreamExt};
 
 use self::answer::{OutputFormat, Shown, Writer};
 use self::fault::RequestFault;
-use self::journal::{Done, Sink};
+use self::input::{Input, InputKind};
+use self::journal::{Done, Names, Sink};
 use self::progress::Progress;
-use self::requests::{Header, JsonRequests, OneRequest, PairRequests, Requests, RunRequests, Work};
+use self::requests::{Header, ReadRequest, Requests, Work};
+use self::resumed::{Computed, LastAnswer};
 use super::engine::EngineArgs;
 use super::error::CliError;
-use super::formats::{
-    self, CliTruncation, Document, FieldChoice, Fields, Format, Lookup, OpenFile, RequestRules, Scores,
-};
+use super::formats::{self, CliTruncation, FieldChoice, Format, Scores};
 use crate::device::{Device, LoadedModel};
 use crate::guest::{self, Guest, GuestRuntime, RuntimeOptions};
 use crate::limits::RequestLimits;
-use crate::model::{DefaultScores, ModelStore};
+use crate::model::{DefaultScores, ModelStore, ModelTask};
 use crate::rerank::{Request, Response};
 
 /// Requests of a file in work at the same time: while one is on the device, the next is tokenised.
@@ -91,9 +94,9 @@ pub(super) struct Args {
     /// The model's logit, or its sigmoid between 0 and 1 [default: as the model's files say, otherwise raw]
     #[arg(long)]
     scores: Option<Scores>,
-    /// The label to rank by, counted from 0, of a model with several
-    #[arg(long, value_name = "N")]
-    label: Option<u32>,
+    /// The label to rank by, of a model with several: its number, counted from 0, or its name
+    #[arg(long)]
+    label: Option<String>,
     /// What to do with a pair that is too long: cut the longer text, cut the document, or fail
     #[arg(long, default_value = "longest-first")]
     truncation: CliTruncation,
@@ -111,10 +114,11 @@ pub(super) struct Args {
     /// The same as --output jsonl
     #[arg(long, conflicts_with = "output")]
     json: bool,
-    /// A file for the answers instead of standard output
+    /// A file for the answers; - is standard output, the default
     #[arg(long, short, value_name = "FILE")]
     output_file: Option<PathBuf>,
-    /// Continue the output file: skip requests that have an answer or an error in it
+    /// Continue the output file: skip requests that have an answer or an error in it, if its last answer is what this
+    /// command gives
     #[arg(long, requires = "output_file")]
     resume: bool,
     /// The last column of a written run
@@ -138,6 +142,11 @@ impl Args {
             (None, false, Some(_)) => OutputFormat::Run,
             (None, false, None) => OutputFormat::Table,
         };
+        if self.resume && self.answers_file().is_none() {
+            return Err(CliError::bad_input(
+                "--resume needs a file in --output-file: standard output cannot be resumed",
+            ));
+        }
         if self.resume && format == OutputFormat::Table {
             return Err(CliError::bad_input("--resume needs --output jsonl or run: a table cannot be resumed"));
         }
@@ -147,12 +156,25 @@ impl Args {
         Ok(format)
     }
 
+    /// The file for the answers; `None` for standard output.
+    fn answers_file(&self) -> Option<&Path> {
+        self.output_file.as_deref().filter(|path| *path != Path::new("-"))
+    }
+
+    /// Refuses a `--field` that nothing reads.
+    fn check_fields(&self, roles: &[&str], what: &str) -> Result<(), CliError> {
+        match self.fields.iter().find(|choice| !roles.contains(&choice.role())) {
+            Some(choice) => Err(CliError::bad_input(format!("--field {}=… is of no use: {what}", choice.role()))),
+            None => Ok(()),
+        }
+    }
+
     /// The settings of a request: its own, and the command's that it does not have.
     fn settings(&self, mut own: Vec<(String, String)>) -> Vec<(String, String)> {
-        if let Some(label) = self.label
+        if let Some(label) = &self.label
             && own.iter().all(|(name, _)| name != assay_guest::SETTING_LABEL)
         {
-            own.push((assay_guest::SETTING_LABEL.to_owned(), label.to_string()));
+            own.push((assay_guest::SETTING_LABEL.to_owned(), label.clone()));
         }
         own
     }
@@ -167,7 +189,7 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     let format = args.output()?;
     let limits = RequestLimits::default();
     let mut input = Input::open(&args, &limits)?;
-    let mut sink = match &args.output_file {
+    let mut sink = match args.answers_file() {
         Some(path) => Sink::file(path, args.resume)?,
         None => Sink::StandardOutput,
     };
@@ -175,7 +197,8 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     let store = ModelStore::new(data_dir);
     let stored = store.open(args.model.as_deref())?;
     let done = if args.resume {
-        sink.resume(format, &stored.manifest.name, input.requests.as_mut())?
+        let names = Names { model: &stored.manifest.name, tag: &args.run_tag };
+        sink.resume(format, names, input.requests.as_mut())?
     } else {
         Done::default()
     };
@@ -186,6 +209,10 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
         (model, runtime.join())
     });
     let (model, runtime) = (model?, runtime.map_err(|_| CliError::failed("setting up guests panicked"))??);
+    if let Some(label) = args.label.as_deref().filter(|_| !model.info().labels.is_empty()) {
+        let known = model.info().label_setting(label);
+        known.map_err(|why| CliError::bad_input(format!("--label: {why}")))?;
+    }
     let guest = load_guest(&runtime, args.guest.as_deref(), &model)?;
     let writer = writer(&args, format, &model);
     let session = Session { model, guest, limits, writer, args };
@@ -216,121 +243,6 @@ fn load_guest(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) 
     }
 }
 
-/// Where the requests come from.
-struct Input {
-    requests: Box<dyn Requests>,
-    /// Bytes of the file of requests, if that is known.
-    bytes: Option<u64>,
-    /// Whether more than one request may come.
-    kind: InputKind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum InputKind {
-    One,
-    Many,
-}
-
-impl Input {
-    fn open(args: &Args, limits: &RequestLimits) -> Result<Self, CliError> {
-        let fields = Fields::new(&args.fields);
-        if let Some(path) = &args.requests {
-            return Self::file(args, path, fields, limits);
-        }
-        if let (Some(run), Some(queries), Some(documents)) = (&args.run, &args.queries, &args.documents) {
-            return Self::run(args, run, queries, documents, &fields, limits);
-        }
-        let documents = match &args.documents {
-            Some(path) => read_documents(args, path, &fields, limits)?,
-            None if args.document.is_empty() => {
-                return Err(CliError::bad_input("no documents: give them as arguments or with --documents FILE"));
-            }
-            None => args.document.iter().map(|text| Document { id: None, text: text.clone() }).collect(),
-        };
-        let request = OneRequest::new(args.query.clone().unwrap_or_default(), documents);
-        Ok(Self { requests: Box::new(request), bytes: None, kind: InputKind::One })
-    }
-
-    fn file(args: &Args, path: &Path, fields: Fields, limits: &RequestLimits) -> Result<Self, CliError> {
-        let file = OpenFile::open(path, args.requests_format, Format::Jsonl)?;
-        let (bytes, format) = (file.size(), file.format());
-        if format == Format::Lines {
-            return Err(CliError::bad_input("plain lines are not requests: --requests-format lines does not exist"));
-        }
-        let (records, _) = file.records(args.header(formats::Header::FirstRow), &fields)?;
-        let requests: Box<dyn Requests> = match format {
-            Format::Csv | Format::Tsv => Box::new(PairRequests::new(records, fields, limits.clone())),
-            _ => {
-                let (keep, max_documents) = (args.keep_fields.clone(), limits.max_documents);
-                Box::new(JsonRequests::new(records, RequestRules { fields, keep, max_documents }))
-            }
-        };
-        Ok(Self { requests, bytes, kind: InputKind::Many })
-    }
-
-    fn run(
-        args: &Args,
-        run: &Path,
-        queries: &Path,
-        documents: &Path,
-        fields: &Fields,
-        limits: &RequestLimits,
-    ) -> Result<Self, CliError> {
-        let file = OpenFile::open(run, Format::Lines, Format::Lines)?;
-        let bytes = file.size();
-        let (records, _) = file.records(formats::Header::FirstRow, fields)?;
-        let look_up = |path: &Path, format, header, fields, what| {
-            let progress = Progress::new(path.metadata().ok().map(|metadata| metadata.len()), false);
-            progress.say(what);
-            Lookup::open(path, format, header, fields, None, |read| progress.read(read))
-        };
-        let queries =
-            look_up(queries, Format::Auto, formats::Header::Guess, fields.of_queries(), "reading the queries")?;
-        let header = args.header(formats::Header::Guess);
-        let documents =
-            look_up(documents, args.documents_format, header, fields.clone(), "reading where documents are")?;
-        let requests = Box::new(RunRequests::new(records, queries, documents, limits.clone()));
-        Ok(Self { requests, bytes, kind: InputKind::Many })
-    }
-}
-
-/// Reads the documents of a single query; a file without any is valid.
-fn read_documents(
-    args: &Args,
-    path: &Path,
-    fields: &Fields,
-    limits: &RequestLimits,
-) -> Result<Vec<Document>, CliError> {
-    let file = OpenFile::open(path, args.documents_format, Format::Lines)?;
-    let name = Arc::clone(file.name());
-    let (mut records, _) = file.records(args.header(formats::Header::FirstRow), fields)?;
-    let (mut documents, mut bytes) = (Vec::new(), 0);
-    while let Some(record) = records.read() {
-        let record = record?;
-        if documents.is_empty()
-            && let Some(note) = fields.note(&record)
-        {
-            eprintln!("{name}: {note}");
-        }
-        let document = fields.document(&record);
-        let document = document.map_err(|error| CliError::bad_input(error).at(&record.place.to_string()))?;
-        bytes += document.text.len();
-        documents.push(document);
-        // Stops reading a file that is larger than a request.
-        let over = |limit: &str, allowed: usize| {
-            let message = format!("{limit} is limited to {allowed}, the file has more");
-            Err(CliError::bad_input(message).at(&record.place.to_string()))
-        };
-        if documents.len() > limits.max_documents {
-            return over("max_documents", limits.max_documents);
-        }
-        if bytes > limits.max_request_bytes {
-            return over("max_request_bytes", limits.max_request_bytes);
-        }
-    }
-    Ok(documents)
-}
-
 struct Session {
     model: Arc<LoadedModel>,
     guest: Guest,
@@ -347,7 +259,13 @@ struct Outcome {
 }
 
 impl Session {
-    async fn answer_all(&self, input: Input, done: Done, mut sink: Sink) -> Result<(), CliError> {
+    async fn answer_all(&self, input: Input, mut done: Done, mut sink: Sink) -> Result<(), CliError> {
+        if let Some(last) = done.last.take() {
+            self.check_resumed(last).await?;
+        }
+        if self.args.resume {
+            sink.cut(done.cut)?;
+        }
         let Input { requests, bytes, kind } = input;
         let to_standard_output = matches!(sink, Sink::StandardOutput);
         let mut progress = match kind {
@@ -393,6 +311,23 @@ impl Session {
         Ok(())
     }
 
+    /// Ranks the request of a file's last answer again, and refuses the file if the answer differs.
+    async fn check_resumed(&self, last: LastAnswer) -> Result<(), CliError> {
+        let LastAnswer { request: (header, work), hits, extent, place } = last;
+        let own = work.as_ref().ok().and_then(|work| work.overrides.scores);
+        let scores = self.scores(own);
+        let request = header.place.as_ref().map_or("the request".to_owned(), ToString::to_string);
+        let Outcome { shown, response, .. } = self.outcome(Ok((header, work))).await?;
+        let computed = Computed { scores, precision: self.model.engine().precision };
+        resumed::compare(&hits, extent, (&shown, &response), computed).map_err(|difference| {
+            let message = format!(
+                "is not what this command gives for {request}: {difference}; the file was written with other requests, \
+                 settings or another model: use another output file"
+            );
+            CliError::bad_input(message).at(&place)
+        })
+    }
+
     async fn outcome(&self, read: Result<ReadRequest, CliError>) -> Result<Outcome, CliError> {
         let (header, work) = read?;
         let (shown, response) = match work {
@@ -402,11 +337,28 @@ impl Session {
         Ok(Outcome { header, shown, response })
     }
 
-    fn default_scores(&self) -> Scores {
-        match self.model.info().scores {
+    /// How a request's scores are given: as it says, else as the command says, else as the model's files say.
+    fn scores(&self, own: Option<Scores>) -> Scores {
+        own.or(self.args.scores).unwrap_or(match self.model.info().scores {
             Some(DefaultScores::Sigmoid) => Scores::Sigmoid,
             Some(DefaultScores::Raw) | None => Scores::Raw,
+        })
+    }
+
+    /// Refuses a request that does not say by which of several labels, before the standard guest does in its own words.
+    fn check_label(&self, settings: &[(String, String)]) -> Result<(), RequestFault> {
+        let info = self.model.info();
+        let is_chosen = settings.iter().any(|(name, _)| name == assay_guest::SETTING_LABEL);
+        if self.args.guest.is_some() || is_chosen || info.task != ModelTask::CrossEncoder || info.outputs == 1 {
+            return Ok(());
         }
+        Err(RequestFault::invalid(format!(
+            "model {} has {} labels ({}): choose one with --label, or with the setting {} of a request",
+            info.name,
+            info.outputs,
+            info.labels(),
+            assay_guest::SETTING_LABEL
+        )))
     }
 
     /// Answers a request, or returns its fault.
@@ -419,6 +371,10 @@ impl Session {
             let message = format!("asks for model {other:.100?}, and this run has {}", self.model.name());
             return Ok((Shown::default(), Err(RequestFault::invalid(message))));
         }
+        let settings = self.args.settings(overrides.settings);
+        if let Err(fault) = self.check_label(&settings) {
+            return Ok((Shown::default(), Err(fault)));
+        }
         let shown = Shown::of(&query, &documents, self.writer.format);
         let request = Request {
             query,
@@ -426,8 +382,8 @@ impl Session {
             top_n: overrides.top_n.or(self.args.top_n),
             max_tokens: overrides.max_tokens.or(self.args.max_tokens),
             truncation: overrides.truncation.unwrap_or(self.args.truncation).into(),
-            activation: overrides.scores.or(self.args.scores).unwrap_or(self.default_scores()).into(),
-            settings: self.args.settings(overrides.settings),
+            activation: self.scores(overrides.scores).into(),
+            settings,
         };
         let response = match self.guest.rerank(Arc::clone(&self.model), request, &self.limits).await {
             Ok(response) => Ok(response),
@@ -437,18 +393,16 @@ impl Session {
     }
 }
 
-/// A request, or its fault.
-type ReadRequest = (Header, Result<Work, RequestFault>);
-
 /// Reads requests on a separate thread: an answer must not wait for the next request, which may depend on it.
 fn read_ahead(
     mut requests: Box<dyn Requests>,
-    mut at: Option<Header>,
+    first: Option<ReadRequest>,
 ) -> impl Stream<Item = Result<ReadRequest, CliError>> {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
     // The thread ends with the process: it may be blocked on standard input, which cannot be interrupted.
     std::thread::spawn(move || {
-        while let Some(read) = read(requests.as_mut(), &mut at).transpose() {
+        let mut first = first.map(Ok);
+        while let Some(read) = first.take().or_else(|| read(requests.as_mut()).transpose()) {
             let failed = read.is_err();
             if sender.blocking_send(read).is_err() || failed {
                 break;
@@ -458,14 +412,8 @@ fn read_ahead(
     futures::stream::poll_fn(move |context| receiver.poll_recv(context))
 }
 
-/// Reads a request; `at` is its header if already read.
-fn read(requests: &mut dyn Requests, at: &mut Option<Header>) -> Result<Option<ReadRequest>, CliError> {
-    let header = match at.take() {
-        Some(header) => header,
-        None => match requests.advance()? {
-            Some(header) => header,
-            None => return Ok(None),
-        },
-    };
+/// Reads a request.
+fn read(requests: &mut dyn Requests) -> Result<Option<ReadRequest>, CliError> {
+    let Some(header) = requests.advance()? else { return Ok(None) };
     Ok(Some((header, requests.work()?)))
 }

@@ -27,6 +27,8 @@ pub(super) struct Delimited {
     source: Source,
     reader: csv_core::Reader,
     columns: Columns,
+    /// Where the names of columns come from, for messages.
+    named_by: &'static str,
     /// The first row, if it was read to check for column names.
     first: Option<RawRow>,
 }
@@ -61,7 +63,7 @@ impl Delimited {
             .quoting(delimiter != Delimiter::Tab)
             .terminator(Terminator::Any(b'\n'))
             .build();
-        Self { source, reader, columns, first: None }
+        Self { source, reader, columns, named_by: "--columns names", first: None }
     }
 
     /// Reads rows whose columns the first row names, unless `guess` returns other names for the first row.
@@ -74,6 +76,7 @@ impl Delimited {
         guess: impl FnOnce(&[String]) -> Option<Columns>,
     ) -> Result<Self, CliError> {
         let mut rows = Self::with_columns(source, delimiter, Arc::new([]));
+        rows.named_by = "the file has";
         let Some(first) = rows.read_row().transpose()? else { return Ok(rows) };
         if let Some(columns) = guess(&first.cells) {
             (rows.columns, rows.first) = (columns, Some(first));
@@ -166,7 +169,7 @@ impl RecordReader for Delimited {
         };
         let RawRow { cells, place, start, end } = row;
         if cells.len() != self.columns.len() {
-            let message = format!("has {} columns, and the file has {}", cells.len(), self.columns.len());
+            let message = format!("has {} columns, and {} {}", cells.len(), self.named_by, self.columns.len());
             return Some(Err(Fault { message, place, end, reach: Reach::Record }));
         }
         let row = Row::new(Arc::clone(&self.columns), cells);

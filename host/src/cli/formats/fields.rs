@@ -20,6 +20,13 @@ const ID: &[&str] = &["id", "_id", "document_id", "doc_id", "docid", "docno", "p
 const QUERY: &[&str] = &["query"];
 const QUERY_ID: &[&str] = &["query_id", "qid", "query-id"];
 
+/// A common field that is ranked only on request.
+const TITLE: &str = "title";
+
+/// The note about it.
+pub(in crate::cli) const TITLES_NOT_RANKED: &str =
+    "titles are not ranked: --field text=title --field text=text ranks both";
+
 /// The names for each role.
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct Fields {
@@ -42,6 +49,12 @@ enum Names {
 pub(in crate::cli) struct FieldChoice {
     role: &'static str,
     name: String,
+}
+
+impl FieldChoice {
+    pub(in crate::cli) fn role(&self) -> &'static str {
+        self.role
+    }
 }
 
 impl std::str::FromStr for FieldChoice {
@@ -138,17 +151,27 @@ impl Fields {
 
     /// A hint for a file whose records have a title that is not ranked.
     pub(in crate::cli) fn note(&self, record: &Record) -> Option<&'static str> {
-        const TITLE: &str = "title";
-        let Names::Usual(_) = &self.text else { return None };
-        let titled = match &record.content {
-            Content::Text(_) => false,
-            Content::Json(json) => matches!(
-                parse(json),
-                Ok(DocumentValue::Object(object)) if object.get(TITLE).is_some_and(|title| title != "")
-            ),
-            Content::Row(row) => row.get(TITLE).is_some_and(|title| !title.is_empty()),
+        let titled = match (&record.content, &self.text) {
+            (Content::Text(_), _) | (_, Names::Chosen(_)) => false,
+            (Content::Json(json), _) => parse(json).is_ok_and(|document| self.leaves_title(&document)),
+            (Content::Row(row), _) => row.get(TITLE).is_some_and(|title| !title.is_empty()),
         };
-        titled.then_some("titles are not ranked: --field text=title --field text=text ranks both")
+        titled.then_some(TITLES_NOT_RANKED)
+    }
+
+    /// Whether a document has a title that is not ranked.
+    pub(super) fn leaves_title(&self, document: &DocumentValue) -> bool {
+        match (document, &self.text) {
+            (DocumentValue::Object(object), Names::Usual(_)) => {
+                object.get(TITLE).is_some_and(|title| !title.is_null() && title != "")
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the caller chose a name.
+    pub(super) fn are_chosen(&self) -> bool {
+        [&self.text, &self.id, &self.query, &self.query_id].iter().any(|names| matches!(names, Names::Chosen(_)))
     }
 
     /// Whether the cells of a row name an id and a text.
@@ -178,11 +201,14 @@ impl Fields {
         }
     }
 
-    /// The query of a row of pairs, and its id.
-    pub(in crate::cli) fn query_of(&self, row: &Row) -> Result<(Option<Id>, String), String> {
-        let id = first(&self.query_id, row).map(Id::try_from).transpose()?;
-        let query = join(&self.query, row)?.ok_or_else(|| missing("query", &self.query, row))?;
-        Ok((id, query))
+    /// The id of the query of a row of pairs.
+    pub(in crate::cli) fn query_id_of(&self, row: &Row) -> Result<Option<Id>, String> {
+        first(&self.query_id, row).map(Id::try_from).transpose()
+    }
+
+    /// The query of a row of pairs.
+    pub(in crate::cli) fn query_of(&self, row: &Row) -> Result<String, String> {
+        join(&self.query, row)?.ok_or_else(|| missing("query", &self.query, row))
     }
 
     fn id_of(&self, named: &impl Named) -> Result<Option<Id>, String> {
@@ -207,6 +233,8 @@ pub(in crate::cli) fn parse<T: de::DeserializeOwned>(json: &str) -> Result<T, St
 pub(super) fn without_line(error: &serde_json::Error) -> String {
     let (text, column) = (error.to_string(), error.column());
     let position = format!(" at line {} column {column}", error.line());
+    // Without a value, the parser says what it expected of one: that says nothing about a line of plain text.
+    let text = if error.is_syntax() { format!("is not JSON: {text}") } else { text };
     let message = match text.strip_suffix(&position) {
         Some(message) if error.line() == 1 => format!("{message} at column {column}"),
         _ => text,

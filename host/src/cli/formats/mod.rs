@@ -28,7 +28,7 @@ use self::row::Columns;
 use self::source::Source;
 use super::error::CliError;
 
-pub(super) use self::fields::{Document, FieldChoice, Fields, Id, parse};
+pub(super) use self::fields::{Document, FieldChoice, Fields, Id, TITLES_NOT_RANKED, parse};
 pub(super) use self::lookup::{Lookup, LookupError};
 pub(super) use self::record::{Content, Fault, Place, Reach, Record, RecordReader};
 pub(super) use self::request_line::{CliTruncation, KEEP_FIELD_HINT, Overrides, RequestRules, Scores, id_of};
@@ -115,8 +115,17 @@ impl OpenFile {
     /// Reads the file's records, and returns how to reread single ones.
     ///
     /// # Errors
-    /// The names of columns cannot be read.
+    /// The names of columns cannot be read, or the caller names fields or columns that the format has not.
     pub(super) fn records(self, header: Header, fields: &Fields) -> Result<(Box<dyn RecordReader>, Layout), CliError> {
+        let is_table = matches!(self.format, Format::Csv | Format::Tsv);
+        if matches!(header, Header::Named(_)) && !is_table {
+            let message = "has no columns that --columns could name: those are of CSV and TSV";
+            return Err(CliError::bad_input(format!("{message}; {FORMAT_OPTIONS} name a format")).at(self.name()));
+        }
+        if matches!(self.format, Format::Lines | Format::Auto) && fields.are_chosen() {
+            let message = "is plain lines, which have no fields that --field could choose";
+            return Err(CliError::bad_input(format!("{message}; {FORMAT_OPTIONS} name a format")).at(self.name()));
+        }
         let delimiter = match self.format {
             Format::Lines | Format::Auto => return Ok(self.lines(LineKind::Text)),
             Format::Jsonl => return Ok(self.lines(LineKind::Json)),

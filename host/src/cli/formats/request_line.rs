@@ -35,6 +35,8 @@ pub(in crate::cli) struct RequestLine {
     pub(in crate::cli) query: String,
     pub(in crate::cli) documents: Vec<Document>,
     pub(in crate::cli) overrides: Overrides,
+    /// Whether a document has a title that is not ranked.
+    pub(in crate::cli) has_unranked_title: bool,
     /// The fields to return.
     pub(in crate::cli) kept: Map<String, Value>,
 }
@@ -144,7 +146,7 @@ impl RequestVisitor<'_> {
             }
             "id" => line.id = value(name, map)?,
             "query" => line.query = value(name, map)?,
-            "documents" => line.documents = map.next_value_seed(Documents(self.0))?,
+            "documents" => (line.documents, line.has_unranked_title) = map.next_value_seed(Documents(self.0))?,
             "top_n" => overrides.top_n = number(name, map)?,
             "max_tokens" => overrides.max_tokens = number(name, map)?,
             "truncation" => overrides.truncation = value(name, map)?,
@@ -184,11 +186,12 @@ fn number<'de, A: MapAccess<'de>>(name: &str, map: &mut A) -> Result<Option<u32>
     }
 }
 
-/// The documents of a request; a message names the document by its index.
+/// The documents of a request, and whether one has a title that is not ranked; a message names the document by its
+/// index.
 struct Documents<'a>(&'a RequestRules);
 
 impl<'de> DeserializeSeed<'de> for Documents<'_> {
-    type Value = Vec<Document>;
+    type Value = (Vec<Document>, bool);
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_seq(self)
@@ -196,14 +199,14 @@ impl<'de> DeserializeSeed<'de> for Documents<'_> {
 }
 
 impl<'de> Visitor<'de> for Documents<'_> {
-    type Value = Vec<Document>;
+    type Value = (Vec<Document>, bool);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("documents, a list of strings or objects")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
-        let mut documents = Vec::new();
+        let (mut documents, mut has_unranked_title) = (Vec::new(), false);
         loop {
             let index = documents.len();
             if index == self.0.max_documents {
@@ -211,7 +214,8 @@ impl<'de> Visitor<'de> for Documents<'_> {
             }
             let at = |message: String| de::Error::custom(format!("document {index}: {message}"));
             let value = elements.next_element::<DocumentValue>().map_err(|error| at(error.to_string()))?;
-            let Some(value) = value else { return Ok(documents) };
+            let Some(value) = value else { return Ok((documents, has_unranked_title)) };
+            has_unranked_title |= self.0.fields.leaves_title(&value);
             documents.push(self.0.fields.document_of(value).map_err(at)?);
         }
         let mut more = 0usize;
@@ -219,7 +223,7 @@ impl<'de> Visitor<'de> for Documents<'_> {
             more += 1;
         }
         match more {
-            0 => Ok(documents),
+            0 => Ok((documents, has_unranked_title)),
             more => Err(de::Error::custom(format!(
                 "max_documents is limited to {}, the request has {}",
                 self.0.max_documents,

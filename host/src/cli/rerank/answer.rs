@@ -1,5 +1,6 @@
 //! Formats a request's outcome: a table for people, a line of JSON, or lines of a TREC run.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ impl Shown {
         }
     }
 
-    fn id(&self, index: u32) -> Option<&Id> {
+    pub(super) fn id(&self, index: u32) -> Option<&Id> {
         self.documents.get(index as usize)?.id.as_ref()
     }
 }
@@ -82,10 +83,18 @@ impl Writer {
             return Err(RequestFault::invalid("the request has no documents, so it has no line in a run"));
         }
         column("the query", header.id.as_ref())?;
-        documents
-            .iter()
-            .enumerate()
-            .try_for_each(|(index, document)| column(&format!("document {index}"), document.id.as_ref()))
+        let mut seen = HashSet::with_capacity(documents.len());
+        for (index, document) in documents.iter().enumerate() {
+            column(&format!("document {index}"), document.id.as_ref())?;
+            let id = document.id.as_ref().map(Id::to_string).unwrap_or_default();
+            if seen.contains(&id) {
+                let message =
+                    format!("two documents have the id {id:.80?}, and a run has each document of a query once");
+                return Err(RequestFault::invalid(message));
+            }
+            seen.insert(id);
+        }
+        Ok(())
     }
 
     /// The text of an answer.

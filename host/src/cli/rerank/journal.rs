@@ -1,8 +1,9 @@
 //! The output for answers: standard output, or a file that is its own journal.
 //!
 //! Each outcome is written at once and in the order of the requests, so the file shows what is done. A killed process
-//! leaves at most one incomplete outcome, at the end. To resume: read the outcomes, compare them with the requests, cut
-//! off the incomplete one, and skip the requests that have an outcome.
+//! leaves at most one incomplete outcome, at the end. To resume: read the outcomes, compare them with the requests, skip
+//! the requests that have an outcome, rank the last answer's request again to see that it is this run's
+//! ([`resumed`](super::resumed)), and cut off the incomplete outcome.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -12,11 +13,13 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::answer::OutputFormat;
-use super::requests::{Header, Requests};
+use super::requests::{Header, ReadRequest, Requests};
+use super::resumed::{Extent, FoundHit, LastAnswer};
 use crate::cli::error::CliError;
-use crate::cli::formats::{Id, parse, trec};
+use crate::cli::formats::trec::{self, RunLine};
+use crate::cli::formats::{Id, parse};
 use crate::cli::output::standard_output;
-use crate::limits::DEFAULT_MAX_REQUEST_BYTES;
+use crate::limits::{DEFAULT_MAX_DOCUMENTS, DEFAULT_MAX_REQUEST_BYTES};
 
 /// Longest line of an answers file: ids of a thousand documents and a request's kept fields.
 const MAX_LINE_BYTES: u64 = 6 * DEFAULT_MAX_REQUEST_BYTES as u64;
@@ -28,7 +31,7 @@ pub(super) enum Sink {
 }
 
 /// The contents of an existing answers file.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Done {
     /// Requests with an outcome.
     pub(super) requests: u64,
@@ -37,7 +40,11 @@ pub(super) struct Done {
     /// The position in the requests after them.
     pub(super) end: u64,
     /// The next request, if it was read to find the position.
-    pub(super) next: Option<Header>,
+    pub(super) next: Option<ReadRequest>,
+    /// The last answer, to compare with what this run gives.
+    pub(super) last: Option<LastAnswer>,
+    /// Where the incomplete outcome begins, which is cut off.
+    pub(super) cut: u64,
 }
 
 impl Sink {
@@ -63,27 +70,34 @@ impl Sink {
         Ok(Self::File { file, name })
     }
 
-    /// Reads a file's outcomes, skips the requests that have one, and cuts off an incomplete outcome.
+    /// Reads a file's outcomes and skips the requests that have one. Changes nothing in the file.
     ///
     /// # Errors
     /// The file contains something other than the outcomes of these requests by this model, in order.
     pub(super) fn resume(
         &mut self,
         format: OutputFormat,
-        model: &str,
+        names: Names<'_>,
         requests: &mut dyn Requests,
     ) -> Result<Done, CliError> {
         let Self::File { file, name } = self else { return Ok(Done::default()) };
-        let (end, done) = match format {
-            OutputFormat::Jsonl => json_lines(file, name, model, requests)?,
-            OutputFormat::Run => run_lines(file, name, requests)?,
+        match format {
+            OutputFormat::Jsonl => json_lines(file, name, names.model, requests),
+            OutputFormat::Run => run_lines(file, name, names.tag, requests),
             OutputFormat::Table => {
-                return Err(CliError::bad_input("--resume needs --output jsonl or run: a table cannot be resumed"));
+                Err(CliError::bad_input("--resume needs --output jsonl or run: a table cannot be resumed"))
             }
-        };
+        }
+    }
+
+    /// Cuts a file off, and goes on there.
+    ///
+    /// # Errors
+    /// The file cannot be changed.
+    pub(super) fn cut(&mut self, end: u64) -> Result<(), CliError> {
+        let Self::File { file, name } = self else { return Ok(()) };
         let cut = file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end)));
-        cut.map_err(|error| CliError::failed(format!("{name}: {error}")))?;
-        Ok(done)
+        cut.map(drop).map_err(|error| CliError::failed(format!("{name}: {error}")))
     }
 
     /// Writes a whole outcome.
@@ -103,18 +117,32 @@ impl Sink {
     }
 }
 
+/// The names that a run writes into its answers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names<'a> {
+    pub(super) model: &'a str,
+    /// The last column of a run.
+    pub(super) tag: &'a str,
+}
+
 /// The fields of an answer line that identify its request.
 #[derive(Deserialize)]
 struct Outcome {
     id: Option<Id>,
     model: Option<String>,
     error: Option<IgnoredAny>,
-    hits: Option<IgnoredAny>,
+    hits: Option<Vec<IgnoredAny>>,
 }
 
-fn json_lines(file: &File, name: &str, model: &str, requests: &mut dyn Requests) -> Result<(u64, Done), CliError> {
-    let (mut lines, mut done) = (Answers::new(file, name), Done::default());
-    let mut end = 0;
+/// The hits of an answer line.
+#[derive(Deserialize)]
+struct Hits {
+    hits: Vec<FoundHit>,
+}
+
+fn json_lines(file: &File, name: &str, model: &str, requests: &mut dyn Requests) -> Result<Done, CliError> {
+    let last = last_answer(file, name)?;
+    let (mut lines, mut done) = (Answers::new(file, name)?, Done::default());
     while let Some(line) = lines.next()? {
         let at = |message: String| CliError::bad_input(message).at(&format!("{name}, line {}", lines.number));
         let outcome: Outcome = parse(&line).map_err(|error| at(format!("is no answer: {error}")))?;
@@ -140,42 +168,78 @@ fn json_lines(file: &File, name: &str, model: &str, requests: &mut dyn Requests)
         }
         done.requests += 1;
         done.failed += u64::from(outcome.error.is_some());
-        (done.end, end) = (request.end, lines.end);
+        (done.end, done.cut) = (request.end, lines.end);
+        if last == Some(lines.number) {
+            let Hits { hits } = parse(&line).map_err(|error| at(format!("is no answer: {error}")))?;
+            let place = format!("{name}, line {}", lines.number);
+            done.last = Some(LastAnswer { request: (request, requests.work()?), hits, extent: Extent::Whole, place });
+        }
     }
-    Ok((end, done))
+    Ok(done)
+}
+
+/// The number of the last line with an answer; of one with hits, if there is one. It is looked for first, as a request's
+/// texts may have to be read from another file.
+fn last_answer(file: &File, name: &str) -> Result<Option<u64>, CliError> {
+    let (mut lines, mut any, mut with_hits) = (Answers::new(file, name)?, None, None);
+    while let Some(line) = lines.next()? {
+        // What is wrong with a line is said when it is compared with its request.
+        match parse::<Outcome>(&line).ok().and_then(|outcome| outcome.hits) {
+            Some(hits) if hits.is_empty() => any = Some(lines.number),
+            Some(_) => with_hits = Some(lines.number),
+            None => {}
+        }
+    }
+    Ok(with_hits.or(any))
 }
 
 /// A run does not say how many lines belong to a query, so the last query is repeated.
-fn run_lines(file: &File, name: &str, requests: &mut dyn Requests) -> Result<(u64, Done), CliError> {
-    let (mut lines, mut done) = (Answers::new(file, name), Done::default());
-    // The query of the last lines, and where they begin.
-    let mut last: Option<(String, u64)> = None;
+fn run_lines(file: &File, name: &str, tag: &str, requests: &mut dyn Requests) -> Result<Done, CliError> {
+    let (mut lines, mut done) = (Answers::new(file, name)?, Done::default());
+    // The query of the last lines, its request, and what the lines say.
+    let mut last: Option<(String, Header, Vec<FoundHit>)> = None;
     loop {
         let start = lines.end;
         let Some(line) = lines.next()? else { break };
         let at = |message: String| CliError::bad_input(message).at(&format!("{name}, line {}", lines.number));
-        let query = trec::parse_text(&line).map_err(at)?.query_id;
-        if last.as_ref().is_some_and(|(last, _)| *last == query) {
+        let RunLine { query_id, document_id, score } = trec::parse_text(&line).map_err(at)?;
+        if let Some(other) = line.split_ascii_whitespace().last().filter(|other| *other != tag) {
+            return Err(at(format!("has the tag {other:.80}, and this run has {tag}")));
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "it was written as an f32")]
+        let hit = FoundHit { index: None, id: Some(Id::Text(document_id)), score: Some(score as f32) };
+        if let Some((query, _, hits)) = &mut last
+            && *query == query_id
+        {
+            if hits.len() == DEFAULT_MAX_DOCUMENTS {
+                return Err(at(format!("is one too many of query {query}, which has at most {DEFAULT_MAX_DOCUMENTS}")));
+            }
+            hits.push(hit);
             continue;
         }
-        if let Some(request) = done.next.take() {
+        if let Some((_, request, _)) = last.take() {
             (done.requests, done.end) = (done.requests + 1, request.end);
         }
-        loop {
+        let request = loop {
             let Some(request) = requests.advance()? else {
-                return Err(at(format!("is for query {query}, which no request has, or none at this place")));
+                return Err(at(format!("is for query {query_id}, which no request has, or none at this place")));
             };
-            if request.id.as_ref().is_some_and(|id| id.to_string() == query) {
-                done.next = Some(request);
-                break;
+            if request.id.as_ref().is_some_and(|id| id.to_string() == query_id) {
+                break request;
             }
             // A request without lines in the run had an error.
             (done.requests, done.failed) = (done.requests + 1, done.failed + 1);
             done.end = request.end;
-        }
-        last = Some((query, start));
+        };
+        (last, done.cut) = (Some((query_id, request, vec![hit])), start);
     }
-    Ok((last.map_or(0, |(_, start)| start), done))
+    if let Some((query, request, hits)) = last {
+        let request = (request, requests.work()?);
+        done.next = Some(request.clone());
+        done.last =
+            Some(LastAnswer { request, hits, extent: Extent::Beginning, place: format!("{name}, query {query}") });
+    }
+    Ok(done)
 }
 
 /// The complete lines of an answers file.
@@ -188,8 +252,9 @@ struct Answers<'a> {
 }
 
 impl<'a> Answers<'a> {
-    fn new(file: &'a File, name: &'a str) -> Self {
-        Self { reader: BufReader::new(file), name, number: 0, end: 0 }
+    fn new(mut file: &'a File, name: &'a str) -> Result<Self, CliError> {
+        file.rewind().map_err(|error| CliError::failed(format!("{name}: {error}")))?;
+        Ok(Self { reader: BufReader::new(file), name, number: 0, end: 0 })
     }
 
     /// The next line; `None` at the end of the file or at an incomplete line.

@@ -6,10 +6,11 @@ use serde_json::{Map, Value};
 
 use super::fault::RequestFault;
 use super::groups::{Group, GroupRow, Groups, Step};
+use super::seen::Seen;
 use crate::cli::error::CliError;
 use crate::cli::formats::{
     Content, Document, Fault, Fields, Id, Lookup, LookupError, Overrides, Place, Reach, Record, RecordReader,
-    RequestRules, id_of, trec,
+    RequestRules, TITLES_NOT_RANKED, id_of, trec,
 };
 use crate::limits::RequestLimits;
 
@@ -30,7 +31,7 @@ pub(super) trait Requests: Send {
 }
 
 /// The part of a request that is known even if it cannot be answered.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Header {
     /// `None` for a request of the command line.
     pub(super) place: Option<Place>,
@@ -42,12 +43,15 @@ pub(super) struct Header {
 }
 
 /// A request's texts, and settings that override the command's options.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Work {
     pub(super) query: String,
     pub(super) documents: Vec<Document>,
     pub(super) overrides: Overrides,
 }
+
+/// A request, or its fault.
+pub(super) type ReadRequest = (Header, Result<Work, RequestFault>);
 
 /// The work of a request that was read together with its header.
 type ReadWork = Option<Result<Work, RequestFault>>;
@@ -79,12 +83,27 @@ impl Requests for OneRequest {
 pub(super) struct JsonRequests {
     records: Box<dyn RecordReader>,
     rules: RequestRules,
+    /// The ids read, where each may come once.
+    seen: Option<Seen>,
+    has_noted_titles: bool,
     work: ReadWork,
 }
 
 impl JsonRequests {
-    pub(super) fn new(records: Box<dyn RecordReader>, rules: RequestRules) -> Self {
-        Self { records, rules, work: None }
+    pub(super) fn new(records: Box<dyn RecordReader>, rules: RequestRules, ids: Ids) -> Self {
+        let seen = (ids == Ids::Unique).then(Seen::default);
+        Self { records, rules, seen, has_noted_titles: false, work: None }
+    }
+
+    /// Refuses a request whose id an earlier one had.
+    fn check_id(&mut self, id: Option<&Id>) -> Result<(), CliError> {
+        if let (Some(seen), Some(id)) = (&mut self.seen, id.map(Id::to_string))
+            && !seen.insert(&id).map_err(CliError::bad_input)?
+        {
+            let message = format!("an earlier request has the id {id:.80?} too, and a run has each query once");
+            self.work = Some(Err(RequestFault::invalid(message)));
+        }
+        Ok(())
     }
 
     fn parse(&mut self, record: &Record) -> (Option<Id>, Map<String, Value>) {
@@ -94,6 +113,9 @@ impl JsonRequests {
         };
         match self.rules.parse(json) {
             Ok(line) => {
+                if line.has_unranked_title && !std::mem::replace(&mut self.has_noted_titles, true) {
+                    eprintln!("{}: {TITLES_NOT_RANKED}", record.place.file);
+                }
                 let (query, documents, overrides) = (line.query, line.documents, line.overrides);
                 self.work = Some(Ok(Work { query, documents, overrides }));
                 (line.id, line.kept)
@@ -112,6 +134,7 @@ impl Requests for JsonRequests {
             None => Ok(None),
             Some(Ok(record)) => {
                 let (id, kept) = self.parse(&record);
+                self.check_id(id.as_ref()).map_err(|error| error.at(&record.place.to_string()))?;
                 Ok(Some(Header { id, kept, place: Some(record.place), end: record.end }))
             }
             Some(Err(fault)) if fault.reach == Reach::Record => Ok(Some(bad_record(fault, &mut self.work))),
@@ -122,6 +145,14 @@ impl Requests for JsonRequests {
     fn work(&mut self) -> Result<Result<Work, RequestFault>, CliError> {
         Ok(take(&mut self.work))
     }
+}
+
+/// Whether two requests may have one id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ids {
+    Any,
+    /// No: they are names of queries in a run.
+    Unique,
 }
 
 /// The header of a record that is not a request.
@@ -135,29 +166,36 @@ pub(super) struct PairRequests {
     records: Box<dyn RecordReader>,
     fields: Fields,
     groups: Groups<Pair>,
+    has_noted_titles: bool,
     work: ReadWork,
 }
 
 struct Pair {
-    query_id: Option<Id>,
     query: String,
     document: Document,
 }
 
 impl PairRequests {
     pub(super) fn new(records: Box<dyn RecordReader>, fields: Fields, limits: RequestLimits) -> Self {
-        Self { records, fields, groups: Groups::new(limits), work: None }
+        Self { records, fields, groups: Groups::new(limits), has_noted_titles: false, work: None }
     }
 }
 
 impl Requests for PairRequests {
     fn advance(&mut self) -> Result<Option<Header>, CliError> {
-        let (records, fields) = (&mut self.records, &self.fields);
-        let step = self.groups.next(&mut || row(records.as_mut(), |record| pair(fields, record)))?;
+        let Self { records, fields, has_noted_titles, .. } = self;
+        let step = self.groups.next(&mut || {
+            row(records.as_mut(), |record| {
+                if !*has_noted_titles && let Some(note) = fields.note(record) {
+                    *has_noted_titles = true;
+                    eprintln!("{}: {note}", record.place.file);
+                }
+                pair(fields, record)
+            })
+        })?;
         Ok(step.map(|step| match step {
             Step::BadRow(fault) => bad_record(fault, &mut self.work),
-            Step::Group(Group { members, fault, place, end, .. }) => {
-                let id = members.first().and_then(|pair| pair.query_id.clone());
+            Step::Group(Group { id, members, fault, place, end, .. }) => {
                 self.work = Some(fault.map_or_else(|| one_query(members), Err));
                 Header { place: Some(place), id, end, ..Header::default() }
             }
@@ -179,26 +217,40 @@ fn one_query(pairs: Vec<Pair>) -> Result<Work, RequestFault> {
     Ok(Work { query, documents, overrides: Overrides::default() })
 }
 
-fn pair(fields: &Fields, record: &Record) -> Result<(String, Pair, usize), String> {
+fn pair(fields: &Fields, record: &Record) -> Result<Row<Pair>, String> {
     let Content::Row(cells) = &record.content else { return Err("is not a row of a table".to_owned()) };
-    let (query_id, query) = fields.query_of(cells)?;
-    let document = fields.document(record)?;
-    let key = query_id.as_ref().map_or_else(|| query.clone(), Id::to_string);
-    let bytes = query.len() + document.text.len();
-    Ok((key, Pair { query_id, query, document }, bytes))
+    let (id, query) = (fields.query_id_of(cells)?, fields.query_of(cells));
+    let key = match (&id, &query) {
+        (Some(id), _) => id.to_string(),
+        (None, Ok(query)) => query.clone(),
+        (None, Err(message)) => return Err(message.clone()),
+    };
+    let pair = query.and_then(|query| Ok(Pair { query, document: fields.document(record)? }));
+    let bytes = pair.as_ref().map_or(0, |pair| pair.query.len() + pair.document.text.len());
+    Ok(Row { key, id, member: pair, bytes })
+}
+
+/// What a record says, if its query can be read.
+struct Row<M> {
+    key: String,
+    id: Option<Id>,
+    member: Result<M, String>,
+    bytes: usize,
 }
 
 /// Reads a row of a group.
 fn row<M>(
     records: &mut dyn RecordReader,
-    parse: impl FnOnce(&Record) -> Result<(String, M, usize), String>,
+    parse: impl FnOnce(&Record) -> Result<Row<M>, String>,
 ) -> Option<Result<GroupRow<M>, Fault>> {
     let record = match records.read()? {
         Ok(record) => record,
         Err(fault) => return Some(Err(fault)),
     };
     Some(match parse(&record) {
-        Ok((key, member, bytes)) => Ok(GroupRow { key, member, bytes, place: record.place, end: record.end }),
+        Ok(Row { key, id, member, bytes }) => {
+            Ok(GroupRow { key, id, member, bytes, place: record.place, end: record.end })
+        }
         Err(message) => Err(Fault { message, place: record.place, end: record.end, reach: Reach::Record }),
     })
 }
@@ -257,8 +309,8 @@ impl Requests for RunRequests {
         let step = self.groups.next(&mut || {
             row(records.as_mut(), |record| {
                 let line = trec::parse(record)?;
-                let bytes = line.document_id.len();
-                Ok((line.query_id, line.document_id, bytes))
+                let (id, bytes) = (Some(Id::Text(line.query_id.clone())), line.document_id.len());
+                Ok(Row { key: line.query_id, id, member: Ok(line.document_id), bytes })
             })
         })?;
         Ok(step.map(|step| match step {
@@ -266,8 +318,7 @@ impl Requests for RunRequests {
                 self.current = Some(Err(RequestFault::invalid(fault.message)));
                 Header { place: Some(fault.place), end: fault.end, ..Header::default() }
             }
-            Step::Group(Group { key, members, fault, place, end }) => {
-                let id = Some(Id::Text(key.clone()));
+            Step::Group(Group { key, id, members, fault, place, end }) => {
                 self.current = Some(fault.map_or(Ok((key, members)), Err));
                 Header { place: Some(place), id, end, ..Header::default() }
             }
