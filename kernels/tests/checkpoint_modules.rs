@@ -101,7 +101,7 @@ fn modules_that_compute_something_else_are_refused_by_name() {
         ("2_Dense/config.json", json!({ "use_residual": true }), "use_residual"),
         ("4_Dense/config.json", json!({ "activation_function": gelu }), "its last Dense has the activation gelu"),
         ("4_Dense/config.json", json!({ "out_features": -1 }), "its last Dense has no out_features"),
-        ("4_Dense/config.json", json!({ "out_features": 1 << 40 }), "number of labels is"),
+        ("4_Dense/config.json", json!({ "out_features": 1u64 << 40 }), "number of labels is"),
         (
             "4_Dense/config.json",
             json!({ "out_features": 2 }),

@@ -226,7 +226,7 @@ MODELS = {
     ),
     "gte-new": Tiny(
         T.GteForSequenceClassification, gte(2, 20000.0 * NTK_FACTOR, type_vocab_size=1), "unigram", longest=1024,
-        long_rows=[513], spread=0.3, loaded=scale_frequencies, stored=gte_of_its_authors,
+        long_rows=[513], loaded=scale_frequencies, stored=gte_of_its_authors,
     ),
     "jina-v2": Tiny(
         T.XLMRobertaForSequenceClassification, roberta(2, 32, 64, 130), "unigram", spread=0.3, stored=jina,

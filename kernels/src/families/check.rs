@@ -8,6 +8,10 @@ use crate::architecture::{Architecture, Attention, Dense, Head, Positions};
 /// reserve memory for a model that cannot exist.
 const MAX_DIMENSION: usize = 1 << 20;
 
+/// Most numbers of a table of rotary positions, which no file holds: 512 MiB. Rows of 131,072 tokens with heads of 128
+/// numbers have an eighth of it.
+const MAX_ROTARY_NUMBERS: usize = 1 << 27;
+
 /// Checks the architecture that a family made.
 ///
 /// # Errors
@@ -64,6 +68,11 @@ pub(super) fn check(architecture: &Architecture) -> Result<(), ConfigError> {
         if !(norm.eps > 0.0 && norm.eps < 1.0) {
             return Err(unsupported("eps of a norm", norm.eps, "between 0 and 1"));
         }
+    }
+    let rotates = architecture.layers.iter().any(|layer| layer.rotary.is_some());
+    if rotates && architecture.max_tokens.saturating_mul(head_dim) > MAX_ROTARY_NUMBERS {
+        let supported = "at most 134217728 divided by the width of a head, with rotary positions";
+        return Err(unsupported("longest row", architecture.max_tokens, supported));
     }
     for rotary in architecture.layers.iter().filter_map(|layer| layer.rotary) {
         if !head_dim.is_multiple_of(2) || !rotary.theta.is_finite() || rotary.theta <= 1.0 {

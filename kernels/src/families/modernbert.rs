@@ -270,6 +270,9 @@ mod tests {
             let message = config(changes).unwrap_err().to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
+        let huge =
+            serde_json::json!({ "hidden_size": 768, "num_attention_heads": 1, "max_position_embeddings": 1 << 20 });
+        assert!(config(&huge).unwrap_err().to_string().contains("longest row is 1048576"));
         // Heads of three numbers cannot be rotated in pairs.
         assert!(config(&cases[4].0).unwrap_err().to_string().contains("an even width"));
     }
