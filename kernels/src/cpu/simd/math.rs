@@ -10,7 +10,7 @@ pub(in crate::cpu) fn activate<S: Simd>(s: S, activation: Activation, x: S::F32)
         Activation::Gelu => gelu(s, x),
         Activation::GeluTanh => {
             // (1 + tanh(z)) / 2 is the logistic function of 2z.
-            const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769;
+            const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769_2;
             let square = s.mul_add(s.mul(x, x), s.splat(0.044_715), s.splat(1.0));
             s.mul(x, logistic(s, s.mul(s.mul(x, s.splat(TWICE_ROOT_2_OVER_PI)), square)))
         }
