@@ -9,18 +9,20 @@
 //! interleaved runs, so that all see the same machine; each round has another request than the one before, so that no branch
 //! predictor has learnt its text.
 //!
-//! `cargo xtask build && cargo bench --workspace --bench guests -- REQUESTS.jsonl`, with requests as `assay rerank
-//! --requests` takes them; needs the default model (`assay model pull`), for its tokenizer. Without a file documents are
-//! made of the demo's passages, which are few: their text is learnt soon.
+//! `cargo xtask build && cargo bench --workspace --bench guests -- REQUESTS.jsonl --tokenizer TOKENIZER.json`, with
+//! requests as `assay rerank --requests` takes them; needs the default model (`assay model pull`), for its tokenizer.
+//! Each `--tokenizer` is measured after that one. Without a file of requests, documents are made of the demo's passages,
+//! which are few: their text is learnt soon.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use assay::device::{Account, Device, DeviceOptions, LoadedModel};
-use assay::guest::{Guest, GuestRuntime, RuntimeOptions};
+use assay::guest::{Call, CallMeter, Guest, GuestRuntime, Models, Payer, RuntimeOptions};
 use assay::json::RequestLine;
 use assay::limits::RequestLimits;
 use assay::model::{ModelStore, Source};
@@ -31,6 +33,9 @@ use common::tenants::{component, demo_model, passages_request};
 use common::tiny::{Model, Shape};
 use tokenizers::{Tokenizer, TruncationParams};
 
+const TOKENIZER_FILE: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str =
+    r#"{"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "token_type_ids"]}"#;
 const DOCUMENTS: usize = 32;
 /// So that a row is nearly as long as the baseline's.
 const PASSAGES_PER_DOCUMENT: usize = 2;
@@ -41,11 +46,47 @@ const SLOW_ROUNDS: usize = 10;
 
 fn main() {
     let Some(stored) = demo_model() else { return };
-    let tokenizer = std::fs::read(stored.dir().join("tokenizer.json")).expect("the tokenizer is readable");
+    let Arguments { requests, tokenizers } = arguments();
+    let requests = requests.map_or_else(demo_requests, |file| read_requests(&file));
+    // Never shut down: a guest that is prepared in the background may still wait in it.
+    let tokio = Box::leak(Box::new(tokio::runtime::Runtime::new().expect("threads start")));
+    measure("the default model's tokenizer", &stored.dir().join(TOKENIZER_FILE), &requests, tokio);
+    for tokenizer in tokenizers {
+        measure(&tokenizer.display().to_string(), &tokenizer, &requests, tokio);
+    }
+}
+
+/// What the command line asks for.
+#[derive(Default)]
+struct Arguments {
+    requests: Option<String>,
+    tokenizers: Vec<PathBuf>,
+}
+
+fn arguments() -> Arguments {
+    let mut asked = Arguments::default();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--tokenizer" => asked.tokenizers.push(arguments.next().expect("--tokenizer takes a file").into()),
+            option if option.starts_with("--") => {}
+            _ => asked.requests = Some(argument),
+        }
+    }
+    asked
+}
+
+/// Prints one row for each way to run the requests with a tokenizer.
+fn measure(name: &str, tokenizer: &Path, requests: &[Request], tokio: &'static tokio::runtime::Runtime) {
+    let tokenizer = std::fs::read(tokenizer).unwrap_or_else(|error| panic!("{}: {error}", tokenizer.display()));
+    let crate_itself = crate_tokenizer(&tokenizer);
     let dir = tempfile::tempdir().expect("there is room for a model");
     let made = dir.path().join("made");
-    Model::new(Shape { vocab_size: 30_522, max_tokens: MAX_TOKENS }, 1).write(&made);
-    std::fs::write(made.join("tokenizer.json"), &tokenizer).expect("the tokenizer is writable");
+    let vocab_size = crate_itself.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+    Model::new(Shape { vocab_size, max_tokens: MAX_TOKENS }, 1).write(&made);
+    std::fs::write(made.join(TOKENIZER_FILE), &tokenizer).expect("the tokenizer is writable");
+    // Otherwise the store would take the made model's own kind of tokenizer.
+    std::fs::write(made.join("tokenizer_config.json"), TOKENIZER_CONFIG).expect("the configuration is writable");
     let models = ModelStore::new(dir.path());
     let source = Source::Directory { path: "made for a bench".to_owned() };
     let stored = models.add("tiny", &made, source, None).expect("the made model is a model").model;
@@ -60,9 +101,8 @@ fn main() {
     let plain = runtime.load("standard", &standard).expect("the standard guest compiles");
     assert!(prepared.is_snapshotted());
 
-    let requests = requests();
     let encoder = Arc::new(Mutex::new(PairEncoder::from_json(&tokenizer).expect("the tokenizer is one")));
-    let bench = Bench { model, tokio: tokio::runtime::Runtime::new().expect("threads start") };
+    let bench = Bench { model, tokio };
     let fresh = RequestLimits::default();
     let reused = RequestLimits { max_requests_per_instance: u32::MAX, ..RequestLimits::default() };
 
@@ -76,13 +116,14 @@ fn main() {
         times[3].push(bench.guest_time(&prepared, &one, &fresh));
         times[4].push(bench.guest_time(&prepared, &none, &fresh));
     }
+    let memory_bytes = bench.guest_call(&prepared, &requests[0], &fresh).1;
     let one = first(&requests[0], 1);
-    let crate_itself = crate_tokenizer(&tokenizer);
     let crate_itself =
         requests.iter().cycle().take(SLOW_ROUNDS).map(|request| crate_time(&crate_itself, request)).collect();
     let slow = (0..SLOW_ROUNDS).map(|_| bench.guest_time(&plain, &one, &fresh)).collect();
     let [native, reused, fresh, first_row, empty] = times.map(Summary::of);
     let tokens: usize = requests.iter().map(|request| encode(&encoder, request).ids.len()).sum();
+    println!("{name}, {vocab_size} entries");
     println!("{} request(s) of {DOCUMENTS} documents, {} tokens each", requests.len(), tokens / requests.len());
     println!("native                              {native}");
     println!("reused instance                     {reused}  {:.2} × native", reused.over(&native));
@@ -91,16 +132,19 @@ fn main() {
     println!("fresh instance, no documents        {empty}");
     println!("fresh instance, 1 document, no snapshot {}", Summary::of(slow));
     println!("crate `tokenizers`, native          {}", Summary::of(crate_itself));
+    println!("memory of a fresh instance          {:8.1} MB\n", memory_bytes as f64 / 1e6);
 }
 
-/// Those of a file, or of passages, all with the same number of documents.
-fn requests() -> Vec<Request> {
-    let Some(file) = std::env::args().skip(1).find(|argument| !argument.starts_with("--")) else {
-        let passages = passages_request("how do I keep a houseplant alive", DOCUMENTS * PASSAGES_PER_DOCUMENT);
-        let documents = passages.documents.chunks(PASSAGES_PER_DOCUMENT).map(|passages| passages.join(" ")).collect();
-        return vec![Request { documents, ..passages }];
-    };
-    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+/// Made of passages, all with the same number of documents.
+fn demo_requests() -> Vec<Request> {
+    let passages = passages_request("how do I keep a houseplant alive", DOCUMENTS * PASSAGES_PER_DOCUMENT);
+    let documents = passages.documents.chunks(PASSAGES_PER_DOCUMENT).map(|passages| passages.join(" ")).collect();
+    vec![Request { documents, ..passages }]
+}
+
+/// Those of a file, all with the same number of documents.
+fn read_requests(file: &str) -> Vec<Request> {
+    let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{file}: {error}"));
     let lines = text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{file}: {error}")));
     let requests = lines.map(|RequestLine { query, documents }| {
         let documents = documents.into_iter().map(String::from).collect();
@@ -119,17 +163,25 @@ fn first(request: &Request, documents: usize) -> Request {
 
 struct Bench {
     model: Arc<LoadedModel>,
-    tokio: tokio::runtime::Runtime,
+    tokio: &'static tokio::runtime::Runtime,
 }
 
 impl Bench {
     fn guest_time(&self, guest: &Guest, request: &Request, limits: &RequestLimits) -> Duration {
-        let (model, guest, request, limits) = (Arc::clone(&self.model), guest.clone(), request.clone(), limits.clone());
+        self.guest_call(guest, request, limits).0
+    }
+
+    /// The time that the guest takes, and the memory that it has at the end.
+    fn guest_call(&self, guest: &Guest, request: &Request, limits: &RequestLimits) -> (Duration, u64) {
         let expected = request.documents.len();
-        let answer = self.tokio.spawn(async move { guest.rerank(model, request, &limits).await });
+        let request = Arc::new(limits.clone()).admit(request.clone()).expect("the request is within the limits");
+        let (models, meter) = (Models::only(Arc::clone(&self.model)), Arc::<CallMeter>::default());
+        let (guest, payer, arrived) = (guest.clone(), Payer::default(), Instant::now());
+        let call = Call { request, arrived, models, payer, meter: Arc::clone(&meter) };
+        let answer = self.tokio.spawn(async move { guest.call(call).await });
         let response = self.tokio.block_on(answer).expect("nothing panics").expect("the guest answers");
         assert_eq!(response.hits.len(), expected);
-        response.timings.guest
+        (response.timings.guest, meter.cost().memory_bytes)
     }
 
     fn native_time(&self, encoder: &Arc<Mutex<PairEncoder>>, request: &Request) -> Duration {

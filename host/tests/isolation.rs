@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -360,6 +361,38 @@ async fn a_guest_without_a_snapshot_is_prepared_once_in_every_instance() {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// The snapshot tool reads the memory in one call, which has another limit than a request's calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_may_be_larger_than_what_a_call_may_copy() {
+    let host = Host::new();
+    let limits = RequestLimits { max_guest_cpu: Duration::from_secs(10), ..limits() };
+    assert!(limits.max_call_bytes < 24 << 20);
+    let guest = host.guest("large-heap");
+    assert_eq!((guest.is_snapshotted(), guest.no_snapshot()), (true, None));
+    assert_eq!(host.call(&guest, request(&[]), &limits).await.unwrap().usage.rows, 24, "MiB filled by prepare");
+}
+
+#[test]
+fn a_guest_without_a_snapshot_says_why() {
+    let dir = tenants::data_dir();
+    let model = tenants::model(dir.path());
+    let compiled = dir.path().join("compiled");
+    let runtime = GuestRuntime::new(&compiled, &RuntimeOptions::default()).unwrap();
+    let load = || runtime.load_prepared("remembers", &component("remembers"), model.info()).unwrap();
+    assert_eq!(load().no_snapshot(), None);
+    // As the runtime records it.
+    let files = || std::fs::read_dir(&compiled).unwrap().map(|entry| entry.unwrap().path());
+    let is_prepared = |path: &Path| path.file_stem().unwrap().to_string_lossy().matches('-').count() == 2;
+    let prepared = files().find(|path| is_prepared(path)).unwrap();
+    std::fs::rename(&prepared, prepared.with_extension("no-snapshot")).unwrap();
+    std::fs::write(prepared.with_extension("no-snapshot"), "it keeps a secret").unwrap();
+    let guest = load();
+    assert_eq!((guest.is_snapshotted(), guest.no_snapshot()), (false, Some("it keeps a secret")));
+    // A cause that an earlier version recorded, which may have passed, counts no more.
+    std::fs::rename(prepared.with_extension("no-snapshot"), prepared.with_extension("impossible")).unwrap();
+    assert!(load().is_snapshotted());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

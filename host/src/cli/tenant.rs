@@ -11,7 +11,9 @@ use super::table;
 use crate::device::{DeviceOptions, DeviceStatus, ModelStatus};
 use crate::guest::read_component;
 use crate::model::ModelRevision;
-use crate::tenant::admin::{AdminRequest, Command as AdminCommand, Description, HeldModel, OpenedModel, Reply, Stored};
+use crate::tenant::admin::{
+    AdminRequest, Command as AdminCommand, Description, HeldModel, OpenedModel, Reply, Served, Stored,
+};
 use crate::tenant::client::AdminClient;
 use crate::tenant::compile::CompilerOptions;
 use crate::tenant::{
@@ -275,7 +277,8 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
         return Ok(());
     }
     match reply {
-        Reply::Serving(deployment) => {
+        Reply::Serving(served) => {
+            let Served { deployment, no_snapshot } = *served;
             let models: Vec<String> = deployment.models().iter().map(model_name).collect();
             eprintln!(
                 "version {} serves: component {:.16}, model {}",
@@ -283,6 +286,7 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
                 deployment.component,
                 models.join(", ")
             );
+            eprintln!("{}", starts(no_snapshot.as_deref()));
         }
         Reply::Tenants(tenants) => {
             let rows: Vec<_> =
@@ -309,6 +313,16 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
         | Reply::Refused(_) => {}
     }
     Ok(())
+}
+
+/// How a guest's instances start.
+fn starts(no_snapshot: Option<&str>) -> String {
+    match no_snapshot {
+        None => "instances start from a snapshot of the prepared guest".to_owned(),
+        Some(cause) => {
+            format!("instances are prepared one by one, which is slow, because there is no snapshot: {cause}")
+        }
+    }
 }
 
 fn list_row(tenant: &str, current: &Deployment) -> Vec<String> {
@@ -359,7 +373,7 @@ fn describe(description: &Description) -> String {
     }
     if let Some(usage) = usage {
         let crate::tenant::Usage { answered, tokens, device_time_ms, guest_cpu_ms, .. } = usage;
-        let crate::tenant::Usage { idle_instances, is_snapshotted, .. } = usage;
+        let crate::tenant::Usage { idle_instances, no_snapshot, .. } = usage;
         text += &format!(
             "\n{answered} requests answered, {tokens} tokens, {device_time_ms} ms of device time, {guest_cpu_ms} ms of guests' processor time\n"
         );
@@ -373,8 +387,7 @@ fn describe(description: &Description) -> String {
         ];
         let failures: Vec<String> = failures.map(|(count, kind)| format!("{count} {kind}")).to_vec();
         text += &format!("{} failed: {}\n", usage.failed, failures.join(", "));
-        let start = if *is_snapshotted { "start from a snapshot" } else { "are prepared one by one" };
-        text += &format!("instances {start}, {idle_instances} idle\n");
+        text += &format!("{}; {idle_instances} idle\n", starts(no_snapshot.as_deref()));
     }
     if let Some(device) = device {
         let mine = |loaded: &ModelStatus| {

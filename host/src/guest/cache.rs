@@ -8,6 +8,7 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use wasmtime::Engine;
@@ -15,6 +16,15 @@ use wasmtime::component::Component;
 
 use crate::durable::{self, Durability};
 use crate::sweep::{DroppedKind, Sweep};
+
+/// Extension of a file that says why there can be no snapshot.
+const NO_SNAPSHOT: &str = "no-snapshot";
+
+/// The extension that earlier versions of this program used, also where the next try would have succeeded.
+const BEFORE_NO_SNAPSHOT: &str = "impossible";
+
+/// Longest cause that is read.
+const MAX_CAUSE_BYTES: u64 = 4 << 10;
 
 /// A private directory of compiled components.
 #[derive(Debug, Clone)]
@@ -79,14 +89,17 @@ impl CompiledCache {
     }
 
     /// Records that there can be no snapshot, and why.
-    pub(super) fn keep_impossible(&self, engine: &Engine, form: Form<'_>, reason: &str) {
+    pub(super) fn keep_no_snapshot(&self, engine: &Engine, form: Form<'_>, cause: &str) {
         // As above.
-        let _ = durable::replace(&self.path(engine, form, "impossible"), reason.as_bytes(), Durability::Process);
+        let _ = durable::replace(&self.path(engine, form, NO_SNAPSHOT), cause.as_bytes(), Durability::Process);
     }
 
-    /// Whether there can be no snapshot.
-    pub(super) fn is_impossible(&self, engine: &Engine, form: Form<'_>) -> bool {
-        self.path(engine, form, "impossible").is_file()
+    /// Why there can be no snapshot; `None` if nothing is recorded.
+    pub(super) fn no_snapshot(&self, engine: &Engine, form: Form<'_>) -> Option<String> {
+        let mut cause = Vec::new();
+        let file = std::fs::File::open(self.path(engine, form, NO_SNAPSHOT)).ok()?;
+        file.take(MAX_CAUSE_BYTES).read_to_end(&mut cause).ok()?;
+        Some(String::from_utf8_lossy(&cause).into_owned())
     }
 
     /// Removes code that this engine cannot load, and code of components and revisions that are not in `held`.
@@ -98,8 +111,11 @@ impl CompiledCache {
         sweep.leftovers(&self.dir);
         for path in sweep.entries(&self.dir) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let Some((stem, "cwasm" | "impossible")) = name.rsplit_once('.') else { continue };
+            let Some((stem, extension @ ("cwasm" | NO_SNAPSHOT | BEFORE_NO_SNAPSHOT))) = name.rsplit_once('.') else {
+                continue;
+            };
             let is_needed = match stem.split('-').collect::<Vec<_>>()[..] {
+                _ if extension == BEFORE_NO_SNAPSHOT => false,
                 [component, by] => by == compatibility && is_held(component, ""),
                 [component, revision, by] => by == compatibility && is_held(component, revision),
                 // Not a file of ours.

@@ -121,6 +121,8 @@ impl Drop for GuestRuntime {
 #[derive(Debug, Clone)]
 pub struct Guest {
     program: Arc<Program>,
+    /// Why a snapshot was asked for and is not there.
+    no_snapshot: Option<Arc<str>>,
 }
 
 impl std::fmt::Debug for GuestRuntime {
@@ -191,8 +193,9 @@ impl GuestRuntime {
         let form = Form::Prepared { component: &hash, revision: &info.revision };
         match self.snapshot(name, wasm, info)? {
             Snapshot::Impossible(reason) => {
-                self.cache.keep_impossible(&self.engine, form, &reason.to_string());
-                Ok(guest)
+                let cause = reason.to_string();
+                self.cache.keep_no_snapshot(&self.engine, form, &cause);
+                Ok(guest.without_snapshot(cause))
             }
             Snapshot::Taken(snapshot) => {
                 let compiled = self.cache.compile(&self.engine, form, &snapshot);
@@ -211,12 +214,13 @@ impl GuestRuntime {
     /// The component is not a guest of our world.
     pub fn find_prepared(&self, name: &str, sha256: &str, revision: &str) -> Result<Option<Guest>, GuestError> {
         let form = Form::Prepared { component: sha256, revision };
-        let (found, start) = if self.cache.is_impossible(&self.engine, form) {
-            (self.cache.get(&self.engine, Form::Plain { component: sha256 }), Start::Prepare)
-        } else {
-            (self.cache.get(&self.engine, form), Start::Snapshotted)
+        let Some(cause) = self.cache.no_snapshot(&self.engine, form) else {
+            let found = self.cache.get(&self.engine, form);
+            return found.map(|component| self.link(name, &component, Start::Snapshotted)).transpose();
         };
-        found.map(|component| self.link(name, &component, start)).transpose()
+        let found = self.cache.get(&self.engine, Form::Plain { component: sha256 });
+        let found = found.map(|component| self.link(name, &component, Start::Prepare)).transpose()?;
+        Ok(found.map(|guest| guest.without_snapshot(cause)))
     }
 
     /// Removes compiled code that is not in `held`, which has components' hashes and the revisions that they are prepared
@@ -247,7 +251,8 @@ impl GuestRuntime {
     fn link(&self, name: &str, component: &Component, start: Start) -> Result<Guest, GuestError> {
         match self.linker.instantiate_pre(component).and_then(GuestPre::new) {
             Ok(pre) => {
-                Ok(Guest { program: Arc::new(Program::new(pre, start, self.shared.clone(), self.max_prepare_cpu)) })
+                let program = Program::new(pre, start, self.shared.clone(), self.max_prepare_cpu);
+                Ok(Guest { program: Arc::new(program), no_snapshot: None })
             }
             Err(cause) => Err(GuestError::NotATenant { name: name.to_owned(), cause }),
         }
@@ -265,13 +270,14 @@ impl GuestRuntime {
             ..RequestLimits::default()
         };
         let take = || {
+            snapshot::keep_panics_quiet();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             let runtime = runtime.map_err(EngineError::Thread)?;
             let taken = runtime.block_on(snapshot::take(&self.engine, &self.linker, wasm, info, &limits));
             taken.map_err(|cause| GuestError::Prepare { name: name.to_owned(), cause })
         };
         let taken = std::thread::scope(|scope| scope.spawn(take).join());
-        taken.unwrap_or(Ok(Snapshot::Impossible(NoSnapshot::Panicked)))
+        taken.unwrap_or_else(|panic| Ok(Snapshot::Impossible(NoSnapshot::of_panic(&*panic))))
     }
 }
 
@@ -375,5 +381,15 @@ impl Guest {
     #[must_use]
     pub fn is_snapshotted(&self) -> bool {
         self.program.start == Start::Snapshotted
+    }
+
+    /// Why instances do not start from a snapshot. `None` if they do, or if no snapshot was asked for.
+    #[must_use]
+    pub fn no_snapshot(&self) -> Option<&str> {
+        self.no_snapshot.as_deref()
+    }
+
+    fn without_snapshot(self, cause: String) -> Self {
+        Self { no_snapshot: Some(cause.into()), ..self }
     }
 }

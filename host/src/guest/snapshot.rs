@@ -4,7 +4,10 @@
 //! data that every instance starts with. wasmtime's own tool (`wasmtime-wizer`) does this; it leaves `prepare` in the
 //! component, where it must not be called again.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::cell::Cell;
+use std::panic;
+use std::sync::{Arc, Once};
 
 use wasmtime::component::{Component, Instance, Lift, Linker, WasmList};
 use wasmtime::{Engine, Store};
@@ -29,23 +32,51 @@ pub(super) enum Snapshot {
     Impossible(NoSnapshot),
 }
 
-/// Why there can be no snapshot of a component.
+/// Why there can be no snapshot of a component. The component is the cause: another try would fail too.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoSnapshot {
     /// The tool does not support the component.
-    #[error("{0:#}")]
+    #[error("the snapshot tool does not support it: {0:#}")]
     Unsupported(wasmtime::Error),
     /// `prepare` holds handles, which would dangle in a snapshot.
     #[error("prepare left handles of WASI open")]
     HoldsHandles,
     /// The tool does not support the component, and panicked.
-    #[error("the snapshot tool panicked")]
-    Panicked,
+    #[error("the snapshot tool does not support it: {0}")]
+    Panicked(String),
+}
+
+impl NoSnapshot {
+    /// The cause of a panic of the tool.
+    pub(super) fn of_panic(payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        Self::Panicked(text.unwrap_or_else(|| "it panicked".to_owned()))
+    }
+}
+
+thread_local! {
+    /// Whether panics of this thread leave standard error alone.
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps the text of this thread's panics off standard error: they are reported as [`NoSnapshot::Panicked`].
+pub(super) fn keep_panics_quiet() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !IS_QUIET.get() {
+                before(info);
+            }
+        }));
+    });
+    IS_QUIET.set(true);
 }
 
 /// Runs `prepare` and takes the snapshot.
 ///
-/// Fails only if the guest is at fault: it would fail in every instance.
+/// Fails if the guest is at fault, because it would fail in every instance, or if its memory could not be read.
 pub(super) async fn take(
     engine: &Engine,
     linker: &Linker<StoreData>,
@@ -76,11 +107,15 @@ pub(super) async fn take(
     if store.data().wasi.holds_handles() {
         return Ok(Snapshot::Impossible(NoSnapshot::HoldsHandles));
     }
+    // The tool reads each memory as one list. The limit of a call's bytes is for requests.
+    store.set_hostcall_fuel(limits.max_memory_bytes);
     let mut reader = Reader { store: &mut store, instance, failed: None };
     let snapshot = wizer.snapshot_component(&context, &mut reader).await;
     match (snapshot, reader.failed) {
         (Ok(snapshot), None) => Ok(Snapshot::Taken(snapshot)),
-        (_, Some(error)) | (Err(error), None) => impossible(error),
+        // Says nothing of the component: another try may succeed, so nothing lasting may be recorded.
+        (_, Some(error)) => Err(RerankError::Internal(format!("its memory could not be read: {error:#}"))),
+        (Err(error), None) => impossible(error),
     }
 }
 
@@ -125,8 +160,10 @@ impl Reader<'_> {
 
 impl ComponentInstanceState for Reader<'_> {
     async fn call_func_ret_list_u8(&mut self, instance: &str, func: &str, contents: impl FnOnce(&[u8]) + Send) {
-        if let Some(list) = self.call::<WasmList<u8>>(instance, func).await {
-            contents(list.as_le_slice(&*self.store));
+        match self.call::<WasmList<u8>>(instance, func).await {
+            Some(list) => contents(list.as_le_slice(&*self.store)),
+            // The tool panics if it gets nothing at all.
+            None => contents(&[]),
         }
     }
 

@@ -122,7 +122,7 @@ pub struct AdminRequest {
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     /// The version that serves now.
-    Serving(Box<Deployment>),
+    Serving(Box<Served>),
     /// Every tenant with its current version.
     Tenants(Vec<(TenantRecord, Deployment)>),
     /// A tenant.
@@ -155,6 +155,17 @@ pub enum Reply {
     Done,
     /// The command failed and changed nothing.
     Refused(AdminError),
+}
+
+/// A version that serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// The version.
+    #[serde(flatten)]
+    pub deployment: Deployment,
+    /// Why its instances do not start from a snapshot of the guest's memory; `None` if they do.
+    #[serde(default)]
+    pub no_snapshot: Option<String>,
 }
 
 /// A tenant with its versions, models, use and history.

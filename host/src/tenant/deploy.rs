@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::admin::{AdminError, Cause, Reply};
+use super::admin::{AdminError, Cause, Reply, Served};
 use super::compile::CompileError;
 use super::live::{LiveTenant, Parts};
 use super::platform::Change;
@@ -162,7 +162,7 @@ impl Platform {
         self.registry.tenant(tenant)?;
         self.registry.rollback(tenant, &parts.deployment, by)?;
         let live = self.put_in_place(parts);
-        Ok(Reply::Serving(Box::new(live.deployment().clone())))
+        Ok(served(&live))
     }
 
     /// Commits a version that was made ready while `before` was current, and puts it into service. `adapt` says whether
@@ -189,7 +189,7 @@ impl Platform {
         }
         parts.deployment = self.registry.deploy(tenant, &parts.deployment, action)?;
         let live = self.put_in_place(parts);
-        Ok(Reply::Serving(Box::new(live.deployment().clone())))
+        Ok(served(&live))
     }
 
     /// The tenant's current version; `None` for a new tenant.
@@ -315,6 +315,11 @@ impl Platform {
         let name = parts.name.clone();
         self.serving.replace(|before| LiveTenant::new(parts, before, &self.meters), &name)
     }
+}
+
+/// The version that serves now, as an answer.
+fn served(live: &LiveTenant) -> Reply {
+    Reply::Serving(Box::new(Served { deployment: live.deployment().clone(), no_snapshot: live.no_snapshot() }))
 }
 
 /// Limits may come from another program over the socket, so the server checks them itself.

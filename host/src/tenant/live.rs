@@ -104,6 +104,11 @@ impl LiveTenant {
         }
     }
 
+    /// Why instances do not start from a snapshot of the guest's memory; `None` if they do.
+    pub(super) fn no_snapshot(&self) -> Option<String> {
+        self.guest.no_snapshot().map(str::to_owned)
+    }
+
     /// The parts of this version with another record: the same guest and models under other limits.
     pub(super) fn parts_with(&self, deployment: Deployment) -> Parts {
         Parts { name: self.name.clone(), deployment, guest: self.guest.clone(), models: self.models.clone() }
@@ -214,6 +219,7 @@ impl LiveTenant {
             guest_memory_bytes: self.guest.memory_of(tenant),
             idle_instances: self.guest.idle_instances() as u64,
             is_snapshotted: self.guest.is_snapshotted(),
+            no_snapshot: self.no_snapshot(),
             ..self.meter.usage()
         }
     }

@@ -62,6 +62,8 @@ pub struct Usage {
     pub idle_instances: u64,
     /// Whether instances start from a snapshot of the guest's memory.
     pub is_snapshotted: bool,
+    /// Why they do not.
+    pub no_snapshot: Option<String>,
     /// Most documents of a request so far.
     pub most_documents: u64,
     /// Most rows of a request so far.

@@ -173,7 +173,7 @@ pub fn try_deploy(
 /// The deployment that serves after a request.
 pub fn serving(reply: Reply) -> Deployment {
     match reply {
-        Reply::Serving(deployment) => *deployment,
+        Reply::Serving(served) => served.deployment,
         other => panic!("not deployed: {other:?}"),
     }
 }
