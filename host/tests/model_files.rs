@@ -268,7 +268,8 @@ fn classes_that_build_their_tokenizer_anew_do_so_here_too() {
             it["model"]["dropout"] = json!(0.5);
         }
     };
-    let changes: [(&str, &dyn Fn(&mut Value)); 4] =
+    type Change<'a> = (&'a str, &'a dyn Fn(&mut Value));
+    let changes: [Change<'_>; 4] =
         [("own", &|_| {}), ("lower", &lower), ("separator", &without_separator), ("dropout", &dropout)];
     let prefix = |wanted: bool| json!({ "add_prefix_space": wanted });
     for (model, class, expected, (other, expected_other)) in [
