@@ -105,7 +105,7 @@ fn change(command: &Command) -> Option<(&'static str, String)> {
 /// A line about a change. The words of a refusal are for who asked for it: they may hold what a guest said.
 fn tell_of(change: &str, tenant: &str, by: &str, reply: &Reply) {
     match reply {
-        Reply::Serving(deployment) => info!(change, tenant, version = deployment.version, ?by, "a version serves"),
+        Reply::Serving(served) => info!(change, tenant, version = served.deployment.version, ?by, "a version serves"),
         Reply::Refused(error) => warn!(change, tenant, ?by, fault = ?error.fault, "a change was refused"),
         _ => info!(change, tenant, ?by, "changed"),
     }
