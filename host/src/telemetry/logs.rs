@@ -42,7 +42,8 @@ impl FromStr for Filter {
     fn from_str(text: &str) -> Result<Self, FilterError> {
         // A word by itself would otherwise be taken for a module.
         for word in text.split(',').filter(|part| !part.contains('=')) {
-            word.trim().parse::<LevelFilter>().map_err(|_| FilterError)?;
+            let is_level = !word.trim().is_empty() && word.trim().parse::<LevelFilter>().is_ok();
+            is_level.then_some(()).ok_or(FilterError)?;
         }
         let targets: Targets = text.parse().map_err(|_| FilterError)?;
         // What a text that names modules only leaves open.
