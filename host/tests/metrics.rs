@@ -1,5 +1,5 @@
-//! What a server counts, in Prometheus' format: it agrees with what was asked, is the operator's to see, has bounds, and
-//! holds nothing that was sent.
+//! What a server counts, in Prometheus' format: it agrees with what was asked, is the operator's to see, has bounds,
+//! and holds nothing that was sent.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
@@ -82,8 +82,8 @@ fn metrics_agree_with_what_was_asked() {
     assert_eq!(counted.ask("hostile", "/v2/rerank", attack).status, 502);
     assert_eq!(counted.server.post("/v2/rerank", BODY).status, 401);
     let metrics = counted.metrics();
-    // Each deployment was tried with a request of two documents, and so was what answers callers without a key; one guest
-    // sends no rows.
+    // Each deployment was tried with a request of two documents, and so was what answers callers without a key; one
+    // guest sends no rows.
     for (series, expected) in [
         (r#"assay_requests_total{tenant="acme",outcome="answered"}"#, 4.0),
         (r#"assay_requests_total{tenant="acme",outcome="refused"}"#, 1.0),

@@ -1,8 +1,8 @@
 //! A server's counters in Prometheus' text format.
 //!
 //! Takes a [`Snapshot`] and writes series; counts nothing and keeps nothing. [`series`] is the table of what there is,
-//! [`tei`] has the names that text-embeddings-inference gives the same things, [`writer`] the forms. The only module that
-//! names the crate `prometheus_client`.
+//! [`tei`] has the names that text-embeddings-inference gives the same things, [`writer`] the forms. The only module
+//! that names the crate `prometheus_client`.
 
 mod series;
 mod tei;

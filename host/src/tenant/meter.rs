@@ -1,7 +1,7 @@
 //! Counts and maxima of requests: a tenant's, for `assay tenant show`, and those of all tenants.
 //!
-//! [`Meters`] gives each tenant its meter. A bounded number of tenants are told by name, so that what reports on a server
-//! is bounded however many tenants it has.
+//! [`Meters`] gives each tenant its meter. A bounded number of tenants are told by name, so that what reports on a
+//! server is bounded however many tenants it has.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -326,8 +326,8 @@ impl Meters {
         &self.all
     }
 
-    /// A tenant's meter. The first tenants since the start are told by name, also after they are removed: a counter that
-    /// goes away and comes back would look like a burst.
+    /// A tenant's meter. The first tenants since the start are told by name, also after they are removed: a counter
+    /// that goes away and comes back would look like a burst.
     pub(super) fn of(&self, tenant: &TenantName) -> Arc<Meter> {
         let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
         match named.get(tenant) {

@@ -1,11 +1,11 @@
 //! Tenants: their names, deployments and limits, and how changes take effect.
 //!
 //! [`registry`], with its [`records`], and [`blobs`] persist tenants. [`platform`] looks tenants up and carries out
-//! changes: [`serving`] has the tables that requests look up, [`deploy`] puts versions into service, [`garbage`] removes
-//! what no version needs and no change in progress has pinned ([`pins`]). [`compile`] compiles a
-//! component in a separate process. [`concurrency`] and [`meter`] bound and count a tenant's requests,
-//! [`snapshot`] reads all counters into a [`reading`], [`operator_key`] opens them over HTTP. [`admin`] defines the requests for changes; [`client`] and [`server`] carry them over a socket. Knows requests, guests and
-//! models; never HTTP, never wasmtime.
+//! changes: [`serving`] has the tables that requests look up, [`deploy`] puts versions into service, [`garbage`]
+//! removes what no version needs and no change in progress has pinned ([`pins`]). [`compile`] compiles a component in a
+//! separate process. [`concurrency`] and [`meter`] bound and count a tenant's requests, [`snapshot`] reads all counters
+//! into a [`reading`], [`operator_key`] opens them over HTTP. [`admin`] defines the requests for changes; [`client`]
+//! and [`server`] carry them over a socket. Knows requests, guests and models; never HTTP, never wasmtime.
 
 pub mod admin;
 mod blobs;

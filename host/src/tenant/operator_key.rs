@@ -1,7 +1,7 @@
 //! The operator's key: what opens a server's metrics and dashboard over HTTP.
 //!
-//! It lies in the data directory, which only its owner can read: who can read it could do anything to the server anyway.
-//! It opens no tenant, and changes nothing.
+//! It lies in the data directory, which only its owner can read: who can read it could do anything to the server
+//! anyway. It opens no tenant, and changes nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};
