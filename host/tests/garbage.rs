@@ -99,7 +99,8 @@ fn a_model_is_removed_only_if_no_version_opens_it_and_it_is_not_the_default() {
     assert!(bytes(&files(&dir.path().join("models"))) > 0 && !dir.path().join("models/tiny--two").exists());
     assert!(!dir.path().join("models/.dropping-tiny--two").exists());
     refused("tiny/two", &["no model tiny/two"]);
-    answers(&platform, "acme", &runtime, &[1.0]);
+    let live = platform.tenant(&name("acme")).unwrap();
+    runtime.block_on(live.rerank(request(&["text"]))).unwrap();
 }
 
 #[test]

@@ -443,6 +443,10 @@ fn names_that_nothing_reads_are_refused() {
     let with = |more: &[&str]| bench.rerank(&[documents.as_slice(), more].concat());
     with(&["--field", "text=nope"]).fails(2, &["lines.txt: is plain lines, which have no fields"]);
     with(&["--columns", "id,text"]).fails(2, &["lines.txt: has no columns that --columns could name"]);
+    let braces = bench.file("braces.txt", "{sun} and moon\nmoon\n");
+    let braces = ["--query", "red", "--documents", text(&braces)];
+    bench.rerank(&braces).fails(2, &["is not JSON: ", "--documents-format lines reads it so"]);
+    bench.rerank(&[braces.as_slice(), &["--documents-format", "lines"]].concat()).succeeds();
     with(&["--field", "query=q"]).fails(2, &["--field query=… is of no use"]);
     bench.rerank(&["--query", "red", "--field", "text=t", "sun"]).fails(2, &["the documents are arguments"]);
     let file = bench.file("requests.jsonl", "{\"q\": \"red\", \"documents\": [\"sun\"]}\n");

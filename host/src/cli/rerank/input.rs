@@ -114,6 +114,8 @@ fn read_documents(
 ) -> Result<Vec<Document>, CliError> {
     let file = OpenFile::open(path, args.documents_format, Format::Lines)?;
     let name = Arc::clone(file.name());
+    let is_guessed = args.documents_format == Format::Auto && file.format() == Format::Jsonl;
+    let hint = if is_guessed { "; if the file is plain lines, --documents-format lines reads it so" } else { "" };
     let (mut records, _) = file.records(args.header(formats::Header::FirstRow), fields)?;
     let (mut documents, mut bytes) = (Vec::new(), 0);
     while let Some(record) = records.read() {
@@ -124,7 +126,7 @@ fn read_documents(
             eprintln!("{name}: {note}");
         }
         let document = fields.document(&record);
-        let document = document.map_err(|error| CliError::bad_input(error).at(&record.place.to_string()))?;
+        let document = document.map_err(|error| CliError::bad_input(error + hint).at(&record.place.to_string()))?;
         bytes += document.text.len();
         documents.push(document);
         // Stops reading a file that is larger than a request.

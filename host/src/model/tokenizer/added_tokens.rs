@@ -101,8 +101,8 @@ impl Rewrite<'_> {
                 || self.named_tokens(&OlderFiles::default()).iter().any(|token| token.content == content)
         };
         let listed = self.tokenizer["added_tokens"].as_array().into_iter().flatten();
-        let special = |entry: &&Value| entry["special"] != true;
-        let mut contents = listed.filter(special).filter_map(|entry| entry["content"].as_str());
+        let is_plain = |entry: &&Value| entry["special"] != true;
+        let mut contents = listed.filter(is_plain).filter_map(|entry| entry["content"].as_str());
         match contents.find(|content| !named(content)) {
             Some(text) => Err(format!("added_tokens_decoder lacks the token {text:.40}, which tokenizer.json adds")),
             None => Ok(()),
