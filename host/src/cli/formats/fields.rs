@@ -234,7 +234,7 @@ pub(super) fn without_line(error: &serde_json::Error) -> String {
     let (text, column) = (error.to_string(), error.column());
     let position = format!(" at line {} column {column}", error.line());
     // Without a value, the parser says what it expected of one: that says nothing about a line of plain text.
-    let text = if error.is_syntax() && text.starts_with("expected ") { format!("is not JSON: {text}") } else { text };
+    let text = if error.is_syntax() && !text.starts_with("trailing ") { format!("is not JSON: {text}") } else { text };
     let message = match text.strip_suffix(&position) {
         Some(message) if error.line() == 1 => format!("{message} at column {column}"),
         _ => text,

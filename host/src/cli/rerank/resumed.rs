@@ -11,11 +11,12 @@ use super::requests::ReadRequest;
 use crate::cli::formats::{Id, Scores};
 use crate::rerank::Response;
 
-/// Most that a raw score may differ, relative to scores above 1: rows are packed otherwise when they are ranked again.
-const MAX_DIFFERENCE_F32: f32 = 1e-4;
+/// Most that a raw score may differ, relative to scores above 1: rows are packed otherwise when they are ranked again,
+/// perhaps on another processor.
+const MAX_DIFFERENCE: f32 = 1e-4;
 
-/// The same for an engine of fewer digits.
-const MAX_DIFFERENCE_OTHER: f32 = 1e-3;
+/// The same in f16, whose sums have fewer digits.
+const MAX_DIFFERENCE_F16: f32 = 1e-3;
 
 /// A hit in an answers file.
 #[derive(Debug, Deserialize)]
@@ -94,7 +95,7 @@ pub(super) fn compare(
 
 fn is_near(found: Option<f32>, now: f32, computed: Computed<'_>) -> bool {
     let Some(found) = found else { return !now.is_finite() };
-    let most = if computed.precision == "f32" { MAX_DIFFERENCE_F32 } else { MAX_DIFFERENCE_OTHER };
+    let most = if computed.precision == "f16" { MAX_DIFFERENCE_F16 } else { MAX_DIFFERENCE };
     let most = match computed.scores {
         Scores::Raw => most * now.abs().max(1.0),
         // As much as the same difference of the logit makes, and the rounding of a score.
