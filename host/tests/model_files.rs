@@ -307,6 +307,15 @@ fn classes_that_build_their_tokenizer_anew_do_so_here_too() {
         }
         check("prefix", &other, &|_| {}, expected_other);
     }
+    // A special token of the class that the vocabulary lacks gets the next id, if the model has a row for it.
+    let dir = copy(&bench, "xlm-roberta", "mask");
+    set(&dir.join("tokenizer_config.json"), &json!({ "tokenizer_class": "XLMRobertaTokenizer" }));
+    change_tokenizer(&dir, |it| drop(it["model"]["vocab"].as_array_mut().unwrap().pop()));
+    add(&bench, &dir, &[]).succeeds();
+    let stored = ModelStore::new(&bench.path("data")).open(Some("mask")).unwrap();
+    let added = read(&stored.dir().join("tokenizer.json"))["added_tokens"].as_array().unwrap().clone();
+    let mask: Vec<&Value> = added.iter().filter(|token| token["content"] == "<mask>").map(|it| &it["id"]).collect();
+    assert_eq!(mask, [199]);
     let refused = |model: &str, class: &str, said: &str| {
         let dir = copy(&bench, model, "refused");
         set(&dir.join("tokenizer_config.json"), &json!({ "tokenizer_class": class }));

@@ -358,6 +358,9 @@ fn a_written_run_has_each_query_and_each_document_of_it_once() {
 #[test]
 fn a_file_that_was_written_with_other_texts_or_settings_is_not_gone_on_with() {
     let bench = Bench::new();
+    // Of a size at which int8 and f32 differ.
+    let model = testdata::model("bert-hd32");
+    finish(bench.assay().args(["model", "add", text(&model), "--name", "hd32"])).succeeds();
     let requests = |text: &str| {
         let request =
             |id: u32| json!({ "id": id, "query": "red", "documents": [text, "blue moon"] }).to_string() + "\n";
@@ -365,7 +368,8 @@ fn a_file_that_was_written_with_other_texts_or_settings_is_not_gone_on_with() {
     };
     let file = requests("sun");
     let answers = bench.path("answers.jsonl");
-    let args = ["--json", "--engine", "cpu", "--output-file", text(&answers), "--requests", text(&file)];
+    let args =
+        ["--json", "--model", "hd32", "--engine", "cpu", "--output-file", text(&answers), "--requests", text(&file)];
     bench.rerank(&args).succeeds();
     let whole = std::fs::read_to_string(&answers).unwrap();
     let first = whole.lines().next().unwrap().to_owned() + "\n";

@@ -47,6 +47,8 @@ struct Named {
     /// Those that the file has.
     flags: Map<String, Value>,
     is_special: bool,
+    /// Whether the class has it, and no file.
+    is_default: bool,
     /// The file and field.
     named_by: String,
 }
@@ -56,7 +58,8 @@ impl Named {
         let content = value.as_str().or_else(|| value["content"].as_str()).filter(|content| !content.is_empty())?;
         let flags = FLAGS.iter().filter_map(|&flag| Some((flag.to_owned(), value.get(flag)?.clone())));
         let is_special = is_special || value["special"] == true;
-        Some(Self { content: content.to_owned(), flags: flags.collect(), is_special, named_by: named_by.to_owned() })
+        let (content, named_by) = (content.to_owned(), named_by.to_owned());
+        Some(Self { content, flags: flags.collect(), is_special, is_default: false, named_by })
     }
 }
 
@@ -109,18 +112,19 @@ impl Rewrite<'_> {
         }
     }
 
-    /// The special tokens of a class in roles that the configuration leaves open. Those of BERT come with its template.
+    /// The special tokens of a class in roles that the configuration leaves open.
     fn default_tokens(&self, class: Class) -> Vec<Named> {
-        if !matches!(class, Class::Roberta | Class::XlmRoberta) {
-            return Vec::new();
-        }
-        let defaults = ["<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>", "<mask>"];
+        let defaults = match class {
+            Class::Plain => return Vec::new(),
+            Class::Bert { .. } => ["", "", "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"],
+            Class::Roberta | Class::XlmRoberta => ["<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>", "<mask>"],
+        };
         let open = ROLES.iter().zip(defaults).filter(|(role, _)| self.config[**role].is_null());
-        let mut tokens: Vec<Named> =
-            open.filter_map(|(role, token)| Named::of(&json!(token), true, &format!("the default {role}"))).collect();
-        // One that the file lacks is not missed: no text of the model's has it.
-        tokens.retain(|token| self.id(&token.content).is_some());
-        tokens
+        let named = |(role, token)| {
+            Named::of(&json!(token), true, &format!("the default {role}"))
+                .map(|token| Named { is_default: true, ..token })
+        };
+        open.filter_map(named).collect()
     }
 
     /// Special tokens that the configuration and the older files name, and the tokens of `added_tokens.json`.
@@ -155,18 +159,18 @@ impl Rewrite<'_> {
             self.tokenizer["added_tokens"] = entries.into();
             return Ok(true);
         }
-        let Some(id) = self.id(&token.content) else {
+        let id = match self.id(&token.content) {
+            Some(id) => id,
             // Beyond the model's vocabulary `transformers` fails for a text with the token; within it the token works.
-            let next = self.next_id();
-            return if next < self.vocab_size as u64 {
+            None if self.next_id() >= self.vocab_size as u64 => return Ok(false),
+            None if token.is_default => self.next_id(),
+            None => {
                 let (text, named_by) = (&token.content, &token.named_by);
-                Err(format!(
+                return Err(format!(
                     "{named_by} has the token {text:.40}, which tokenizer.json lacks: load and save the tokenizer with \
-                     transformers, which gives it the id {next}"
-                ))
-            } else {
-                Ok(false)
-            };
+                     transformers, which gives it an id"
+                ));
+            }
         };
         let flag = |name: &str, default: bool| token.flags.get(name).and_then(Value::as_bool).unwrap_or(default);
         entries.push(json!({
