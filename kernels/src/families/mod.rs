@@ -317,14 +317,14 @@ mod tests {
             let labels = with(&serde_json::json!({ "architectures": none, "num_labels": 1 })).unwrap();
             assert_eq!((labels.task(), labels.outputs()), (Task::CrossEncoder, 1));
         }
-        let unknown = with(&serde_json::json!({ "architectures": null, "model_type": "new" })).unwrap_err();
-        assert!(unknown.to_string().starts_with("unsupported architecture new: supported are Bert"), "{unknown}");
+        let unknown = with(&serde_json::json!({ "architectures": null, "model_type": "mpnet" })).unwrap_err();
+        assert!(unknown.to_string().starts_with("unsupported architecture mpnet: supported are Bert"), "{unknown}");
         assert!(read_config(b"{}").unwrap_err().to_string().contains("(none named)"));
     }
 
     #[test]
     fn other_architectures_are_refused_by_name() {
-        for name in ["GPT2LMHeadModel", "BertForMaskedLM", "NewForSequenceClassification", "Model", ""] {
+        for name in ["GPT2LMHeadModel", "BertForMaskedLM", "MPNetForSequenceClassification", "Model", ""] {
             // Their files lack fields of the families': the name must come first.
             let json = serde_json::json!({ "architectures": [name], "dim": 32 }).to_string();
             let error = read_config(json.as_bytes()).unwrap_err();
