@@ -62,11 +62,11 @@ fn default_type_vocab_size() -> usize {
     2
 }
 
-fn default_layer_norm_eps() -> f64 {
+pub(super) fn default_layer_norm_eps() -> f64 {
     1e-12
 }
 
-fn default_hidden_act() -> String {
+pub(super) fn default_hidden_act() -> String {
     "gelu".to_owned()
 }
 

@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::bert::{ENCODER_NAMES, classifier_or_mean};
+use super::bert::{ENCODER_NAMES, classifier_or_mean, default_hidden_act, default_layer_norm_eps};
 use super::config::{activation, head_dim, plain_layers, token_types, unsupported};
 use super::{Code, ConfigError, Family, Intermediate, Kind, Names, OwnCode, QueryKeyValue};
 use crate::architecture::{
@@ -88,14 +88,6 @@ fn default_type_vocab_size() -> usize {
     1
 }
 
-fn default_layer_norm_eps() -> f64 {
-    1e-12
-}
-
-fn default_hidden_act() -> String {
-    "gelu".to_owned()
-}
-
 fn default_pack_qkv() -> bool {
     true
 }
@@ -165,7 +157,9 @@ impl GteConfig {
     /// factor, and all frequencies are divided by its power 2/head_dim.
     fn rotary(&self, head_dim: usize) -> Result<Rotary, ConfigError> {
         let (theta, scaling) = match (&self.rope_parameters, &self.rope_scaling) {
-            (Some(rope), _) => (rope.rope_theta.unwrap_or(160_000.0), Some(rope)),
+            // The library would change the one by the other.
+            (Some(_), Some(_)) => return Err(unsupported("rope_scaling", "set beside rope_parameters", "null")),
+            (Some(rope), None) => (rope.rope_theta.unwrap_or(160_000.0), Some(rope)),
             (None, scaling) => (self.rope_theta.unwrap_or(10_000.0), scaling.as_ref()),
         };
         let Some(rope) = scaling else { return Ok(Rotary::of_theta(theta)) };
@@ -240,6 +234,7 @@ mod tests {
             (serde_json::json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } }), "rope_scaling is dynamic"),
             (serde_json::json!({ "rope_scaling": { "type": "ntk", "factor": 0.5 } }), "factor of rope_scaling"),
             (serde_json::json!({ "rope_scaling": { "type": "ntk", "factor": 2.0, "mixed_b": 0.6 } }), "mixed_b"),
+            (serde_json::json!({ "rope_parameters": { "rope_theta": 10_000.0 } }), "set beside rope_parameters"),
         ];
         for (changes, expected) in cases {
             let message = config(&changes).unwrap_err().to_string();

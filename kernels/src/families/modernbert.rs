@@ -58,6 +58,10 @@ struct ModernBertConfig {
     local_attention: usize,
     global_rope_theta: f64,
     local_rope_theta: Option<f64>,
+    /// Changes the bases or the form of all rotary positions; not supported.
+    rope_scaling: Value,
+    /// Half of `local_attention`, under another name.
+    sliding_window: Option<usize>,
     /// Replaces the two fields above.
     rope_parameters: Option<RopeParameters>,
     classifier_pooling: String,
@@ -104,6 +108,8 @@ impl Default for ModernBertConfig {
             local_attention: 128,
             global_rope_theta: 160_000.0,
             local_rope_theta: None,
+            rope_scaling: Value::Null,
+            sliding_window: None,
             rope_parameters: None,
             classifier_pooling: "cls".to_owned(),
             classifier_activation: "gelu".to_owned(),
@@ -114,6 +120,7 @@ impl Default for ModernBertConfig {
 
 fn architecture(config: &Value, labels: Option<usize>) -> Result<Architecture, ConfigError> {
     let config = ModernBertConfig::deserialize(config)?;
+    config.check()?;
     let norm = Norm { kind: NormKind::Layer, eps: config.norm_eps, bias: config.norm_bias };
     let heads = config.num_attention_heads;
     let (pooling, head) = config.head(norm, labels)?;
@@ -155,6 +162,19 @@ fn architecture(config: &Value, labels: Option<usize>) -> Result<Architecture, C
 }
 
 impl ModernBertConfig {
+    /// Refuses variants that compute something else.
+    fn check(&self) -> Result<(), ConfigError> {
+        if !self.rope_scaling.is_null() {
+            return Err(unsupported("rope_scaling", &self.rope_scaling, "null"));
+        }
+        match self.sliding_window {
+            Some(window) if window != self.local_attention / 2 => {
+                Err(unsupported("sliding_window", window, "half of local_attention"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The classifier over the pooled states, or embeddings by the mean: `classifier_pooling` concerns only the
     /// classifier.
     fn head(&self, norm: Norm, labels: Option<usize>) -> Result<(Pooling, Head), ConfigError> {
@@ -264,9 +284,11 @@ mod tests {
             (serde_json::json!({ "layer_types": ["full_attention"] }), "layer_types is too short"),
             (serde_json::json!({ "layer_types": ["other"] }), "layer_types is other"),
             (serde_json::json!({ "global_attn_every_n_layers": 0 }), "supported is at least 1"),
+            (serde_json::json!({ "rope_scaling": { "rope_type": "linear", "factor": 4.0 } }), "rope_scaling is"),
+            (serde_json::json!({ "sliding_window": 1 }), "supported is half of local_attention"),
             (serde_json::json!({ "num_attention_heads": 16 }), "width of all attention heads"),
         ];
-        for (changes, expected) in &cases[..4] {
+        for (changes, expected) in &cases[..6] {
             let message = config(changes).unwrap_err().to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
@@ -274,6 +296,6 @@ mod tests {
             serde_json::json!({ "hidden_size": 768, "num_attention_heads": 1, "max_position_embeddings": 1 << 20 });
         assert!(config(&huge).unwrap_err().to_string().contains("longest row is 1048576"));
         // Heads of three numbers cannot be rotated in pairs.
-        assert!(config(&cases[4].0).unwrap_err().to_string().contains("an even width"));
+        assert!(config(&cases[6].0).unwrap_err().to_string().contains("an even width"));
     }
 }
