@@ -2,10 +2,12 @@
 //!
 //! The only module that knows HTTP. [`listener`] accepts and ends connections, over TCP, [`tls`] or a Unix socket;
 //! [`connections`] bounds them; [`cors`] says which pages may call from a browser. [`service`] takes a request from its
-//! head to its answer, [`record`] tells the log of it, [`routes`] is the table of what exists, [`openapi`] and [`page`]
-//! show it, [`dashboard`] shows what the server does, and [`dialect`] has one file for each way of asking. The key picks the tenant; everything else is the tenant's.
+//! head to its answer; [`asking`] decodes its body and asks the tenant, in a [`dialect`], one file for each way of asking.
+//! [`record`] tells the log of it. [`routes`] is the table of what exists, [`openapi`] and [`page`] show it, and
+//! [`dashboard`] shows what the server does. The key picks the tenant; everything else is the tenant's.
 
 mod answer;
+mod asking;
 mod body;
 mod connections;
 mod cors;

@@ -1,5 +1,5 @@
-//! What is known of a request when it ends, for the log and the counters: its name, its path, its tenant, how it ended and where its time
-//! went.
+//! What is known of a request when it ends, for the log and the counters: its name, its path, its tenant, how it ended
+//! and where its time went.
 //!
 //! Each request is told of once: when it is answered, or when its caller goes away. Nothing of its body, its key or the
 //! path as it was sent gets here.

@@ -97,7 +97,17 @@ fn change(command: &Command) -> Option<(&'static str, String)> {
         Command::Remove { tenant, .. } => ("remove", tenant),
         Command::OperatorKey { renew: true } => return Some(("renew-operator-key", "-".to_owned())),
         Command::CollectGarbage { dry_run: false, .. } => return Some(("collect-garbage", "-".to_owned())),
-        _ => return None,
+        Command::RemoveModel { .. } => return Some(("remove-model", "-".to_owned())),
+        // By name, so that a new command must be one or the other.
+        Command::List
+        | Command::Show { .. }
+        | Command::ListKeys { .. }
+        | Command::ListHeldModels
+        | Command::ShowDevice
+        | Command::Observe
+        | Command::Ready
+        | Command::OperatorKey { renew: false }
+        | Command::CollectGarbage { dry_run: true, .. } => return None,
     };
     Some((change, tenant.to_string()))
 }

@@ -33,7 +33,8 @@ pub struct Caller {
     pub stop: CancellationToken,
 }
 
-/// How many tenants are in each state, and how the device is. What answers callers without a key counts while it is loaded.
+/// How many tenants are in each state, and how the device is. What answers callers without a key counts while it is
+/// loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Being loaded.

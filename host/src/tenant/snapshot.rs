@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::live::LiveTenant;
 use super::reading::{Snapshot, TenantReading};
+use super::registry::now_ms;
 use super::{Platform, TenantName};
 
 impl Platform {
@@ -31,10 +32,9 @@ impl Platform {
             .collect();
         let all = self.meters.all().read();
         let others = all.usage.clone().without(tenants.iter().map(|tenant| &tenant.usage));
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Snapshot {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            at_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+            at_ms: now_ms(),
             uptime_seconds: self.began.elapsed().as_secs_f64(),
             tenant_counts: self.counts(),
             all,

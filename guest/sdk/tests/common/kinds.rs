@@ -98,7 +98,7 @@ fn file(normalizer: &Value, pre_tokenizer: &Value, post_processor: &Value, model
     })
 }
 
-/// An added token; its id is whatever the vocabulary gives it.
+/// An added token. The vocabulary decides its id.
 fn added(content: &str, special: bool, normalized: bool) -> Value {
     json!({
         "id": 0, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": normalized,

@@ -1,5 +1,5 @@
-//! The classes of `transformers` that keep the vocabulary of `tokenizer.json` and build the rest as RoBERTa's or
-//! XLM-RoBERTa's tokenizer has it, whatever the file says.
+//! The classes of `transformers` that keep the vocabulary of `tokenizer.json` and replace the rest by what RoBERTa's or
+//! XLM-RoBERTa's tokenizer has.
 
 use serde_json::{Value, json};
 

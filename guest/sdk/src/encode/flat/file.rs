@@ -105,7 +105,7 @@ fn flattened(value: Value, field: &str) -> Option<Vec<Value>> {
 }
 
 /// The added tokens that are found in the text as it is, and in the normalised text. Their ids are those of the
-/// vocabulary, or the next ones after it, whatever the file says.
+/// vocabulary, or the next ones after it; the ids in the file do not count.
 fn added_tokens(
     tokens: Vec<NumberedToken>,
     normalizer: Option<&NormalizerWrapper>,
