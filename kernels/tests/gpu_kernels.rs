@@ -2,6 +2,8 @@
 //!
 //! Outputs are poisoned before each run, so a number that was not written cannot pass, and what lies past an output
 //! must keep its poison. Inputs are rounded to the number format first: what is measured is the kernel, not the format.
+//!
+//! One file for all kernels: they share the way to dispatch one and the device, which each program of tests opens anew.
 #![cfg(feature = "gpu")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 #![allow(unsafe_code, reason = "dispatching a single unchecked kernel, in one place")]

@@ -82,6 +82,31 @@ fn move_maximum(
     return next;
 }
 
+/// Adds the values of keys from `first` on, straight from memory, each by the weight that its score has under the
+/// maximum. Column by column: a sum adds all keys before it is stored.
+fn add_values(
+    tile: QueryTile,
+    first: u32,
+    value_index: u32,
+    maximum: f32,
+    scores: ptr<function, array<f32, KEYS>>,
+    total: ptr<function, f32>,
+    sums: ptr<function, array<vec4<f32>, OUTPUT_DIM / 4u>>,
+) {
+    for (var j = 0u; j < KEYS; j++) {
+        (*scores)[j] = exp2((*scores)[j] - maximum);
+        *total += (*scores)[j];
+    }
+    for (var c = 0u; c < VALUE_RUNS; c++) {
+        for (var j = 0u; j < KEYS; j++) {
+            let value = kv[clamped_key(tile, first + j) * sizes.kv_stride + value_index + c];
+            for (var part = 0u; part < RUN4; part++) {
+                (*sums)[c * RUN4 + part] += (*scores)[j] * run_part(value, part);
+            }
+        }
+    }
+}
+
 /// Stores a lane's output, columns OUTPUT_DIM · split … of the heads side by side; nothing for lanes past the queries.
 fn store_context(
     tile: QueryTile,

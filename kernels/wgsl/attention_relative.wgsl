@@ -56,19 +56,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             scores[j] = score;
         }
         maximum = move_maximum(maximum, &scores, &total, &sums, first, own);
-        for (var j = 0u; j < KEYS; j++) {
-            scores[j] = exp2(scores[j] - maximum);
-            total += scores[j];
-        }
-        for (var c = 0u; c < VALUE_RUNS; c++) {
-            for (var j = 0u; j < KEYS; j++) {
-                let key = clamped_key(tile, first + j);
-                let value = kv[key * sizes.kv_stride + value_index + c];
-                for (var part = 0u; part < RUN4; part++) {
-                    sums[c * RUN4 + part] += scores[j] * run_part(value, part);
-                }
-            }
-        }
+        add_values(tile, first, value_index, maximum, &scores, &total, &sums);
     }
     store_context(tile, lane, group.y, &sums, total);
 }

@@ -271,43 +271,18 @@ impl Builder<'_> {
         shape: AttentionShape,
         (q, query_tiles): (ArenaBuffer, BufferName),
     ) {
-        let Choices { family, attention_queries, .. } = *self.choices;
-        if self.architecture.block.attention.relative.is_some() {
-            return self.relative_attention(part, span, layer, shape, (q, query_tiles));
+        let (Choices { family, attention_queries: threads, .. }, storage) = (*self.choices, self.layout.storage);
+        let (q, kv, query_tiles) = (q.into(), ArenaBuffer::QueryKeyValue.into(), query_tiles.into());
+        let context = ArenaBuffer::Context.into();
+        if self.architecture.block.attention.relative.is_none() {
+            let op = Attention { shape, threads, storage, family };
+            return self.push(part, span, op, AttentionBuffers { q, kv, query_tiles, context });
         }
-        let op = Attention { shape, threads: attention_queries, storage: self.layout.storage, family };
-        let buffers = AttentionBuffers {
-            q: q.into(),
-            kv: ArenaBuffer::QueryKeyValue.into(),
-            query_tiles: query_tiles.into(),
-            context: ArenaBuffer::Context.into(),
-        };
-        self.push(part, span, op, buffers);
-    }
-
-    fn relative_attention(
-        &mut self,
-        part: &'static str,
-        span: Span,
-        layer: usize,
-        shape: AttentionShape,
-        (q, query_tiles): (ArenaBuffer, BufferName),
-    ) {
-        let op = RelativeAttention {
-            shape,
-            threads: self.choices.attention_queries,
-            max_tokens: self.architecture.max_tokens,
-            relative_stride: 2 * self.layout.states.stride,
-            storage: self.layout.storage,
-        };
-        let buffers = RelativeAttentionBuffers {
-            q: q.into(),
-            kv: ArenaBuffer::QueryKeyValue.into(),
-            query_tiles: query_tiles.into(),
-            context: ArenaBuffer::Context.into(),
-            distance_rows: WeightName::DistanceRows.into(),
-            relative: WeightName::Layer(layer, LayerWeight::Relative).into(),
-        };
+        let (max_tokens, relative_stride) = (self.architecture.max_tokens, 2 * self.layout.states.stride);
+        let op = RelativeAttention { shape, threads, max_tokens, relative_stride, storage };
+        let distance_rows = WeightName::DistanceRows.into();
+        let relative = WeightName::Layer(layer, LayerWeight::Relative).into();
+        let buffers = RelativeAttentionBuffers { q, kv, query_tiles, context, distance_rows, relative };
         self.push(part, span, op, buffers);
     }
 
