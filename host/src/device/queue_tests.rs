@@ -1,4 +1,5 @@
 //! Tests of the queue without threads: properties under arbitrary traffic, and shares of device time under saturation.
+//! One file, because both drive the same queue with the same made-up traffic.
 
 use assay_kernels::{PackedBatch, Row, TokenTypes};
 use proptest::prelude::*;

@@ -7,6 +7,8 @@
 )]
 
 pub mod attackers;
+pub mod files;
+pub mod model_files;
 pub mod server;
 pub mod service;
 pub mod tenants;
