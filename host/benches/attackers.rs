@@ -3,7 +3,8 @@
 //! Baseline, in the same run: the polite caller alone. Then beside each kind of attacker, and beside all of them at once;
 //! rounds alternate, so that all see the same machine. The polite caller asks over one connection, a small request after
 //! the other. Included: HTTP, the key, the guest, the device. Every answer is compared with the first one. The attackers
-//! are threads of this process. On Linux they have the lowest priority, as they would have another machine's processor.
+//! are threads of this process. On Linux they take only what all others leave of the processor (`SCHED_IDLE`), since real
+//! ones would have another machine's.
 //!
 //! `cargo xtask build && cargo bench --workspace --bench attackers`; needs the default model (`assay model pull`).
 //! `ASSAY_ATTACK_SECONDS` is the length of a round, 5 by default.
@@ -14,6 +15,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use assay::http::{ConnectionLimits, Deadlines};
@@ -49,7 +51,7 @@ fn main() {
     else {
         panic!("no key")
     };
-    let target = Arc::new(Target { address: service.address.clone(), hostile });
+    let target = Arc::new(Target { address: service.address.clone(), hostile, sent: AtomicUsize::new(0) });
     let polite = Polite::new(&service);
     polite.ask(Duration::from_secs(2));
 
@@ -57,16 +59,18 @@ fn main() {
     settings.extend((0..ATTACKS.len()).map(|attack| vec![attack]));
     settings.push((0..ATTACKS.len()).collect());
     let mut times = vec![Vec::new(); settings.len()];
+    let mut sent = vec![0; settings.len()];
     let before = resident_bytes();
     for _ in 0..ROUNDS {
-        for (setting, times) in settings.iter().zip(&mut times) {
+        for (number, setting) in settings.iter().enumerate() {
             let attackers = Attackers::start(&target, setting);
-            times.extend(polite.ask(round));
+            times[number].extend(polite.ask(round));
             attackers.stop();
+            sent[number] += target.sent.swap(0, Ordering::Relaxed);
         }
     }
     let alone = Percentiles::of(&mut times[0].clone());
-    for (setting, times) in settings.iter().zip(&mut times) {
+    for ((setting, times), sent) in settings.iter().zip(&mut times).zip(sent) {
         let what = match setting[..] {
             [] => "alone".to_owned(),
             [one] => ATTACKS[one].0.to_owned(),
@@ -74,7 +78,7 @@ fn main() {
         };
         let here = Percentiles::of(times);
         let ratio = here.p99.as_secs_f64() / alone.p99.as_secs_f64();
-        println!("{what:<28} {:>5} answers, {here}, p99 over alone {ratio:.2}", times.len());
+        println!("{what:<28} {:>5} answers, {here}, p99 over alone {ratio:.2}, attackers sent {sent:>6}", times.len());
     }
     println!("resident memory: {} MiB before, {} MiB after", before >> 20, resident_bytes() >> 20);
 }

@@ -14,7 +14,7 @@ mod common;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use assay::device::EngineChoice;
@@ -274,7 +274,8 @@ fn tenants_share_a_host_and_each_gets_its_own_answers() {
     serving(deploy(&host.service.platform, "trigger", &component("trigger"), None));
     host.until = Instant::now() + Duration::from_secs(seconds);
     let (platform, address, until) = (&host.service.platform, &host.service.address, host.until);
-    let target = Arc::new(Target { address: address.clone(), hostile: key(platform, "trigger") });
+    let target =
+        Arc::new(Target { address: address.clone(), hostile: key(platform, "trigger"), sent: AtomicUsize::new(0) });
 
     let counts = Arc::new(Counts::default());
     let oracle = || Oracle::new(&data_dir);

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub struct Target {
     pub address: String,
     /// The key of a tenant whose guest is `trigger`.
     pub hostile: String,
+    /// What the attackers sent so far: connections that were opened, with a request or a part of one.
+    pub sent: AtomicUsize,
 }
 
 /// Attackers at work.
@@ -66,6 +68,7 @@ fn open(target: &Target, first: &[u8]) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(&target.address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     stream.write_all(first).ok()?;
+    target.sent.fetch_add(1, Ordering::Relaxed);
     Some(stream)
 }
 
@@ -155,8 +158,16 @@ fn spin(target: &Target, stop: &AtomicBool) {
     }
 }
 
-/// Gives this thread what other threads leave.
+/// Gives this thread only what other threads leave, by `chrt` (util-linux): of all classes `SCHED_IDLE` alone takes no
+/// share from a thread that waits. Without it the lowest priority must do.
 fn step_back() {
     #[cfg(target_os = "linux")]
-    let _ = rustix::process::setpriority_process(None, 19);
+    {
+        let thread = std::fs::read_link("/proc/thread-self").unwrap_or_default();
+        let mut chrt = std::process::Command::new("chrt");
+        let set = chrt.args(["--idle", "--pid", "0"]).arg(thread.file_name().unwrap_or_default()).status();
+        if !set.is_ok_and(|status| status.success()) {
+            let _ = rustix::process::setpriority_process(None, 19);
+        }
+    }
 }
