@@ -21,6 +21,9 @@ use super::turns::{CpuShare, Next, Turns};
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
 
+/// A poll that was ended by the epoch's tick, and not by the guest itself.
+const LONG_POLL: Duration = Duration::from_micros(500);
+
 /// A guest's threads, running until this is dropped.
 #[derive(Debug)]
 pub(super) struct GuestThreads {
@@ -179,9 +182,13 @@ impl Shared {
                     let before = meter.spent();
                     runnable.run();
                     let took = meter.spent().saturating_sub(before);
-                    let mut state = self.lock();
-                    state.turns.charge(&tenant, took, Instant::now());
-                    state
+                    self.lock().turns.charge(&tenant, took, Instant::now());
+                    if took >= LONG_POLL {
+                        // To threads of a higher priority that wait for this core: the system itself would look for
+                        // them every few milliseconds only, and a small batch on the device takes no longer.
+                        std::thread::yield_now();
+                    }
+                    self.lock()
                 }
                 Next::Wait(until) => self.wait(state, until.saturating_duration_since(now)),
                 Next::Nothing => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
