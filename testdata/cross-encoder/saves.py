@@ -34,7 +34,7 @@ import transformers
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 MODELS = Path(__file__).parent.parent / "models"
 
@@ -48,9 +48,6 @@ FAMILIES = {
     "electra": ("electra-projected", ["query", "value"]),
     "modernbert": ("modernbert-cls", ["Wqkv", "Wo"]),
 }
-
-# Families that the CPU engine does not compute: a refusal is right for each of their rows.
-NOT_COMPUTED = {"modernbert"}
 
 PAIRS = [
     ("why is the sky blue", "Air scatters blue light."),
@@ -72,8 +69,7 @@ def row(name, served=False, guest=False, families=("bert",), ranks=True):
 
     def register(save):
         for family in families:
-            must = served and family not in NOT_COMPUTED
-            ROWS.append((f"{family}: {name}", family, save, must, guest, ranks))
+            ROWS.append((f"{family}: {name}", family, save, served, guest, ranks))
         return save
 
     return register
@@ -158,7 +154,9 @@ def sharded(folder, family):
 def typed(folder, family, dtype):
     network = base(family).to(dtype)
     network.save_pretrained(folder)
-    return finish(folder, family, network.float())
+    # Loaded again: what a model computes when it is made, such as rotary frequencies, is not rounded then.
+    network = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    return finish(folder, family, network)
 
 
 @row("float16", served=True, families=EVERY)
@@ -429,9 +427,13 @@ def all_biases(folder, family):
 @row("no tokenizer_config.json", families=EVERY[1:])
 @row("no tokenizer_config.json", guest=True)
 def no_tokenizer_config(folder, family):
-    saved = plain_network(folder, family)
+    network = base(family)
+    network.save_pretrained(folder)
+    longest = tokenizer_of(family).model_max_length
+    finish(folder, family, network)
     (folder / "tokenizer_config.json").unlink()
-    return saved
+    # The class is then that of the model's type, which may build the tokenizer anew.
+    return folder, None, logits(network, AutoTokenizer.from_pretrained(folder), longest)
 
 
 def plain_network(folder, family, tokenizer=None, want=None):

@@ -42,5 +42,5 @@ pub use encode::{Cut, End, LoadError, PairEncoder, PairError, Query, Rows, Templ
 pub use rank::{order, sigmoid};
 pub use scorer::{
     Inference, Options, SETTING_LABEL, SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS,
-    SETTING_TRUNCATION_DIRECTION, Scorer, Scores, activate, hits, prepare, rank, rerank,
+    SETTING_TRUNCATION_DIRECTION, Scorer, Scores, activate, check_settings, hits, prepare, rank, rerank,
 };

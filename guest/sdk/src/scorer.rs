@@ -70,6 +70,25 @@ pub struct Options {
     pub label: Option<u32>,
 }
 
+/// The settings that [`Options::of`] reads.
+const SETTINGS: [&str; 4] =
+    [SETTING_LABEL, SETTING_TRUNCATION_DIRECTION, SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS];
+
+/// Refuses settings that [`Options::of`] does not read, in a guest that has none of its own: a misspelt one would change
+/// nothing, and nobody would know.
+///
+/// # Errors
+///
+/// [`Error::InvalidInput`], naming the setting and those that there are.
+pub fn check_settings(request: &Request) -> Result<(), Error> {
+    match request.settings.iter().find(|(name, _)| !SETTINGS.contains(&name.as_str())) {
+        None => Ok(()),
+        Some((name, _)) => {
+            Err(Error::InvalidInput(format!("there is no setting {name:.100?}: there are {}", SETTINGS.join(", "))))
+        }
+    }
+}
+
 impl Options {
     /// The options of a request, with those of its settings that have a `SETTING_…` here. Of a setting that is given
     /// twice, the last one counts.
@@ -101,7 +120,7 @@ impl Options {
             cut_end,
             max_document_tokens: number(SETTING_MAX_DOCUMENT_TOKENS, 1, tokens)?,
             max_query_tokens: number(SETTING_MAX_QUERY_TOKENS, 1, tokens)?,
-            label: number(SETTING_LABEL, 0, "a label's number, counted from 0")?,
+            label: number(SETTING_LABEL, 0, "the number of one label, counted from 0, or its name if it has one")?,
         })
     }
 }

@@ -4,7 +4,7 @@
 //! the scores before they are ranked, with the parts of [`assay_guest::rerank`].
 //!
 //! Settings: `label`, the label to rank by, counted from 0, for a model with several; and the three that the contract
-//! names.
+//! names. Others are refused.
 
 use assay_guest::{Error, Guest, Request, Response};
 
@@ -16,6 +16,7 @@ impl Guest for Standard {
     }
 
     fn rerank(request: Request) -> Result<Response, Error> {
+        assay_guest::check_settings(&request)?;
         assay_guest::rerank(&request)
     }
 }

@@ -189,6 +189,10 @@ fn load_keyless(
         Ok(platform.stand_alone(standard, model.as_deref())?)
     });
     match loaded {
+        Ok(_) if model.is_none() && !platform.is_empty() => {
+            info!("callers need a key: a tenant or a key was made meanwhile");
+            Ok(None)
+        }
         Ok(tenant) => {
             info!("callers need no key: the standard guest answers them with {}", tenant.model().name);
             if model.is_none() {

@@ -71,7 +71,7 @@ pub(super) fn check_model(dir: &Path, adapter: Option<&Path>, choices: &Choices)
         prompt: choices.prompt.clone().or(described.prompt.clone()).filter(|prompt| !prompt.is_empty()),
         is_cut_left: tokenizer.is_cut_left,
         label,
-        notes: notes(&described, &tokenizer, task, labels, label.is_some()),
+        notes: notes(&described, &tokenizer, &architecture, labels, label.is_some()),
         tokenizer_changes: tokenizer.changes,
     };
     settings.apply(dir, &mut model)?;
@@ -206,8 +206,21 @@ fn max_tokens(described: &Described, tokenizer: &Decided, architecture: &Archite
     ((max as usize) < architecture.max_tokens).then_some(max)
 }
 
-fn notes(described: &Described, tokenizer: &Decided, task: Task, labels: usize, has_label: bool) -> Vec<String> {
+fn notes(
+    described: &Described,
+    tokenizer: &Decided,
+    architecture: &Architecture,
+    labels: usize,
+    has_label: bool,
+) -> Vec<String> {
+    let (task, longest) = (architecture.task(), architecture.max_tokens);
     let mut notes = described.notes.clone();
+    if let Some(max) = described.max_tokens.filter(|&max| max as usize > longest) {
+        notes.push(format!(
+            "its files ask for rows of up to {max} tokens, and its config.json is for {longest}: longer ones are cut to \
+             {longest}"
+        ));
+    }
     if !described.has_class {
         notes.push(format!(
             "config.json names no class in `architectures`: taken for {} by model_type and weights",

@@ -57,6 +57,8 @@ pub(super) struct Described {
     pub(super) prompt: Option<String>,
     /// Longest row in tokens.
     pub(super) max_tokens: Option<u32>,
+    /// Whether a `CrossEncoder` saved the files, so that they say how it is used.
+    pub(super) is_saved: bool,
     /// Whether texts are lower-cased before the tokenizer gets them.
     pub(super) is_lowercased: bool,
     /// What people should know.
@@ -121,12 +123,8 @@ fn check_modules(dir: &Path, model_dir: &Path, described: &mut Described, task: 
     let Some(modules) = modules.as_array().filter(|_| saved["model_type"] == "CrossEncoder") else {
         return Ok(Value::Null);
     };
-    let class = |module: &Value| {
-        let name = module["type"].as_str().unwrap_or_default();
-        name.rsplit('.').next().unwrap_or_default().to_owned()
-    };
-    let classes: Vec<String> = modules.iter().map(class).collect();
-    if classes.first().is_none_or(|class| class != "Transformer") || task == Task::Embedding {
+    let classes: Vec<&str> = modules.iter().map(checkpoint::module_class).collect();
+    if classes.first() != Some(&"Transformer") || task == Task::Embedding {
         return Err(ModelError::Described {
             path: dir.join(MODULES_FILE),
             message: format!(
@@ -161,6 +159,17 @@ fn check_modules(dir: &Path, model_dir: &Path, described: &mut Described, task: 
     }
     described.max_tokens = transformer["max_seq_length"].as_u64().and_then(|max| u32::try_from(max).ok());
     described.is_lowercased = transformer["do_lower_case"] == true;
+    for arguments in ["model_args", "model_kwargs"].map(|field| &transformer[field]) {
+        for precision in ["dtype", "torch_dtype"].iter().filter_map(|field| arguments[field].as_str()) {
+            if !["auto", "float32", "torch.float32"].contains(&precision) {
+                described.notes.push(format!(
+                    "its files ask for weights in {precision:.40}: they are used as they are stored, so CrossEncoder's \
+                     scores differ by that rounding"
+                ));
+            }
+        }
+    }
+    described.is_saved = true;
     Ok(saved)
 }
 
@@ -168,7 +177,7 @@ fn check_modules(dir: &Path, model_dir: &Path, described: &mut Described, task: 
 /// version is never passed over.
 fn check_transformer(fields: &Value, is_bare: bool) -> Result<(), String> {
     /// Fields that are read, and those that change nothing for a pair of texts.
-    const KNOWN: [&str; 5] = ["max_seq_length", "do_lower_case", "unpad_inputs", "query_length", "document_length"];
+    const KNOWN: [&str; 3] = ["unpad_inputs", "query_length", "document_length"];
     /// Arguments of loading that change no number, or only its digits.
     const INERT_ARGUMENTS: [&str; 4] = ["dtype", "torch_dtype", "attn_implementation", "trust_remote_code"];
     // With the head in the class of config.json, or in modules of its own.
@@ -178,6 +187,8 @@ fn check_transformer(fields: &Value, is_bare: bool) -> Result<(), String> {
     };
     for (field, value) in fields.as_object().into_iter().flatten() {
         let is_plain = match field.as_str() {
+            "max_seq_length" => value.as_u64().is_some_and(|max| u32::try_from(max).is_ok()),
+            "do_lower_case" => value.is_boolean(),
             "transformer_task" => value == task,
             "module_output_name" => value == output,
             "modality_config" => {

@@ -14,7 +14,9 @@ pub(super) fn parse(text: &str, names: &[String], labels: usize) -> Option<Ranke
         return Some(RankedLabel { label, minus: None });
     }
     let (label, minus) = text.split_once('-')?;
-    Some(RankedLabel { label: number(label)?, minus: Some(number(minus)?) })
+    let (label, minus) = (number(label)?, number(minus)?);
+    // A label minus itself is 0 for every pair.
+    (label != minus).then_some(RankedLabel { label, minus: Some(minus) })
 }
 
 fn by_name(text: &str, names: &[String], labels: usize) -> Option<usize> {
@@ -102,6 +104,7 @@ mod tests {
             ("maybe", None),
             ("", None),
             ("1-0", Some((1, Some(0)))),
+            ("1-1", None),
             ("1-7", None),
             ("-1", None),
         ] {

@@ -16,17 +16,15 @@ use crate::families::shown;
 /// Fields that only training uses, and those that say in another way what the tensors' names say.
 ///
 /// `fan_in_fan_out` concerns layers of another class than these families have; PEFT turns it off for theirs.
-const INERT_FIELDS: [&str; 23] = [
+const INERT_FIELDS: [&str; 20] = [
     "auto_mapping",
     "base_model_name_or_path",
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
-    "exclude_modules",
     "fan_in_fan_out",
     "inference_mode",
     "layers_pattern",
-    "layers_to_transform",
     "loftq_config",
     "lora_dropout",
     "lora_ga_config",
@@ -35,7 +33,6 @@ const INERT_FIELDS: [&str; 23] = [
     "qalora_group_size",
     "revision",
     "runtime_config",
-    "target_modules",
     "task_type",
     "use_cache",
     "torch_dtype",
@@ -43,7 +40,7 @@ const INERT_FIELDS: [&str; 23] = [
 ];
 
 /// Fields that this module reads.
-const READ_FIELDS: [&str; 11] = [
+const READ_FIELDS: [&str; 14] = [
     "peft_type",
     "r",
     "lora_alpha",
@@ -55,6 +52,9 @@ const READ_FIELDS: [&str; 11] = [
     "alpha_pattern",
     "modules_to_save",
     "init_lora_weights",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
 ];
 
 /// PEFT's rank and alpha where the file names none.
@@ -82,6 +82,50 @@ pub(super) struct AdapterConfig {
     pub(super) replaced: Vec<String>,
     ranks: Vec<(Regex, usize)>,
     alphas: Vec<(Regex, f64)>,
+    targets: Targets,
+}
+
+/// The modules that PEFT gives an update, where the file lists them: it drops the tensors of others when it loads an
+/// adapter. Patterns are not looked at; PEFT itself saves what they name.
+#[derive(Debug)]
+struct Targets {
+    /// Ends of names.
+    named: Option<Vec<String>>,
+    excluded: Vec<String>,
+    layers: Option<Vec<u64>>,
+}
+
+impl Targets {
+    fn read(fields: &Map<String, Value>) -> Self {
+        let texts = |field: &str| {
+            let listed = fields.get(field).and_then(Value::as_array);
+            listed.map(|names| names.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>())
+        };
+        let layers = match fields.get("layers_to_transform") {
+            Some(Value::Array(layers)) => Some(layers.iter().filter_map(Value::as_u64).collect()),
+            Some(layer) => layer.as_u64().map(|layer| vec![layer]),
+            None => None,
+        };
+        Self { named: texts("target_modules"), excluded: texts("exclude_modules").unwrap_or_default(), layers }
+    }
+
+    /// The field that leaves a module out.
+    fn field_without(&self, module: &str) -> Option<&'static str> {
+        let is_end =
+            |end: &String| module.strip_suffix(end.as_str()).is_some_and(|it| it.is_empty() || it.ends_with('.'));
+        if self.excluded.iter().any(is_end) {
+            return Some("exclude_modules");
+        }
+        // A name that is listed whole counts in every layer.
+        match &self.named {
+            Some(named) if named.iter().any(|name| name == module) => return None,
+            Some(named) if !named.iter().any(is_end) => return Some("target_modules"),
+            _ => {}
+        }
+        let layer = module.split('.').rev().skip(1).find_map(|part| part.parse::<u64>().ok());
+        let is_in = |layers: &Vec<u64>| layer.is_some_and(|layer| layers.contains(&layer));
+        (!self.layers.as_ref().is_none_or(is_in)).then_some("layers_to_transform")
+    }
 }
 
 /// The field `bias`.
@@ -122,7 +166,12 @@ impl AdapterConfig {
             }
         }
         let config: Fields = serde_json::from_slice(bytes).map_err(not_read)?;
-        config.check()
+        config.check(Targets::read(&fields))
+    }
+
+    /// The field that leaves out a module whose update the file has; `module` is the name that PEFT knows.
+    pub(super) fn field_without(&self, module: &str) -> Option<&'static str> {
+        self.targets.field_without(module)
     }
 
     /// The rank of a module's update, and what the update is multiplied by. `module` is the name that PEFT knows.
@@ -195,7 +244,7 @@ struct Fields {
 }
 
 impl Fields {
-    fn check(self) -> Result<AdapterConfig, String> {
+    fn check(self, targets: Targets) -> Result<AdapterConfig, String> {
         let (rank, alpha) = (self.r.unwrap_or(DEFAULT_RANK), self.lora_alpha.unwrap_or(DEFAULT_ALPHA));
         let (ranks, alphas) = (self.rank_pattern.unwrap_or_default().0, self.alpha_pattern.unwrap_or_default().0);
         for &rank in ranks.iter().map(|(_, rank)| rank).chain([&rank]) {
@@ -219,6 +268,7 @@ impl Fields {
             replaced: self.modules_to_save.unwrap_or_default(),
             ranks: compiled("rank_pattern", ranks)?,
             alphas: compiled("alpha_pattern", alphas)?,
+            targets,
         })
     }
 }
@@ -291,6 +341,24 @@ mod tests {
         assert_eq!(rank("bert.encoder.layer.0.attention.self.query"), 2);
         assert_eq!(rank("bert.encoder.layer.0.attention.self.subquery"), 4);
         assert_eq!(config.rank_and_scale("bert.encoder.layer.1.attention.self.query").1, 8.0 / 3.0);
+    }
+
+    #[test]
+    fn an_update_of_a_module_that_the_file_leaves_out_is_found() {
+        let module = "bert.encoder.layer.1.attention.self.query";
+        let left_out = |field: &str, value: Value| parse(&[(field, value)]).unwrap().field_without(module);
+        let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        for (field, kept, dropped) in [
+            ("target_modules", json(r#"["key", "query"]"#), json(r#"["key", "self"]"#)),
+            ("exclude_modules", json(r#"["layer.0.attention.self.query", "uery"]"#), json(r#"["self.query"]"#)),
+            ("layers_to_transform", json("[0, 1]"), json("[0]")),
+            ("layers_to_transform", json("1"), json("0")),
+        ] {
+            assert_eq!((left_out(field, kept), left_out(field, dropped)), (None, Some(field)), "{field}");
+        }
+        // A pattern, or null.
+        assert_eq!(left_out("target_modules", json(r#"".*value""#)), None);
+        assert_eq!(left_out("layers_to_transform", Value::Null), None);
     }
 
     #[test]

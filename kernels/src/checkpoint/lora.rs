@@ -55,7 +55,32 @@ impl<'a> Adapter<'a> {
         let prefixed = format!("{PEFT_PREFIX}{}", names.prefix);
         let is_bare = base_is_bare && !used.keys().any(|name| name.starts_with(&prefixed));
         let path = dir.join(ADAPTER_WEIGHTS_FILE);
-        Ok(Self { path, config, tensors, names, is_bare, used: RefCell::new(used) })
+        let adapter = Self { path, config, tensors, names, is_bare, used: RefCell::new(used) };
+        adapter.check_updates()?;
+        Ok(adapter)
+    }
+
+    /// Refuses updates that PEFT would not apply.
+    fn check_updates(&self) -> Result<(), CheckpointError> {
+        for name in self.used.borrow().keys() {
+            let Some(inner) = name.strip_prefix(PEFT_PREFIX) else { continue };
+            let Some((module, _)) = inner.split_once(".lora_") else { continue };
+            if let Some(field) = self.config.field_without(module) {
+                return Err(self.refused(format!(
+                    "{field} in its configuration leaves out {}, and the file has an update of it, which PEFT drops: \
+                     save the adapter again with save_pretrained",
+                    shown(module)
+                )));
+            }
+            // The model reads the table itself, around what PEFT puts in its place.
+            if module.ends_with("rel_embeddings") {
+                return Err(self.refused(format!(
+                    "it has an update of {}, which PEFT does not apply before it is merged: merge the adapter with PEFT",
+                    shown(module)
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Outputs of a linear layer that the adapter replaces whole; `None` if the adapter does not replace it.

@@ -22,7 +22,7 @@ use modules::{ModulesFiles, ModulesHead};
 use tensors::Tensors;
 
 pub use files::{read as read_file, weight_files};
-pub use modules::{MODULES_FILE, SENTENCE_TRANSFORMERS_FILE, head_files, module_folders};
+pub use modules::{MODULES_FILE, SENTENCE_TRANSFORMERS_FILE, head_files, module_class, module_folders};
 pub use ranked_label::{LabelError, RankedLabel};
 
 /// The model's shape.

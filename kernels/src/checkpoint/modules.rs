@@ -101,6 +101,17 @@ pub(super) fn read(dir: &Path) -> Result<Option<ModulesHead>, CheckpointError> {
     make(dir, &rest).map(Some).map_err(refused)
 }
 
+/// A module's class: without the package, if it is sentence-transformers'. Another package's class of the same name is
+/// another class.
+#[must_use]
+pub fn module_class(module: &Value) -> &str {
+    let class = module["type"].as_str().unwrap_or_default();
+    match class.starts_with("sentence_transformers.") {
+        true => class.rsplit('.').next().unwrap_or_default(),
+        false => class,
+    }
+}
+
 /// The class and folder of each module.
 fn list(modules: &Value) -> Result<Vec<(String, String)>, String> {
     let modules = modules.as_array().filter(|modules| modules.len() <= MAX_MODULES);
@@ -108,7 +119,7 @@ fn list(modules: &Value) -> Result<Vec<(String, String)>, String> {
     modules
         .iter()
         .map(|module| {
-            let class = module["type"].as_str().unwrap_or_default().rsplit('.').next().unwrap_or_default();
+            let class = module_class(module);
             let folder = module["path"].as_str().unwrap_or_default();
             // A name from the file becomes a path in this folder, and one in the store, which has others.
             let is_numbered = folder.starts_with(|first: char| first.is_ascii_digit());
@@ -136,6 +147,7 @@ fn make(dir: &Path, modules: &[Listed]) -> Result<ModulesHead, String> {
             ));
         }
     };
+    modules.iter().try_for_each(check_fields)?;
     let pooling = &modules[0];
     let mut folders = Vec::new();
     let mut part = |module, listed: &Listed| match listed.folder.is_empty() {
@@ -157,6 +169,9 @@ fn make(dir: &Path, modules: &[Listed]) -> Result<ModulesHead, String> {
         None => None,
         Some(dense) => Some(Dense { bias: bias(dense), activation: activation(dense)?, norm }),
     };
+    for hidden in modules.iter().filter(|module| module.class == "Dense") {
+        check_chain(hidden, std::ptr::eq(hidden, classifier))?;
+    }
     if let Some(activation) = activation(classifier)? {
         return Err(format!("its last Dense has the activation {}, supported is Identity", activation.name()));
     }
@@ -169,6 +184,53 @@ fn make(dir: &Path, modules: &[Listed]) -> Result<ModulesHead, String> {
         pooling_folder: pooling.folder.clone(),
         folders,
     })
+}
+
+/// Refuses fields that are not known, unless their value turns them off: a later version may compute something else.
+fn check_fields(module: &Listed) -> Result<(), String> {
+    let known: &[&str] = match module.class.as_str() {
+        "Dense" => &[
+            "in_features",
+            "out_features",
+            "bias",
+            "activation_function",
+            "use_residual",
+            "module_input_name",
+            "module_output_name",
+        ],
+        "LayerNorm" => &["dimension"],
+        _ => &["embedding_dimension", "word_embedding_dimension", "pooling_mode", "include_prompt"],
+    };
+    for (field, value) in module.config.as_object().into_iter().flatten() {
+        let is_known = known.contains(&field.as_str()) || field.starts_with("pooling_mode_");
+        if !is_known && !value.is_null() && value != false {
+            return Err(format!(
+                "its {} has {} {}, which is not followed",
+                module.class,
+                shown(field),
+                shown(&value.to_string())
+            ));
+        }
+    }
+    match module.config["include_prompt"] == false {
+        true => Err("its Pooling has include_prompt false, supported is true".to_owned()),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a Dense that does not read what the module before it made, or whose result the next one does not read.
+fn check_chain(dense: &Listed, is_last: bool) -> Result<(), String> {
+    const POOLED: &str = "sentence_embedding";
+    let input = dense.config["module_input_name"].as_str().unwrap_or(POOLED);
+    let output = dense.config["module_output_name"].as_str().unwrap_or(input);
+    match input == POOLED && (is_last || output == POOLED) {
+        true => Ok(()),
+        false => Err(format!(
+            "a Dense makes {} of {}, supported is a chain: each makes {POOLED} of {POOLED}, the last one scores",
+            shown(output),
+            shown(input)
+        )),
+    }
 }
 
 /// The pooling, by its name or, in older files, by flags.

@@ -14,12 +14,13 @@ use crate::architecture::{
 };
 
 /// As Hugging Face's library saves it.
-pub(super) const FAMILY: Family = Family { kinds: &[Kind::new("gte", "Gte")], architecture, names: NAMES };
+pub(super) const FAMILY: Family =
+    Family { kinds: &[Kind::new("gte", "Gte")], architecture: library_architecture, names: NAMES };
 
 /// As the authors saved it.
 pub(super) const OWN_CODE_FAMILY: Family = Family {
     kinds: &[Kind { model_type: "new", class: "New", code: Code::KnownOrNone(&OWN_CODE) }],
-    architecture,
+    architecture: own_code_architecture,
     names: OWN_CODE_NAMES,
 };
 
@@ -92,13 +93,25 @@ fn default_pack_qkv() -> bool {
     true
 }
 
-fn architecture(config: &Value, labels: Option<usize>) -> Result<Architecture, ConfigError> {
+/// The rotary base of files that name none, in the library and in the authors' code.
+const LIBRARY_THETA: f64 = 160_000.0;
+const OWN_CODE_THETA: f64 = 10_000.0;
+
+fn library_architecture(config: &Value, labels: Option<usize>) -> Result<Architecture, ConfigError> {
+    architecture(config, labels, LIBRARY_THETA)
+}
+
+fn own_code_architecture(config: &Value, labels: Option<usize>) -> Result<Architecture, ConfigError> {
+    architecture(config, labels, OWN_CODE_THETA)
+}
+
+fn architecture(config: &Value, labels: Option<usize>, default_theta: f64) -> Result<Architecture, ConfigError> {
     let config = GteConfig::deserialize(config)?;
     config.check()?;
     let norm = Norm { kind: NormKind::Layer, eps: config.layer_norm_eps, bias: true };
     let heads = config.num_attention_heads;
     let head_dim = head_dim("num_attention_heads", config.hidden_size, heads)?;
-    let rotary = config.rotary(head_dim)?;
+    let rotary = config.rotary(head_dim, default_theta)?;
     let mut layers = plain_layers("num_hidden_layers", config.num_hidden_layers)?;
     layers.iter_mut().for_each(|layer| layer.rotary = Some(rotary));
     let (pooling, head) = classifier_or_mean(Activation::Tanh, labels);
@@ -155,12 +168,13 @@ impl GteConfig {
 
     /// The rotary positions. With "ntk" (<https://kexue.fm/archives/9706>, formula 6) the base is multiplied by the
     /// factor, and all frequencies are divided by its power 2/head_dim.
-    fn rotary(&self, head_dim: usize) -> Result<Rotary, ConfigError> {
+    fn rotary(&self, head_dim: usize, default_theta: f64) -> Result<Rotary, ConfigError> {
+        let own_theta = self.rope_theta.unwrap_or(default_theta);
         let (theta, scaling) = match (&self.rope_parameters, &self.rope_scaling) {
             // The library would change the one by the other.
             (Some(_), Some(_)) => return Err(unsupported("rope_scaling", "set beside rope_parameters", "null")),
-            (Some(rope), None) => (rope.rope_theta.unwrap_or(160_000.0), Some(rope)),
-            (None, scaling) => (self.rope_theta.unwrap_or(10_000.0), scaling.as_ref()),
+            (Some(rope), None) => (rope.rope_theta.unwrap_or(own_theta), Some(rope)),
+            (None, scaling) => (own_theta, scaling.as_ref()),
         };
         let Some(rope) = scaling else { return Ok(Rotary::of_theta(theta)) };
         match rope.rope_type.as_deref() {
@@ -214,6 +228,28 @@ mod tests {
             "rope_parameters": { "rope_type": "default", "rope_theta": 160_000.0 },
         }));
         assert_eq!(library.unwrap().layers[0].rotary, Some(Rotary::of_theta(160_000.0)));
+    }
+
+    #[test]
+    fn a_rotary_base_that_is_not_named_is_the_one_of_the_code_that_reads_the_file() {
+        let theta = |changes: Value| config(&changes).unwrap().layers[0].rotary.unwrap().theta;
+        let library = |parameters: Value, theta: Value| {
+            serde_json::json!({
+                "architectures": ["GteForSequenceClassification"], "model_type": "gte", "auto_map": null,
+                "rope_scaling": null, "rope_parameters": parameters, "rope_theta": theta,
+            })
+        };
+        let authors = serde_json::json!({ "rope_scaling": null, "rope_theta": null });
+        let cases = [
+            (authors, 10_000.0),
+            (library(Value::Null, Value::Null), 160_000.0),
+            (library(Value::Null, serde_json::json!(50)), 50.0),
+            (library(serde_json::json!({ "rope_type": "default" }), serde_json::json!(50)), 50.0),
+            (library(serde_json::json!({ "rope_theta": 70 }), serde_json::json!(50)), 70.0),
+        ];
+        for (changes, expected) in cases {
+            assert!((theta(changes.clone()) - expected).abs() < 1e-9, "{changes}");
+        }
     }
 
     #[test]

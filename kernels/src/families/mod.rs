@@ -221,6 +221,9 @@ impl Config {
         adapter_labels: Option<usize>,
         head: Option<(Pooling, Head)>,
     ) -> Result<Architecture, ConfigError> {
+        if self.value["is_causal"] == true {
+            return Err(config::unsupported("is_causal", true, "false: tokens attend to all others of their row"));
+        }
         let mut architecture = (self.family.architecture)(&self.value, adapter_labels.or(self.labels))?;
         if let Some(head) = head {
             if architecture.head != Head::Embedding {
@@ -369,6 +372,7 @@ mod tests {
             (serde_json::json!({ "layer_norm_eps": 0.0 }), "eps of a norm is 0"),
             (serde_json::json!({ "vocab_size": -1 }), "cannot be read"),
             (serde_json::json!({ "id2label": {} }), "number of labels is 0"),
+            (serde_json::json!({ "is_causal": true }), "is_causal is true"),
         ];
         for (changes, expected) in cases {
             let message = with(&changes).unwrap_err().to_string();

@@ -78,7 +78,7 @@ struct RopeParameters {
 #[derive(Debug, Deserialize)]
 struct RopeParameter {
     rope_theta: f64,
-    #[serde(default)]
+    #[serde(default, alias = "type")]
     rope_type: Option<String>,
 }
 

@@ -101,11 +101,13 @@ impl TryFrom<Value> for Id {
                 Err(format!("an id is limited to {MAX_ID_BYTES} bytes, this one has {}", text.len()))
             }
             Value::String(text) => Ok(Self::Text(text)),
-            // A larger number would be returned rounded.
-            Value::Number(number) if number.as_f64().is_some_and(|number| number.abs() < 1e15) => {
+            Value::Number(number) if number.is_i64() || number.is_u64() => Ok(Self::Number(number)),
+            // A whole number, such as 1e3, that is not rounded.
+            Value::Number(number)
+                if number.as_f64().is_some_and(|number| number.fract() == 0.0 && number.abs() < 1e15) =>
+            {
                 Ok(Self::Number(number))
             }
-            Value::Number(number) if number.is_i64() || number.is_u64() => Ok(Self::Number(number)),
             _ => Err("an id must be a string or a whole number of 64 bits".to_owned()),
         }
     }

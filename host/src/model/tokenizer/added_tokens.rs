@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Class, Rewrite};
 use crate::model::error::ModelError;
-use crate::model::hugging_face::{self, ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE};
+use crate::model::hugging_face::{self, ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE};
 
 /// The special tokens that have a role.
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -24,7 +24,8 @@ const FLAGS: [&str; 5] = ["single_word", "lstrip", "rstrip", "normalized", "spec
 /// Most changes of tokens that are told one by one.
 const TOLD: usize = 5;
 
-/// What the older files say. They count only if `tokenizer_config.json` has no `added_tokens_decoder`.
+/// What the older files say. They count only if `tokenizer_config.json` has no `added_tokens_decoder`: then the fields
+/// of `special_tokens_map.json`, whatever they are, take the places of its own.
 #[derive(Debug, Default)]
 pub(super) struct OlderFiles {
     special: Value,
@@ -38,6 +39,29 @@ impl OlderFiles {
         }
         let read = |file| Ok::<_, ModelError>(hugging_face::read(dir, file)?.unwrap_or_default());
         Ok(Self { special: read(SPECIAL_TOKENS_FILE)?, added: read(ADDED_TOKENS_FILE)? })
+    }
+
+    /// The configuration with the fields of `special_tokens_map.json` over its own.
+    pub(super) fn over(&self, mut config: Value) -> Value {
+        for (field, value) in self.special.as_object().into_iter().flatten() {
+            let mut value = value.clone();
+            if value.is_object() && value.get("content").is_some() {
+                value["special"] = Value::Bool(true);
+                value["__type"] = json!("AddedToken");
+            }
+            if let (Some(own), Some(more)) = (config[field].as_array(), value.as_array())
+                && field == EXTRA[0]
+            {
+                value = own.iter().chain(more).cloned().collect();
+            }
+            config[field] = value;
+        }
+        config
+    }
+
+    /// The file that has a field.
+    fn file_of(&self, field: &str) -> &'static str {
+        if self.special.get(field).is_some() { SPECIAL_TOKENS_FILE } else { TOKENIZER_CONFIG_FILE }
     }
 }
 
@@ -69,6 +93,7 @@ impl Rewrite<'_> {
     /// # Errors
     /// A token is in no vocabulary and would get an id of the model, or two files contradict each other.
     pub(super) fn add_named_tokens(&mut self, older: &OlderFiles, class: Class) -> Result<(), String> {
+        self.check_fields(class)?;
         let decoder = self.config["added_tokens_decoder"].as_object();
         let by_decoder = decoder.into_iter().flat_map(|tokens| tokens.values());
         let by_decoder: Vec<Named> =
@@ -78,7 +103,7 @@ impl Rewrite<'_> {
             return Err(format!("added_tokens_decoder has the token {text:.40}, which tokenizer.json lacks"));
         }
         if decoder.is_some() && class.is_rebuilt() {
-            self.check_decoder_is_whole(&by_decoder)?;
+            self.check_decoder_is_whole(&by_decoder, class)?;
         }
         let is_exact = decoder.is_some();
         let mut added = Vec::new();
@@ -98,28 +123,46 @@ impl Rewrite<'_> {
     }
 
     /// A class that is built anew takes its tokens from `added_tokens_decoder`, and those of `tokenizer.json` not.
-    fn check_decoder_is_whole(&self, decoder: &[Named]) -> Result<(), String> {
-        let named = |content: &str| {
-            decoder.iter().any(|token| token.content == content)
-                || self.named_tokens(&OlderFiles::default()).iter().any(|token| token.content == content)
-        };
+    fn check_decoder_is_whole(&self, decoder: &[Named], class: Class) -> Result<(), String> {
+        let (by_file, by_class) = (self.named_tokens(&OlderFiles::default()), self.default_tokens(class));
+        let is_named =
+            |content: &str| decoder.iter().chain(&by_file).chain(&by_class).any(|token| token.content == content);
         let listed = self.tokenizer["added_tokens"].as_array().into_iter().flatten();
-        let is_plain = |entry: &&Value| entry["special"] != true;
-        let mut contents = listed.filter(is_plain).filter_map(|entry| entry["content"].as_str());
-        match contents.find(|content| !named(content)) {
+        match listed.filter_map(|entry| entry["content"].as_str()).find(|content| !is_named(content)) {
             Some(text) => Err(format!("added_tokens_decoder lacks the token {text:.40}, which tokenizer.json adds")),
             None => Ok(()),
         }
     }
 
-    /// The special tokens of a class in roles that the configuration leaves open.
-    fn default_tokens(&self, class: Class) -> Vec<Named> {
+    /// Refuses fields about tokens that contradict each other, or turn off what a class has.
+    fn check_fields(&self, class: Class) -> Result<(), String> {
+        let [now, before] = EXTRA.map(|extra| &self.config[extra]);
+        let is_set = |value: &Value| value.as_array().is_some_and(|tokens| !tokens.is_empty()) || value.is_object();
+        if is_set(now) && is_set(before) && now != before {
+            return Err(format!("{} and {} name other tokens: keep the first", EXTRA[0], EXTRA[1]));
+        }
+        let null = self.default_tokens_of(class).find(|(role, _)| self.config.get(role).is_some_and(Value::is_null));
+        match null {
+            Some((role, token)) => Err(format!(
+                "{role} is null, and tokenizers of this class have {token}: remove the field, or give the token"
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// The special tokens of a class by their roles.
+    fn default_tokens_of(&self, class: Class) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
         let defaults = match class {
-            Class::Plain => return Vec::new(),
+            Class::Plain => [""; ROLES.len()],
             Class::Bert { .. } => ["", "", "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"],
             Class::Roberta | Class::XlmRoberta => ["<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>", "<mask>"],
         };
-        let open = ROLES.iter().zip(defaults).filter(|(role, _)| self.config[**role].is_null());
+        ROLES.into_iter().zip(defaults).filter(|(_, token)| !token.is_empty())
+    }
+
+    /// The special tokens of a class in roles that the configuration leaves open.
+    fn default_tokens(&self, class: Class) -> Vec<Named> {
+        let open = self.default_tokens_of(class).filter(|(role, _)| self.config.get(role).is_none());
         let named = |(role, token)| {
             Named::of(&json!(token), true, &format!("the default {role}"))
                 .map(|token| Named { is_default: true, ..token })
@@ -130,13 +173,17 @@ impl Rewrite<'_> {
     /// Special tokens that the configuration and the older files name, and the tokens of `added_tokens.json`.
     fn named_tokens(&self, older: &OlderFiles) -> Vec<Named> {
         let mut named = Vec::new();
-        for (file, fields) in [("tokenizer_config.json", self.config), (SPECIAL_TOKENS_FILE, &older.special)] {
-            for role in ROLES {
-                named.extend(Named::of(&fields[role], true, &format!("{role} in {file}")));
-            }
-            for extra in EXTRA {
-                let tokens = fields[extra].as_array().into_iter().flatten();
-                named.extend(tokens.filter_map(|token| Named::of(token, true, &format!("{extra} in {file}"))));
+        for (field, value) in self.config.as_object().into_iter().flatten() {
+            let by = format!("{field:.60} in {}", older.file_of(field));
+            if EXTRA.contains(&field.as_str()) {
+                let listed = value.as_array().into_iter().flatten();
+                let by_name = value.as_object().into_iter().flat_map(|tokens| tokens.values());
+                named.extend(listed.chain(by_name).filter_map(|token| Named::of(token, true, &by)));
+            // Of roles that no class has, only what is a token for sure.
+            } else if ROLES.contains(&field.as_str())
+                || (field.ends_with("_token") && (value.is_string() || value["__type"] == "AddedToken"))
+            {
+                named.extend(Named::of(value, true, &by));
             }
         }
         let by_older = older.added.as_object().into_iter().flat_map(|tokens| tokens.keys());

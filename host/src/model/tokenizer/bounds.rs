@@ -68,8 +68,7 @@ impl Growth {
                 let pattern = &normalizer["pattern"];
                 let regex = pattern["Regex"].as_str().unwrap_or_default();
                 let times = match chars(&pattern["String"]) {
-                    // It may match nothing, between any two characters.
-                    0 if ["*", "?", "|", "{0", "{,"].iter().any(|sign| regex.contains(sign)) => content + 1.0,
+                    0 if matches_nothing(regex) => content + 1.0,
                     0 => content,
                     length => content / length as f64,
                 };
@@ -78,6 +77,11 @@ impl Growth {
             _ => {}
         }
     }
+}
+
+/// Whether a pattern may match the empty text, and so between any two characters. It may if it cannot be read here.
+fn matches_nothing(pattern: &str) -> bool {
+    !regex_syntax::parse(pattern).is_ok_and(|hir| hir.properties().minimum_len() != Some(0))
 }
 
 #[cfg(test)]
@@ -97,8 +101,10 @@ mod tests {
         let longer = replace(json!({ "String": "a" }), &"a".repeat(40));
         assert!(check_normalizers(&vec![longer.clone(); 2]).is_ok());
         assert!(check_normalizers(&vec![longer; 3]).unwrap_err().to_string().contains("lengthen a text"));
-        let empty = replace(json!({ "Regex": "x*" }), "y");
-        assert!(check_normalizers(&vec![empty; 13]).is_err());
+        for pattern in ["x*", "()", r"\B", r"\b", "", "^", "(?=x)", "(?:x|)"] {
+            let empty = replace(json!({ "Regex": pattern }), "y");
+            assert!(check_normalizers(&vec![empty; 13]).is_err(), "{pattern:?}");
+        }
         let mark = [replace(json!({ "Regex": " {2,}" }), "▁"), replace(json!({ "String": "``" }), "\"")];
         assert!(check_normalizers(&mark.iter().cycle().take(100).cloned().collect::<Vec<_>>()).is_ok());
         let prepend = json!({ "type": "Prepend", "prepend": "▁".repeat(600) });

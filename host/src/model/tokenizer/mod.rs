@@ -14,8 +14,8 @@ mod trial;
 
 use std::path::Path;
 
-use assay_kernels::Architecture;
 use assay_kernels::architecture::TokenTypes;
+use assay_kernels::{Architecture, Task};
 use serde_json::{Value, json};
 
 use super::error::{ModelError, TokenizerFault};
@@ -39,6 +39,9 @@ const CLASSES: [&str; 7] = [
     "DebertaV2Tokenizer",
     "PreTrainedTokenizerFast",
 ];
+
+/// Templates of a conversation, beside the configuration.
+const CHAT_TEMPLATES: [&str; 3] = ["chat_template.jinja", "chat_template.json", "additional_chat_templates"];
 
 /// From here on, `model_max_length` means that there is no limit.
 const NO_LIMIT: f64 = 1e9;
@@ -99,6 +102,8 @@ pub(super) fn decide(dir: &Path, described: &Described, architecture: &Architect
     }
     let config = hugging_face::read(dir, TOKENIZER_CONFIG_FILE)?.unwrap_or_default();
     let older = OlderFiles::read(dir, &config)?;
+    let config = older.over(config);
+    check_files(dir, &config, described, architecture.task())?;
     let (tokenizer, changes, vocab_size) = (original.clone(), Vec::new(), architecture.vocab_size);
     let mut rewrite = Rewrite { tokenizer, config: &config, changes, vocab_size };
     let has_token_types = architecture.embeddings.token_types == TokenTypes::Two;
@@ -133,6 +138,33 @@ pub(super) fn decide(dir: &Path, described: &Described, architecture: &Architect
         special_tokens,
         notes,
     })
+}
+
+/// Refuses what makes `transformers` read another file, or rank another text than the pair.
+fn check_files(dir: &Path, config: &Value, described: &Described, task: Task) -> Result<(), ModelError> {
+    let refused = |file: &str, message: String| Err(ModelError::Described { path: dir.join(file), message });
+    let by_version = config["fast_tokenizer_files"].as_array();
+    if by_version.is_some_and(|files| files.iter().any(|file| file != TOKENIZER_FILE)) {
+        return refused(
+            TOKENIZER_CONFIG_FILE,
+            "fast_tokenizer_files names other files for some versions of transformers: keep the one that the model \
+             needs as tokenizer.json, and remove the field"
+                .to_owned(),
+        );
+    }
+    // Files that a CrossEncoder saved say how a pair is put together; for others it asks the tokenizer.
+    if described.is_saved || task == Task::Embedding {
+        return Ok(());
+    }
+    let advice = "CrossEncoder puts the pair into it, which is not done here: remove it if the model was trained with \
+                  plain pairs";
+    if !config["chat_template"].is_null() {
+        return refused(TOKENIZER_CONFIG_FILE, format!("it has a chat_template: {advice}"));
+    }
+    match CHAT_TEMPLATES.iter().find(|file| dir.join(file).symlink_metadata().is_ok()) {
+        Some(file) => refused(file, format!("it is there: {advice}")),
+        None => Ok(()),
+    }
 }
 
 /// Tries the tokenizer of a revision in the store.
@@ -220,7 +252,7 @@ impl Rewrite<'_> {
         }
         let gives_types = match self.config["model_input_names"].as_array() {
             Some(names) => names.iter().any(|name| name == "token_type_ids"),
-            None => class == Class::Bert { has_token_types: true },
+            None => class == Class::Bert { has_token_types: true } || name == "DebertaV2Tokenizer",
         };
         if has_token_types && !gives_types {
             self.drop_token_types(&name)?;
@@ -235,6 +267,8 @@ impl Rewrite<'_> {
             "roberta" => "RobertaTokenizer",
             "xlm-roberta" => "XLMRobertaTokenizer",
             "camembert" => "CamembertTokenizer",
+            "gte" => "XLMRobertaTokenizer",
+            "deberta-v2" => "DebertaV2Tokenizer",
             // Those files name all sorts of classes; `transformers` takes none of them.
             "modernbert" => return (Some(Class::Plain), "PreTrainedTokenizerFast".to_owned()),
             _ => "PreTrainedTokenizerFast",
