@@ -18,7 +18,8 @@ pub enum Exit {
     Failed = 1,
     /// The input is bad: the same command will fail again.
     BadInput = 2,
-    /// All requests were read, but some have an error instead of an answer.
+    /// All was read and computed, but some requests have an error instead of an answer, or scores are too far from
+    /// others.
     SomeFailed = 3,
     /// The reader of standard output has gone, as `head` does when it has enough. This is not a failure.
     OutputClosed = 0,
@@ -51,7 +52,7 @@ impl CliError {
         Self { exit: Exit::Failed, message: message.into() }
     }
 
-    /// Some requests have an error instead of an answer.
+    /// Some requests have an error instead of an answer, or scores are too far from others.
     pub fn some_failed(message: impl Into<String>) -> Self {
         Self { exit: Exit::SomeFailed, message: message.into() }
     }

@@ -16,6 +16,7 @@ mod loaded;
 mod logs;
 mod metrics;
 mod model;
+mod ranker;
 mod ready;
 mod rerank;
 mod serve;
@@ -37,8 +38,8 @@ pub use error::{CliError, Exit};
 
 /// Reranks documents for a query with a cross-encoder.
 ///
-/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error instead of an answer (--on-error skip), 1
-/// anything else. Messages go to standard error.
+/// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error instead of an answer (--on-error skip), or
+/// scores are too far from others (`model verify`, `model check`), 1 anything else. Messages go to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "assay", version, max_term_width = 100)]
 pub struct Cli {

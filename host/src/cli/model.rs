@@ -1,17 +1,22 @@
 //! `assay model`: bring models in, list and check them.
 
+mod against;
+mod cards;
+mod comparison;
+
 use std::path::{Path, PathBuf};
 
 use assay_kernels::Task;
 use assay_kernels::checkpoint::RankedLabel;
 use clap::{Args, Subcommand, ValueEnum};
 
+use self::against::{Against, Judging};
 use super::error::CliError;
 use super::{gc, table, tenant};
 use crate::model::page::ModelPage;
 use crate::model::store::StoredModel;
 use crate::model::{
-    Added, Change, Choices, DefaultScores, ModelRevision, ModelStore, Source, builtin, hub, of_directory,
+    Added, Change, Choices, DefaultScores, ModelError, ModelRevision, ModelStore, Source, builtin, hub, of_directory,
 };
 use crate::tenant::admin::{Command as AdminCommand, HeldModel, Reply};
 
@@ -25,8 +30,10 @@ pub(super) enum Command {
     List(List),
     /// Show all that was decided about a model
     Show(Show),
-    /// Compare every file with what was added, and check every tensor
-    Verify(Verify),
+    /// Compare every file with what was added, check every tensor, and compare scores with those in a file
+    Verify(Box<Verify>),
+    /// Compare a known model's scores with those of its card; fetches the model if it is not here
+    Check(Check),
     /// Make a model the default one; it must rank by itself
     Default(Default),
     /// Remove a model with all its revisions, unless it is the default one or a tenant's version opens it
@@ -92,8 +99,20 @@ pub(super) struct List {
 
 #[derive(Debug, Args)]
 pub(super) struct Verify {
-    /// NAME or NAME@REVISION [default: every revision of every model]
+    /// NAME or NAME@REVISION [default: every revision of every model; with --against the default model]
     name: Option<String>,
+    #[command(flatten)]
+    against: Against,
+    #[command(flatten)]
+    judging: Judging,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// OWNER/NAME on the hub; another name gets the list of the known ones
+    name: String,
+    #[command(flatten)]
+    judging: Judging,
 }
 
 #[derive(Debug, Args)]
@@ -124,7 +143,8 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
         Command::Add(args) => add(&args, &store)?,
         Command::List(args) => list(&args, &store, data_dir)?,
         Command::Show(args) => show(&args, &store)?,
-        Command::Verify(args) => verify(&args, &store)?,
+        Command::Verify(args) => verify(&args, &store, data_dir)?,
+        Command::Check(args) => check(&args, &store, data_dir)?,
         Command::Default(args) => store.set_default(&args.name)?,
         Command::Remove(args) => remove(args.name, data_dir)?,
     }
@@ -286,8 +306,20 @@ fn row(mark: &str, model: &StoredModel, is_current: bool, held_by: &[&HeldModel]
     ])
 }
 
-fn verify(args: &Verify, store: &ModelStore) -> Result<(), CliError> {
-    let models = match &args.name {
+fn verify(args: &Verify, store: &ModelStore, data_dir: &Path) -> Result<(), CliError> {
+    let name = args.name.as_deref();
+    if args.against.against.is_some() {
+        let open = || {
+            let model = store.open(name)?;
+            model.verify()?;
+            Ok(model)
+        };
+        return against::compare_with_file(&args.against, &args.judging, open, data_dir);
+    }
+    if args.judging.is_asked() {
+        return Err(CliError::bad_input("--within and --json are about scores: name a file of scores with --against"));
+    }
+    let models = match name {
         Some(name) => vec![store.open(Some(name))?],
         None => store.list()?.into_iter().map(|listed| listed.model).collect(),
     };
@@ -297,4 +329,17 @@ fn verify(args: &Verify, store: &ModelStore) -> Result<(), CliError> {
         println!("{}@{:.16} is whole: {} files", manifest.name, manifest.revision, manifest.files.len());
     }
     Ok(())
+}
+
+fn check(args: &Check, store: &ModelStore, data_dir: &Path) -> Result<(), CliError> {
+    let card = cards::find(&args.name)?;
+    let model = match store.open(Some(&args.name)) {
+        Err(ModelError::Unknown { .. }) => {
+            let pulled = hub::pull(store, data_dir, &args.name, None)?;
+            added(&pulled);
+            pulled.model
+        }
+        found => found?,
+    };
+    against::compare_with_card(card, &args.judging, &model, data_dir)
 }

@@ -26,10 +26,10 @@ use self::resumed::{Computed, LastAnswer};
 use super::engine::EngineArgs;
 use super::error::CliError;
 use super::formats::{self, CliTruncation, FieldChoice, Format, Scores};
-use crate::device::{Device, LoadedModel};
-use crate::guest::{self, Guest, GuestRuntime, RuntimeOptions};
+use super::ranker::Ranker;
+use crate::device::Device;
 use crate::limits::RequestLimits;
-use crate::model::{DefaultScores, ModelStore, ModelTask};
+use crate::model::{DefaultScores, ModelStore};
 use crate::rerank::{Request, Response};
 
 /// Requests of a file in work at the same time: while one is on the device, the next is tokenised.
@@ -202,50 +202,18 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     } else {
         Done::default()
     };
-    // The model and the guest runtime load in parallel.
-    let (model, runtime) = std::thread::scope(|scope| {
-        let runtime = scope.spawn(|| GuestRuntime::new(&data_dir.join("compiled"), &RuntimeOptions::default()));
-        let model = device.load(&stored);
-        (model, runtime.join())
-    });
-    let (model, runtime) = (model?, runtime.map_err(|_| CliError::failed("setting up guests panicked"))??);
-    if let Some(label) = args.label.as_deref().filter(|_| !model.info().labels.is_empty()) {
-        let known = model.info().label_setting(label);
-        known.map_err(|why| CliError::bad_input(format!("--label: {why}")))?;
-    }
-    let guest = load_guest(&runtime, args.guest.as_deref(), &model)?;
-    let writer = writer(&args, format, &model);
-    let session = Session { model, guest, limits, writer, args };
+    let ranker = Ranker::open(&device, &stored, args.guest.as_deref(), data_dir)?;
+    ranker.check_label(args.label.as_deref())?;
+    let writer =
+        Writer { format, model: ranker.model.name().to_owned(), engine: ranker.engine(), tag: args.run_tag.clone() };
+    let session = Session { ranker, limits, writer, args };
     let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let threads = threads.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-    let done = threads.block_on(session.answer_all(input, done, sink));
-    drop(runtime);
-    done
-}
-
-fn writer(args: &Args, format: OutputFormat, model: &LoadedModel) -> Writer {
-    let engine = model.engine();
-    let engine = format!("{} {} · {} · {}", engine.name, engine.precision, engine.device, model.device().reason());
-    Writer { format, model: model.name().to_owned(), engine, tag: args.run_tag.clone() }
-}
-
-/// Finds the guest, prepared with the model's tokenizer. Only the first time is slow.
-fn load_guest(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Result<Guest, CliError> {
-    match (path, guest::standard()) {
-        (Some(path), _) => {
-            let wasm = guest::read_component(path)?;
-            Ok(runtime.load_prepared(&path.display().to_string(), &wasm, model.info())?)
-        }
-        (None, Some(standard)) => Ok(runtime.load_prepared("the standard guest", standard, model.info())?),
-        (None, None) => Err(CliError::failed(
-            "this program was built without the standard guest: build it with `cargo xtask build`, or name one with --guest",
-        )),
-    }
+    threads.block_on(session.answer_all(input, done, sink))
 }
 
 struct Session {
-    model: Arc<LoadedModel>,
-    guest: Guest,
+    ranker: Ranker,
     limits: RequestLimits,
     writer: Writer,
     args: Args,
@@ -318,7 +286,7 @@ impl Session {
         let scores = self.scores(own);
         let request = header.place.as_ref().map_or("the request".to_owned(), ToString::to_string);
         let Outcome { shown, response, .. } = self.outcome(Ok((header, work))).await?;
-        let computed = Computed { scores, precision: self.model.engine().precision };
+        let computed = Computed { scores, precision: self.ranker.model.engine().precision };
         resumed::compare(&hits, extent, (&shown, &response), computed).map_err(|difference| {
             let message = format!(
                 "is not what this command gives for {request}: {difference}; the file was written with other requests, \
@@ -339,7 +307,7 @@ impl Session {
 
     /// How a request's scores are given: as it says, else as the command says, else as the model's files say.
     fn scores(&self, own: Option<Scores>) -> Scores {
-        own.or(self.args.scores).unwrap_or(match self.model.info().scores {
+        own.or(self.args.scores).unwrap_or(match self.ranker.model.info().scores {
             Some(DefaultScores::Sigmoid) => Scores::Sigmoid,
             Some(DefaultScores::Raw) | None => Scores::Raw,
         })
@@ -347,18 +315,14 @@ impl Session {
 
     /// Refuses a request that does not say by which of several labels, before the standard guest does in its own words.
     fn check_label(&self, settings: &[(String, String)]) -> Result<(), RequestFault> {
-        let info = self.model.info();
         let is_chosen = settings.iter().any(|(name, _)| name == assay_guest::SETTING_LABEL);
-        if self.args.guest.is_some() || is_chosen || info.task != ModelTask::CrossEncoder || info.outputs == 1 {
-            return Ok(());
+        match self.ranker.needs_a_label() {
+            Some(labels) if self.args.guest.is_none() && !is_chosen => Err(RequestFault::invalid(format!(
+                "{labels}: choose one with --label, or with the setting {} of a request",
+                assay_guest::SETTING_LABEL
+            ))),
+            _ => Ok(()),
         }
-        Err(RequestFault::invalid(format!(
-            "model {} has {} labels ({}): choose one with --label, or with the setting {} of a request",
-            info.name,
-            info.outputs,
-            info.labels(),
-            assay_guest::SETTING_LABEL
-        )))
     }
 
     /// Answers a request, or returns its fault.
@@ -367,8 +331,8 @@ impl Session {
         if let Err(fault) = self.writer.check(header, &documents) {
             return Ok((Shown::default(), Err(fault)));
         }
-        if let Some(other) = overrides.model.filter(|other| other != self.model.name()) {
-            let message = format!("asks for model {other:.100?}, and this run has {}", self.model.name());
+        if let Some(other) = overrides.model.filter(|other| other != self.ranker.model.name()) {
+            let message = format!("asks for model {other:.100?}, and this run has {}", self.ranker.model.name());
             return Ok((Shown::default(), Err(RequestFault::invalid(message))));
         }
         let settings = self.args.settings(overrides.settings);
@@ -385,7 +349,7 @@ impl Session {
             activation: self.scores(overrides.scores).into(),
             settings,
         };
-        let response = match self.guest.rerank(Arc::clone(&self.model), request, &self.limits).await {
+        let response = match self.ranker.guest.rerank(Arc::clone(&self.ranker.model), request, &self.limits).await {
             Ok(response) => Ok(response),
             Err(error) => Err(RequestFault::of(error)?),
         };

@@ -8,6 +8,7 @@
 
 pub mod attackers;
 pub mod files;
+pub mod hub;
 pub mod model_files;
 pub mod server;
 pub mod service;

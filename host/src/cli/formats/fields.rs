@@ -12,13 +12,14 @@ use crate::json::text::replace_lone_surrogates;
 const MAX_ID_BYTES: usize = 1024;
 
 /// The roles of `--field`.
-pub(in crate::cli) const ROLES: [&str; 4] = ["text", "id", "query", "query-id"];
+pub(in crate::cli) const ROLES: [&str; 5] = ["text", "id", "query", "query-id", "score"];
 
 /// Common names in existing files; the first one present is used.
 const TEXT: &[&str] = &["text", "document", "passage", "contents"];
 const ID: &[&str] = &["id", "_id", "document_id", "doc_id", "docid", "docno", "pid"];
 const QUERY: &[&str] = &["query"];
 const QUERY_ID: &[&str] = &["query_id", "qid", "query-id"];
+const SCORE: &[&str] = &["score"];
 
 /// A common field that is ranked only on request.
 const TITLE: &str = "title";
@@ -34,6 +35,7 @@ pub(in crate::cli) struct Fields {
     id: Names,
     query: Names,
     query_id: Names,
+    score: Names,
 }
 
 #[derive(Debug, Clone)]
@@ -132,6 +134,7 @@ impl Fields {
             id: names("id", ID),
             query: names("query", QUERY),
             query_id: names("query-id", QUERY_ID),
+            score: names("score", SCORE),
         }
     }
 
@@ -173,7 +176,8 @@ impl Fields {
 
     /// Whether the caller chose a name.
     pub(super) fn are_chosen(&self) -> bool {
-        [&self.text, &self.id, &self.query, &self.query_id].iter().any(|names| matches!(names, Names::Chosen(_)))
+        let all = [&self.text, &self.id, &self.query, &self.query_id, &self.score];
+        all.iter().any(|names| matches!(names, Names::Chosen(_)))
     }
 
     /// Whether the cells of a row name an id and a text.
@@ -208,9 +212,23 @@ impl Fields {
         first(&self.query_id, row).map(Id::try_from).transpose()
     }
 
-    /// The query of a row of pairs.
-    pub(in crate::cli) fn query_of(&self, row: &Row) -> Result<String, String> {
-        join(&self.query, row)?.ok_or_else(|| missing("query", &self.query, row))
+    /// The query of a pair.
+    pub(in crate::cli) fn query_of(&self, named: &impl Named) -> Result<String, String> {
+        join(&self.query, named)?.ok_or_else(|| missing("query", &self.query, named))
+    }
+
+    /// The score of a pair.
+    pub(super) fn score_of(&self, named: &impl Named) -> Result<f64, String> {
+        let value = first(&self.score, named).ok_or_else(|| missing("score", &self.score, named))?;
+        let number = match &value {
+            Value::Number(number) => number.as_f64(),
+            Value::String(cell) => cell.trim().parse().ok(),
+            _ => None,
+        };
+        number.filter(|number| number.is_finite()).ok_or_else(|| {
+            let value = value.to_string();
+            format!("the score {value:.40} is not a number")
+        })
     }
 
     fn id_of(&self, named: &impl Named) -> Result<Option<Id>, String> {
@@ -221,7 +239,7 @@ impl Fields {
         }
     }
 
-    fn text_of(&self, named: &impl Named) -> Result<String, String> {
+    pub(super) fn text_of(&self, named: &impl Named) -> Result<String, String> {
         join(&self.text, named)?.ok_or_else(|| missing("text", &self.text, named))
     }
 }
@@ -285,7 +303,7 @@ impl<'de> Deserialize<'de> for DocumentValue {
 }
 
 /// An object or a row: named values.
-trait Named {
+pub(in crate::cli) trait Named {
     /// A text; `None` if the field is missing or null.
     fn text(&self, name: &str) -> Result<Option<&str>, String>;
     fn value(&self, name: &str) -> Option<Value>;

@@ -11,6 +11,7 @@ mod lookup;
 mod record;
 mod request_line;
 mod row;
+mod scored;
 mod source;
 pub(super) mod trec;
 
@@ -32,9 +33,10 @@ pub(super) use self::fields::{Document, FieldChoice, Fields, Id, TITLES_NOT_RANK
 pub(super) use self::lookup::{Lookup, LookupError};
 pub(super) use self::record::{Content, Fault, Place, Reach, Record, RecordReader};
 pub(super) use self::request_line::{CliTruncation, KEEP_FIELD_HINT, Overrides, RequestRules, Scores, id_of};
+pub(super) use self::scored::ScoredPair;
 
 /// The options that name a format, for messages.
-const FORMAT_OPTIONS: &str = "--documents-format or --requests-format";
+const FORMAT_OPTIONS: &str = "--documents-format, --requests-format or --format";
 
 /// How a file is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

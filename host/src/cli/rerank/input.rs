@@ -32,6 +32,7 @@ impl Input {
     /// # Errors
     /// A file cannot be read, or options contradict each other.
     pub(super) fn open(args: &Args, limits: &RequestLimits) -> Result<Self, CliError> {
+        args.check_fields(&["text", "id", "query", "query-id"], "requests have no scores")?;
         let fields = Fields::new(&args.fields);
         if let Some(path) = &args.requests {
             return Self::file(args, path, fields, limits);
