@@ -133,8 +133,9 @@ pub fn model(bytes: &[u8]) {
     let Ok(dir) = written else { panic!("no temporary directory") };
     if let Ok(Model { architecture, weights }) = checkpoint::load(dir.path(), None) {
         let words = architecture.vocab_size * architecture.embeddings.width;
-        assert_eq!(weights.embeddings.word.len(), words, "there is a row for every word");
-        assert!(weights.embeddings.word.iter().all(|number| number.is_finite()), "weights are finite");
+        let table = &weights.embeddings.word;
+        assert_eq!(table.len(), words, "there is a row for every word");
+        assert!(table.numbers(0..words).iter().all(|number| number.is_finite()), "weights are finite");
     }
 }
 

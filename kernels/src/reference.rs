@@ -41,10 +41,12 @@ pub fn embeddings(model: &Model, row: Row<'_>) -> Vec<f64> {
     let positions = shape.positions.indices(row.ids);
     for (place, (&id, position)) in row.ids.iter().zip(positions).enumerate() {
         let token_type = shape.token_types.index(place, row.second_segment);
+        let first = id as usize * width;
+        let words = tables.word.numbers(first..first + width);
         for column in 0..width {
             // A missing table is empty.
             let number = |table: &[f32], row: usize| table.get(row * width + column).copied().map_or(0.0, f64::from);
-            let word = f64::from(tables.word[id as usize * width + column]);
+            let word = f64::from(words[column]);
             states.push(word + number(&tables.position, position) + number(&tables.token_type, token_type));
         }
     }

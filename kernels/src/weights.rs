@@ -1,7 +1,13 @@
-//! A model's weights, widened to f32, from which engines are made.
+//! A model's weights, from which engines are made: widened to f32, except the word table, which may be the larger half.
 //!
 //! Plain row-major matrices: a linear layer's weight is `[outputs, inputs]`. An [`Architecture`] determines their
 //! number and shapes; only [`Weights::collect`] goes through all of them. Engines repack them for their kernels.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 use crate::architecture::{Architecture, Head, Positions};
 
@@ -58,11 +64,77 @@ impl NormWeights {
     }
 }
 
+/// A table in the precision of its file. The word table of a multilingual model has more numbers than its layers, and
+/// few of its rows are read: widened for good, it would only take memory.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Table {
+    /// As most files have it.
+    F32(Vec<f32>),
+    /// Widening is exact.
+    F16(Vec<f16>),
+    /// Widening is exact.
+    Bf16(Vec<bf16>),
+}
+
+impl Table {
+    /// How many numbers it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(numbers) => numbers.len(),
+            Self::F16(numbers) => numbers.len(),
+            Self::Bf16(numbers) => numbers.len(),
+        }
+    }
+
+    /// Whether it has no numbers.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its size in memory.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let number = match self {
+            Self::F32(_) => size_of::<f32>(),
+            Self::F16(_) | Self::Bf16(_) => size_of::<f16>(),
+        };
+        (self.len() * number) as u64
+    }
+
+    /// Some of its numbers, in row-major order.
+    ///
+    /// # Panics
+    /// It does not have them.
+    #[must_use]
+    pub fn numbers(&self, range: Range<usize>) -> Cow<'_, [f32]> {
+        match self {
+            Self::F32(numbers) => Cow::Borrowed(&numbers[range]),
+            Self::F16(numbers) => Cow::Owned(numbers[range].to_f32_vec()),
+            Self::Bf16(numbers) => Cow::Owned(numbers[range].to_f32_vec()),
+        }
+    }
+
+    /// Writes the row `index` of as many numbers as `to` has.
+    ///
+    /// # Panics
+    /// It does not have the row.
+    pub fn copy_row(&self, index: usize, to: &mut [f32]) {
+        let range = index * to.len()..(index + 1) * to.len();
+        match self {
+            Self::F32(numbers) => to.copy_from_slice(&numbers[range]),
+            Self::F16(numbers) => numbers[range].convert_to_f32_slice(to),
+            Self::Bf16(numbers) => numbers[range].convert_to_f32_slice(to),
+        }
+    }
+}
+
 /// The embedding tables and what follows them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbeddingWeights {
     /// `[vocab_size, width]`.
-    pub word: Vec<f32>,
+    pub word: Table,
     /// `[rows, width]`; empty if positions are not learned.
     pub position: Vec<f32>,
     /// `[rows, width]`; empty without token types.
@@ -190,6 +262,14 @@ pub trait Source {
     /// The source has no table of this shape.
     fn table(&mut self, module: Module, rows: usize, width: usize) -> Result<Vec<f32>, Self::Error>;
 
+    /// The word table, `[rows, width]`, in any precision.
+    ///
+    /// # Errors
+    /// The source has no table of this shape.
+    fn word_table(&mut self, rows: usize, width: usize) -> Result<Table, Self::Error> {
+        self.table(Module::Word, rows, width).map(Table::F32)
+    }
+
     /// A linear layer with `[outputs, inputs]` weights.
     ///
     /// # Errors
@@ -247,11 +327,11 @@ impl Weights {
 
     fn embeddings<S: Source>(architecture: &Architecture, source: &mut S) -> Result<EmbeddingWeights, S::Error> {
         let shape = &architecture.embeddings;
+        let word = source.word_table(architecture.vocab_size, shape.width)?;
         let mut table = |module, rows| match rows {
             0 => Ok(Vec::new()),
             rows => source.table(module, rows, shape.width),
         };
-        let word = table(Module::Word, architecture.vocab_size)?;
         let position = match shape.positions {
             Positions::None => Vec::new(),
             Positions::Learned { rows, .. } => table(Module::Position, rows)?,

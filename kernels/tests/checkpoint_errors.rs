@@ -86,7 +86,8 @@ fn tensors(model: &Model) -> Tensors {
     };
     let (hidden, weights) = (model.architecture.hidden_size, &model.weights);
     let tables = &weights.embeddings;
-    for (name, table) in [("word", &tables.word), ("position", &tables.position), ("token_type", &tables.token_type)] {
+    let word = tables.word.numbers(0..tables.word.len());
+    for (name, table) in [("word", &*word), ("position", &tables.position), ("token_type", &tables.token_type)] {
         put(format!("bert.embeddings.{name}_embeddings.weight"), table, &[table.len() / hidden, hidden]);
     }
     let mut norms: Vec<(String, &NormWeights)> =

@@ -1,12 +1,13 @@
 //! The files of a checkpoint: which there are, and their bytes. Names what stands in a file's place.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::tensors::wrappers;
+use super::wrappers::wrappers;
 use super::{CONFIG_FILE, CheckpointError, INDEX_FILE, MAX_CONFIG_BYTES, MAX_FILE_BYTES, WEIGHTS_FILE};
 
 /// First bytes of a file that Git LFS left in place of the real one.
@@ -46,7 +47,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
         return Err(CheckpointError::TooLarge { path: path.to_owned(), bytes, limit });
     }
     let io = |source| CheckpointError::Io { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(io)?;
+    let file = File::open(path).map_err(io)?;
     let mut bytes = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
     // A file may grow meanwhile.
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
@@ -86,17 +87,21 @@ pub fn weight_files(dir: &Path) -> Result<Vec<String>, CheckpointError> {
     Err(CheckpointError::Io { path: dir.join(WEIGHTS_FILE), source: std::io::ErrorKind::NotFound.into() })
 }
 
-/// Reads every file of weights.
-pub(super) fn read_weights(dir: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, CheckpointError> {
+/// Every file of weights.
+pub(super) fn weight_paths(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let mut left = MAX_FILE_BYTES;
-    let mut files = Vec::new();
+    let mut paths = Vec::new();
     for file in weight_files(dir)?.iter().filter(|file| *file != INDEX_FILE) {
         let path = dir.join(file);
-        let bytes = read(&path, left)?;
-        left -= bytes.len() as u64;
-        files.push((path, bytes));
+        let bytes = size(&path)?;
+        left = left.checked_sub(bytes).ok_or_else(|| CheckpointError::TooLarge {
+            path: path.clone(),
+            bytes,
+            limit: left,
+        })?;
+        paths.push(path);
     }
-    Ok(files)
+    Ok(paths)
 }
 
 /// The shape of a tensor of the weights, from headers alone.
@@ -116,18 +121,22 @@ pub(super) fn shape_in(path: &Path, tensor: &str) -> Result<Option<Vec<usize>>, 
         shape: Option<Vec<usize>>,
     }
     let damaged = |message: String| CheckpointError::Format { path: path.to_owned(), message };
-    let header = read_header(path)?;
+    let (_, _, header) = open(path)?;
     let mut header: BTreeMap<String, Entry> =
         serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
     let found = wrappers().find_map(|wrapper| header.remove(&format!("{wrapper}{tensor}")));
     Ok(found.and_then(|entry| entry.shape))
 }
 
-fn read_header(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+/// Opens a safetensors file: with its size, and its header, which is not checked.
+pub(super) fn open(path: &Path) -> Result<(File, u64, Vec<u8>), CheckpointError> {
     let damaged = |message: &str| CheckpointError::Format { path: path.to_owned(), message: message.to_owned() };
     let io = |source| CheckpointError::Io { path: path.to_owned(), source };
     let bytes = size(path)?;
-    let mut file = std::fs::File::open(path).map_err(io)?;
+    if bytes > MAX_FILE_BYTES {
+        return Err(CheckpointError::TooLarge { path: path.to_owned(), bytes, limit: MAX_FILE_BYTES });
+    }
+    let mut file = File::open(path).map_err(io)?;
     let mut start = Vec::new();
     file.by_ref().take(LFS_POINTER.len() as u64).read_to_end(&mut start).map_err(io)?;
     if start == LFS_POINTER {
@@ -137,9 +146,10 @@ fn read_header(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     let length = length.filter(|&length| length <= MAX_HEADER_BYTES && length <= bytes.saturating_sub(8));
     let length = length.ok_or_else(|| damaged("its header is cut off"))? as usize;
     let mut header = start.split_off(8);
-    file.take((length as u64).saturating_sub(header.len() as u64)).read_to_end(&mut header).map_err(io)?;
+    let more = (length as u64).saturating_sub(header.len() as u64);
+    file.by_ref().take(more).read_to_end(&mut header).map_err(io)?;
     header.truncate(length);
-    Ok(header)
+    Ok((file, bytes, header))
 }
 
 /// A regular file's size.

@@ -25,7 +25,7 @@ const PEFT_PREFIX: &str = "base_model.model.";
 pub(super) struct Adapter<'a> {
     path: PathBuf,
     config: AdapterConfig,
-    tensors: Tensors<'a>,
+    tensors: Tensors,
     names: &'a Names,
     /// Whether the adapter was made for the family's bare encoder, whose names lack the family's prefix.
     is_bare: bool,
@@ -41,20 +41,14 @@ pub(super) struct Matrix<'a> {
 }
 
 impl<'a> Adapter<'a> {
-    /// An adapter in `dir` whose weights are `bytes`, over a base model that may be a bare encoder.
-    pub(super) fn new(
-        dir: &Path,
-        path: &'a Path,
-        bytes: &'a [u8],
-        names: &'a Names,
-        base_is_bare: bool,
-    ) -> Result<Self, CheckpointError> {
+    /// The adapter in `dir`, over a base model that may be a bare encoder.
+    pub(super) fn new(dir: &Path, names: &'a Names, base_is_bare: bool) -> Result<Self, CheckpointError> {
+        let path = dir.join(ADAPTER_WEIGHTS_FILE);
+        let tensors = Tensors::open(std::slice::from_ref(&path))?;
         let config = AdapterConfig::read(dir)?;
-        let tensors = Tensors::new([(path, bytes)])?;
         let used: BTreeMap<_, _> = tensors.names().map(|(name, shape)| (name, (shape, false))).collect();
         let prefixed = format!("{PEFT_PREFIX}{}", names.prefix);
         let is_bare = base_is_bare && !used.keys().any(|name| name.starts_with(&prefixed));
-        let path = dir.join(ADAPTER_WEIGHTS_FILE);
         let adapter = Self { path, config, tensors, names, is_bare, used: RefCell::new(used) };
         adapter.check_updates()?;
         Ok(adapter)

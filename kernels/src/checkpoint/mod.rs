@@ -3,7 +3,7 @@
 //!
 //! The model's [family](crate::families) names its tensors. Every needed tensor is looked up by name and checked for
 //! shape, type and finiteness, so a checkpoint that loads can be computed. Other tensors are ignored. Stored f16 and
-//! bf16 are widened to f32.
+//! bf16 are widened to f32, except in the word table. Tensors are read one at a time: the files are never held whole.
 
 mod adapter_config;
 mod files;
@@ -11,14 +11,15 @@ mod lora;
 mod modules;
 mod ranked_label;
 mod tensors;
+mod wrappers;
 
 use std::path::{Path, PathBuf};
 
 use crate::architecture::Architecture;
 use crate::families::{Config, ConfigError, Intermediate, Names, QueryKeyValue};
-use crate::weights::{LayerModule, Linear, Model, Module, NormWeights, Source, Weights};
+use crate::weights::{LayerModule, Linear, Model, Module, NormWeights, Source, Table, Weights};
 use lora::{Adapter, Matrix};
-use modules::{ModulesFiles, ModulesHead};
+use modules::ModulesHead;
 use tensors::Tensors;
 
 pub use files::{read as read_file, weight_files};
@@ -36,8 +37,7 @@ pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
 /// The adapter's weights.
 pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
-/// Largest accepted weights, over all files. They are held in memory while tensors are widened; the largest encoders in
-/// use have 2.3 GB.
+/// Largest accepted weights, over all files. The largest encoders in use have 2.3 GB.
 pub const MAX_FILE_BYTES: u64 = 8 << 30;
 
 /// Largest accepted configuration: room for thousands of named labels.
@@ -195,19 +195,11 @@ pub enum CheckpointError {
 pub fn load(dir: &Path, adapter: Option<&Path>) -> Result<Model, CheckpointError> {
     let (path, config) = parse_config(dir)?;
     let names = &config.family.names;
-    let files = files::read_weights(dir)?;
-    let files = files.iter().map(|(path, bytes)| (path.as_path(), bytes.as_slice()));
-    let base = Tensors::new(files)?.of_encoder(names.prefix, &format!("{}.weight", names.word));
-    let adapter_path = adapter.map(|adapter| adapter.join(ADAPTER_WEIGHTS_FILE));
-    let adapter_bytes = adapter_path.as_ref().map(|path| files::read(path, MAX_FILE_BYTES)).transpose()?;
-    let adapter = match (adapter, &adapter_path, &adapter_bytes) {
-        (Some(dir), Some(path), Some(bytes)) => Some(Adapter::new(dir, path, bytes, names, base.is_bare())?),
-        _ => None,
-    };
+    let base = Tensors::open(&files::weight_paths(dir)?)?.of_encoder(names.prefix, &format!("{}.weight", names.word));
+    let adapter = adapter.map(|adapter| Adapter::new(adapter, names, base.is_bare())).transpose()?;
     let labels = adapter.as_ref().and_then(|adapter| adapter.outputs(names.classifier));
     let head = modules::read(dir)?;
-    let head_weights = head.as_ref().map(ModulesHead::read_weights).transpose()?;
-    let head_tensors = head_weights.as_ref().map(ModulesFiles::tensors).transpose()?.unwrap_or_default();
+    let head_tensors = head.as_ref().map(ModulesHead::tensors).transpose()?.unwrap_or_default();
     let architecture = architecture_of(&config, path, labels, head.as_ref())?;
     let mut loader = Loader { base, adapter, names, architecture: &architecture, head: head_tensors };
     let weights = Weights::collect(&architecture, &mut loader)?;
@@ -268,12 +260,12 @@ fn parse_config(dir: &Path) -> Result<(PathBuf, Config), CheckpointError> {
 
 /// Takes a model's modules from its file, or from the adapter if that has them.
 struct Loader<'a> {
-    base: Tensors<'a>,
+    base: Tensors,
     adapter: Option<Adapter<'a>>,
     names: &'a Names,
     architecture: &'a Architecture,
     /// Parts of the head that have files of their own.
-    head: Vec<(Module, Tensors<'a>)>,
+    head: Vec<(Module, Tensors)>,
 }
 
 impl Source for Loader<'_> {
@@ -286,6 +278,14 @@ impl Source for Loader<'_> {
             adapter.merge_table(&name, &mut Matrix { weight: &mut table, outputs: rows, inputs: width })?;
         }
         Ok(table)
+    }
+
+    fn word_table(&mut self, rows: usize, width: usize) -> Result<Table, CheckpointError> {
+        match self.adapter {
+            // What an adapter makes of the table may need more bits.
+            Some(_) => self.table(Module::Word, rows, width).map(Table::F32),
+            None => self.base.load_table(&format!("{}.weight", self.names.of(Module::Word)), &[rows, width]),
+        }
     }
 
     fn linear(&mut self, module: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, CheckpointError> {
@@ -324,9 +324,9 @@ impl Source for Loader<'_> {
     }
 }
 
-impl<'a> Loader<'a> {
+impl Loader<'_> {
     /// The file of a part of the head, if it has one of its own.
-    fn of_head(&self, module: Module) -> Option<&Tensors<'a>> {
+    fn of_head(&self, module: Module) -> Option<&Tensors> {
         self.head.iter().find(|(part, _)| *part == module).map(|(_, tensors)| tensors)
     }
 

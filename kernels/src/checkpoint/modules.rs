@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::tensors::Tensors;
-use super::{CheckpointError, MAX_CONFIG_BYTES, MAX_FILE_BYTES, WEIGHTS_FILE, files};
+use super::{CheckpointError, MAX_CONFIG_BYTES, WEIGHTS_FILE, files};
 use crate::architecture::{Activation, Dense, Head, Norm, NormKind, Pooling};
 use crate::families::shown;
 use crate::weights::Module;
@@ -40,9 +40,6 @@ pub(super) struct ModulesHead {
     /// Folder of each part of the head with weights.
     folders: Vec<(Module, String)>,
 }
-
-/// The weights of a [`ModulesHead`], by part.
-pub(super) struct ModulesFiles(Vec<(Module, PathBuf, Vec<u8>)>);
 
 /// One module of the list.
 struct Listed {
@@ -284,24 +281,12 @@ fn activation(dense: &Listed) -> Result<Option<Activation>, String> {
 }
 
 impl ModulesHead {
-    /// Reads the weights.
-    pub(super) fn read_weights(&self) -> Result<ModulesFiles, CheckpointError> {
-        let files = self.folders.iter().map(|(module, folder)| {
-            let path = self.dir.join(folder).join(WEIGHTS_FILE);
-            let bytes = files::read(&path, MAX_FILE_BYTES)?;
-            Ok((*module, path, bytes))
-        });
-        Ok(ModulesFiles(files.collect::<Result<_, CheckpointError>>()?))
-    }
-}
-
-impl ModulesFiles {
     /// The tensors of each part.
-    pub(super) fn tensors(&self) -> Result<Vec<(Module, Tensors<'_>)>, CheckpointError> {
-        let files = self.0.iter();
-        let tensors =
-            files.map(|(module, path, bytes)| Ok((*module, Tensors::new([(path.as_path(), bytes.as_slice())])?)));
-        tensors.collect()
+    pub(super) fn tensors(&self) -> Result<Vec<(Module, Tensors)>, CheckpointError> {
+        let open = |(module, folder): &(Module, String)| {
+            Ok((*module, Tensors::open(&[self.dir.join(folder).join(WEIGHTS_FILE)])?))
+        };
+        self.folders.iter().map(open).collect()
     }
 }
 

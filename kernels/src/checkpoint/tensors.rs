@@ -1,13 +1,24 @@
 //! Safetensors files of one model: tensors by name, checked and widened to f32.
+//!
+//! Only headers are held. A tensor is read when it is asked for, in pieces, so that loading a model takes little more
+//! memory than the model.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use candle_core::safetensors::{Load, SliceSafetensors};
-use candle_core::{DType, Device};
+use half::{bf16, f16};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::CheckpointError;
+use super::wrappers::wrappers;
+use super::{CheckpointError, files};
 use crate::families::shown;
+use crate::weights::Table;
+
+/// Bytes of a tensor that are read at a time.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// Most tensor names in a message.
 const SHOWN_NAMES: usize = 4;
@@ -16,18 +27,8 @@ const SHOWN_NAMES: usize = 4;
 const UNMERGED: &str = "; it was saved with an adapter that was not merged: save what PEFT's merge_and_unload() gives, \
                         or the adapter alone with save_pretrained(DIR), and add that with --adapter";
 
-/// Prefixes that training code leaves before all names: `torch.compile`, `DataParallel`, and an attribute `model`.
-const WRAPPERS: [&str; 3] = ["_orig_mod.", "module.", "model."];
-
-/// What training code may leave before a tensor's name: nothing, a wrapper, or two.
-pub(super) fn wrappers() -> impl Iterator<Item = String> {
-    let singles = WRAPPERS.iter().map(|&wrapper| wrapper.to_owned());
-    let pairs = WRAPPERS.iter().flat_map(|outer| WRAPPERS.iter().map(move |inner| format!("{outer}{inner}")));
-    std::iter::once(String::new()).chain(singles).chain(pairs)
-}
-
-pub(super) struct Tensors<'a> {
-    files: Vec<(PathBuf, SliceSafetensors<'a>)>,
+pub(super) struct Tensors {
+    files: Vec<StoredFile>,
     /// Before every name of the files.
     wrapper: String,
     /// Prefix that the files' names lack: a bare encoder has `encoder.…` where a classifier has the family's name
@@ -35,14 +36,52 @@ pub(super) struct Tensors<'a> {
     left_out: &'static str,
 }
 
-impl<'a> Tensors<'a> {
+/// An open file and its header.
+struct StoredFile {
+    path: PathBuf,
+    file: File,
+    header: Metadata,
+    /// Where tensors begin in the file.
+    data: u64,
+}
+
+impl StoredFile {
+    fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let damaged = |message: String| CheckpointError::Format { path: path.to_owned(), message };
+        let (file, bytes, header) = files::open(path)?;
+        let data = 8 + header.len() as u64;
+        let header: Metadata = serde_json::from_slice(&header).map_err(|error| damaged(error.to_string()))?;
+        // The reader of headers has checked that tensors lie side by side and are as large as their shapes say.
+        let expected = data.saturating_add(header.data_len() as u64);
+        if bytes != expected {
+            return Err(damaged(format!("it has {bytes} bytes, its header describes {expected}")));
+        }
+        Ok(Self { path: path.to_owned(), file, header, data })
+    }
+
+    /// Calls `take` with a tensor's bytes, in whole pieces.
+    fn read(&self, tensor: &TensorInfo, mut take: impl FnMut(&[u8])) -> Result<(), CheckpointError> {
+        let io = |source| CheckpointError::Io { path: self.path.clone(), source };
+        let (start, end) = tensor.data_offsets;
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.data + start as u64)).map_err(io)?;
+        let mut piece = vec![0; PIECE_BYTES.min(end - start)];
+        let mut left = end - start;
+        while left > 0 {
+            let piece = &mut piece[..PIECE_BYTES.min(left)];
+            file.read_exact(piece).map_err(io)?;
+            take(piece);
+            left -= piece.len();
+        }
+        Ok(())
+    }
+}
+
+impl Tensors {
     /// Reads the headers of one or more files.
-    pub(super) fn new(files: impl IntoIterator<Item = (&'a Path, &'a [u8])>) -> Result<Self, CheckpointError> {
-        let files = files.into_iter().map(|(path, bytes)| match SliceSafetensors::new(bytes) {
-            Ok(file) => Ok((path.to_owned(), file)),
-            Err(error) => Err(CheckpointError::Format { path: path.to_owned(), message: error.to_string() }),
-        });
-        let tensors = Self { files: files.collect::<Result<_, _>>()?, wrapper: String::new(), left_out: "" };
+    pub(super) fn open(paths: &[PathBuf]) -> Result<Self, CheckpointError> {
+        let files = paths.iter().map(|path| StoredFile::open(path)).collect::<Result<_, _>>()?;
+        let tensors = Self { files, wrapper: String::new(), left_out: "" };
         tensors.check_unique()?;
         Ok(tensors)
     }
@@ -50,8 +89,8 @@ impl<'a> Tensors<'a> {
     /// Refuses a tensor that two files have: which one counts, only the index says.
     fn check_unique(&self) -> Result<(), CheckpointError> {
         let mut places: BTreeMap<String, &PathBuf> = BTreeMap::new();
-        for (path, file) in self.files.iter().filter(|_| self.files.len() > 1) {
-            for (name, _) in file.tensors() {
+        for StoredFile { path, header, .. } in self.files.iter().filter(|_| self.files.len() > 1) {
+            for name in header.offset_keys() {
                 if let Some(other) = places.get(&name) {
                     let message = format!("tensor {} is in {} too", shown(&name), other.display());
                     return Err(CheckpointError::Format { path: path.clone(), message });
@@ -86,48 +125,54 @@ impl<'a> Tensors<'a> {
 
     /// Every tensor's name and shape.
     pub(super) fn names(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
-        let tensors = self.files.iter().flat_map(|(_, file)| file.tensors());
-        tensors.map(|(name, view)| (name, view.shape().to_vec()))
+        let tensors = self.files.iter().flat_map(|file| file.header.tensors());
+        tensors.map(|(name, tensor)| (name, tensor.shape.clone()))
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
         self.find(&self.stored_name(name)).is_some()
     }
 
+    /// A tensor's numbers, widened.
     pub(super) fn load(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
-        let name = self.stored_name(name);
-        let Some((path, file)) = self.find(&name) else {
-            let there = self.names_like(&name);
-            return Err(CheckpointError::Missing { path: self.path(), name, there });
-        };
-        let path = path.clone();
-        let damaged =
-            |error: candle_core::Error| CheckpointError::Format { path: path.clone(), message: error.to_string() };
-        let view = file.get(&name).map_err(damaged)?;
-        if view.shape() != shape {
-            let (found, expected) = (view.shape().to_vec(), shape.to_vec());
-            return Err(CheckpointError::Shape { path, name, found, expected });
-        }
-        if !matches!(DType::try_from(view.dtype()), Ok(DType::F32 | DType::F16 | DType::BF16)) {
-            return Err(CheckpointError::Type { path, name, found: format!("{:?}", view.dtype()) });
-        }
-        let values: Vec<f32> = view
-            .load(&Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1())
-            .map_err(damaged)?;
-        match values.iter().position(|value| !value.is_finite()) {
-            Some(index) => Err(CheckpointError::NotFinite { path, name, index, value: values[index] }),
-            None => Ok(values),
+        match self.load_table(name, shape)? {
+            Table::F32(numbers) => Ok(numbers),
+            narrow => Ok(narrow.numbers(0..narrow.len()).into_owned()),
         }
     }
 
-    fn find(&self, stored_name: &str) -> Option<&(PathBuf, SliceSafetensors<'a>)> {
-        self.files.iter().find(|(_, file)| file.get(stored_name).is_ok())
+    /// A tensor's numbers as they are stored.
+    pub(super) fn load_table(&self, name: &str, shape: &[usize]) -> Result<Table, CheckpointError> {
+        let name = self.stored_name(name);
+        let Some((file, tensor)) = self.find(&name) else {
+            let there = self.names_like(&name);
+            return Err(CheckpointError::Missing { path: self.path(), name, there });
+        };
+        let path = file.path.clone();
+        if tensor.shape != shape {
+            let (found, expected) = (tensor.shape.clone(), shape.to_vec());
+            return Err(CheckpointError::Shape { path, name, found, expected });
+        }
+        let numbers = shape.iter().product();
+        let table = match tensor.dtype {
+            Dtype::F32 => Table::F32(read(file, tensor, numbers, f32::from_le_bytes)?),
+            Dtype::F16 => Table::F16(read(file, tensor, numbers, f16::from_le_bytes)?),
+            Dtype::BF16 => Table::Bf16(read(file, tensor, numbers, bf16::from_le_bytes)?),
+            other => return Err(CheckpointError::Type { path, name, found: format!("{other:?}") }),
+        };
+        match first_not_finite(&table) {
+            Some((index, value)) => Err(CheckpointError::NotFinite { path, name, index, value }),
+            None => Ok(table),
+        }
+    }
+
+    fn find(&self, stored_name: &str) -> Option<(&StoredFile, &TensorInfo)> {
+        self.files.iter().find_map(|file| Some((file, file.header.info(stored_name)?)))
     }
 
     /// The first file, for messages.
     fn path(&self) -> PathBuf {
-        self.files.first().map(|(path, _)| path.clone()).unwrap_or_default()
+        self.files.first().map(|file| file.path.clone()).unwrap_or_default()
     }
 
     /// The tensors whose names' ends are most similar to a missing one's.
@@ -149,4 +194,26 @@ impl<'a> Tensors<'a> {
     fn stored_name(&self, name: &str) -> String {
         format!("{}{}", self.wrapper, name.strip_prefix(self.left_out).unwrap_or(name))
     }
+}
+
+/// A tensor's numbers of `SIZE` bytes each.
+fn read<T, const SIZE: usize>(
+    file: &StoredFile,
+    tensor: &TensorInfo,
+    numbers: usize,
+    number: impl Fn([u8; SIZE]) -> T,
+) -> Result<Vec<T>, CheckpointError> {
+    // The file is as large, so its header cannot ask for more.
+    let mut values = Vec::with_capacity(numbers);
+    file.read(tensor, |piece| values.extend(piece.as_chunks().0.iter().map(|&bytes| number(bytes))))?;
+    Ok(values)
+}
+
+fn first_not_finite(table: &Table) -> Option<(usize, f32)> {
+    let at = match table {
+        Table::F32(numbers) => numbers.iter().position(|number| !number.is_finite()),
+        Table::F16(numbers) => numbers.iter().position(|number| !number.is_finite()),
+        Table::Bf16(numbers) => numbers.iter().position(|number| !number.is_finite()),
+    };
+    at.map(|index| (index, table.numbers(index..index + 1)[0]))
 }

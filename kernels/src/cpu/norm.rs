@@ -6,7 +6,7 @@
 use super::pack::{Format, PackedLinear};
 use super::simd::{Isa, Kernel, Simd};
 use crate::architecture::{Architecture, Embeddings, Positions};
-use crate::weights::{EmbeddingWeights, NormWeights};
+use crate::weights::{self, EmbeddingWeights, NormWeights};
 
 /// LayerNorm's weights, padded with zeros to whole panels, so that padding stays zero.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ fn normalise<S: Simd>(s: S, norm: &PackedNorm, from: &[f32], to: &mut [f32], mea
 /// The embedding tables, not packed: few rows are read, and each is read whole.
 #[derive(Debug)]
 pub(super) struct PackedEmbeddings {
-    word: Vec<f32>,
+    word: weights::Table,
     position: Table,
     token_type: Table,
     width: usize,
@@ -164,7 +164,7 @@ impl PackedEmbeddings {
         self.stride
     }
 
-    /// Bytes of a model's tables.
+    /// Most bytes of a model's tables: those of f32. A word table that is stored in fewer stays so.
     pub(super) fn bytes_of(architecture: &Architecture) -> u64 {
         let Embeddings { width, positions, token_types, .. } = architecture.embeddings;
         let positions = match positions {
@@ -177,8 +177,9 @@ impl PackedEmbeddings {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        let tables = [&self.word, &self.position.values, &self.token_type.values];
-        tables.iter().map(|table| size_of_val(table.as_slice()) as u64).sum::<u64>()
+        let tables = [&self.position.values, &self.token_type.values];
+        self.word.bytes()
+            + tables.iter().map(|table| size_of_val(table.as_slice()) as u64).sum::<u64>()
             + self.norm.as_ref().map_or(0, PackedNorm::bytes)
             + self.projection.as_ref().map_or(0, PackedLinear::bytes)
     }
@@ -210,11 +211,11 @@ impl Kernel for Embed<'_> {
     fn run<S: Simd>(self, s: S) {
         let Self { embeddings: tables, token, to } = self;
         let width = tables.width;
-        let word = &tables.word[token.id as usize * width..][..width];
+        tables.word.copy_row(token.id as usize, &mut to[..width]);
         let position = tables.position.row(token.position, width);
         let token_type = tables.token_type.row(token.token_type, width);
-        for (((to, word), position), token_type) in to.iter_mut().zip(word).zip(position).zip(token_type) {
-            *to = word + position + token_type;
+        for ((to, position), token_type) in to.iter_mut().zip(position).zip(token_type) {
+            *to = *to + position + token_type;
         }
         to[width..].fill(0.0);
         let Some(norm) = &tables.norm else { return };

@@ -95,9 +95,16 @@ impl Uploaded {
         let mut buffers = BTreeMap::new();
         for (name, numbers) in weights(&model.architecture, layout) {
             let values = values(name, model, layout);
-            assert_eq!(values.len(), numbers, "{name:?} is not as large as the architecture says");
+            let word = &model.weights.embeddings.word;
+            let is_word = name == WeightName::Word;
+            let found = if is_word { word.len() } else { values.len() };
+            assert_eq!(found, numbers, "{name:?} is not as large as the architecture says");
             let storage = storage(name, layout);
-            let pieces = values.chunks(PIECE_NUMBERS).map(|piece| storage.encode(piece));
+            // The word table is widened piece by piece, whatever it is stored in.
+            let pieces = (0..numbers).step_by(PIECE_NUMBERS).map(|first| {
+                let range = first..numbers.min(first + PIECE_NUMBERS);
+                if is_word { storage.encode(&word.numbers(range)) } else { storage.encode(&values[range]) }
+            });
             let bytes = (numbers * storage.bytes()) as u64;
             let buffer = gpu.buffer_of_pieces(label(name), bytes, pieces, wgpu::BufferUsages::STORAGE)?;
             buffers.insert(name, buffer);
@@ -198,7 +205,8 @@ fn values<'a>(name: WeightName, model: &'a Model, layout: &Layout) -> Cow<'a, [f
     let vector = |linear: Option<&Linear>| linear.map_or(Vec::new(), |linear| biases(&[(linear, 1.0)]));
     let norm = |norm: Option<&NormWeights>| norm.map_or(Vec::new(), |norm| norm_params(&layout.states, norm));
     match name {
-        WeightName::Word => Cow::Borrowed(&tables.word),
+        // Not copied.
+        WeightName::Word => Cow::Borrowed(&[][..]),
         WeightName::Position if tables.position.is_empty() => vec![0.0; model.architecture.embeddings.width].into(),
         WeightName::Position => Cow::Borrowed(&tables.position),
         WeightName::TokenType if tables.token_type.is_empty() => vec![0.0; model.architecture.embeddings.width].into(),

@@ -62,8 +62,8 @@ pub(super) struct Against {
 /// How scores are computed and judged.
 #[derive(Debug, Args)]
 pub(super) struct Judging {
-    /// Most that a score may differ; one that differs more gives exit code 3 [default: 0.001, or what the precision of a
-    /// card's figures allows]
+    /// Most that a score may differ; one that differs more gives exit code 3 [default: 0.001, or what the precision of
+    /// a card's figures allows]
     #[arg(long, value_name = "DIFFERENCE", value_parser = difference)]
     within: Option<f64>,
     /// As a JSON object
@@ -166,8 +166,8 @@ fn compare(expected: Expected, judging: &Judging, stored: &StoredModel, data_dir
         return Ok(());
     }
     Err(CliError::some_failed(format!(
-        "a score differs by {:.6}, and may differ by {within}: --within DIFFERENCE allows more, as an engine of fewer bits \
-         needs it",
+        "a score differs by {:.6}, and may differ by {within}: --within DIFFERENCE allows more, as an engine of fewer \
+         bits needs it",
         comparison.largest_difference
     )))
 }

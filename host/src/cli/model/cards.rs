@@ -35,8 +35,8 @@ pub(super) fn find(name: &str) -> Result<Card, CliError> {
     let found = cards.into_iter().find(|card| card.models.iter().any(|model| model == name));
     found.ok_or_else(|| {
         CliError::bad_input(format!(
-            "the scores of {name:.100?} are not known here, but those of {}: write the pairs and scores of its card to a \
-             file, and use `assay model verify NAME --against FILE`",
+            "the scores of {name:.100?} are not known here, but those of {}: write the pairs and scores of its card to \
+             a file, and use `assay model verify NAME --against FILE`",
             known.join(", ")
         ))
     })
