@@ -70,7 +70,7 @@ impl Work<Worker> for Forward {
                 }
             }
             Sharing::Team(members) if worker.index < members => {
-                let share = share(self.isa, grouping.max_tokens, members);
+                let share = share(grouping.max_tokens, members);
                 worker.fit(&self.needs.for_tokens(share), &self.arena);
                 // The buffers alternate in step, so every member must start from the same one.
                 worker.turn = 0;
@@ -90,9 +90,10 @@ impl Work<Worker> for Forward {
     }
 }
 
-/// Tokens per member of a team; the last members may have fewer.
-fn share(isa: Isa, tokens: usize, members: usize) -> usize {
-    tokens.div_ceil(members).next_multiple_of(isa.tile_rows())
+/// Tokens per member of a team; the last members may have fewer. Not rounded to whole tiles: a product divides its rows
+/// evenly, and a team waits for the member with most.
+fn share(tokens: usize, members: usize) -> usize {
+    tokens.div_ceil(members)
 }
 
 /// The threads that share a group, and this thread's place among them.
@@ -133,7 +134,7 @@ pub(super) struct Part {
 impl<'a> Pass<'a> {
     fn new(forward: &'a Forward, batch: &'a PackedBatch, team: Team, rows: &'a [u32]) -> Self {
         let tokens: usize = rows.iter().map(|&row| batch.row(row as usize).ids.len()).sum();
-        Self { forward, batch, team, rows, share: share(forward.isa, tokens, team.members), tokens }
+        Self { forward, batch, team, rows, share: share(tokens, team.members), tokens }
     }
 
     fn run(&self, worker: &mut Worker) {

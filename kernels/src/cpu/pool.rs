@@ -1,11 +1,15 @@
-//! The compute threads: started once, asleep between batches.
+//! The compute threads: started once, asleep between batches. Before a thread sleeps, it spins for as long as waking it
+//! would take: in a row of small batches the next one comes within that time, and so does the end of the last part.
 //!
 //! The caller's thread is one of them, so at most `threads` threads compute at a time, and one thread needs no other.
 //! Each thread keeps its worker (its buffers) from one piece of work to the next.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+
+use super::sync::spin;
 
 /// Work that the threads do together, such as computing a batch.
 pub(super) trait Work<W>: Send + Sync {
@@ -26,6 +30,10 @@ pub(super) struct Pool<W> {
 
 struct Control<W> {
     progress: Mutex<Progress<W>>,
+    /// A copy of [`Progress::turn`] for spinning threads.
+    turn: AtomicU64,
+    /// A copy of [`Progress::running`] for the spinning caller.
+    running: AtomicUsize,
     start: Condvar,
     done: Condvar,
 }
@@ -43,7 +51,13 @@ impl<W: Send + 'static> Pool<W> {
     /// Starts a thread for each of `workers`; the caller's thread uses `own`.
     pub(super) fn start(own: W, workers: Vec<W>) -> std::io::Result<Self> {
         let progress = Progress { turn: 0, work: None, running: 0, panicked: false, quit: false };
-        let control = Arc::new(Control { progress: Mutex::new(progress), start: Condvar::new(), done: Condvar::new() });
+        let control = Arc::new(Control {
+            progress: Mutex::new(progress),
+            turn: AtomicU64::new(0),
+            running: AtomicUsize::new(0),
+            start: Condvar::new(),
+            done: Condvar::new(),
+        });
         let mut pool = Self { control: control.clone(), threads: Vec::with_capacity(workers.len()), own };
         for (index, mut worker) in workers.into_iter().enumerate() {
             let control = control.clone();
@@ -69,9 +83,13 @@ impl<W: Send + 'static> Pool<W> {
         progress.panicked = false;
         let own = Arc::clone(&work);
         progress.work = Some(work);
+        self.control.running.store(progress.running, Ordering::Relaxed);
+        self.control.turn.store(progress.turn, Ordering::Relaxed);
         drop(progress);
         self.control.start.notify_all();
         let succeeded = run(&*own, &mut self.own);
+        // What the others have written is seen through the lock.
+        spin(|| self.control.running.load(Ordering::Relaxed) == 0);
         let mut progress = self.control.lock();
         while progress.running > 0 {
             progress = self.control.done.wait(progress).unwrap_or_else(PoisonError::into_inner);
@@ -94,8 +112,9 @@ impl<W> Control<W> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps until there is work after `turn`; `None` means the thread must end.
+    /// Waits until there is work after `turn`; `None` means the thread must end.
     fn next(&self, turn: &mut u64) -> Option<Arc<dyn Work<W>>> {
+        spin(|| self.turn.load(Ordering::Relaxed) != *turn);
         let mut progress = self.lock();
         while progress.turn == *turn && !progress.quit {
             progress = self.start.wait(progress).unwrap_or_else(PoisonError::into_inner);
@@ -108,6 +127,7 @@ impl<W> Control<W> {
         let mut progress = self.lock();
         progress.panicked |= !succeeded;
         progress.running -= 1;
+        self.running.store(progress.running, Ordering::Relaxed);
         if progress.running == 0 {
             self.done.notify_one();
         }

@@ -1,4 +1,4 @@
-//! A barrier that spins briefly and then sleeps.
+//! Waiting that spins briefly and then sleeps: a barrier, and the spin that the pool shares.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -6,6 +6,16 @@ use std::sync::{Condvar, Mutex, PoisonError};
 /// Spins before a thread sleeps: some 20 µs, about as long as waking it takes. Members of a team arrive within that
 /// time unless the machine is busy with other work, which then should get the processor.
 const SPINS: usize = 1_000;
+
+/// Spins until `done`, but only briefly; the caller sleeps if it is not.
+pub(super) fn spin(done: impl Fn() -> bool) {
+    for _ in 0..SPINS {
+        if done() {
+            break;
+        }
+        std::hint::spin_loop();
+    }
+}
 
 /// A barrier; each wait states the number of threads.
 #[derive(Debug, Default)]
@@ -33,12 +43,7 @@ impl Barrier {
             return;
         }
         let passed = || self.generation.load(Ordering::Acquire) != generation || self.broken.load(Ordering::Acquire);
-        for _ in 0..SPINS {
-            if passed() {
-                break;
-            }
-            std::hint::spin_loop();
-        }
+        spin(passed);
         let mut guard = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
         while !passed() {
             guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
