@@ -33,7 +33,7 @@ enum Command {
     Overhead(cmd::overhead::Args),
     /// Measure ranking quality from relevance judgements, of several variants beside their speed
     Quality(Box<cmd::quality::Args>),
-    /// Measure an engine against the processor's fastest matrix product
+    /// Measure an engine against the most that its device computes
     Engine(engine::Args),
     /// Measure the CPU engine beside Python programs that run the same model
     Peers(peers::Args),

@@ -59,9 +59,12 @@ pub(super) struct Gemm<'a> {
 
 /// Most cache lines of the next panel that one tile prefetches. With few tiles per panel the hardware prefetcher does
 /// better.
-const MAX_PREFETCH_LINES: usize = 64;
+pub(super) const MAX_PREFETCH_LINES: usize = 64;
 
-const CACHE_LINE_F32: usize = 16;
+/// Bytes of a cache line.
+pub(super) const CACHE_LINE: usize = 64;
+
+const CACHE_LINE_F32: usize = CACHE_LINE / size_of::<f32>();
 
 impl Kernel for Gemm<'_> {
     type Output = ();
@@ -87,11 +90,13 @@ impl Kernel for Gemm<'_> {
             }
         }
         let strips = rows.div_ceil(S::TILE_ROWS);
+        // Strips of equal height: a low one would load as much of the panel for fewer multiply-adds.
+        let tile_rows = rows.div_ceil(strips);
         let lines_per_strip = panel_len.div_ceil(CACHE_LINE_F32).div_ceil(strips).min(MAX_PREFETCH_LINES);
         for (panel, b) in b.chunks_exact(panel_len).enumerate() {
             let column = panel * S::PANEL;
             let mut ahead = b.as_ptr().wrapping_add(panel_len);
-            for row in (0..rows).step_by(S::TILE_ROWS) {
+            for row in (0..rows).step_by(tile_rows) {
                 for _ in 0..lines_per_strip {
                     s.prefetch(ahead.cast());
                     ahead = ahead.wrapping_add(CACHE_LINE_F32);
@@ -127,7 +132,7 @@ impl Kernel for Gemm<'_> {
                         residual_stride,
                         finish,
                     };
-                    tile.run(s, rows - row);
+                    tile.run(s, (rows - row).min(tile_rows));
                 }
             }
         }

@@ -6,15 +6,16 @@
 //!
 //! Why activations have more than 8 bits: the instruction that multiplies 8-bit numbers on AVX2 (`vpmaddubsw`)
 //! saturates its sums of two products. The exact one (`vpmaddwd`) takes 16-bit numbers anyway, twice as many per cycle
-//! as f32. So rounding activations to 8 bits would save nothing and lose much accuracy, since a row's largest number is
-//! ten times its typical one.
+//! as f32. VNNI has an exact instruction for both: `vpdpwssd` for 16-bit numbers adds to the sum at once, `vpdpbusd` for
+//! 8-bit numbers is twice as fast. The second is not used: 8-bit activations triple the error of the logits, since a
+//! row's largest number is ten times its typical one (docs/kernels-cpu.md has the figures).
 
 #![allow(unsafe_code, reason = "pointer arithmetic in the innermost loop, as in the f32 product")]
 
 use std::ops::Range;
 
 use super::buffer::grow;
-use super::gemm::{Finish, Init, K_BLOCK};
+use super::gemm::{CACHE_LINE, Finish, Init, K_BLOCK, MAX_PREFETCH_LINES};
 use super::matrix::{Matrix, MatrixMut};
 use super::simd::{Isa, Kernel, MAX_PANEL, MAX_TILE_ROWS, PANEL_VECTORS, Simd, math};
 
@@ -247,18 +248,28 @@ impl<W: Weight> Kernel for IntegerGemm<'_, W> {
         const { assert!(S::TILE_ROWS <= MAX_TILE_ROWS && S::PANEL <= MAX_PANEL) };
         // The tiles below rely on these bounds.
         assert!(a.values.len() >= (rows - 1) * K_BLOCK + 2 * pairs, "left matrix too short");
+        // Strips of equal height, and the next panel prefetched a part by each, as in the f32 product.
+        let strips = rows.div_ceil(S::TILE_ROWS);
+        let tile_rows = rows.div_ceil(strips);
+        let panel_lines = (panel_len * size_of::<W>()).div_ceil(CACHE_LINE);
+        let lines_per_strip = panel_lines.div_ceil(strips).min(MAX_PREFETCH_LINES);
         let mut buffer = [0i16; K_BLOCK * MAX_PANEL];
         for (panel, b) in b.chunks_exact(panel_len).enumerate() {
+            let mut ahead = b.as_ptr().wrapping_add(panel_len).cast::<u8>();
             let b = W::widen(s, b, &mut buffer);
             let column = panel * S::PANEL;
             let columns = Columns { column, scales: &scales[column..column + S::PANEL], init, finish };
-            for row in (0..rows).step_by(S::TILE_ROWS) {
+            for row in (0..rows).step_by(tile_rows) {
+                for _ in 0..lines_per_strip {
+                    s.prefetch(ahead);
+                    ahead = ahead.wrapping_add(CACHE_LINE);
+                }
                 let tile = IntegerTile { pairs, a: a.values[row * K_BLOCK..].as_ptr(), b: b.as_ptr() };
                 let a_scales = &a.scales[row..];
                 // SAFETY: row < rows, so by the assertion above each of the tile's `rows - row` rows has `pairs` pairs;
                 // b is one panel by chunks_exact.
                 unsafe {
-                    match (rows - row).min(S::TILE_ROWS) {
+                    match (rows - row).min(tile_rows) {
                         1 => columns.write(s, row, tile.rows::<S, 1>(s), a_scales, &mut c),
                         2 => columns.write(s, row, tile.rows::<S, 2>(s), a_scales, &mut c),
                         3 => columns.write(s, row, tile.rows::<S, 3>(s), a_scales, &mut c),
@@ -387,3 +398,6 @@ impl Columns<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

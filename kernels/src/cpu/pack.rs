@@ -201,11 +201,11 @@ impl PackedLinear {
             }
             (Panels::Int8(panels), Left::Quantised(a)) => {
                 let (b, scales) = panels.block(block, depth, outputs);
-                isa.run(IntegerGemm { rows, depth, a: a.block(left_block), b, scales, c, init, finish });
+                isa.run_integers(IntegerGemm { rows, depth, a: a.block(left_block), b, scales, c, init, finish });
             }
             (Panels::Int16(panels), Left::Quantised(a)) => {
                 let (b, scales) = panels.block(block, depth, outputs);
-                isa.run(IntegerGemm { rows, depth, a: a.block(left_block), b, scales, c, init, finish });
+                isa.run_integers(IntegerGemm { rows, depth, a: a.block(left_block), b, scales, c, init, finish });
             }
             _ => unreachable!("a left matrix is made by the layer that multiplies it"),
         }

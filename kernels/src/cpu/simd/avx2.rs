@@ -1,4 +1,5 @@
-//! AVX2 and FMA: 16 registers of 8 lanes. Six rows by two vectors are 12 sums, 2 of the panel and 1 of the rows.
+//! AVX2 and FMA: 16 registers of 8 lanes. Six rows by two vectors are 12 sums, 2 of the panel and 1 of the rows. With
+//! AVX-VNNI, one instruction multiplies pairs of integers and adds both products to a sum.
 
 #![allow(unsafe_code, reason = "intrinsics")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "each block is one intrinsic, safe as the type's doc says")]
@@ -7,17 +8,18 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// Proof that the processor has AVX2 and FMA, so every intrinsic below is safe to call.
+/// Proof that the processor has AVX2 and FMA, and AVX-VNNI if `VNNI` is true, so every intrinsic below is safe to call.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2<const VNNI: bool>(());
 
-impl Avx2 {
+impl<const VNNI: bool> Avx2<VNNI> {
     pub(super) fn new() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+        let vnni = !VNNI || is_x86_feature_detected!("avxvnni");
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && vnni).then_some(Self(()))
     }
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F32 = __m256;
     type I32 = __m256i;
     const LANES: usize = 8;
@@ -26,10 +28,14 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,fma")]
-        fn with_features<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
+        fn with_features<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
-        unsafe { with_features(self, kernel) }
+        #[target_feature(enable = "avx2,fma,avxvnni")]
+        fn with_vnni<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        if VNNI { unsafe { with_vnni(self, kernel) } } else { unsafe { with_features(self, kernel) } }
     }
 
     #[inline(always)]
@@ -130,7 +136,10 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn dot_pairs(self, a: __m256i, b: __m256i, sum: __m256i) -> __m256i {
-        unsafe { _mm256_add_epi32(_mm256_madd_epi16(a, b), sum) }
+        match VNNI {
+            true => unsafe { _mm256_dpwssd_avx_epi32(sum, a, b) },
+            false => unsafe { _mm256_add_epi32(_mm256_madd_epi16(a, b), sum) },
+        }
     }
 
     #[inline(always)]

@@ -1,5 +1,5 @@
 //! AVX-512 (F and BW): 32 registers of 16 lanes. Twelve rows by two vectors are 24 sums, 2 of the panel and 1 of the
-//! rows.
+//! rows. With VNNI, one instruction multiplies pairs of integers and adds both products to a sum.
 
 #![allow(unsafe_code, reason = "intrinsics")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "each block is one intrinsic, safe as the type's doc says")]
@@ -8,17 +8,18 @@ use std::arch::x86_64::*;
 
 use super::{Kernel, Simd};
 
-/// Proof that the processor has AVX-512F and BW, so every intrinsic below is safe to call.
+/// Proof that the processor has AVX-512F and BW, and VNNI if `VNNI` is true, so every intrinsic below is safe to call.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512<const VNNI: bool>(());
 
-impl Avx512 {
+impl<const VNNI: bool> Avx512<VNNI> {
     pub(super) fn new() -> Option<Self> {
-        (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw")).then_some(Self(()))
+        let vnni = !VNNI || is_x86_feature_detected!("avx512vnni");
+        (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && vnni).then_some(Self(()))
     }
 }
 
-impl Simd for Avx512 {
+impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F32 = __m512;
     type I32 = __m512i;
     const LANES: usize = 16;
@@ -27,10 +28,14 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx512f,avx512bw")]
-        fn with_features<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
+        fn with_features<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
             kernel.run(simd)
         }
-        unsafe { with_features(self, kernel) }
+        #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+        fn with_vnni<S: Simd, K: Kernel>(simd: S, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        if VNNI { unsafe { with_vnni(self, kernel) } } else { unsafe { with_features(self, kernel) } }
     }
 
     #[inline(always)]
@@ -126,7 +131,10 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn dot_pairs(self, a: __m512i, b: __m512i, sum: __m512i) -> __m512i {
-        unsafe { _mm512_add_epi32(_mm512_madd_epi16(a, b), sum) }
+        match VNNI {
+            true => unsafe { _mm512_dpwssd_epi32(sum, a, b) },
+            false => unsafe { _mm512_add_epi32(_mm512_madd_epi16(a, b), sum) },
+        }
     }
 
     #[inline(always)]

@@ -46,17 +46,31 @@ impl InstructionSet {
 
 /// An instruction set that this processor is known to have.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::cpu) struct Isa(Set);
+pub(in crate::cpu) struct Isa {
+    set: Set,
+    /// The set with its extension for integers, if the processor has that.
+    dot_product: Option<DotProduct>,
+}
 
 #[derive(Debug, Clone, Copy)]
 enum Set {
     Portable(Portable),
     #[cfg(target_arch = "x86_64")]
-    Avx2(super::avx2::Avx2),
+    Avx2(super::avx2::Avx2<false>),
     #[cfg(target_arch = "x86_64")]
-    Avx512(super::avx512::Avx512),
+    Avx512(super::avx512::Avx512<false>),
     #[cfg(target_arch = "aarch64")]
     Neon(super::neon::Neon),
+}
+
+/// A set that multiplies pairs of integers and adds both products to a sum in one instruction. It has the same vectors
+/// as the set without, so panels packed for one fit the other, and the same sums.
+#[derive(Debug, Clone, Copy)]
+enum DotProduct {
+    #[cfg(target_arch = "x86_64")]
+    Avx2(super::avx2::Avx2<true>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(super::avx512::Avx512<true>),
 }
 
 struct Geometry;
@@ -73,28 +87,60 @@ impl Kernel for Geometry {
 impl Isa {
     /// `None` if this processor does not have the set.
     pub(in crate::cpu) fn new(set: InstructionSet) -> Option<Self> {
-        match set {
-            InstructionSet::Portable => Some(Self(Set::Portable(Portable))),
+        let set = match set {
+            InstructionSet::Portable => Set::Portable(Portable),
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 => super::avx2::Avx2::new().map(|simd| Self(Set::Avx2(simd))),
+            InstructionSet::Avx2 => Set::Avx2(super::avx2::Avx2::new()?),
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 => super::avx512::Avx512::new().map(|simd| Self(Set::Avx512(simd))),
+            InstructionSet::Avx512 => Set::Avx512(super::avx512::Avx512::new()?),
             #[cfg(target_arch = "aarch64")]
-            InstructionSet::Neon => super::neon::Neon::new().map(|simd| Self(Set::Neon(simd))),
+            InstructionSet::Neon => Set::Neon(super::neon::Neon::new()?),
+            _ => return None,
+        };
+        let dot_product = match set {
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) => super::avx2::Avx2::new().map(DotProduct::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512(_) => super::avx512::Avx512::new().map(DotProduct::Avx512),
             _ => None,
+        };
+        Some(Self { set, dot_product })
+    }
+
+    /// Every set of this processor, for tests: with its extension for integers, and without.
+    #[cfg(test)]
+    pub(in crate::cpu) fn available() -> impl Iterator<Item = Self> {
+        let with = InstructionSet::ALL.into_iter().filter_map(Self::new);
+        with.flat_map(|isa| isa.dot_product.map(|_| Self { dot_product: None, ..isa }).into_iter().chain([isa]))
+    }
+
+    /// The multiply-add of f32.
+    pub(in crate::cpu) fn float_instruction(self) -> &'static str {
+        match self.set {
+            Set::Portable(_) => "multiply, add",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) | Set::Avx512(_) => "vfmadd",
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon(_) => "fmla",
         }
     }
 
-    /// Every set of this processor, for tests.
-    #[cfg(test)]
-    pub(in crate::cpu) fn available() -> impl Iterator<Item = Self> {
-        InstructionSet::ALL.into_iter().filter_map(Self::new)
+    /// The multiply-add of pairs of i16.
+    pub(in crate::cpu) fn integer_instruction(self) -> &'static str {
+        match self.set {
+            _ if self.dot_product.is_some() => "vpdpwssd",
+            Set::Portable(_) => "multiply, add",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2(_) | Set::Avx512(_) => "vpmaddwd, vpaddd",
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon(_) => "smull, addp, add",
+        }
     }
 
     /// Runs the copy of a kernel that was compiled for this set.
     #[inline]
     pub(in crate::cpu) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        match self.0 {
+        match self.set {
             Set::Portable(simd) => simd.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(simd) => simd.vectorize(kernel),
@@ -102,6 +148,18 @@ impl Isa {
             Set::Avx512(simd) => simd.vectorize(kernel),
             #[cfg(target_arch = "aarch64")]
             Set::Neon(simd) => simd.vectorize(kernel),
+        }
+    }
+
+    /// Runs the copy of a kernel of integers: compiled for the set's extension, if the processor has that.
+    #[inline]
+    pub(in crate::cpu) fn run_integers<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.dot_product {
+            None => self.run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Some(DotProduct::Avx2(simd)) => simd.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Some(DotProduct::Avx512(simd)) => simd.vectorize(kernel),
         }
     }
 
