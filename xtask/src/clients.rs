@@ -199,7 +199,11 @@ fn npm(root: &Path, folder: &Path, server: &Server, keyless: &Server, expected: 
     run(Command::new("node").arg("documented.mjs").current_dir(folder))
 }
 
-fn output(command: &mut Command) -> Result<String> {
+/// What a command prints.
+///
+/// # Errors
+/// It cannot be started, or fails.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let done = command.output().with_context(|| format!("cannot start {}", command.get_program().display()))?;
     if !done.status.success() {
         bail!("{}", String::from_utf8_lossy(&done.stderr));

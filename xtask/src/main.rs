@@ -9,6 +9,7 @@ mod guest;
 mod packages;
 mod skips;
 mod step;
+mod telemetry;
 mod test;
 mod vulkan;
 mod wasm_std;
@@ -47,6 +48,8 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Watch a server under load with Prometheus, Chromium and `assay top`, and check what they see
+    Telemetry,
     /// Compare scores with sentence-transformers' `CrossEncoder.predict` on 500 pairs of real text in 28 languages
     CompareCrossEncoder {
         /// Read models saved in every way that transformers, sentence-transformers and peft offer instead
@@ -103,6 +106,7 @@ fn main() -> Result<()> {
         Task::Check { since } => check::run_checks(&root, since.as_deref()),
         Task::Test => test::run_tests(&root),
         Task::Clients { names } => clients::run_clients(&root, &clients::install(&root)?, &names),
+        Task::Telemetry => telemetry::run_checks(&root),
         Task::Schemathesis { seconds } => clients::run_schemathesis(&root, seconds),
         Task::CompareCrossEncoder { saves: false, python, .. } => compare::run_cross_encoder(&root, python),
         Task::CompareCrossEncoder { saves: true, python, names } => compare::run_saves(&root, python, &names),
