@@ -138,7 +138,8 @@ fn layers(routes: &[Route], times: &[Vec<f64>]) -> Vec<Layer> {
     routes.iter().enumerate().map(layer).collect()
 }
 
-fn median(values: &[f64]) -> Option<Interval> {
+/// The median of values with its confidence.
+pub(crate) fn median(values: &[f64]) -> Option<Interval> {
     let middle = |mut values: Vec<f64>| stats::quantile(&mut values, 0.5);
     stats::bootstrap(middle(values.to_vec())?, SEED, |draws| {
         middle(values.iter().map(|_| *draws.one(values)).collect())

@@ -177,7 +177,7 @@ impl Bench {
         let request = Arc::new(limits.clone()).admit(request.clone()).expect("the request is within the limits");
         let (models, meter) = (Models::only(Arc::clone(&self.model)), Arc::<CallMeter>::default());
         let (guest, payer, arrived) = (guest.clone(), Payer::default(), Instant::now());
-        let call = Call { request, arrived, models, payer, meter: Arc::clone(&meter) };
+        let call = Call { request, arrived, models, payer, meter: Arc::clone(&meter), span: None };
         let answer = self.tokio.spawn(async move { guest.call(call).await });
         let response = self.tokio.block_on(answer).expect("nothing panics").expect("the guest answers");
         assert_eq!(response.hits.len(), expected);

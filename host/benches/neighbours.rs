@@ -92,7 +92,7 @@ impl Street {
         let payer = Payer::of(Account { tenant: tenant.into(), ..Account::default() });
         let meter = Arc::<CallMeter>::default();
         let request = limits.admit(passages_request("why is the sky blue", documents)).expect("the request is small");
-        let call = Call { request, arrived: Instant::now(), models, payer, meter: Arc::clone(&meter) };
+        let call = Call { request, arrived: Instant::now(), models, payer, meter: Arc::clone(&meter), span: None };
         let response = self.guest.call(call).await;
         assert_eq!(response.expect("the guest answers").hits.len(), documents);
         meter.cost().tokens

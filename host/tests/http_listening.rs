@@ -194,7 +194,7 @@ fn a_check_of_a_file_says_what_a_server_would_use() {
     assert_eq!(row("drain-seconds"), "drain-seconds 10 default");
 
     check("\nprot = 9000\n", &[]).fails(2, &["line 2", "prot is not a setting", "did you mean port?"]);
-    check("port = true\n", &[]).fails(2, &["line 1", "port must be a string or a whole number"]);
+    check("port = true\n", &[]).fails(2, &["line 1", "port must be a string or a number"]);
     check("port = 70000\n", &[]).fails(2, &["assay.toml", "70000", "--port"]);
     check("port = \n", &[]).fails(2, &["line 1"]);
     check("no-tcp = true\n", &[]).fails(2, &["assay.toml", "--unix-socket <PATH>"]);

@@ -50,7 +50,7 @@ impl Host {
         let models = Models { default: Arc::clone(&self.model), others: Vec::new(), unlisted: Unlisted::Denied };
         let payer = Payer::of(Account { tenant: "hostile".into(), ..Account::default() });
         let request = Arc::new(limits.clone()).admit(request)?;
-        guest.call(Call { request, arrived: Instant::now(), models, payer, meter: Arc::default() }).await
+        guest.call(Call { request, arrived: Instant::now(), models, payer, meter: Arc::default(), span: None }).await
     }
 
     /// Runs an attack beside a neighbour's requests, and returns the attacker's error.
@@ -226,7 +226,8 @@ async fn long_instructions_and_long_host_calls_count_for_what_they_take() {
         let meter = Arc::<CallMeter>::default();
         let models = Models::only(Arc::clone(&host.model));
         let admitted = Arc::new(limits()).admit(trigger(attack)).unwrap();
-        let call = Call { request: admitted, arrived: Instant::now(), models, payer: Payer::default(), meter };
+        let call =
+            Call { request: admitted, arrived: Instant::now(), models, payer: Payer::default(), meter, span: None };
         let meter = Arc::clone(&call.meter);
         let error = guest.call(call).await.unwrap_err();
         assert_eq!(fault(error), GuestFault::CpuTime { limit: MAX_GUEST_CPU }, "{attack}");

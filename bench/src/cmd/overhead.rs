@@ -9,6 +9,7 @@ use assay_bench::load::LoadSource;
 use assay_bench::overhead::{OverheadOptions, measure, table};
 use assay_bench::progress::Progress;
 use assay_bench::scenario::{DEFAULT_SEED, LoadSection};
+use assay_bench::telemetry;
 
 use super::TargetArgs;
 
@@ -35,6 +36,9 @@ pub(crate) struct Args {
     /// In place of an engine, one that computes nothing: only what surrounds it is measured
     #[arg(long)]
     puppet: bool,
+    /// Measure what telemetry adds to a request over HTTP instead: access log, traces
+    #[arg(long)]
+    telemetry: bool,
     /// Print the layers as JSON
     #[arg(long)]
     json: bool,
@@ -59,14 +63,21 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         rounds: args.rounds,
         progress: Progress::Shown,
     };
-    let layers = super::until_interrupted(async |stop| measure(&options, &stop).await)?;
+    let layers = super::until_interrupted(async |stop| match args.telemetry {
+        true => telemetry::measure(&options, &stop).await,
+        false => measure(&options, &stop).await,
+    })?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&layers)?);
     } else {
         print!("{}", table(&layers));
-        println!(
-            "\nscheduler and native tokenization are compared with the bare engine, the guest with native tokenization, HTTP with the guest"
-        );
+        let compared = match args.telemetry {
+            true => "each is compared with the first",
+            false => {
+                "scheduler and native tokenization are compared with the bare engine, the guest with native tokenization, HTTP with the guest"
+            }
+        };
+        println!("\n{compared}");
     }
     Ok(ExitCode::SUCCESS)
 }

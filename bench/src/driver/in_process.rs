@@ -134,7 +134,7 @@ impl InProcessDriver {
         let Tenant { guest, models, payer } = &self.tenants[tenant];
         let request = self.limits.admit(request).map_err(|error| failure(&error))?;
         let (models, payer) = (models.clone(), payer.clone());
-        let response = guest.call(Call { request, arrived, models, payer, meter: Arc::default() }).await;
+        let response = guest.call(Call { request, arrived, models, payer, meter: Arc::default(), span: None }).await;
         response.map_err(|error| failure(&error))
     }
 }

@@ -16,13 +16,15 @@ use assay::http::{ConnectionLimits, Cors, Deadlines, Order, ServeOptions};
 use assay::model::ModelStore;
 use assay::model::manifest::Source;
 use assay::rerank::Request;
+use assay::telemetry::traces::Tracer;
 use assay::tenant::admin::{AdminRequest, Command, Reply};
 use assay::tenant::compile::CompilerOptions;
 use assay::tenant::{Platform, PlatformOptions, TenantName};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
+use tracing::dispatcher::{self, Dispatch};
 
 use super::InProcessOptions;
 
@@ -39,23 +41,65 @@ pub struct Loopback {
     echo: TcpStream,
     /// Ends the server when it is dropped.
     _orders: watch::Sender<Order>,
+    /// The server's threads, if they are its own.
+    threads: Option<Runtime>,
     /// Its data directory.
     _dir: tempfile::TempDir,
 }
 
+/// What a server tells of its requests.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// Where sampled requests' spans go.
+    pub tracer: Option<Arc<Tracer>>,
+    /// Where its threads' log goes.
+    pub log: Option<Dispatch>,
+}
+
+impl Drop for Loopback {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            // It may be dropped on another runtime's thread, which must not wait.
+            threads.shutdown_background();
+        }
+    }
+}
+
 impl Loopback {
+    /// As [`start`](Self::start), on threads of its own, and observed.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), or the system gives no threads.
+    pub async fn start_observed(options: &InProcessOptions, observed: Observed) -> Result<Self> {
+        let Observed { tracer, log } = observed;
+        let mut threads = tokio::runtime::Builder::new_multi_thread();
+        threads.enable_all();
+        if let Some(log) = log {
+            // The thread keeps it to its end.
+            threads.on_thread_start(move || std::mem::forget(dispatcher::set_default(&log)));
+        }
+        let threads = threads.build()?;
+        let mut server = Self::start_on(options, threads.handle().clone(), tracer).await?;
+        server.threads = Some(threads);
+        Ok(server)
+    }
+
     /// Starts a server with the first of the models and the guest.
     ///
     /// # Errors
     /// The program `assay`, which compiles the guest, does not lie beside this one; or the model or the guest cannot be
     /// loaded.
     pub async fn start(options: &InProcessOptions) -> Result<Self> {
+        Self::start_on(options, Handle::current(), None).await
+    }
+
+    async fn start_on(options: &InProcessOptions, tokio: Handle, tracer: Option<Arc<Tracer>>) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let tokio = Handle::current();
-        let (options, data_dir) = (options.clone(), dir.path().to_owned());
-        let opened = tokio::task::spawn_blocking(move || open(&options, &data_dir, tokio)).await?;
+        let (options, data_dir, threads) = (options.clone(), dir.path().to_owned(), tokio.clone());
+        let opened = tokio::task::spawn_blocking(move || open(&options, &data_dir, threads)).await?;
         let (platform, key) = opened?;
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        // Bound where it is served.
+        let listener = tokio.spawn(tokio::net::TcpListener::bind("127.0.0.1:0")).await??;
         let address = listener.local_addr()?;
         let (orders, stops) = watch::channel(Order::Serve);
         let serve = ServeOptions {
@@ -64,8 +108,9 @@ impl Loopback {
             drain_time: Duration::ZERO,
             keyless: None,
             cors: Cors::default(),
+            tracer,
         };
-        tokio::spawn(assay::http::serve(listener, platform, serve, stops));
+        tokio.spawn(assay::http::serve(listener, platform, serve, stops));
         let connection = TcpStream::connect(address)?;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let echo = TcpStream::connect(listener.local_addr()?)?;
@@ -74,7 +119,7 @@ impl Loopback {
             stream.set_nodelay(true)?;
         }
         let connection = BufReader::new(connection);
-        Ok(Self { connection, key, answer: Vec::new(), echo, _orders: orders, _dir: dir })
+        Ok(Self { connection, key, answer: Vec::new(), echo, _orders: orders, threads: None, _dir: dir })
     }
 
     /// Sends as many bytes as a request has, and waits for as many as the last answer had: what two threads and a socket

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 
 pub use http::HttpDriver;
 pub use in_process::{InProcessDriver, InProcessOptions, Started, TenantSetup};
-pub use loopback::Loopback;
+pub use loopback::{Loopback, Observed};
 
 /// What requests are sent to.
 pub trait Driver: Send + Sync + std::fmt::Debug {

@@ -190,6 +190,7 @@ fn text(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Integer(number) => Some(number.to_string()),
+        DeValue::Float(number) => Some(number.to_string()),
         _ => None,
     }
 }
@@ -198,7 +199,7 @@ fn form(option: &Arg) -> &'static str {
     match option.get_action() {
         ArgAction::SetTrue => "true or false",
         ArgAction::Append => "a string, or a list of strings",
-        _ => "a string or a whole number",
+        _ => "a string or a number",
     }
 }
 

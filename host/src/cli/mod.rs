@@ -25,6 +25,7 @@ mod table;
 mod tenant;
 #[cfg(unix)]
 mod top;
+mod traces;
 mod tune;
 
 use std::path::PathBuf;

@@ -17,6 +17,7 @@ use super::gc;
 use super::logs::LogArgs;
 use super::signals::{self, Signals};
 use super::tenant::{PlatformArgs, open_platform};
+use super::traces::TraceArgs;
 use crate::guest;
 use crate::http::{
     self, ConnectionLimits, Cors, Deadlines, Keyless, KeylessUntil, Listeners, Order, Reloaded, ServeOptions, Tls,
@@ -106,6 +107,8 @@ pub(super) struct Args {
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
+    traces: TraceArgs,
+    #[command(flatten)]
     engine: EngineArgs,
 }
 
@@ -118,6 +121,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     args.bounds()?;
     let connections = args.connection_limits()?;
     let cors = args.cors()?;
+    let tracer = args.traces.start()?;
     let guest_memory = args.guest_memory.map(|size| size.as_u64());
     let options = PlatformArgs { device, guest_memory, max_named_tenants: args.metrics_tenants };
     let platform = Arc::new(open_platform(data_dir, options, runtime.handle())?);
@@ -127,7 +131,14 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     platform.keyless_starts(keyless.is_some());
     let drain_time = Duration::from_secs(args.drain_seconds);
     let loaded = keyless.as_ref().map(|keyless| Arc::clone(&keyless.tenant));
-    let options = ServeOptions { connections, deadlines: Deadlines::default(), drain_time, keyless, cors };
+    let options = ServeOptions {
+        connections,
+        deadlines: Deadlines::default(),
+        drain_time,
+        keyless,
+        cors,
+        tracer: tracer.clone(),
+    };
     let served = runtime.block_on(async {
         let server = serve(args.listeners().await?, data_dir, &platform, options).await?;
         // The port is open: what takes long comes now, and callers of what is not loaded yet are told so.
@@ -147,6 +158,9 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
             error = started => Err(error),
         }
     });
+    if let Some(tracer) = tracer {
+        tracer.finish();
+    }
     // What is still being compiled may be left undone: nothing of it is committed.
     runtime.shutdown_background();
     served

@@ -15,6 +15,8 @@ use super::fair_queueing::ModelId;
 use super::queue::BatchPlan;
 use super::score::{DeviceFault, ScoreError};
 use super::shared::{Change, Shared};
+use super::spans::BatchFacts;
+use crate::telemetry::traces::Outcome;
 
 #[derive(Debug)]
 pub(super) struct Dispatch {
@@ -52,6 +54,7 @@ impl Dispatch {
                 // Nothing waits for it any more, but its engine does: for its ticket.
                 let _ = catch_unwind(AssertUnwindSafe(|| self.outputs(&plan, ticket, &mut Vec::new())));
                 self.shared.meter.failed(&plan);
+                tell(&plan, None, Outcome::Failed("panicked"));
             }
         }
     }
@@ -168,10 +171,20 @@ impl Dispatch {
     fn complete(&self, plan: &BatchPlan, report: &BatchReport, outputs: &[f32], took: Duration, now: Instant) {
         self.shared.meter.finished(plan, report, took);
         self.shared.lock().queue.complete(plan, outputs, took, now);
+        tell(plan, Some(took), Outcome::Done);
     }
 
     fn fail(&self, plan: &BatchPlan, fault: DeviceFault) {
         self.shared.meter.failed(plan);
         self.shared.lock().queue.fail(plan, &ScoreError::Device(fault));
+        tell(plan, None, Outcome::Failed("device"));
+    }
+}
+
+/// Records a batch's span, if it has one.
+fn tell(plan: &BatchPlan, took: Option<Duration>, outcome: Outcome) {
+    if let Some(span) = &plan.span {
+        let (rows, tokens, tenants) = (plan.batch.rows(), plan.batch.tokens(), plan.tenants());
+        span.end(BatchFacts { rows, tokens, tenants, took }, outcome);
     }
 }

@@ -9,6 +9,7 @@
 //!   packs batches, [`fair_queueing`] decides whose turn it is, [`speed`] estimates what rows cost, [`dispatch`] is the
 //!   thread that owns the engines, [`shared`] is the state it shares with callers; [`score`] has the callers' inputs
 //!   and results.
+//! - [`spans`]: spans of the queue's and the device's work, for sampled requests.
 //! - [`puppet`]: a device that computes nothing, for measurements.
 //! - [`meter`]: counters of its work; [`status`]: a report of all this.
 //!
@@ -27,6 +28,7 @@ mod queue;
 mod scheduler;
 mod score;
 mod shared;
+mod spans;
 mod speed;
 mod status;
 

@@ -16,6 +16,7 @@ use super::score::{Account, ScoreError, Scored};
 use crate::model::store::{StoredModel, TOKENIZER_FILE};
 use crate::model::tokenizer::read_tokenizer;
 use crate::model::{Manifest, ModelError, ModelInfo, ModelRevision};
+use crate::telemetry::traces::Span;
 
 /// Why a model was not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +143,21 @@ impl LoadedModel {
         deadline: Option<Instant>,
     ) -> Result<Scored, ScoreError> {
         self.device.scheduler.score(self.model.id, rows, account, deadline).await
+    }
+
+    /// As [`score`](Self::score), with spans of the queue and of the device within `span`.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    pub async fn score_within(
+        &self,
+        rows: CheckedBatch,
+        account: &Account,
+        deadline: Option<Instant>,
+        span: &Span,
+    ) -> Result<Scored, ScoreError> {
+        let (scheduler, within) = (&self.device.scheduler, (span, self.name()));
+        scheduler.score_within(self.model.id, rows, account, deadline, within).await
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::fair_queueing::{FairQueueing, Lead, ModelId, RequestId, Spent};
 use super::score::{Account, DeviceFault, ScoreError, Scored};
+use super::spans::{BatchSpan, Visit};
 use super::speed::Speed;
 
 /// Most device time of a batch, by estimate. It bounds how long a short request waits behind a batch of a costlier
@@ -55,6 +56,8 @@ pub(super) struct Job {
     on_device_since: Option<Instant>,
     batches_in_flight: usize,
     inference: Duration,
+    /// For its spans, if it is sampled.
+    visit: Option<Arc<Visit>>,
 }
 
 /// A request to admit.
@@ -66,6 +69,8 @@ pub(super) struct Arrival<'a> {
     pub(super) deadline: Option<Instant>,
     pub(super) reply: Reply,
     pub(super) now: Instant,
+    /// For the request's spans, if it is sampled.
+    pub(super) visit: Option<Arc<Visit>>,
 }
 
 /// A batch of one model's rows, and the requests they belong to.
@@ -80,6 +85,8 @@ pub(super) struct BatchPlan {
     /// The rows' charges.
     charged_s: f64,
     flops: u64,
+    /// Its span, if a request with rows in it is sampled.
+    pub(super) span: Option<BatchSpan>,
 }
 
 /// Consecutive rows of one request in a batch.
@@ -135,7 +142,8 @@ impl ModelCosts {
 
 impl BatchPlan {
     fn new(model: ModelId, shape: &RowShape) -> Self {
-        Self { model, batch: CheckedBatch::with_capacity(shape, 0, 0), parts: Vec::new(), charged_s: 0.0, flops: 0 }
+        let batch = CheckedBatch::with_capacity(shape, 0, 0);
+        Self { model, batch, parts: Vec::new(), charged_s: 0.0, flops: 0, span: None }
     }
 
     /// Records the request of a row in the batch.
@@ -214,7 +222,7 @@ impl Queue {
 
     /// Admits or refuses a whole request. The rows must not be empty.
     pub(super) fn admit(&mut self, arrival: Arrival<'_>) -> Result<RequestId, ScoreError> {
-        let Arrival { account, model, rows, deadline, reply, now } = arrival;
+        let Arrival { account, model, rows, deadline, reply, now, visit } = arrival;
         let Some(queued) = self.models.get(&model) else { return Err(ScoreError::Device(DeviceFault::Unloaded)) };
         if *rows.shape() != queued.costs.shape {
             let (found, expected) = (*rows.shape(), queued.costs.shape);
@@ -253,6 +261,7 @@ impl Queue {
             on_device_since: None,
             batches_in_flight: 0,
             inference: Duration::ZERO,
+            visit,
         };
         self.jobs.insert(id, job);
         Ok(id)
@@ -279,9 +288,9 @@ impl Queue {
     /// Fills a batch of one model up to its token budget, tenant by tenant; `None` if nothing waits.
     pub(super) fn next_batch(&mut self, now: Instant) -> Option<BatchPlan> {
         while let Some(lead) = self.turns.lead() {
-            let plan = self.pack(lead, now)?;
+            let mut plan = self.pack(lead, now)?;
             if plan.batch.rows() > 0 {
-                self.note_on_device(&plan, now);
+                self.note_on_device(&mut plan, now);
                 return Some(plan);
             }
             // All requests for the model were late or abandoned and have been removed.
@@ -324,11 +333,14 @@ impl Queue {
         Some(plan)
     }
 
-    fn note_on_device(&mut self, plan: &BatchPlan, now: Instant) {
+    fn note_on_device(&mut self, plan: &mut BatchPlan, now: Instant) {
         for id in plan.requests() {
             if let Some(job) = self.jobs.get_mut(&id) {
                 job.batches_in_flight += 1;
                 job.on_device_since.get_or_insert(now);
+                if let Some(visit) = &job.visit {
+                    BatchSpan::add(&mut plan.span, visit, now);
+                }
             }
         }
     }

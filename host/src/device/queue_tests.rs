@@ -68,7 +68,7 @@ fn admit_until(
     deadline: Option<Instant>,
 ) -> Result<(RequestId, Receiver<Answer>), ScoreError> {
     let (reply, answer) = oneshot::channel();
-    let arrival = Arrival { account, model, rows, deadline, reply, now: Instant::now() };
+    let arrival = Arrival { account, model, rows, deadline, reply, now: Instant::now(), visit: None };
     Ok((queue.admit(arrival)?, answer))
 }
 

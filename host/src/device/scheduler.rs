@@ -18,7 +18,9 @@ use super::meter::Meter;
 use super::queue::{Arrival, ModelCosts, row_flops};
 use super::score::{Account, DeviceFault, ScoreError, Scored};
 use super::shared::{Change, Shared};
+use super::spans::{Visit, Visiting};
 use crate::limits::DEFAULT_MAX_TENANT_QUEUED_TOKENS;
+use crate::telemetry::traces::Span;
 
 /// Default for the most waiting tokens of all tenants: several times one tenant's limit, so that a tenant at its limit
 /// leaves room for others.
@@ -87,12 +89,39 @@ impl Scheduler {
         account: &Account,
         deadline: Option<Instant>,
     ) -> Result<Scored, ScoreError> {
+        self.score_with(model, rows, account, deadline, None).await
+    }
+
+    /// As [`score`](Self::score), with spans of the queue and of the device within `span`, whose rows are the named
+    /// model's.
+    pub(super) async fn score_within(
+        &self,
+        model: ModelId,
+        rows: CheckedBatch,
+        account: &Account,
+        deadline: Option<Instant>,
+        (span, name): (&Span, &str),
+    ) -> Result<Scored, ScoreError> {
+        let mut visiting = Visiting::new(span, name, (rows.rows(), rows.tokens()));
+        let scored = self.score_with(model, rows, account, deadline, Some(visiting.visit())).await;
+        visiting.ended(&scored);
+        scored
+    }
+
+    async fn score_with(
+        &self,
+        model: ModelId,
+        rows: CheckedBatch,
+        account: &Account,
+        deadline: Option<Instant>,
+        visit: Option<Arc<Visit>>,
+    ) -> Result<Scored, ScoreError> {
         if rows.rows() == 0 {
             return Ok(Scored { outputs: Vec::new(), inference: Duration::ZERO });
         }
         let (reply, answer) = oneshot::channel();
         let now = Instant::now();
-        let id = self.shared.lock().queue.admit(Arrival { account, model, rows, deadline, reply, now })?;
+        let id = self.shared.lock().queue.admit(Arrival { account, model, rows, deadline, reply, now, visit })?;
         self.shared.wake.notify_one();
         let waiting = Waiting { shared: &self.shared, id };
         let answer = answer.await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use assay_kernels::EngineError;
 
 use crate::limits::DEFAULT_MAX_TENANT_QUEUED_TOKENS;
+use crate::telemetry::traces::Outcome;
 
 /// Default weight of a tenant. A hundred, to leave room for smaller weights.
 pub const DEFAULT_WEIGHT: u32 = 100;
@@ -59,6 +60,18 @@ pub enum ScoreError {
     /// The device failed at a batch with rows of this request. A retry may succeed.
     #[error(transparent)]
     Device(#[from] DeviceFault),
+}
+
+impl ScoreError {
+    /// How the rows' spans end.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Overloaded { .. } => Outcome::Refused("overloaded"),
+            Self::TooLarge { .. } => Outcome::Refused("too-large"),
+            Self::DeadlineExceeded => Outcome::Refused("late"),
+            Self::Device(_) => Outcome::Failed("device"),
+        }
+    }
 }
 
 /// Why a batch failed.

@@ -22,6 +22,7 @@ use crate::device::Account;
 use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::ModelInfo;
 use crate::rerank::{Request, RerankError, Response, SETTING_LABEL, SETTING_TRUNCATION_DIRECTION, Timings};
+use crate::telemetry::traces::Span;
 
 /// Prepared instances kept for a guest without a snapshot: enough that two requests at once do not wait for `prepare`.
 const WARM_INSTANCES: usize = 2;
@@ -39,6 +40,8 @@ pub struct Call {
     pub payer: Payer,
     /// What it costs, counted while it runs.
     pub meter: Arc<CallMeter>,
+    /// The span that the spans of its rows are within, if it is sampled.
+    pub span: Option<Span>,
 }
 
 /// The tenant that a request is charged to, with its shares and limits.
@@ -157,7 +160,7 @@ impl Program {
     }
 
     async fn rerank_here(self: &Arc<Self>, call: Call, cpu: Arc<CpuMeter>) -> Result<Response, RerankError> {
-        let Call { request, arrived, models, payer, meter } = call;
+        let Call { request, arrived, models, payer, meter, span } = call;
         let (request, limits) = request.into_parts();
         let deadline = arrived + limits.max_wall;
         let budget = Budget {
@@ -168,6 +171,7 @@ impl Program {
             deadline,
             max_rows: limits.max_request_rows,
             max_tokens: limits.max_request_tokens,
+            span,
         };
         let late = RerankError::DeadlineExceeded { limit: limits.max_wall };
         let context = Context { payer, limits: &limits, cpu };

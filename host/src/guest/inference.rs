@@ -16,6 +16,7 @@ use super::models::{Models, OpenModel, Unlisted};
 use crate::device::{Account, LoadedModel, ScoreError};
 use crate::limits::{RateExceeded, RequestLimits, TokenRate};
 use crate::model::{ModelInfo, ModelTask};
+use crate::telemetry::traces::Span;
 
 /// When to retry after a fault of the device: the engine is ready for the next batch at once.
 const DEVICE_RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -39,6 +40,8 @@ pub(super) struct Budget {
     pub(super) deadline: Instant,
     pub(super) max_rows: u64,
     pub(super) max_tokens: u64,
+    /// The span that the spans of its rows are within.
+    pub(super) span: Option<Span>,
 }
 
 /// What a request has used, over all calls.
@@ -117,7 +120,11 @@ impl Inference {
         self.used.rows += row_count;
         self.used.tokens += tokens;
         budget.meter.sent(row_count, tokens);
-        let scored = model.score(rows, &budget.account, Some(budget.deadline)).await;
+        let (account, deadline) = (&budget.account, Some(budget.deadline));
+        let scored = match &budget.span {
+            None => model.score(rows, account, deadline).await,
+            Some(span) => model.score_within(rows, account, deadline, span).await,
+        };
         if let Err(ScoreError::Overloaded { .. } | ScoreError::TooLarge { .. }) = scored {
             // The queue took none of the rows, so nothing is charged for them.
             self.used.rows -= row_count;

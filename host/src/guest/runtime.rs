@@ -331,7 +331,7 @@ impl Guest {
     ) -> Result<Response, RerankError> {
         let request = Arc::new(limits.clone()).admit(request)?;
         let (arrived, models, payer) = (Instant::now(), Models::only(model), Payer::default());
-        self.call(Call { request, arrived, models, payer, meter: Arc::default() }).await
+        self.call(Call { request, arrived, models, payer, meter: Arc::default(), span: None }).await
     }
 
     /// Runs one request, and counts its cost in the call's meter. Call it within a tokio runtime. Dropping the future

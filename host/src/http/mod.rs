@@ -39,6 +39,7 @@ use service::Service;
 
 use crate::limits::RequestLimits;
 use crate::rerank::Request;
+use crate::telemetry::traces::Tracer;
 use crate::tenant::{LiveTenant, Platform};
 
 pub use connections::ConnectionLimits;
@@ -60,6 +61,8 @@ pub struct ServeOptions {
     pub keyless: Option<Keyless>,
     /// Which pages may call from a browser.
     pub cors: Cors,
+    /// Where the spans of sampled requests go; absent if none is traced.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// What callers without a key get.

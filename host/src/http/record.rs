@@ -7,17 +7,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::{Method, StatusCode};
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method, StatusCode};
 use tracing::{error, info, warn};
 
 use super::error::HttpError;
 use crate::rerank::{GuestFault, RerankError, Response, Timings};
 use crate::telemetry::logs::ACCESS;
+use crate::telemetry::traces::{self, Field, Kind, Outcome, Span, Told, Tracer};
 use crate::telemetry::{HttpCounts, LineLimit, RequestId};
 use crate::tenant::LiveTenant;
 
 /// What the log calls the status of a request whose caller went away, as nginx does.
 const CALLER_GONE: u16 = 499;
+
+/// The header that names a caller's trace.
+const TRACEPARENT: HeaderName = HeaderName::from_static(traces::TRACEPARENT);
 
 /// Where requests are told of.
 #[derive(Debug)]
@@ -26,12 +31,14 @@ pub(super) struct Books {
     /// Bounds on the lines about requests for which no tenant answers.
     no_key: LineLimit,
     faults: LineLimit,
+    /// Where sampled requests' spans go.
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl Books {
-    pub(super) fn new(counts: &Arc<HttpCounts>) -> Arc<Self> {
+    pub(super) fn new(counts: &Arc<HttpCounts>, tracer: Option<Arc<Tracer>>) -> Arc<Self> {
         let (no_key, faults) = Default::default();
-        Arc::new(Self { counts: Arc::clone(counts), no_key, faults })
+        Arc::new(Self { counts: Arc::clone(counts), no_key, faults, tracer })
     }
 }
 
@@ -47,9 +54,12 @@ pub(super) struct Record {
     tenant: Option<Arc<LiveTenant>>,
     documents: usize,
     tokens: u64,
+    rows: u64,
     timings: Timings,
     failure: Option<Failure>,
     status: Option<StatusCode>,
+    /// Its span, if it is sampled.
+    span: Option<Span>,
 }
 
 /// Why a request was not answered, without anything of its contents.
@@ -73,9 +83,11 @@ impl Record {
             tenant: None,
             documents: 0,
             tokens: 0,
+            rows: 0,
             timings: Timings::default(),
             failure: None,
             status: None,
+            span: None,
         }
     }
 
@@ -89,9 +101,19 @@ impl Record {
         self.path = path;
     }
 
-    /// The tenant that it is for.
-    pub(super) fn of_tenant(&mut self, tenant: &Arc<LiveTenant>) {
+    /// The tenant that it is for. From here on it may have a span: callers whose key is refused get none.
+    pub(super) fn of_tenant(&mut self, tenant: &Arc<LiveTenant>, headers: &HeaderMap) {
         self.tenant = Some(Arc::clone(tenant));
+        let Some(tracer) = &self.books.tracer else { return };
+        let mut parents = headers.get_all(TRACEPARENT).iter();
+        // Of several, none is known to be the right one.
+        let parent = parents.next().filter(|_| parents.next().is_none());
+        self.span = tracer.request(parent.map(HeaderValue::as_bytes));
+    }
+
+    /// Its span, if it is sampled.
+    pub(super) fn span(&self) -> Option<&Span> {
+        self.span.as_ref()
     }
 
     /// Its dialect, and how many documents it has.
@@ -102,6 +124,7 @@ impl Record {
     /// The tenant's answer to it, or to one of its parts.
     pub(super) fn ranked(&mut self, response: &Response) {
         self.tokens += response.usage.tokens;
+        self.rows += u64::from(response.usage.rows);
         let Timings { guest, queue, inference, total } = response.timings;
         self.timings.guest += guest;
         self.timings.queue += queue;
@@ -125,6 +148,34 @@ impl Record {
 
     fn tenant(&self) -> &str {
         self.tenant.as_ref().map_or("-", |tenant| tenant.name().as_str())
+    }
+
+    /// Records the request's span, if it has one.
+    fn trace(&self, status: u16) {
+        let Some(span) = &self.span else { return };
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let mut fields = vec![
+            Field::new("http.request.method", self.method),
+            Field::new("http.route", self.path),
+            Field::new("http.response.status_code", i64::from(status)),
+            Field::new("assay.request_id", self.id.as_str().to_owned()),
+            Field::new("assay.tenant", self.tenant().to_owned()),
+            Field::new("assay.dialect", self.dialect),
+            Field::new("assay.documents", number(self.documents as u64)),
+            Field::new("assay.rows", number(self.rows)),
+            Field::new("assay.tokens", number(self.tokens)),
+        ];
+        if let Some(tenant) = &self.tenant {
+            fields.push(Field::new("assay.model", tenant.model().name.clone()));
+        }
+        let outcome = match &self.failure {
+            Some(failure) if status >= 500 => Outcome::Failed(failure.kind),
+            Some(failure) => Outcome::Refused(failure.kind),
+            None if status == CALLER_GONE => Outcome::Refused("cancelled"),
+            None => Outcome::Done,
+        };
+        let name = format!("{} {}", self.method, self.path).into();
+        span.end(Told { name, kind: Kind::Server, fields, outcome, ..Told::now("", self.began) });
     }
 
     /// A line for a failure that somebody should look at: at most a few of a kind and tenant.
@@ -166,6 +217,7 @@ impl Drop for Record {
         }
         let status = self.status.map_or(CALLER_GONE, |status| status.as_u16());
         self.books.counts.request(self.dialect, status);
+        self.trace(status);
         let ms = |time: Duration| (time.as_secs_f64() * 1e5).round() / 1e2;
         let Timings { guest, queue, inference, .. } = self.timings;
         info!(
@@ -177,6 +229,7 @@ impl Drop for Record {
             tenant = self.tenant(),
             status,
             failure = self.failure.as_ref().map_or("-", |failure| failure.kind),
+            trace_id = self.span.as_ref().map(|span| tracing::field::display(span.trace_id())),
             documents = self.documents,
             tokens = self.tokens,
             total_ms = ms(self.began.elapsed()),

@@ -124,9 +124,9 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
 
 impl Service {
     pub(super) fn new(platform: Arc<Platform>, options: ServeOptions, is_secure: bool) -> Self {
-        let ServeOptions { deadlines, keyless, cors, .. } = options;
+        let ServeOptions { deadlines, keyless, cors, tracer, .. } = options;
         let refused_keys = TokenRate::new(REFUSED_KEYS_PER_S, REFUSED_KEYS_PER_S, std::time::Instant::now());
-        let (books, streams) = (Books::new(platform.http_counts()), Streams::new(&platform));
+        let (books, streams) = (Books::new(platform.http_counts(), tracer), Streams::new(&platform));
         Self {
             platform,
             keyless,
@@ -306,7 +306,7 @@ impl Service {
             Ok(called) => called,
             Err(error) => return fail(record, &error, choice.known(), Afterwards::Closes),
         };
-        record.of_tenant(&tenant);
+        record.of_tenant(&tenant, headers);
         let stopped = async {
             match &stop {
                 Some(stop) => stop.cancelled().await,
@@ -333,6 +333,7 @@ impl Service {
             let allowed = max_body_bytes(&tenant);
             body::check(headers, &body, allowed)?;
             let mut admission = tenant.admit().await?;
+            admission.traced(record.span());
             // Decoding takes at most twice as much again.
             let hold = |bytes: usize| admission.hold(bytes.saturating_mul(3)).map(|()| admission.pace(bytes));
             let bytes = body::read(body, allowed, &self.deadlines, hold).await?;

@@ -3,14 +3,14 @@
 //! Lines go to standard error, from a thread of their own: a reader that stops reading holds nothing up, and lines
 //! beyond a bound are dropped. Only the program's own lines are written; libraries could put contents into theirs.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::str::FromStr;
 
+use tracing::dispatcher::{self, Dispatch};
 use tracing::{Level, Metadata};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{FilterExt, FilterFn, LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
-use tracing_subscriber::util::SubscriberInitExt;
 
 /// Lines that wait for standard error at most: a few megabytes.
 const MAX_WAITING_LINES: usize = 16 << 10;
@@ -81,26 +81,32 @@ pub struct AlreadyStarted;
 /// # Errors
 /// The process has a log already.
 pub fn start(options: &LogOptions) -> Result<Logs, AlreadyStarted> {
+    let (lines, logs) = dispatch(options, std::io::stderr(), std::io::stderr().is_terminal());
+    dispatcher::set_global_default(lines).map(|()| logs).map_err(|_| AlreadyStarted)
+}
+
+/// A log that goes elsewhere, for threads that take it as theirs; for measurements.
+pub fn dispatch(options: &LogOptions, to: impl Write + Send + 'static, in_colours: bool) -> (Dispatch, Logs) {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(MAX_WAITING_LINES)
         .thread_name("assay-log")
-        .finish(std::io::stderr());
+        .finish(to);
     let LogOptions { format, filter: Filter(targets), access } = options.clone();
     let targets = targets.with_target(ACCESS, if access { LevelFilter::INFO } else { LevelFilter::OFF });
     let filter = targets.and(FilterFn::new(is_own));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    let started = match format {
+    let lines: Dispatch = match format {
         Format::Text => {
-            let lines = lines.with_target(false).with_ansi(std::io::stderr().is_terminal());
-            tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()
+            let lines = lines.with_target(false).with_ansi(in_colours);
+            tracing_subscriber::registry().with(lines.with_filter(filter)).into()
         }
         Format::Json => {
             let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
-            tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()
+            tracing_subscriber::registry().with(lines.with_filter(filter)).into()
         }
     };
-    started.map(|()| Logs(guard)).map_err(|_| AlreadyStarted)
+    (lines, Logs(guard))
 }
 
 /// Whether a line is the program's own.

@@ -2,6 +2,7 @@
 //!
 //! - [`logs`]: where lines go, in which form, and which are left out. The only module that names the subscriber.
 //! - [`line_limit`]: bounds how many lines of one kind are written.
+//! - [`traces`]: spans of requests and batches, sent to a collector. The only module that names OpenTelemetry.
 //! - [`request_id`]: the name of a request in lines and answers.
 //! - [`histogram`]: values by bucket; [`http_counts`]: what happens on the ports; [`process`]: what the system says of
 //!   the process.
@@ -15,6 +16,7 @@ mod line_limit;
 pub mod logs;
 mod process;
 mod request_id;
+pub mod traces;
 
 pub use histogram::Histogram;
 pub use http_counts::{Happening, HttpCounts, HttpReading};

@@ -308,7 +308,14 @@ impl Platform {
         let request = Arc::new(limits).admit(request)?;
         let (arrived, models) = (Instant::now(), parts.models.clone());
         let payer = parts.deployment.limits.payer(OPERATOR, None);
-        self.tokio.block_on(parts.guest.call(Call { request, arrived, models, payer, meter: Arc::default() }))
+        self.tokio.block_on(parts.guest.call(Call {
+            request,
+            arrived,
+            models,
+            payer,
+            meter: Arc::default(),
+            span: None,
+        }))
     }
 
     pub(super) fn put_in_place(&self, parts: Parts) -> Arc<LiveTenant> {

@@ -12,6 +12,7 @@ use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::{DefaultScores, ModelInfo};
 use crate::rerank::{Activation, Request, RerankError, Response, Timings};
 use crate::telemetry::LineLimit;
+use crate::telemetry::traces::{Field, Outcome, Span, Told};
 
 /// One version of a tenant, ready for requests. A request stays on the version it began on. All versions of a tenant
 /// share its concurrency limit, meter and rate.
@@ -170,6 +171,7 @@ impl LiveTenant {
                     memory,
                     running: None,
                     is_counted: false,
+                    span: None,
                 })
             }
             Err(error) => {
@@ -232,12 +234,45 @@ pub struct Admission {
     _permit: Permit,
     arrived: Instant,
     memory: HeldMemory,
-    /// The cost of the call in progress, and its documents.
-    running: Option<(Arc<CallMeter>, usize)>,
+    /// The call in progress.
+    running: Option<Running>,
     is_counted: bool,
+    /// The request's span, if it is sampled.
+    span: Option<Span>,
+}
+
+/// A call of the tenant's guest.
+#[derive(Debug)]
+struct Running {
+    meter: Arc<CallMeter>,
+    documents: usize,
+    began: Instant,
+    /// Its span, within the request's.
+    span: Option<Span>,
+}
+
+impl Running {
+    /// Records the call's span, if it has one.
+    fn tell(&self, outcome: Outcome) {
+        let Some(span) = &self.span else { return };
+        let cost = self.meter.cost();
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let fields = vec![
+            Field::new("assay.documents", number(self.documents as u64)),
+            Field::new("assay.rows", number(cost.rows)),
+            Field::new("assay.tokens", number(cost.tokens)),
+            Field::new("assay.guest_cpu_seconds", cost.cpu.as_secs_f64()),
+        ];
+        span.end(Told { fields, outcome, ..Told::now("guest", self.began) });
+    }
 }
 
 impl Admission {
+    /// Has the spans of this request's stages recorded within its own, if it has one.
+    pub fn traced(&mut self, span: Option<&Span>) {
+        self.span = span.cloned();
+    }
+
     /// Holds memory of the tenant's for the request's texts.
     ///
     /// # Errors
@@ -274,8 +309,10 @@ impl Admission {
         let admission = if self.is_counted { Duration::ZERO } else { began - self.arrived };
         let response = match tenant.limits.admit(request) {
             Ok(request) => {
-                self.running = Some((Arc::clone(&meter), documents));
-                tenant.guest.call(self.call(request, &meter)).await
+                self.admitted(began);
+                let span = self.span.as_ref().map(Span::child);
+                self.running = Some(Running { meter: Arc::clone(&meter), documents, began, span: span.clone() });
+                tenant.guest.call(self.call(request, &meter, span)).await
             }
             Err(error) => Err(error),
         };
@@ -305,7 +342,7 @@ impl Admission {
         }
         let settings = vec![(setting.to_owned(), NO_VALUE.to_owned())];
         let request = tenant.limits.admit(Request { settings, ..Request::default() })?;
-        let is_honoured = match tenant.guest.call(self.call(request, &Arc::default())).await {
+        let is_honoured = match tenant.guest.call(self.call(request, &Arc::default(), None)).await {
             Ok(_) => false,
             Err(RerankError::InvalidInput(message)) => message.contains(setting),
             Err(error) => return Err(error),
@@ -314,23 +351,34 @@ impl Admission {
         Ok(is_honoured)
     }
 
-    fn call(&self, request: AdmittedRequest, meter: &Arc<CallMeter>) -> Call {
+    fn call(&self, request: AdmittedRequest, meter: &Arc<CallMeter>, span: Option<Span>) -> Call {
         let (models, payer) = (self.tenant.models.clone(), self.tenant.payer.clone());
-        Call { request, arrived: self.arrived, models, payer, meter: Arc::clone(meter) }
+        Call { request, arrived: self.arrived, models, payer, meter: Arc::clone(meter), span }
+    }
+
+    /// Records the span of the time until the first call of the guest, or until there is none.
+    fn admitted(&self, ended: Instant) {
+        if let (Some(span), false) = (&self.span, self.is_counted) {
+            span.child().end(Told { ended, ..Told::now("admission", self.arrived) });
+        }
     }
 
     fn count(&mut self, ended: &Ended<'_>) {
+        match self.running.take() {
+            Some(running) => running.tell(ended.ending.outcome()),
+            None => self.admitted(Instant::now()),
+        }
         self.tenant.count(ended);
-        (self.running, self.is_counted) = (None, true);
+        self.is_counted = true;
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        match self.running.take() {
+        match &self.running {
             // Its caller has gone.
-            Some((meter, documents)) => {
-                let (cost, wall) = (meter.cost(), self.arrived.elapsed());
+            Some(Running { meter, documents, .. }) => {
+                let (cost, wall, documents) = (meter.cost(), self.arrived.elapsed(), *documents);
                 let ending = Ending::Cancelled;
                 self.count(&Ended { ending, error: None, documents, cost, wall, times: None });
             }

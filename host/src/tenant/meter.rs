@@ -14,6 +14,7 @@ use crate::guest::CallCost;
 use crate::rerank::RerankError;
 use crate::telemetry::Histogram;
 use crate::telemetry::histogram::SECONDS;
+use crate::telemetry::traces::Outcome;
 
 /// Default for the most tenants that are told by name: each takes some twenty series.
 pub const DEFAULT_MAX_NAMED_TENANTS: usize = 200;
@@ -170,6 +171,21 @@ pub(super) enum Ending {
     Late,
     GuestFault,
     HostFault,
+}
+
+impl Ending {
+    /// How its span ends.
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            Self::Answered => Outcome::Done,
+            Self::Refused => Outcome::Refused("refused"),
+            Self::TurnedAway => Outcome::Refused("turned-away"),
+            Self::Cancelled => Outcome::Refused("cancelled"),
+            Self::Late => Outcome::Failed("late"),
+            Self::GuestFault => Outcome::Failed("guest-fault"),
+            Self::HostFault => Outcome::Failed("host-fault"),
+        }
+    }
 }
 
 impl From<&RerankError> for Ending {

@@ -138,6 +138,16 @@ impl Server {
         server
     }
 
+    /// As [`on`](Self::on), with variables of its environment.
+    #[track_caller]
+    pub fn in_environment(data_dir: &Path, environment: &[(&str, String)]) -> Self {
+        let mut command = super::assay(data_dir);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        let server = Self::spawn(data_dir, command, &[], Stdio::inherit());
+        super::service::until("the server's start", || server.get("/ready").status == 200);
+        server
+    }
+
     /// Starts a server on a data directory, and waits until its port is open.
     #[track_caller]
     pub fn starting_on(data_dir: &Path, arguments: &[&str]) -> Self {

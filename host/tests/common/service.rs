@@ -77,7 +77,7 @@ impl Service {
         else {
             panic!("no key")
         };
-        let options = ServeOptions { connections, deadlines, drain_time, keyless: None, cors };
+        let options = ServeOptions { connections, deadlines, drain_time, keyless: None, cors, tracer: None };
         Self::with_options(platform, &secret, runtime, dir, options, tls)
     }
 
@@ -85,7 +85,7 @@ impl Service {
     pub fn over(platform: Arc<Platform>, key: &str, runtime: Runtime, dir: tempfile::TempDir) -> Self {
         let Setting { deadlines, drain_time, cors, .. } = Setting::default();
         let connections = ConnectionLimits { total: 4_096, per_address: 4_000 };
-        let options = ServeOptions { connections, deadlines, drain_time, keyless: None, cors };
+        let options = ServeOptions { connections, deadlines, drain_time, keyless: None, cors, tracer: None };
         Self::with_options(platform, key, runtime, dir, options, None)
     }
 
