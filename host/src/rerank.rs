@@ -1,6 +1,12 @@
 //! The words of a request and of its answer: what enters at the edge and leaves again, free of wire formats.
 
+mod call;
+
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::call::{CallError, Reranks};
 
 // The names are the SDK's, so that host and guests cannot differ.
 pub use assay_guest::{
@@ -8,7 +14,7 @@ pub use assay_guest::{
 };
 
 /// What to do with a pair that is longer than the longest row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Truncation {
     /// Fail and say which document.
     None,
@@ -20,7 +26,7 @@ pub enum Truncation {
 }
 
 /// What to do with the model's logit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Activation {
     /// Return the logit.
     #[default]
@@ -30,7 +36,7 @@ pub enum Activation {
 }
 
 /// One query and the documents to rank for it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Request {
     /// The text to rank the documents for.
     pub query: String,
@@ -48,8 +54,17 @@ pub struct Request {
     pub settings: Vec<(String, String)>,
 }
 
+impl Request {
+    /// Bytes of its texts and settings.
+    #[must_use]
+    pub(crate) fn text_bytes(&self) -> usize {
+        let settings = self.settings.iter().map(|(name, value)| name.len() + value.len());
+        self.query.len() + self.documents.iter().map(String::len).sum::<usize>() + settings.sum::<usize>()
+    }
+}
+
 /// One document's place in the answer.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Hit {
     /// Position in [`Request::documents`].
     pub index: u32,
@@ -58,7 +73,7 @@ pub struct Hit {
 }
 
 /// What a request cost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// Useful tokens sent to the model.
     pub tokens: u64,
@@ -69,7 +84,7 @@ pub struct Usage {
 }
 
 /// Where a request's time went. The parts add up to the total.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Timings {
     /// In the guest and around it: instantiation, tokenising, ranking, copies.
     pub guest: Duration,
@@ -94,7 +109,7 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
 }
 
 /// The answer to a request.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Response {
     /// As the guest ranked them: indexes are below the number of documents and appear once each.
     pub hits: Vec<Hit>,

@@ -118,3 +118,17 @@ fn one_thread_and_two_give_the_same_scores() {
     };
     assert_eq!(hits("1"), hits("2"));
 }
+
+#[test]
+fn settings_reach_the_guest_and_a_requests_own_come_first() {
+    let bench = Bench::new();
+    let rows = r#"{"query":"blue","documents":["blue sky sun moon sea"],"settings":{"max-document-tokens":"2"}}"#;
+    let file =
+        bench.file("own.jsonl", format!("{rows}\n{}\n", r#"{"query":"blue","documents":["blue sky sun moon sea"]}"#));
+    let args = ["--json", "--set", "max-document-tokens=1", "--requests", file.to_str().unwrap()];
+    let lines = bench.rerank(&args).succeeds().lines();
+    // [CLS] blue [SEP] … [SEP]
+    assert_eq!([&lines[0]["usage"]["tokens"], &lines[1]["usage"]["tokens"]], [&json!(4 + 2), &json!(4 + 1)]);
+    bench.rerank(&["--query", "q", "--set", "x", "d"]).fails(2, &["--set", "NAME=VALUE"]);
+    bench.rerank(&["--query", "q", "--set", "max-query-tokens=0", "d"]).fails(2, &["max-query-tokens"]);
+}

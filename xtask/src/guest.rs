@@ -1,12 +1,12 @@
 //! Builds the guests: wasm modules by cargo, components out of them by `wit-component`.
 //!
-//! A guest is any crate of the workspace in `guest/` that is a `cdylib`. The folder's name is the component's:
+//! A guest is any crate of the workspace in `guest/` that is a `cdylib`, and so are the callers in `guest/callers`. The folder's name is the component's:
 //! `guest/standard` becomes `target/guests/components/standard.wasm`. Cargo and this module leave alone what is up to
 //! date.
 //!
 //! Every component's imports are checked: a guest that imports anything beyond this project's own contract fails the
 //! build, because it would carry code that no reranker needs. Conformance guests may import WASI, to show what they get
-//! of it. This module never runs a guest.
+//! of it, and so may callers, which are programs. This module never runs a guest.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use wit_component::{ComponentEncoder, DecodedWasm};
+use wit_parser::WorldItem;
 
 use crate::packages::packages;
 use crate::step::cargo;
@@ -22,8 +23,11 @@ use crate::wasm_std::{TARGET, WasmStd};
 /// What a guest may import: interfaces of our own package, at any version.
 const ALLOWED_IMPORTS: &[&str] = &["assay:rerank/"];
 
-/// What a conformance guest may import.
-const ALLOWED_CONFORMANCE_IMPORTS: &[&str] = &["assay:rerank/", "wasi:"];
+/// What a conformance guest and a caller may import.
+const ALLOWED_IMPORTS_WITH_WASI: &[&str] = &["assay:rerank/", "wasi:"];
+
+/// Folders of guests that may import WASI.
+const FOLDERS_WITH_WASI: [&str; 2] = ["callers", "conformance"];
 
 /// The guest workspace's profile for what is deployed, and the folder that cargo puts it in.
 const PROFILE: &str = "component";
@@ -83,11 +87,11 @@ fn find_guests(root: &Path) -> Result<Vec<Guest>> {
     let mut guests = Vec::new();
     for package in packages(&guest_dir)? {
         let Some(module) = package.module else { continue };
-        let conformance = package.dir.parent() == Some(&guest_dir.join("conformance"));
+        let with_wasi = FOLDERS_WITH_WASI.iter().any(|folder| package.dir.parent() == Some(&guest_dir.join(folder)));
         guests.push(Guest {
             name: package.dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             module: modules.join(format!("{module}.wasm")),
-            allowed_imports: if conformance { ALLOWED_CONFORMANCE_IMPORTS } else { ALLOWED_IMPORTS },
+            allowed_imports: if with_wasi { ALLOWED_IMPORTS_WITH_WASI } else { ALLOWED_IMPORTS },
         });
     }
     guests.sort_by(|left, right| left.name.cmp(&right.name));
@@ -155,8 +159,12 @@ fn check_imports(component: &[u8], allowed: &[&str]) -> Result<()> {
     };
     let foreign: Vec<String> = resolve.worlds[world]
         .imports
-        .keys()
-        .map(|import| resolve.name_world_key(import))
+        .iter()
+        .map(|(name, import)| match import {
+            // An import under a label is what it implements.
+            WorldItem::Interface { id, .. } => resolve.id_of(*id).unwrap_or_else(|| resolve.name_world_key(name)),
+            _ => resolve.name_world_key(name),
+        })
         .filter(|name| !allowed.iter().any(|prefix| name.starts_with(prefix)))
         .collect();
     ensure!(

@@ -175,7 +175,8 @@ impl From<GuestError> for CliError {
             | GuestError::CoreModule { .. }
             | GuestError::Compile { .. }
             | GuestError::Prepare { .. }
-            | GuestError::NotATenant { .. } => Self::bad_input(error.to_string()),
+            | GuestError::NotATenant { .. }
+            | GuestError::NotACaller { .. } => Self::bad_input(error.to_string()),
         }
     }
 }

@@ -16,9 +16,11 @@ mod loaded;
 mod logs;
 mod metrics;
 mod model;
+mod pair;
 mod ranker;
 mod ready;
 mod rerank;
+mod run;
 mod serve;
 mod signals;
 mod table;
@@ -67,6 +69,8 @@ enum Command {
     /// Deploy and manage tenants
     #[command(subcommand)]
     Tenant(tenant::Command),
+    /// Run a component that calls tenants
+    Run(Box<run::Args>),
     /// Answer tenants' requests over HTTP
     Serve(Box<serve::Args>),
     /// Ask a server on this machine whether it takes requests; exit code 1 if not
@@ -98,7 +102,7 @@ pub fn main() -> ExitCode {
     let arguments = arguments::order(std::env::args_os().collect(), &mut Cli::command());
     let arguments = config::with_file(arguments, &Cli::command());
     match arguments.and_then(|arguments| run(Cli::parse_from(arguments))) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             if error.exit != Exit::OutputClosed {
                 eprintln!("error: {error}");
@@ -108,13 +112,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<(), CliError> {
+/// Carries a command out. The exit code is 0, but for that of a program that was run.
+fn run(cli: Cli) -> Result<ExitCode, CliError> {
+    let done = |()| ExitCode::SUCCESS;
     if matches!(cli.command, Command::InternalCompile) {
         // This command needs only its standard input.
-        return crate::tenant::compile::run_in_this_process().map_err(|error| CliError::failed(error.to_string()));
+        let compiled = crate::tenant::compile::run_in_this_process();
+        return compiled.map(done).map_err(|error| CliError::failed(error.to_string()));
     }
     if let Command::Config(command) = &cli.command {
-        return config::run(command, &Cli::command());
+        return config::run(command, &Cli::command()).map(done);
     }
     let data_dir = match cli.data_dir {
         Some(dir) => dir,
@@ -125,11 +132,17 @@ fn run(cli: Cli) -> Result<(), CliError> {
     };
     if matches!(
         cli.command,
-        Command::Serve(_) | Command::Tenant(_) | Command::Model(_) | Command::Gc(_) | Command::OperatorKey(_)
+        Command::Serve(_)
+            | Command::Tenant(_)
+            | Command::Model(_)
+            | Command::Gc(_)
+            | Command::OperatorKey(_)
+            | Command::Run(_)
     ) {
         close_to_others();
     }
-    match cli.command {
+    let ended = match cli.command {
+        Command::Run(args) => return run::run(*args, &data_dir),
         Command::Rerank(args) => rerank::run(*args, &data_dir),
         Command::Model(command) => model::run(command, &data_dir),
         Command::Tenant(command) => tenant::run(command, &data_dir),
@@ -143,7 +156,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::InternalCompile | Command::Config(_) => Ok(()),
         Command::Devices(args) => devices::run(&args, &data_dir),
         Command::Tune(args) => tune::run(&args, &data_dir),
-    }
+    };
+    ended.map(done)
 }
 
 /// What the program makes in a data directory from now on is its owner's alone.

@@ -26,6 +26,7 @@ use self::resumed::{Computed, LastAnswer};
 use super::engine::EngineArgs;
 use super::error::CliError;
 use super::formats::{self, CliTruncation, FieldChoice, Format, Scores};
+use super::pair::name_and_value;
 use super::ranker::Ranker;
 use crate::device::Device;
 use crate::limits::RequestLimits;
@@ -97,6 +98,9 @@ pub(super) struct Args {
     /// The label to rank by, of a model with several: its number, counted from 0, or its name
     #[arg(long)]
     label: Option<String>,
+    /// A setting for the guest; a request's own setting of this name takes its place. May be repeated
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    settings: Vec<(String, String)>,
     /// What to do with a pair that is too long: cut the longer text, cut the document, or fail
     #[arg(long, default_value = "longest-first")]
     truncation: CliTruncation,
@@ -176,6 +180,9 @@ impl Args {
         {
             own.push((assay_guest::SETTING_LABEL.to_owned(), label.clone()));
         }
+        let others = self.settings.iter().filter(|(name, _)| own.iter().all(|(known, _)| known != name));
+        let others: Vec<_> = others.cloned().collect();
+        own.extend(others);
         own
     }
 

@@ -210,6 +210,17 @@ pub(super) fn server_snapshot(data_dir: &Path) -> Result<Option<Snapshot>, CliEr
     }
 }
 
+/// Checks that the server on the data directory has a tenant.
+pub(super) fn check_tenant(name: &TenantName, data_dir: &Path) -> Result<(), CliError> {
+    let Some(client) = AdminClient::connect(data_dir)? else {
+        return Err(CliError::failed("the server went away"));
+    };
+    match client.execute(&signed(AdminCommand::Show { tenant: name.clone() }))? {
+        Reply::Refused(error) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// Sends a request to the server that runs on the data directory, or carries it out here if none runs.
 pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Reply, CliError> {
     let mut name_component = |hash: String| {

@@ -25,3 +25,23 @@ pub(super) mod first {
         with: { "assay:rerank/inference.model": crate::guest::models::OpenModel },
     });
 }
+
+/// Components that call tenants.
+pub(super) mod caller {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "caller",
+        imports: { default: async | trappable },
+        named_imports: { "assay:rerank/reranker": crate::guest::link::Link },
+    });
+}
+
+/// Components that call tenants by `assay:rerank@0.1.0`.
+pub(super) mod first_caller {
+    wasmtime::component::bindgen!({
+        path: "../wit/0.1.0",
+        world: "caller",
+        imports: { default: async | trappable },
+        named_imports: { "assay:rerank/reranker": crate::guest::link::Link },
+    });
+}

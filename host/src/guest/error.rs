@@ -53,6 +53,16 @@ pub enum GuestError {
         /// What is missing.
         cause: wasmtime::Error,
     },
+    /// The component is not a program that calls tenants: it is no command, or imports what the host does not provide.
+    #[error(
+        "{name} cannot be run: {cause:#}; a program may import assay:rerank/reranker (0.1.0 or 0.2.0, under labels too) and WASI 0.2 without http, and must export wasi:cli/run"
+    )]
+    NotACaller {
+        /// The component's name.
+        name: String,
+        /// What is missing.
+        cause: wasmtime::Error,
+    },
     /// `prepare` failed.
     #[error("{name} cannot be prepared: {cause}")]
     Prepare {

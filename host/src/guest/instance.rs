@@ -35,9 +35,9 @@ pub(super) struct StoreData {
     max_cpu: Duration,
 }
 
-/// Limits the memory and the tables of a guest, and keeps the first refusal.
+/// Limits the memory and the tables of a component, and keeps the first refusal.
 #[derive(Debug)]
-struct Quota {
+pub(super) struct Quota {
     max_memory_bytes: usize,
     max_table_elements: usize,
     max_core_instances: usize,
@@ -64,6 +64,28 @@ pub(super) struct Terms<'a> {
     pub(super) limits: &'a RequestLimits,
     /// Measures the polls of the future that runs the guest.
     pub(super) meter: Arc<CpuMeter>,
+}
+
+impl Quota {
+    pub(super) fn new(limits: &RequestLimits, held: Option<HeldMemory>) -> Self {
+        Self {
+            max_memory_bytes: limits.max_memory_bytes,
+            max_table_elements: limits.max_table_elements,
+            max_core_instances: limits.max_core_instances,
+            memory_bytes: 0,
+            table_elements: 0,
+            refused: None,
+            held,
+        }
+    }
+
+    /// What the component asked for and was refused by its own limits.
+    pub(super) fn fault(&self) -> Option<GuestFault> {
+        match &self.refused {
+            Some(Refusal::Fault(fault)) => Some(fault.clone()),
+            Some(Refusal::Short(_)) | None => None,
+        }
+    }
 }
 
 impl ResourceLimiter for Quota {
@@ -125,15 +147,7 @@ impl StoreData {
         Self {
             inference: Inference::new(purpose, limits),
             wasi: Wasi::default(),
-            quota: Quota {
-                max_memory_bytes: limits.max_memory_bytes,
-                max_table_elements: limits.max_table_elements,
-                max_core_instances: limits.max_core_instances,
-                memory_bytes: 0,
-                table_elements: 0,
-                refused: None,
-                held,
-            },
+            quota: Quota::new(limits, held),
             cpu_before: meter.spent_now(),
             meter,
             max_cpu: limits.max_guest_cpu,

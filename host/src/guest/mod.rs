@@ -7,11 +7,12 @@
 //! computes; [`meter`] and [`cpu_time`] count what it costs, [`reading`] how instances start. [`inference`] is what a guest
 //! may call, on the [`models`] that it may open. [`contract`] speaks to every guest in the version of the contract that it
 //! was built for. A guest sees nothing else of the host: [`wasi`] exists for languages that need it, and grants
-//! nothing.
+//! nothing. [`caller`] runs components that are no guests: programs that call tenants.
 
 mod bindings;
 mod cache;
 mod call;
+mod caller;
 mod clock;
 mod component;
 mod contract;
@@ -22,6 +23,7 @@ mod first_contract;
 mod idle;
 mod inference;
 mod instance;
+mod link;
 mod meter;
 mod models;
 mod pool;
@@ -34,8 +36,10 @@ mod turns;
 mod wasi;
 
 pub use call::{Call, Payer};
+pub use caller::{CallerComponent, CallerFault, CallerSetting, DEFAULT_MAX_CALLER_MEMORY_BYTES};
 pub use component::{MAX_COMPONENT_BYTES, read_component};
 pub use error::{EngineError, GuestError};
+pub use link::Link;
 pub use meter::{CallCost, CallMeter};
 pub use models::{Models, Unlisted};
 pub use pool::{HeldMemory, Membership};

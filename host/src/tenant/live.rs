@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+
 use super::concurrency::{ConcurrencyLimit, Permit};
 use super::meter::{Ended, Ending, Meter, Meters, StageTimes, Usage};
 use super::{Deployment, TenantName};
 use crate::guest::{Call, CallMeter, Guest, HeldMemory, Membership, Models, Payer};
 use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::{DefaultScores, ModelInfo};
-use crate::rerank::{Activation, Request, RerankError, Response, Timings};
+use crate::rerank::{Activation, CallError, Request, RerankError, Reranks, Response, Timings};
 use crate::telemetry::LineLimit;
 use crate::telemetry::traces::{Field, Outcome, Span, Told};
 
@@ -181,12 +183,15 @@ impl LiveTenant {
         }
     }
 
-    /// Waits for a permit and answers a request within the tenant's limits. Dropping the future releases everything.
+    /// Waits for a permit, holds memory for the texts, and answers a request within the tenant's limits. Dropping the
+    /// future releases everything.
     ///
     /// # Errors
     /// See [`RerankError`]: the variant tells whose fault it is.
     pub async fn rerank(self: &Arc<Self>, request: Request) -> Result<Response, RerankError> {
-        self.admit().await?.rerank(request).await
+        let mut admission = self.admit().await?;
+        admission.hold(request.text_bytes())?;
+        admission.rerank(request).await
     }
 
     fn count(&self, ended: &Ended<'_>) {
@@ -224,6 +229,12 @@ impl LiveTenant {
             no_snapshot: self.no_snapshot(),
             ..self.meter.usage()
         }
+    }
+}
+
+impl Reranks for LiveTenant {
+    fn ask(self: Arc<Self>, request: Request) -> BoxFuture<'static, Result<Response, CallError>> {
+        Box::pin(async move { Ok(self.rerank(request).await?) })
     }
 }
 

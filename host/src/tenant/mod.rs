@@ -5,10 +5,12 @@
 //! removes what no version needs and no change in progress has pinned ([`pins`]). [`compile`] compiles a component in a
 //! separate process. [`concurrency`] and [`meter`] bound and count a tenant's requests, [`snapshot`] reads all counters
 //! into a [`reading`], [`operator_key`] opens them over HTTP. [`admin`] defines the requests for changes; [`client`]
-//! and [`server`] carry them over a socket. Knows requests, guests and models; never HTTP, never wasmtime.
+//! and [`server`] carry them over a socket, and [`calls`] the calls of programs. Knows requests, guests and models; never HTTP, never wasmtime.
 
 pub mod admin;
 mod blobs;
+#[cfg(unix)]
+mod calls;
 pub mod client;
 pub mod compile;
 mod compiles;
@@ -31,6 +33,8 @@ pub mod server;
 mod serving;
 mod snapshot;
 
+#[cfg(unix)]
+pub use calls::ServedTenant;
 pub use compiles::CompileReading;
 pub use garbage::DEFAULT_KEEP_VERSIONS;
 pub use keys::{KeyHash, KeyRecord, NewKey, NewKeyError};

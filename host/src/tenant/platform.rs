@@ -202,7 +202,11 @@ impl Platform {
     /// that are not in the cache are compiled. Tenants that cannot be served are returned with the reason, and their
     /// callers are told it.
     pub fn activate(&self) -> Vec<(TenantName, AdminError)> {
-        let starting = self.registry.tenant_names().unwrap_or_default();
+        self.activate_these(&self.registry.tenant_names().unwrap_or_default())
+    }
+
+    /// The same for some of the tenants. Names that are none's are passed over.
+    pub fn activate_these(&self, starting: &[TenantName]) -> Vec<(TenantName, AdminError)> {
         let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         let activate_some = || {
             while let Some(name) = starting.get(next.fetch_add(1, Ordering::Relaxed)) {

@@ -1,20 +1,22 @@
 //! The admin socket: a running server takes requests from the same user on the same machine.
 //!
 //! A Unix socket in the data directory, open only to the directory's owner, who can write the directory anyway. A
-//! connection carries one request and one reply, each one line of JSON.
+//! connection carries one request and one reply, each one line of JSON, or a call of a tenant ([`calls`]).
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::WriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{info, warn};
 
-use super::Platform;
 use super::admin::{AdminError, AdminRequest, Command, Reply};
 use super::client::SOCKET_FILE;
+use super::{Platform, calls};
 
 /// Longest request: the largest limits file, four times.
 const MAX_REQUEST_BYTES: u64 = 1 << 20;
@@ -126,6 +128,12 @@ async fn converse(mut stream: UnixStream, platform: Arc<Platform>) -> io::Result
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(MAX_REQUEST_BYTES));
     let read = tokio::time::timeout(MAX_REQUEST_TIME, reader.read_line(&mut line)).await;
+    if let Ok(opening) = serde_json::from_str(&line) {
+        return match calls::answer(opening, &mut reader, &platform).await {
+            Some(answer) => reply_with(&mut writer, &answer).await,
+            None => Ok(()),
+        };
+    }
     let mut removed = None;
     let reply = match read.map(|read| read.map(|_| serde_json::from_str::<AdminRequest>(&line))) {
         Ok(Ok(Ok(request))) => {
@@ -142,13 +150,17 @@ async fn converse(mut stream: UnixStream, platform: Arc<Platform>) -> io::Result
         Ok(Err(error)) => Reply::Refused(AdminError::command(format!("not a request: {error}"))),
         Err(_) => Reply::Refused(AdminError::command("no request came")),
     };
-    let mut text = serde_json::to_vec(&reply)?;
-    text.push(b'\n');
-    writer.write_all(&text).await?;
-    writer.shutdown().await?;
+    reply_with(&mut writer, &reply).await?;
     if let Some(platform) = removed {
         // The tenant is removed even if its files are not: the next sweep finds them.
         tokio::task::spawn_blocking(move || drop(platform.tidy()));
     }
     Ok(())
+}
+
+async fn reply_with(writer: &mut WriteHalf<'_>, reply: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec(reply)?;
+    text.push(b'\n');
+    writer.write_all(&text).await?;
+    writer.shutdown().await
 }
