@@ -1,21 +1,26 @@
-//! What telemetry adds to a request: the same requests to servers of this process that differ in nothing else.
+//! What telemetry adds to a request: the same requests to one server, with a line and with spans for each or without.
 //!
-//! Question: what do the access log and traces cost a request over HTTP, and do traces cost anything that are off?
-//! Baseline: a server as it is by default, which counts and logs events but has no line and no span for a request. It
-//! is there twice: what the second one adds is what chance adds. Excluded: starting, a warm-up round, and the collector,
-//! a thread of this process that reads spans and throws them away; the processor time that it and the exporter take is
-//! in the other's times where cores are few. Each request goes to all servers before the next.
+//! Question: what do the access log and traces cost a request over HTTP? Baseline: a request that its caller does not
+//! have traced, without a line. It is there twice: what the second one adds is what chance adds. One server answers all
+//! of them, because two servers of the same program differ by more than telemetry costs: `traceparent` decides about
+//! spans, and a switch about lines. Excluded: starting, a warm-up round, and the collector, a thread of this process
+//! that reads spans and throws them away; the processor time that it, the exporter and the log's writer take is in the
+//! others' times where cores are few.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use assay::model::ModelStore;
-use assay::telemetry::logs::{self, Format, LogOptions, Logs};
+use assay::telemetry::logs::{self, Format, LogOptions};
 use assay::telemetry::traces::{Protocol, TraceOptions, Tracer};
 use tokio_util::sync::CancellationToken;
+use tracing::dispatcher::Dispatch;
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber, span};
 
 use crate::driver::{InProcessOptions, Loopback, Observed};
 use crate::load::{NativeTokenizer, RowCosts};
@@ -23,31 +28,18 @@ use crate::overhead::{Layer, OverheadOptions, median};
 use crate::run::measure::ms;
 use crate::stats::Summary;
 
-/// What servers tell of their requests.
-const VARIANTS: [(&str, Telling); 7] = [
-    ("default: no access log, no traces", Telling::Nothing),
-    ("the same again", Telling::Nothing),
-    ("access log, text", Telling::Lines(Format::Text)),
-    ("access log, JSON", Telling::Lines(Format::Json)),
-    ("traces, no request sampled", Telling::Spans("0")),
-    ("traces, 0.01 sampled", Telling::Spans("0.01")),
-    ("traces, all sampled", Telling::Spans("1")),
+/// Names, whether the request has a line, and whether it has spans.
+const VARIANTS: [(&str, bool, bool); 5] = [
+    ("no line, not traced", false, false),
+    ("the same again", false, false),
+    ("a line of the access log", true, false),
+    ("traced", false, true),
+    ("both", true, true),
 ];
 
-/// What a server tells of a request.
-#[derive(Debug, Clone, Copy)]
-enum Telling {
-    Nothing,
-    Lines(Format),
-    Spans(&'static str),
-}
-
-/// A server, and what it tells with.
-struct Server {
-    loopback: Loopback,
-    tracer: Option<Arc<Tracer>>,
-    _logs: Option<Logs>,
-}
+/// Lines of a request's head that decide whether it is traced.
+const NOT_TRACED: &str = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00\r\n";
+const TRACED: &str = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
 
 /// Measures every variant. After `stop` is cancelled it finishes the current request and returns what it has.
 ///
@@ -60,29 +52,35 @@ pub async fn measure(options: &OverheadOptions, stop: &CancellationToken) -> Res
         models: vec![ModelStore::new(&target.data_dir).open(target.model.as_deref())?],
         guest: target.guest.clone(),
     };
-    let collector = collector().context("the collector of traces")?;
-    let mut servers = Vec::new();
-    for (name, telling) in VARIANTS {
-        servers.push(start(&host, telling, &collector).await.with_context(|| name.to_owned())?);
-    }
+    let (endpoint, sample) = (collector().context("the collector of traces")?.parse()?, "0".parse()?);
+    let tracer = Tracer::start(&TraceOptions { endpoint, protocol: Protocol::Http, sample })?;
+    let lines = LogOptions { format: Format::Json, filter: "info".parse()?, access: true };
+    let (lines, _logs) = logs::dispatch(&lines, File::create("/dev/null")?, false);
+    let is_on = Arc::<AtomicBool>::default();
+    let log = Dispatch::new(Switch { lines, is_on: Arc::clone(&is_on) });
+    let observed = Observed { tracer: Some(Arc::clone(&tracer)), log: Some(log) };
+    let mut server = Loopback::start_observed(&host, observed).await?;
     let model = host.load_models()?.into_iter().next().context("no model was loaded")?;
     let tokenizer = NativeTokenizer::new(model.tokenizer(), model.max_tokens())?;
     let costs = RowCosts::new(model.max_tokens(), |tokens| model.row_flops(tokens));
     let pool = options.source.pool(options.batch, &tokenizer, &costs)?;
     let requests = &pool.requests()[..options.requests.clamp(1, pool.requests().len())];
     let rounds = options.rounds.max(1) + 1;
-    let bar = options.progress.bar("telemetry".to_owned(), Some((rounds * servers.len() * requests.len()) as u64));
-    let mut times = vec![Vec::new(); servers.len()];
+    let bar = options.progress.bar("telemetry".to_owned(), Some((rounds * VARIANTS.len() * requests.len()) as u64));
+    let mut times = vec![Vec::new(); VARIANTS.len()];
     'rounds: for round in 0..rounds {
         for (number, request) in requests.iter().enumerate() {
-            let mut taken = vec![0.0; servers.len()];
-            for turn in 0..servers.len() {
+            let mut taken = vec![0.0; VARIANTS.len()];
+            for turn in 0..VARIANTS.len() {
                 if stop.is_cancelled() {
                     break 'rounds;
                 }
                 // Each is first, second, … equally often.
-                let index = (turn + number + round) % servers.len();
-                taken[index] = ms(servers[index].loopback.time(&request.request).context(VARIANTS[index].0)?);
+                let index = (turn + number + round) % VARIANTS.len();
+                let (name, has_line, has_spans) = VARIANTS[index];
+                is_on.store(has_line, Ordering::Relaxed);
+                let head = if has_spans { TRACED } else { NOT_TRACED };
+                taken[index] = ms(server.time_with(&request.request, head).context(name)?);
                 bar.inc(1);
             }
             if round > 0 {
@@ -91,10 +89,8 @@ pub async fn measure(options: &OverheadOptions, stop: &CancellationToken) -> Res
         }
     }
     bar.finish_and_clear();
-    for tracer in servers.iter().filter_map(|server| server.tracer.as_ref()) {
-        tracer.finish();
-    }
-    let layer = |(index, (name, _)): (usize, (&'static str, Telling))| {
+    tracer.finish();
+    let layer = |(index, (name, ..)): (usize, (&'static str, bool, bool))| {
         let adds: Vec<f64> = times[index].iter().zip(&times[0]).map(|(with, without)| with - without).collect();
         let request_ms = Summary::of(times[index].iter().copied());
         Layer { name, request_ms, adds_ms: if index == 0 { None } else { median(&adds) } }
@@ -102,22 +98,44 @@ pub async fn measure(options: &OverheadOptions, stop: &CancellationToken) -> Res
     Ok(VARIANTS.into_iter().enumerate().map(layer).collect())
 }
 
-async fn start(host: &InProcessOptions, telling: Telling, collector: &str) -> Result<Server> {
-    let (mut observed, mut logs) = (Observed::default(), None);
-    match telling {
-        Telling::Nothing => {}
-        Telling::Lines(format) => {
-            let options = LogOptions { format, filter: "info".parse()?, access: true };
-            let (lines, running) = logs::dispatch(&options, File::create("/dev/null")?, false);
-            (observed.log, logs) = (Some(lines), Some(running));
-        }
-        Telling::Spans(sample) => {
-            let (endpoint, sample) = (collector.parse()?, sample.parse()?);
-            observed.tracer = Some(Tracer::start(&TraceOptions { endpoint, protocol: Protocol::Http, sample })?);
-        }
+/// A log that can be turned off.
+struct Switch {
+    lines: Dispatch,
+    is_on: Arc<AtomicBool>,
+}
+
+impl Subscriber for Switch {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
     }
-    let tracer = observed.tracer.clone();
-    Ok(Server { loopback: Loopback::start_observed(host, observed).await?, tracer, _logs: logs })
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.is_on.load(Ordering::Relaxed) && self.lines.enabled(metadata)
+    }
+
+    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
+        self.lines.new_span(span)
+    }
+
+    fn record(&self, span: &span::Id, values: &span::Record<'_>) {
+        self.lines.record(span, values);
+    }
+
+    fn record_follows_from(&self, span: &span::Id, follows: &span::Id) {
+        self.lines.record_follows_from(span, follows);
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.lines.event(event);
+    }
+
+    fn enter(&self, span: &span::Id) {
+        self.lines.enter(span);
+    }
+
+    fn exit(&self, span: &span::Id) {
+        self.lines.exit(span);
+    }
 }
 
 /// A collector that takes every span and keeps none, and its address.

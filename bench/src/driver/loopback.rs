@@ -128,7 +128,7 @@ impl Loopback {
     /// # Errors
     /// The connection was lost.
     pub fn time_bytes(&mut self, request: &Request) -> Result<Duration> {
-        let mut bytes = self.bytes(request);
+        let mut bytes = self.bytes(request, "");
         let lengths = [u32::try_from(bytes.len())?, u32::try_from(self.answer.len())?];
         bytes.splice(..8, lengths.iter().flat_map(|length| length.to_le_bytes()));
         let began = Instant::now();
@@ -142,7 +142,15 @@ impl Loopback {
     /// # Errors
     /// The request failed.
     pub fn time(&mut self, request: &Request) -> Result<Duration> {
-        let bytes = self.bytes(request);
+        self.time_with(request, "")
+    }
+
+    /// As [`time`](Self::time), with more lines in the request's head, each with its end.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub fn time_with(&mut self, request: &Request, head: &str) -> Result<Duration> {
+        let bytes = self.bytes(request, head);
         let began = Instant::now();
         self.connection.get_mut().write_all(&bytes)?;
         let status = self.read_answer()?;
@@ -153,11 +161,11 @@ impl Loopback {
         Ok(elapsed)
     }
 
-    fn bytes(&self, request: &Request) -> Vec<u8> {
+    fn bytes(&self, request: &Request, more: &str) -> Vec<u8> {
         let body = json!({ "query": request.query, "documents": request.documents }).to_string();
         let head = format!(
             "POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n",
+             {more}Content-Length: {}\r\n\r\n",
             self.key,
             body.len()
         );
