@@ -70,8 +70,10 @@ fn settings_of_many_pairs_are_held_once() {
     let server = Server::keyless(&[]);
     let queries: Vec<String> = (0..900).map(|at| format!("\"q{at}\"")).collect();
     let documents = vec!["\"d\""; queries.len()].join(",");
-    let (queries, setting) = (queries.join(","), "x".repeat(60 << 10));
-    let body = format!(r#"{{"text_1":[{queries}],"text_2":[{documents}],"settings":{{"x":"{setting}"}}}}"#);
+    // A long way to write 512.
+    let (queries, setting) = (queries.join(","), "0".repeat(60 << 10) + "512");
+    let body =
+        format!(r#"{{"text_1":[{queries}],"text_2":[{documents}],"settings":{{"max-document-tokens":"{setting}"}}}}"#);
     let ranking = format!(r#"{{"text_1":[{queries}],"text_2":[{documents}]}}"#);
     assert_eq!(server.post("/score", ranking).status, 200);
     std::fs::write(format!("/proc/{}/clear_refs", server.id()), "5").unwrap();

@@ -88,12 +88,18 @@ fn a_model_that_sentence_transformers_saved_is_used_as_it_says() {
     let dir = copy(&bench, "bert-hd32", "two-modules");
     save_as_cross_encoder(&dir, &json!({}), &json!({}));
     let modules = |classes: &[(&str, &str)]| {
-        let listed: Vec<Value> =
-            classes.iter().map(|(class, path)| json!({ "type": format!("a.{class}"), "path": path })).collect();
+        let listed = classes.iter().map(|(class, path)| match class.contains('.') {
+            true => json!({ "type": class, "path": path }),
+            false => json!({ "type": format!("sentence_transformers.models.{class}"), "path": path }),
+        });
+        let listed: Vec<Value> = listed.collect();
         std::fs::write(dir.join("modules.json"), Value::from(listed).to_string()).unwrap();
     };
     modules(&[("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]);
     add(&bench, &dir, &[]).fails(2, &["modules.json: its modules are Transformer, Pooling, Normalize"]);
+    // A class of the same name may compute something else.
+    modules(&[("other.Transformer", "")]);
+    add(&bench, &dir, &[]).fails(2, &["modules.json: its modules are other.Transformer"]);
     modules(&[("Transformer", ""), ("Pooling", "../elsewhere"), ("Dense", "2_Dense")]);
     add(&bench, &dir, &[]).fails(2, &["../elsewhere is not the name of a module's folder"]);
     save_as_cross_encoder(&dir, &json!({ "default_prompt_name": "none" }), &json!({}));

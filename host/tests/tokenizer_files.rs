@@ -66,6 +66,39 @@ fn what_a_class_builds_itself_is_not_taken_from_the_file() {
 }
 
 #[test]
+fn what_makes_transformers_read_or_rank_something_else_is_refused() {
+    let bench = Bench::new();
+    let with = |name: &str, field: &str, value: Value| {
+        let dir = copy(&bench, "bert-hd32", name);
+        let mut config = bert(&json!({}));
+        config[field] = value;
+        set(&dir.join("tokenizer_config.json"), &config);
+        dir
+    };
+    for (field, value, expected) in [
+        ("chat_template", json!("{{ messages }}"), "it has a chat_template"),
+        ("fast_tokenizer_files", json!(["tokenizer.json", "tokenizer.5.0.0.json"]), "fast_tokenizer_files names other"),
+        ("mask_token", Value::Null, "mask_token is null"),
+    ] {
+        add(&bench, &with(field, field, value), &[]).fails(2, &["tokenizer_config.json", expected]);
+    }
+    let dir = with("beside", "extra_special_tokens", json!(["a"]));
+    set(&dir.join("special_tokens_map.json"), &json!({ "additional_special_tokens": ["b"] }));
+    add(&bench, &dir, &[]).fails(2, &["extra_special_tokens and additional_special_tokens name other tokens"]);
+    let dir = with("jinja", "unk_token", json!("[UNK]"));
+    std::fs::write(dir.join("chat_template.jinja"), "{{ messages }}").unwrap();
+    add(&bench, &dir, &[]).fails(2, &["chat_template.jinja: it is there"]);
+}
+
+#[test]
+fn fields_of_the_older_map_of_special_tokens_are_over_the_configurations() {
+    let bench = Bench::new();
+    let over = |fields: Value| move |dir: &Path| set(&dir.join("special_tokens_map.json"), &fields);
+    assert_rows(&bench, "cased", &bert(&json!({})), over(json!({ "do_lower_case": false })), CASED);
+    assert_scores(&bench, "short", &bert(&json!({})), over(json!({ "model_max_length": 16 })), SHORT);
+}
+
+#[test]
 fn long_texts_are_cut_where_and_at_the_side_that_the_files_say() {
     let bench = Bench::new();
     let limit = json!({ "model_max_length": 16 });

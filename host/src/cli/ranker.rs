@@ -13,8 +13,10 @@ use crate::model::store::StoredModel;
 pub(super) struct Ranker {
     pub(super) model: Arc<LoadedModel>,
     pub(super) guest: Guest,
-    /// Ends when it is dropped: last, as fields are dropped in their order.
+    /// Guests end when it is dropped: after the two above, as fields are dropped in their order.
     _runtime: GuestRuntime,
+    /// What a request waits on. Guests use its timers, so it ends after them.
+    pub(super) threads: tokio::runtime::Runtime,
 }
 
 impl Ranker {
@@ -37,7 +39,9 @@ impl Ranker {
         });
         let (model, runtime) = (model?, runtime.map_err(|_| CliError::failed("setting up guests panicked"))??);
         let guest = load_guest(&runtime, guest, &model)?;
-        Ok(Self { model, guest, _runtime: runtime })
+        let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let threads = threads.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
+        Ok(Self { model, guest, _runtime: runtime, threads })
     }
 
     /// The engine and its device, for people.

@@ -214,9 +214,7 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     let writer =
         Writer { format, model: ranker.model.name().to_owned(), engine: ranker.engine(), tag: args.run_tag.clone() };
     let session = Session { ranker, limits, writer, args };
-    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let threads = threads.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-    threads.block_on(session.answer_all(input, done, sink))
+    session.ranker.threads.block_on(session.answer_all(input, done, sink))
 }
 
 struct Session {

@@ -125,9 +125,10 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<ExitCode, CliError> {
     let setting = CallerSetting { arguments: args.arguments, environment: args.environment, max_memory_bytes };
     let link = |label: Option<&str>| links.get(&label.map(str::to_owned)).cloned();
     let ended = runtime.block_on(caller.run(link, setting));
+    // Tenants' guests use the runtime's timers: they end first.
+    drop((links, platform));
     // A thread may still wait for standard input, which cannot be interrupted.
     runtime.shutdown_background();
-    drop(platform);
     ended.map(ExitCode::from).map_err(|fault| CliError::failed(fault.to_string()))
 }
 

@@ -144,7 +144,6 @@ fn make(dir: &Path, modules: &[Listed]) -> Result<ModulesHead, String> {
             ));
         }
     };
-    modules.iter().try_for_each(check_fields)?;
     let pooling = &modules[0];
     let mut folders = Vec::new();
     let mut part = |module, listed: &Listed| match listed.folder.is_empty() {
@@ -161,6 +160,7 @@ fn make(dir: &Path, modules: &[Listed]) -> Result<ModulesHead, String> {
         part(Module::DenseNorm, norm)?;
     }
     part(Module::Classifier, classifier)?;
+    modules.iter().try_for_each(check_fields)?;
     let norm = norm.map(|_| Norm { kind: NormKind::Layer, eps: LAYER_NORM_EPS, bias: true });
     let dense = match dense {
         None => None,

@@ -218,8 +218,6 @@ fn score(ranker: &Ranker, expected: &Expected, scores: Scores) -> Result<Vec<f32
         (None, None) => Vec::new(),
     };
     let limits = RequestLimits::default();
-    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let threads = threads.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
     let mut found = vec![0.0; expected.pairs.len()];
     for places in requests(&expected.pairs, limits.max_request_bytes) {
         let pairs: Vec<&ScoredPair> = places.iter().map(|&place| &expected.pairs[place]).collect();
@@ -231,7 +229,7 @@ fn score(ranker: &Ranker, expected: &Expected, scores: Scores) -> Result<Vec<f32
             settings: settings.clone(),
             ..Request::default()
         };
-        let answer = threads.block_on(ranker.guest.rerank(Arc::clone(&ranker.model), request, &limits));
+        let answer = ranker.threads.block_on(ranker.guest.rerank(Arc::clone(&ranker.model), request, &limits));
         let at = |error: CliError| error.at(&format!("the request with pair {}", places[0] + 1));
         for hit in answer.map_err(|error| at(error.into()))?.hits {
             found[places[hit.index as usize]] = hit.score;
