@@ -187,14 +187,7 @@ fn a_trace_holds_nothing_that_was_sent() {
     let server = Server::on(dir.path(), &["--otlp-endpoint", &collector.url(), "--otlp-protocol", "grpc"]);
     server.tenant(&["deploy", "acme", guest.to_str().unwrap()]);
     let key = server.tenant(&["key", "create", "acme"]);
-    let text = |fields: &str| format!(r#"{{"query":"{MARKER}","documents":["{MARKER}","b"]{fields}}}"#);
-    let wrong = format!(r#","{MARKER}":1"#);
-    let attack = r#","settings":{"attack":"nan"}"#;
-    let unknown = format!(r#","settings":{{"attack":"{MARKER}"}}"#);
-    for (status, fields) in [(200, ""), (422, &wrong), (502, attack), (500, &unknown)] {
-        assert_eq!(server.post_as(&key, "/v2/rerank", text(fields)).status, status, "{fields}");
-    }
-    assert_eq!(server.post_as(&format!("assay_{MARKER}"), "/v2/rerank", text("")).status, 401);
+    server.post_marked(&key, MARKER);
     let state = format!("{}\r\nTracestate: a={MARKER}\r\nBaggage: b={MARKER}", traceparent("01"));
     assert_eq!(server.send(&within(&state, Some(&key))).status, 200);
     assert!(server.stop());

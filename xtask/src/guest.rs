@@ -1,8 +1,8 @@
 //! Builds the guests: wasm modules by cargo, components out of them by `wit-component`.
 //!
-//! A guest is any crate of the workspace in `guest/` that is a `cdylib`, and so are the callers in `guest/callers`. The folder's name is the component's:
-//! `guest/standard` becomes `target/guests/components/standard.wasm`. Cargo and this module leave alone what is up to
-//! date.
+//! A guest is any crate of the workspace in `guest/` that is a `cdylib`, the callers in `guest/callers` too. The folder's
+//! name is the component's: `guest/standard` becomes `target/guests/components/standard.wasm`. Cargo and this module
+//! leave alone what is up to date.
 //!
 //! Every component's imports are checked: a guest that imports anything beyond this project's own contract fails the
 //! build, because it would carry code that no reranker needs. Conformance guests may import WASI, to show what they get

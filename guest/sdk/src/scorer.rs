@@ -74,8 +74,8 @@ pub struct Options {
 const SETTINGS: [&str; 4] =
     [SETTING_LABEL, SETTING_TRUNCATION_DIRECTION, SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS];
 
-/// Refuses settings that [`Options::of`] does not read, in a guest that has none of its own: a misspelt one would change
-/// nothing, and nobody would know.
+/// Refuses settings that [`Options::of`] does not read, in a guest that has none of its own: a misspelt one would
+/// change nothing, without a word.
 ///
 /// # Errors
 ///

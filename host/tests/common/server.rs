@@ -217,6 +217,19 @@ impl Server {
         self.send(&post(path, None, body.as_ref()))
     }
 
+    /// Asks a tenant whose guest is `nonsense`, for an answer and for each kind of failure, with `marker` wherever a
+    /// caller can put a text.
+    pub fn post_marked(&self, key: &str, marker: &str) {
+        let text = |fields: &str| format!(r#"{{"query":"{marker}","documents":["{marker}","b"]{fields}}}"#);
+        let wrong = format!(r#","{marker}":1"#);
+        let attack = r#","settings":{"attack":"nan"}"#;
+        let unknown = format!(r#","settings":{{"attack":"{marker}"}}"#);
+        for (status, fields) in [(200, ""), (422, &wrong), (502, attack), (500, &unknown)] {
+            assert_eq!(self.post_as(key, "/v2/rerank", text(fields)).status, status, "{fields}");
+        }
+        assert_eq!(self.post_as(&format!("assay_{marker}"), "/v2/rerank", text("")).status, 401);
+    }
+
     /// Posts a body with a key.
     #[track_caller]
     pub fn post_as(&self, key: &str, path: &str, body: impl AsRef<[u8]>) -> Answer {

@@ -24,8 +24,8 @@ const FLAGS: [&str; 5] = ["single_word", "lstrip", "rstrip", "normalized", "spec
 /// Most changes of tokens that are told one by one.
 const TOLD: usize = 5;
 
-/// What the older files say. They count only if `tokenizer_config.json` has no `added_tokens_decoder`: then the fields
-/// of `special_tokens_map.json`, whatever they are, take the places of its own.
+/// What the older files say. They count only if `tokenizer_config.json` has no `added_tokens_decoder`: then each
+/// field of `special_tokens_map.json` takes the place of its own field of that name.
 #[derive(Debug, Default)]
 pub(super) struct OlderFiles {
     special: Value,
