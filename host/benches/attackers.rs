@@ -1,7 +1,8 @@
 //! Question: what do hostile callers and guests cost a polite caller of another tenant?
 //!
-//! Baseline, in the same run: the polite caller alone. Then beside each kind of attacker, and beside all of them at once;
-//! rounds alternate, so that all see the same machine. The polite caller asks over one connection, a small request after
+//! Baseline, in the same run: the polite caller alone. Then beside a neighbour who attacks nothing and sends as many valid
+//! rows as the slow readers do, beside each kind of attacker, and beside all of them at once; rounds alternate, so that
+//! all see the same machine. The polite caller asks over one connection, a small request after
 //! the other. Included: HTTP, the key, the guest, the device. Every answer is compared with the first one. The attackers
 //! are threads of this process. On Linux they take only what all others leave of the processor (`SCHED_IDLE`), since real
 //! ones would have another machine's.
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use assay::http::{ConnectionLimits, Deadlines};
 use assay::tenant::TenantLimits;
 use assay::tenant::admin::{Command, Reply};
-use common::attackers::{ATTACKS, Attackers, Target};
+use common::attackers::{ATTACKS, Attackers, NEIGHBOURS, Target};
 use common::server::post;
 use common::service::{Service, Setting};
 use common::tenants::{admin, component, demo_model, deploy, name, serving};
@@ -55,9 +56,10 @@ fn main() {
     let polite = Polite::new(&service);
     polite.ask(Duration::from_secs(2));
 
-    let mut settings: Vec<Vec<usize>> = vec![Vec::new()];
-    settings.extend((0..ATTACKS.len()).map(|attack| vec![attack]));
-    settings.push((0..ATTACKS.len()).collect());
+    let neighbours = [NEIGHBOURS];
+    let mut settings = vec![&[][..], &neighbours];
+    settings.extend(ATTACKS.chunks(1));
+    settings.push(&ATTACKS);
     let mut times = vec![Vec::new(); settings.len()];
     let mut sent = vec![0; settings.len()];
     let before = resident_bytes();
@@ -72,9 +74,9 @@ fn main() {
     let alone = Percentiles::of(&mut times[0].clone());
     for ((setting, times), sent) in settings.iter().zip(&mut times).zip(sent) {
         let what = match setting[..] {
-            [] => "alone".to_owned(),
-            [one] => ATTACKS[one].0.to_owned(),
-            _ => "all at once".to_owned(),
+            [] => "alone",
+            [(name, ..)] => name,
+            _ => "all at once",
         };
         let here = Percentiles::of(times);
         let ratio = here.p99.as_secs_f64() / alone.p99.as_secs_f64();

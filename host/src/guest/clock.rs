@@ -3,16 +3,23 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 
-/// How often a running guest yields: often enough that guests of others do not notice how long one computes, seldom
-/// enough that a tick's few microseconds do not count.
-const EPOCH_TICK: Duration = Duration::from_millis(1);
+/// How long a guest computes before it yields, if guests have computed little of late: seldom enough that an idle
+/// program hardly wakes.
+const TICK: Duration = Duration::from_millis(1);
 
-/// Ticks between two chores.
-const CHORE_TICKS: u32 = 1_000;
+/// The same while guests compute for long: those of others, sockets and the device wait for a core no longer than this,
+/// and what a tick costs, some microseconds, does not count.
+const SHORT_TICK: Duration = Duration::from_micros(250);
+
+/// Short ticks without a guest that computes for long, until the clock is slow again.
+const CALM_TICKS: u32 = 40;
+
+/// Time between two chores.
+const CHORE: Duration = Duration::from_secs(1);
 
 /// Advances the engine's epoch until it is dropped.
 #[derive(Debug)]
@@ -21,18 +28,34 @@ pub(super) struct EpochClock {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Where guests' threads say that a guest computes for long.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Haste(Arc<AtomicBool>);
+
+impl Haste {
+    /// Makes the clock's ticks short for a while.
+    pub(super) fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_asked(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
 impl EpochClock {
     /// Starts the clock. It does the `chore` about every second.
-    pub(super) fn start(engine: Engine, chore: impl Fn() + Send + 'static) -> std::io::Result<Self> {
+    pub(super) fn start(engine: Engine, haste: Haste, chore: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("assay-epoch".to_owned()).spawn(move || {
-            let mut ticks = 0_u32;
+            let (mut hurried, mut chored) = (0_u32, Instant::now());
             while !stopped.load(Ordering::Relaxed) {
-                std::thread::park_timeout(EPOCH_TICK);
+                std::thread::park_timeout(if hurried > 0 { SHORT_TICK } else { TICK });
                 engine.increment_epoch();
-                ticks = (ticks + 1) % CHORE_TICKS;
-                if ticks == 0 {
+                hurried = if haste.is_asked() { CALM_TICKS } else { hurried.saturating_sub(1) };
+                if chored.elapsed() >= CHORE {
+                    chored = Instant::now();
                     chore();
                 }
             }

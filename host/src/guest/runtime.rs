@@ -12,7 +12,7 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAlloc
 
 use super::cache::{CompiledCache, Form};
 use super::call::{Call, Payer, Program, Shared};
-use super::clock::EpochClock;
+use super::clock::{EpochClock, Haste};
 use super::component;
 use super::contract::{self, GuestPre};
 use super::error::{EngineError, GuestError};
@@ -150,7 +150,8 @@ impl GuestRuntime {
         let pool = Pool::new(options.max_instances.into(), memory_bytes, move || {
             evicting.upgrade().is_some_and(|idle| idle.evict())
         });
-        let clock = EpochClock::start(engine.clone(), move || {
+        let haste = Haste::default();
+        let clock = EpochClock::start(engine.clone(), haste.clone(), move || {
             if let Some(idle) = expiring.upgrade() {
                 idle.expire(Instant::now());
             }
@@ -158,7 +159,7 @@ impl GuestRuntime {
         let clock = clock.map_err(EngineError::Thread)?;
         let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let count = options.threads.map_or_else(cores, NonZeroUsize::get);
-        let threads = Arc::new(GuestThreads::start(count).map_err(EngineError::Thread)?);
+        let threads = Arc::new(GuestThreads::start(count, haste).map_err(EngineError::Thread)?);
         let work = Arc::new(Semaphore::new(count.saturating_sub(1).max(1)));
         let shared = Shared { pool, idle, threads, work, starts: Arc::default() };
         let max_prepare_cpu = options.max_prepare_cpu;

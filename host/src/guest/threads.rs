@@ -13,6 +13,7 @@ use async_task::{Builder, Runnable};
 use futures::FutureExt;
 use tokio::runtime::Handle;
 
+use super::clock::Haste;
 use super::cpu_time::{CpuMeter, Metered};
 use super::turns::{CpuShare, Next, Turns};
 
@@ -21,8 +22,8 @@ use super::turns::{CpuShare, Next, Turns};
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
 
-/// A poll that was ended by the epoch's tick, and not by the guest itself.
-const LONG_POLL: Duration = Duration::from_micros(500);
+/// A poll that was most likely ended by the epoch's tick, and not by the guest itself.
+const LONG_POLL: Duration = Duration::from_micros(150);
 
 /// A guest's threads, running until this is dropped.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ struct Shared {
     state: Mutex<State>,
     /// Notified when a task becomes ready, and at the end.
     changed: Condvar,
+    haste: Haste,
 }
 
 #[derive(Debug, Default)]
@@ -63,9 +65,10 @@ pub(super) enum Unfinished {
 }
 
 impl GuestThreads {
-    /// Starts `count` threads.
-    pub(super) fn start(count: usize) -> std::io::Result<Self> {
-        let mut threads = Self { shared: Arc::default(), threads: Vec::new() };
+    /// Starts `count` threads, which ask the clock for haste while guests compute for long.
+    pub(super) fn start(count: usize, haste: Haste) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared { haste, ..Shared::default() });
+        let mut threads = Self { shared, threads: Vec::new() };
         for number in 0..count.max(1) {
             let shared = Arc::clone(&threads.shared);
             let thread = std::thread::Builder::new().name(format!("assay-guest-{number}"));
@@ -184,6 +187,7 @@ impl Shared {
                     let took = meter.spent().saturating_sub(before);
                     self.lock().turns.charge(&tenant, took, Instant::now());
                     if took >= LONG_POLL {
+                        self.haste.ask();
                         // To threads of a higher priority that wait for this core: the system itself would look for
                         // them every few milliseconds only, and a small batch on the device takes no longer.
                         std::thread::yield_now();

@@ -13,7 +13,7 @@ const DOCUMENTS: &[u8] =
     br#"{"query":"why is the sky blue","documents":["Air scatters blue light.","Bread is baked."]}"#;
 
 /// Attacks until it is stopped.
-type Attack = fn(&Target, &AtomicBool);
+pub type Attack = fn(&Target, &AtomicBool);
 
 /// What attacks, and how many at a time.
 pub const ATTACKS: [(&str, usize, Attack); 8] = [
@@ -26,6 +26,10 @@ pub const ATTACKS: [(&str, usize, Attack); 8] = [
     ("hostile JSON", 2, hostile_json),
     ("spinning guests", 16, spin),
 ];
+
+/// No attack: as many connections as slow readers have, whose owners read their small answers. It shows what valid rows
+/// of another tenant cost, however they come.
+pub const NEIGHBOURS: (&str, usize, Attack) = ("as many valid rows, read", 8, neighbours);
 
 /// Whom the attackers know.
 #[derive(Debug)]
@@ -44,10 +48,10 @@ pub struct Attackers {
 }
 
 impl Attackers {
-    /// Starts attacks, by their places among [`ATTACKS`].
-    pub fn start(target: &Arc<Target>, attacks: &[usize]) -> Self {
+    /// Starts attacks: their names, how many at a time, and what each does.
+    pub fn start(target: &Arc<Target>, attacks: &[(&str, usize, Attack)]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let each = attacks.iter().flat_map(|&attack| std::iter::repeat_n(ATTACKS[attack].2, ATTACKS[attack].1));
+        let each = attacks.iter().flat_map(|&(_, count, attack)| std::iter::repeat_n(attack, count));
         let threads = each.map(|attack| {
             let (target, stop) = (Arc::clone(target), Arc::clone(&stop));
             std::thread::spawn(move || {
@@ -110,6 +114,15 @@ fn slow_readers(target: &Target, stop: &AtomicBool) {
     until_stopped(stop, || {
         if let Some(mut stream) = open(target, &request) {
             let _ = stream.read(&mut [0; 16]);
+        }
+    });
+}
+
+fn neighbours(target: &Target, stop: &AtomicBool) {
+    let request = post("/v1/rerank", Some(&target.hostile), br#"{"query":"q","documents":["t"]}"#);
+    until_stopped(stop, || {
+        if let Some(mut stream) = open(target, &request) {
+            let _ = stream.read(&mut [0; 1024]);
         }
     });
 }
