@@ -289,7 +289,7 @@ fn tenants_share_a_host_and_each_gets_its_own_answers() {
         });
         let revoking = scope.spawn(|| revoke(platform, address, &mut oracle(), until));
         let asking = scope.spawn(|| {
-            let attackers = Attackers::start(&target, &(0..ATTACKS.len()).collect::<Vec<_>>());
+            let attackers = Attackers::start(&target, &ATTACKS);
             let beside = polite(address, &host.service.key, &mut oracle(), until - third);
             attackers.stop();
             (beside, polite(address, &host.service.key, &mut oracle(), until))

@@ -393,7 +393,8 @@ impl Registry {
         })?
     }
 
-    /// Uses the store. After an error of the disk it refuses everything, so it is opened again first.
+    /// Uses the store. After an error of the disk it refuses everything, so it is opened again first, and used before
+    /// another thread can meet the next error.
     fn with_db<T>(&self, work: impl Fn(&Database) -> Result<T, redb::Error>) -> Result<T, RegistryError> {
         let use_it = || {
             let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
@@ -401,13 +402,10 @@ impl Registry {
         };
         let done = match use_it() {
             Err(redb::Error::PreviousIo) => {
-                {
-                    let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
-                    // Closed before it is opened, since it can be open only once.
-                    drop(db.take());
-                    *db = Some(open_store(&self.path)?);
-                }
-                use_it()
+                let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+                // Closed before it is opened, since it can be open only once.
+                drop(db.take());
+                work(db.insert(open_store(&self.path)?))
             }
             done => done,
         };
