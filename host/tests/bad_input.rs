@@ -24,6 +24,16 @@ fn missing_arguments_and_files_are_named() {
     bench.rerank(&["--requests", "nowhere.jsonl"]).fails(2, &["nowhere.jsonl"]);
     bench.rerank(&["--query", "q", "--guest", "nowhere.wasm", "d"]).fails(2, &["nowhere.wasm"]);
     bench.rerank(&["--query", "q", "--requests", "x", "d"]).fails(2, &["cannot be used with"]);
+    // Options of another kind of input.
+    for (options, option) in [
+        (&["--queries", "x"][..], "--queries"),
+        (&["--requests-format", "csv"], "--requests-format"),
+        (&["--keep-field", "x"], "--keep-field"),
+        (&["--documents-format", "lines"], "--documents-format"),
+        (&["--run-tag", "x"], "--run-tag is a column of a run: it needs --output run"),
+    ] {
+        bench.rerank(&[&["--query", "q", "d"], options].concat()).fails(2, &[option]);
+    }
 }
 
 #[test]

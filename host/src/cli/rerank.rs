@@ -52,27 +52,28 @@ pub(super) struct Args {
     #[arg(long)]
     query: Option<String>,
     /// The documents; after `--` they may begin with a hyphen
-    #[arg(requires = "query", value_name = "DOCUMENT")]
+    // What conflicts is named too: clap does not ask for an argument that another one excludes.
+    #[arg(requires = "query", conflicts_with_all = ["requests", "run"], value_name = "DOCUMENT")]
     document: Vec<String>,
     /// A file of documents: for --query instead of arguments, - is standard input; for --run the documents that it
     /// names
     #[arg(long, conflicts_with_all = ["document", "requests"], value_name = "FILE")]
     documents: Option<PathBuf>,
     /// How to read the documents file
-    #[arg(long, requires = "documents", default_value = "auto", value_name = "FORMAT")]
+    #[arg(long, requires = "documents", conflicts_with_all = ["document", "requests"], default_value = "auto", value_name = "FORMAT")]
     documents_format: Format,
     /// A file of requests, {"query": …, "documents": […]} each, or rows with a query and a document, answered in order;
     /// - is standard input
     #[arg(long, value_name = "FILE")]
     requests: Option<PathBuf>,
     /// How to read the requests file
-    #[arg(long, requires = "requests", default_value = "auto", value_name = "FORMAT")]
+    #[arg(long, requires = "requests", conflicts_with_all = ["query", "run"], default_value = "auto", value_name = "FORMAT")]
     requests_format: Format,
     /// A TREC run, `query-id Q0 document-id rank score tag`, whose documents are ranked again; - is standard input
     #[arg(long, requires_all = ["queries", "documents"], value_name = "FILE")]
     run: Option<PathBuf>,
     /// The queries that a run names: TSV or CSV, JSONL or a JSON array, with ids and texts
-    #[arg(long, requires = "run", value_name = "FILE")]
+    #[arg(long, requires = "run", conflicts_with_all = ["query", "requests"], value_name = "FILE")]
     queries: Option<PathBuf>,
     /// The field or column that is a text, id, query or query-id; several text fields are joined by spaces
     #[arg(long = "field", value_name = "ROLE=NAME")]
@@ -81,7 +82,7 @@ pub(super) struct Args {
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     columns: Vec<String>,
     /// Another field of requests to return with the answer
-    #[arg(long = "keep-field", requires = "requests", value_name = "NAME")]
+    #[arg(long = "keep-field", requires = "requests", conflicts_with_all = ["query", "run"], value_name = "NAME")]
     keep_fields: Vec<String>,
     /// What to do with a request that cannot be answered
     #[arg(long, default_value = "stop")]
@@ -125,9 +126,9 @@ pub(super) struct Args {
     /// command gives
     #[arg(long, requires = "output_file")]
     resume: bool,
-    /// The last column of a written run
-    #[arg(long, value_name = "TAG", default_value = DEFAULT_RUN_TAG)]
-    run_tag: String,
+    /// The last column of a written run [default: assay]
+    #[arg(long, value_name = "TAG")]
+    run_tag: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -154,10 +155,17 @@ impl Args {
         if self.resume && format == OutputFormat::Table {
             return Err(CliError::bad_input("--resume needs --output jsonl or run: a table cannot be resumed"));
         }
-        if !formats::trec::is_column(&self.run_tag) {
+        if self.run_tag.is_some() && format != OutputFormat::Run {
+            return Err(CliError::bad_input("--run-tag is a column of a run: it needs --output run"));
+        }
+        if !formats::trec::is_column(self.run_tag()) {
             return Err(CliError::bad_input("--run-tag is a column of a run, and holds no white space"));
         }
         Ok(format)
+    }
+
+    fn run_tag(&self) -> &str {
+        self.run_tag.as_deref().unwrap_or(DEFAULT_RUN_TAG)
     }
 
     /// The file for the answers; `None` for standard output.
@@ -204,15 +212,19 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     let store = ModelStore::new(data_dir);
     let stored = store.open(args.model.as_deref())?;
     let done = if args.resume {
-        let names = Names { model: &stored.manifest.name, tag: &args.run_tag };
+        let names = Names { model: &stored.manifest.name, tag: args.run_tag() };
         sink.resume(format, names, input.requests.as_mut())?
     } else {
         Done::default()
     };
     let ranker = Ranker::open(&device, &stored, args.guest.as_deref(), data_dir)?;
     ranker.check_label(args.label.as_deref())?;
-    let writer =
-        Writer { format, model: ranker.model.name().to_owned(), engine: ranker.engine(), tag: args.run_tag.clone() };
+    let writer = Writer {
+        format,
+        model: ranker.model.name().to_owned(),
+        engine: ranker.engine(),
+        tag: args.run_tag().to_owned(),
+    };
     let session = Session { ranker, limits, writer, args };
     session.ranker.threads.block_on(session.answer_all(input, done, sink))
 }

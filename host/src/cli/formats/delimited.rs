@@ -78,13 +78,17 @@ impl Delimited {
         let mut rows = Self::with_columns(source, delimiter, Arc::new([]));
         rows.named_by = "the file has";
         let Some(first) = rows.read_row().transpose()? else { return Ok(rows) };
+        if first.cells.iter().any(|cell| cell.contains('\r')) {
+            let message =
+                "has a carriage return within: lines must end with a line feed, as `tr '\\r' '\\n'` makes them";
+            return Err(CliError::bad_input(message).at(&first.place.to_string()));
+        }
         if let Some(columns) = guess(&first.cells) {
             (rows.columns, rows.first) = (columns, Some(first));
             return Ok(rows);
         }
         let columns: Vec<String> = first.cells.iter().map(|name| name.trim().to_owned()).collect();
-        let twice = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name) && !name.is_empty());
-        if let Some((_, name)) = twice {
+        if let Some(name) = named_twice(&columns) {
             let message = format!("two columns have the name {name:?}");
             return Err(CliError::bad_input(message).at(&first.place.to_string()));
         }
@@ -160,12 +164,18 @@ impl Delimited {
 
 impl RecordReader for Delimited {
     fn read(&mut self) -> Option<Result<Record, Fault>> {
-        let row = match self.first.take() {
-            Some(row) => row,
-            None => match self.read_row()? {
-                Ok(row) => row,
-                Err(fault) => return Some(Err(fault)),
-            },
+        let row = loop {
+            let row = match self.first.take() {
+                Some(row) => row,
+                None => match self.read_row()? {
+                    Ok(row) => row,
+                    Err(fault) => return Some(Err(fault)),
+                },
+            };
+            // What a blank line is elsewhere.
+            if !row.cells.iter().all(String::is_empty) {
+                break row;
+            }
         };
         let RawRow { cells, place, start, end } = row;
         if cells.len() != self.columns.len() {
@@ -175,6 +185,12 @@ impl RecordReader for Delimited {
         let row = Row::new(Arc::clone(&self.columns), cells);
         Some(Ok(Record { content: Content::Row(row), place, start, end }))
     }
+}
+
+/// A name that two columns have.
+pub(super) fn named_twice(columns: &[String]) -> Option<&str> {
+    let twice = |(at, name): &(usize, &String)| columns[..*at].contains(name) && !name.is_empty();
+    columns.iter().enumerate().find(twice).map(|(_, name)| name.as_str())
 }
 
 /// Cuts a row's text at the ends of its cells; `None` if it is not UTF-8.

@@ -390,6 +390,9 @@ fn missing(role: &str, names: &Names, named: &impl Named) -> String {
     const MOST: usize = 12;
     let asked: Vec<String> = names.iter().take(1).map(|name| format!("{name:?}")).collect();
     let there: Vec<String> = named.names().into_iter().take(MOST).map(|name| format!("{name:.40?}")).collect();
+    if named.names().iter().any(|name| names.iter().any(|asked| asked == *name)) {
+        return format!("has nothing in {}: a {role} must be there", asked.concat());
+    }
     let there = if there.is_empty() { "nothing".to_owned() } else { there.join(", ") };
     format!("has no {} but {there}: choose with --field {role}=NAME{}", asked.concat(), named.remedy())
 }

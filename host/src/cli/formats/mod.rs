@@ -135,6 +135,11 @@ impl OpenFile {
             Format::Csv => Delimiter::of_csv(self.source.first_line()),
             Format::Tsv => Delimiter::Tab,
         };
+        if let Header::Named(columns) = &header
+            && let Some(name) = delimited::named_twice(columns)
+        {
+            return Err(CliError::bad_input(format!("--columns has the name {name:?} twice")));
+        }
         let rows = match header {
             Header::Named(columns) => Delimited::with_columns(self.source, delimiter, columns.into()),
             Header::FirstRow => Delimited::with_header(self.source, delimiter, |_| None)?,

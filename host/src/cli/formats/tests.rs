@@ -161,12 +161,30 @@ fn wrong_column_counts_and_open_quotes_are_reported_with_their_line() {
         ("id,text\n1,\"a\nb\n", "line 2: has a quote that is not closed"),
         ("id,body\n1,a\n", "has no \"text\" but \"id\", \"body\": choose with --field text=NAME"),
         ("text,text\na,b\n", "two columns have the name \"text\""),
+        ("id,text\r1,a\r", "line 1: has a carriage return within"),
     ] {
         let error = files.documents("d.csv", csv).unwrap_err();
         assert!(error.contains(message), "{csv}: {error}");
     }
     let error = files.documents("d.csv", b"text\nm\xf6\n").unwrap_err();
     assert!(error.contains("line 2: is not UTF-8"), "{error}");
+}
+
+#[test]
+fn a_row_of_empty_cells_is_no_record() {
+    let files = Files::new();
+    for csv in ["id,text\n1,a\n,\n2,b\n", "id,text\r\n1,a\r\n\"\",\"\"\r\n2,b\r\n", "id;text\n;\n1;a\n2;b\n;\n"] {
+        assert_eq!(files.documents("d.csv", csv).unwrap(), ["1=a", "2=b"], "{csv:?}");
+    }
+    let many = "id,text\n".to_owned() + &",\n".repeat(100_000) + "1,a\n";
+    assert_eq!(files.documents("d.csv", &many).unwrap(), ["1=a"]);
+}
+
+#[test]
+fn columns_that_are_named_twice_are_refused() {
+    let named = Header::Named(vec!["text".into(), "id".into(), "text".into()]);
+    let error = Files::new().read("d.csv", "a,1,b\n", Format::Auto, named, &fields(&[])).unwrap_err();
+    assert!(error.contains("--columns has the name \"text\" twice"), "{error}");
 }
 
 #[test]
