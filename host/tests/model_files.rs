@@ -69,6 +69,7 @@ fn a_model_that_sentence_transformers_saved_is_used_as_it_says() {
         json!({ "config_args": { "hidden_act": "relu" } }),
         json!({ "modality_config": { "text": { "method": "forward", "method_output_name": "hidden" } } }),
         json!({ "a_later_field": 1 }),
+        json!({ "max_seq_length": 0 }),
     ]
     .iter()
     .enumerate()
@@ -494,8 +495,12 @@ fn a_models_page_shows_all_that_was_decided() {
         "scores        sigmoid\n",
         "prompt        \"query: \"\n",
         "cut from      the left\n",
-        "tokenizer     WordPiece, normalizer BertNormalizer, pre-tokenizer BertPreTokenizer, post-processor Template",
-        "texts are not lower-cased, accents stay, as tokenizer_config.json",
+        "tokenizer     WordPiece (",
+        "normalizer    BertNormalizer (clean_text true, handle_chinese_chars true, lowercase false)\n",
+        "pre-tokenizer BertPreTokenizer\n",
+        "pair          TemplateProcessing: [CLS] $A [SEP] $B:1 [SEP]:1\n",
+        "added tokens  5\n",
+        "changed       texts are not lower-cased, accents stay, as tokenizer_config.json",
         "adapter       none\n",
         "source        directory /",
     ] {

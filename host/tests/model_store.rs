@@ -124,6 +124,19 @@ fn another_models_tokenizer_is_refused() {
 }
 
 #[test]
+fn a_file_that_is_not_of_a_revision_decides_nothing() {
+    let bench = Bench::new();
+    let show = || finish(bench.assay().args(["model", "show", "tiny", "--json"])).succeeds().stdout;
+    let before = show();
+    let stored = bench.path("data/models/tiny");
+    let current = std::fs::read_to_string(stored.join("current")).unwrap();
+    let settings = stored.join(current).join("settings.json");
+    assert!(!settings.exists());
+    std::fs::write(settings, r#"{"scores":"sigmoid","prompt":"another query: "}"#).unwrap();
+    assert_eq!(show(), before);
+}
+
+#[test]
 fn a_damaged_weights_file_is_refused_or_found() {
     let bench = Bench::new();
     let whole = bench.path("tiny/model.safetensors");

@@ -215,6 +215,47 @@ fn classes_that_build_their_tokenizer_anew_do_so_here_too() {
     refused("bert-hd32", "RobertaTokenizer", "has a model of the type WordPiece");
 }
 
+#[test]
+fn debertas_tokenizer_is_kept_and_what_another_version_makes_of_it_is_said() {
+    let bench = Bench::new();
+    let config = json!({ "tokenizer_class": "DebertaV2Tokenizer", "cls_token": "<s>", "sep_token": "</s>" });
+    let model = |name: &str, config: &Value, change: &dyn Fn(&mut Value)| {
+        let dir = copy(&bench, "deberta-v3", name);
+        set(&dir.join("tokenizer_config.json"), config);
+        change_tokenizer(&dir, change);
+        dir
+    };
+    let note = "transformers 5 builds another normalizer";
+    let kept = add(&bench, &model("kept", &config, &|_| {}), &[]).succeeds();
+    assert!(kept.stderr.contains(note) || kept.stdout.contains(note), "{}", kept.stderr);
+    let page = finish(bench.assay().args(["model", "show", "kept"])).succeeds().stdout;
+    assert!(page.contains(note), "{page}");
+
+    // As transformers 5 saves it.
+    let saved = |it: &mut Value| {
+        it["normalizer"] = json!({ "type": "Sequence", "normalizers": [
+            { "type": "Replace", "pattern": { "Regex": r"\s{2,}|[\n\r\t]" }, "content": " " }, { "type": "NFC" },
+            { "type": "Strip", "strip_left": false, "strip_right": true },
+        ]});
+        it["pre_tokenizer"] = json!({ "type": "Sequence", "pretokenizers": [
+            { "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true },
+        ]});
+        it["post_processor"] = json!({
+            "type": "BertProcessing", "cls": ["<s>", 0], "sep": ["</s>", 2],
+        });
+    };
+    add(&bench, &model("saved", &config, &saved), &[]).succeeds();
+    let page = finish(bench.assay().args(["model", "show", "saved"])).succeeds().stdout;
+    assert!(!page.contains("transformers 5 builds another"), "{page}");
+
+    for (field, part) in [("do_lower_case", "Lowercase"), ("split_by_punct", "Punctuation")] {
+        let mut config = config.clone();
+        config[field] = json!(true);
+        let said = format!("{field} is true, and tokenizer.json has no \"{part}\"");
+        add(&bench, &model(field, &config, &saved), &[]).fails(2, &[&said]);
+    }
+}
+
 /// Adds the tiny model with its tokenizer changed.
 fn add_tokenizer(bench: &Bench, config: &Value, change: impl FnOnce(&mut Value)) -> Finished {
     let mut model = Model::default();

@@ -101,6 +101,8 @@ fn modules_that_compute_something_else_are_refused_by_name() {
         ("2_Dense/config.json", json!({ "use_residual": true }), "use_residual"),
         ("2_Dense/config.json", json!({ "module_output_name": "other" }), "makes other of sentence_embedding"),
         ("4_Dense/config.json", json!({ "module_input_name": "other" }), "makes scores of other"),
+        ("4_Dense/config.json", json!({ "module_output_name": "sentence_embedding" }), "the last one scores"),
+        ("2_Dense/config.json", json!({ "out_features": 16 }), "a Dense has 32 inputs and 16 outputs"),
         ("1_Pooling/config.json", json!({ "include_prompt": false }), "include_prompt false, supported is true"),
         ("3_LayerNorm/config.json", json!({ "a_later_field": 1 }), "its LayerNorm has a_later_field 1"),
         ("4_Dense/config.json", json!({ "activation_function": gelu }), "its last Dense has the activation gelu"),

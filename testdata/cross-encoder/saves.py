@@ -47,6 +47,8 @@ FAMILIES = {
     "distilbert": ("distilbert", ["q_lin", "v_lin"]),
     "electra": ("electra-projected", ["query", "value"]),
     "modernbert": ("modernbert-cls", ["Wqkv", "Wo"]),
+    "deberta-v2": ("deberta-v3", ["query_proj", "value_proj"]),
+    "gte": ("gte", ["q_proj", "v_proj"]),
 }
 
 PAIRS = [
@@ -542,7 +544,9 @@ def lora(family="bert", **options):
     return LoraConfig(**options)
 
 
-@row("LoRA", served=True, families=EVERY)
+# An adapter over GTE has the names of transformers' layers, and the model's own file has those of its first code.
+@row("LoRA", families=("gte",))
+@row("LoRA", served=True, families=tuple(family for family in EVERY if family != "gte"))
 def lora_plain(folder, family):
     return adapted(folder, family, lora(family))
 

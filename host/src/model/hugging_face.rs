@@ -187,7 +187,7 @@ fn check_transformer(fields: &Value, is_bare: bool) -> Result<(), String> {
     };
     for (field, value) in fields.as_object().into_iter().flatten() {
         let is_plain = match field.as_str() {
-            "max_seq_length" => value.as_u64().is_some_and(|max| u32::try_from(max).is_ok()),
+            "max_seq_length" => value.as_u64().is_some_and(|max| max > 0 && u32::try_from(max).is_ok()),
             "do_lower_case" => value.is_boolean(),
             "transformer_task" => value == task,
             "module_output_name" => value == output,

@@ -28,3 +28,4 @@ pub use manifest::{Manifest, ModelRevision, Source};
 pub use name::of_directory;
 pub use settings::{DefaultScores, ModelSettings};
 pub use store::ModelStore;
+pub use tokenizer::TokenizerSummary;

@@ -13,7 +13,7 @@ use super::info::ModelTask;
 use super::label::named;
 use super::settings::{DefaultScores, ModelSettings};
 use super::store::StoredModel;
-use super::tokenizer::{TOKENIZER_FILE, read_tokenizer};
+use super::tokenizer::{TOKENIZER_FILE, TokenizerSummary, read_tokenizer};
 
 /// The scores of a model whose files name no activation.
 const NO_ACTIVATION: &str =
@@ -44,8 +44,8 @@ pub struct ModelPage {
     pub max_tokens: usize,
     /// The labels of its classifier, by number and name; empty for an embedding model.
     pub labels: String,
-    /// The kind of its tokenizer: its model, normalizer, pre-tokenizer and post-processor.
-    pub tokenizer: String,
+    /// The parts of its tokenizer, with their settings.
+    pub tokenizer: TokenizerSummary,
     /// What was decided when it was added.
     pub settings: ModelSettings,
     /// Bytes of every file.
@@ -81,23 +81,11 @@ impl ModelPage {
                 Task::CrossEncoder => named(&hugging_face::labels(&config), whole.outputs()),
                 Task::Embedding => String::new(),
             },
-            tokenizer: tokenizer_kind(&tokenizer),
+            tokenizer: TokenizerSummary::of(&tokenizer),
             settings,
             bytes: manifest.files.values().map(|file| file.bytes).sum(),
         })
     }
-}
-
-/// The kinds of a tokenizer's parts.
-fn tokenizer_kind(tokenizer: &Value) -> String {
-    let kind = |part: &str| tokenizer[part]["type"].as_str().unwrap_or("none").to_owned();
-    format!(
-        "{}, normalizer {}, pre-tokenizer {}, post-processor {}",
-        kind("model"),
-        kind("normalizer"),
-        kind("pre_tokenizer"),
-        kind("post_processor")
-    )
 }
 
 impl fmt::Display for ModelPage {
@@ -133,9 +121,14 @@ impl fmt::Display for ModelPage {
             line("prompt", &format_args!("{:?}", settings.prompt.as_deref().unwrap_or_default()))?;
             line("cut from", &if settings.is_cut_left { "the left" } else { "the right" })?;
         }
-        line("tokenizer", &self.tokenizer)?;
+        let TokenizerSummary { model, normalizer, pre_tokenizer, post_processor, added_tokens } = &self.tokenizer;
+        line("tokenizer", model)?;
+        line("normalizer", normalizer)?;
+        line("pre-tokenizer", pre_tokenizer)?;
+        line("pair", post_processor)?;
+        line("added tokens", added_tokens)?;
         for change in &settings.tokenizer_changes {
-            line("", change)?;
+            line("changed", change)?;
         }
         line("size", &format_args!("{} bytes", self.bytes))?;
         for note in &settings.notes {

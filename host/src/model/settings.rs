@@ -63,14 +63,11 @@ impl DefaultScores {
 }
 
 impl ModelSettings {
-    /// Reads the settings of a revision.
+    /// Reads the settings of a revision that has the file.
     pub(super) fn read(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(SETTINGS_FILE);
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| ModelError::Settings { path, error }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(source) => Err(ModelError::Io { path, source }),
-        }
+        let bytes = std::fs::read(&path).map_err(ModelError::io(&path))?;
+        serde_json::from_slice(&bytes).map_err(|error| ModelError::Settings { path, error })
     }
 
     /// The file's contents; `None` if nothing was decided.

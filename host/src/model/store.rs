@@ -28,7 +28,7 @@ use super::error::{Damage, ModelError};
 use super::hugging_face;
 use super::manifest::{FileRecord, Manifest, revision};
 use super::name::{self, DEFAULT_FILE};
-use super::settings::ModelSettings;
+use super::settings::{ModelSettings, SETTINGS_FILE};
 pub use super::tokenizer::{MAX_TOKENIZER_BYTES, TOKENIZER_FILE};
 use crate::durable::{self, DirLock, Durability};
 use crate::sweep::{DroppedKind, GRACE, Sweep};
@@ -323,7 +323,11 @@ impl StoredModel {
     /// # Errors
     /// The file is damaged, or a later program wrote it.
     pub fn settings(&self) -> Result<ModelSettings, ModelError> {
-        ModelSettings::read(&self.dir)
+        // A file that is not one of the revision's decides nothing.
+        match self.manifest.files.contains_key(SETTINGS_FILE) {
+            true => ModelSettings::read(&self.dir),
+            false => Ok(ModelSettings::default()),
+        }
     }
 
     /// What it computes, without reading its weights.
@@ -402,8 +406,9 @@ fn write_pointer(path: &Path, text: &str) -> Result<(), ModelError> {
 }
 
 pub(super) fn read_pointer(path: &Path) -> Result<Option<String>, ModelError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text.trim().to_owned())),
+    match std::fs::read(path) {
+        // Of a damaged one something is left, which points nowhere.
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             Ok(None)
         }

@@ -242,7 +242,9 @@ impl<'a> Adapter<'a> {
                 self.names.prefix
             );
         }
-        "fits nothing in the model: the adapter was made for another one".to_owned()
+        "fits nothing in the model: the adapter was made for another one, or over layers that transformers names otherwise \
+         than this file (GTE): merge it there with merge_and_unload() and add the merged model"
+            .to_owned()
     }
 
     /// The rank of a module's update, and what the update is multiplied by.

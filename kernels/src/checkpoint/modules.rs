@@ -218,16 +218,24 @@ fn check_fields(module: &Listed) -> Result<(), String> {
 /// Refuses a Dense that does not read what the module before it made, or whose result the next one does not read.
 fn check_chain(dense: &Listed, is_last: bool) -> Result<(), String> {
     const POOLED: &str = "sentence_embedding";
+    const SCORES: &str = "scores";
     let input = dense.config["module_input_name"].as_str().unwrap_or(POOLED);
     let output = dense.config["module_output_name"].as_str().unwrap_or(input);
-    match input == POOLED && (is_last || output == POOLED) {
-        true => Ok(()),
-        false => Err(format!(
-            "a Dense makes {} of {}, supported is a chain: each makes {POOLED} of {POOLED}, the last one scores",
+    let wanted = if is_last { SCORES } else { POOLED };
+    if input != POOLED || output != wanted {
+        return Err(format!(
+            "a Dense makes {} of {}, supported is a chain: each makes {POOLED} of {POOLED}, the last one {SCORES}",
             shown(output),
             shown(input)
-        )),
+        ));
     }
+    let (inputs, outputs) = (&dense.config["in_features"], &dense.config["out_features"]);
+    if !is_last && inputs != outputs {
+        return Err(format!(
+            "a Dense has {inputs} inputs and {outputs} outputs, supported are as many for all but the last"
+        ));
+    }
+    Ok(())
 }
 
 /// The pooling, by its name or, in older files, by flags.

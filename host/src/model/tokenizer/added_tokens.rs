@@ -153,7 +153,7 @@ impl Rewrite<'_> {
     /// The special tokens of a class by their roles.
     fn default_tokens_of(&self, class: Class) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
         let defaults = match class {
-            Class::Plain => [""; ROLES.len()],
+            Class::Plain | Class::DebertaV2 => [""; ROLES.len()],
             Class::Bert { .. } => ["", "", "[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"],
             Class::Roberta | Class::XlmRoberta => ["<s>", "</s>", "<unk>", "</s>", "<pad>", "<s>", "<mask>"],
         };

@@ -1,5 +1,6 @@
 //! What a `tokenizer.json` may ask for, before it is tried: a file of a few lines can make a text of any length out of a
-//! word, or have a number that guests, which count in 32 bits, cannot read.
+//! word, have a number that guests, which count in 32 bits, cannot read, or a pattern that their engine for patterns
+//! reads otherwise than that of transformers.
 
 use serde_json::Value;
 
@@ -14,6 +15,10 @@ const MAX_PREPENDED: usize = 1024;
 /// Deepest nesting of normalizers that is looked into.
 const MAX_DEPTH: usize = 16;
 
+/// Parts of patterns that mean letters and digits, or their border. Guests have the engine that is written in Rust; in
+/// transformers it is Oniguruma, for which joiners (as in 👩‍👧) and some other signs are none of them.
+const WORD_CLASSES: [&str; 6] = [r"\w", r"\W", r"\b", r"\B", "[:word:]", "[:^word:]"];
+
 /// Refuses a tokenizer that asks for more.
 pub(super) fn check(tokenizer: &Value) -> Result<(), TokenizerFault> {
     // The vocabulary's ids are checked with it.
@@ -24,6 +29,14 @@ pub(super) fn check(tokenizer: &Value) -> Result<(), TokenizerFault> {
     if largest > u64::from(u32::MAX) {
         let message = format!("it has the number {largest}, and guests count to {}", u32::MAX);
         return Err(TokenizerFault::Unreadable(message));
+    }
+    for part in ["normalizer", "pre_tokenizer"] {
+        if let Some((pattern, class)) = word_class(&tokenizer[part], MAX_DEPTH) {
+            return Err(TokenizerFault::Unreadable(format!(
+                "its {part} has the pattern {pattern:.60?}: {class} means other characters in transformers; name them \
+                 instead, as in [\\p{{L}}\\p{{M}}\\p{{N}}_]"
+            )));
+        }
     }
     let mut growth = Growth { times: 1.0, prepended: 0 };
     growth.add(&tokenizer["normalizer"], MAX_DEPTH);
@@ -44,6 +57,22 @@ fn largest_number(value: &Value) -> u64 {
         Value::Array(values) => values.iter().map(largest_number).max().unwrap_or(0),
         Value::Object(fields) => fields.values().map(largest_number).max().unwrap_or(0),
         _ => 0,
+    }
+}
+
+/// A pattern that has one of [`WORD_CLASSES`], and which.
+fn word_class(part: &Value, depth: usize) -> Option<(&str, &'static str)> {
+    match part {
+        Value::Object(fields) => fields.iter().find_map(|(name, value)| match (name.as_str(), value.as_str()) {
+            // An escaped backslash begins no class.
+            ("Regex", Some(pattern)) => {
+                let plain = pattern.replace(r"\\", "");
+                WORD_CLASSES.iter().find(|class| plain.contains(**class)).map(|class| (pattern, *class))
+            }
+            _ => word_class(value, depth.checked_sub(1)?),
+        }),
+        Value::Array(values) => values.iter().find_map(|value| word_class(value, depth.checked_sub(1)?)),
+        _ => None,
     }
 }
 
@@ -110,6 +139,22 @@ mod tests {
         let prepend = json!({ "type": "Prepend", "prepend": "▁".repeat(600) });
         assert!(check_normalizers(std::slice::from_ref(&prepend)).is_ok());
         assert!(check_normalizers(&vec![prepend; 2]).unwrap_err().to_string().contains("1200 characters before"));
+    }
+
+    #[test]
+    fn patterns_that_another_engine_reads_otherwise_are_refused() {
+        let split = |pattern: &str| {
+            let part =
+                json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+            check(&json!({ "pre_tokenizer": { "type": "Sequence", "pretokenizers": [part] } }))
+        };
+        for pattern in [r"\w+|[^\w\s]+", r"\b", "[[:word:]]+", r"\\\w"] {
+            let error = split(pattern).unwrap_err().to_string();
+            assert!(error.contains("means other characters in transformers"), "{error}");
+        }
+        for pattern in [r"\s+", r"\p{L}+| ?[^\s\p{L}\p{N}]+", r"\\w", "word"] {
+            assert!(split(pattern).is_ok(), "{pattern}");
+        }
     }
 
     #[test]

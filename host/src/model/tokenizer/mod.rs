@@ -2,14 +2,14 @@
 //!
 //! `transformers` 5 takes `tokenizer.json` as it is only for some classes. The classes of BERT, RoBERTa and XLM-RoBERTa
 //! keep the vocabulary and build the rest anew from `tokenizer_config.json`; every class may add tokens and leave token
-//! types out. What that changes is
-//! written into the `tokenizer.json` that the store keeps, so guests need no code for it. A file that is right already
-//! is kept byte for byte.
+//! types out. What that changes is written into the `tokenizer.json` that the store keeps, so guests need no code for it.
+//! A file that is right already is kept byte for byte.
 
 mod added_tokens;
 mod bounds;
 mod pair_template;
 mod sentencepiece;
+mod summary;
 mod trial;
 
 use std::path::Path;
@@ -22,6 +22,7 @@ use super::error::{ModelError, TokenizerFault};
 use super::hugging_face::{self, Described, TOKENIZER_CONFIG_FILE};
 use added_tokens::OlderFiles;
 use pair_template::PairTemplate;
+pub use summary::TokenizerSummary;
 
 /// The tokenizer's file in a model directory.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -75,6 +76,8 @@ enum Class {
     Roberta,
     /// Keeps the vocabulary and the map of characters; the rest is XLM-RoBERTa's.
     XlmRoberta,
+    /// Keeps what Assay reads; settings that the file does not follow are refused.
+    DebertaV2,
     /// Keeps what Assay reads; tokenises without token types unless the configuration says.
     Plain,
 }
@@ -82,7 +85,7 @@ enum Class {
 impl Class {
     /// Whether it builds anew what is around the vocabulary.
     fn is_rebuilt(self) -> bool {
-        self != Self::Plain
+        !matches!(self, Self::Plain | Self::DebertaV2)
     }
 }
 
@@ -104,18 +107,17 @@ pub(super) fn decide(dir: &Path, described: &Described, architecture: &Architect
     let older = OlderFiles::read(dir, &config)?;
     let config = older.over(config);
     check_files(dir, &config, described, architecture.task())?;
-    let (tokenizer, changes, vocab_size) = (original.clone(), Vec::new(), architecture.vocab_size);
-    let mut rewrite = Rewrite { tokenizer, config: &config, changes, vocab_size };
+    let (tokenizer, vocab_size) = (original.clone(), architecture.vocab_size);
+    let mut rewrite = Rewrite { tokenizer, config: &config, changes: Vec::new(), notes: Vec::new(), vocab_size };
     let has_token_types = architecture.embeddings.token_types == TokenTypes::Two;
     rewrite.apply(described, &older, has_token_types).map_err(|message| ModelError::Described {
         path: dir.join(if config.is_null() { TOKENIZER_FILE } else { TOKENIZER_CONFIG_FILE }),
         message,
     })?;
-    let Rewrite { tokenizer, changes, .. } = rewrite;
+    let Rewrite { tokenizer, changes, mut notes, .. } = rewrite;
     let file = (tokenizer != original).then(|| tokenizer.to_string().into_bytes());
     let special_tokens =
         trial::try_pairs(file.as_deref().unwrap_or(&bytes), architecture.vocab_size).map_err(refused)?;
-    let mut notes = Vec::new();
     if special_tokens == 0 {
         notes
             .push("its tokenizer puts no special tokens around a pair: check that the model was trained so".to_owned());
@@ -214,6 +216,7 @@ struct Rewrite<'c> {
     tokenizer: Value,
     config: &'c Value,
     changes: Vec<String>,
+    notes: Vec<String>,
     /// Of the model.
     vocab_size: usize,
 }
@@ -243,6 +246,7 @@ impl Rewrite<'_> {
             Some(Class::Bert { .. }) => self.as_bert(&name)?,
             Some(Class::Roberta) => self.as_roberta(&name)?,
             Some(Class::XlmRoberta) => self.as_xlm_roberta(&name)?,
+            Some(Class::DebertaV2) => self.check_deberta(&name)?,
             Some(Class::Plain) => {}
         }
         let class = class.unwrap_or(Class::Plain);
@@ -252,7 +256,7 @@ impl Rewrite<'_> {
         }
         let gives_types = match self.config["model_input_names"].as_array() {
             Some(names) => names.iter().any(|name| name == "token_type_ids"),
-            None => class == Class::Bert { has_token_types: true } || name == "DebertaV2Tokenizer",
+            None => matches!(class, Class::Bert { has_token_types: true } | Class::DebertaV2),
         };
         if has_token_types && !gives_types {
             self.drop_token_types(&name)?;
@@ -285,8 +289,8 @@ impl Rewrite<'_> {
             "DistilBertTokenizer" => Some(Class::Bert { has_token_types: false }),
             "RobertaTokenizer" => Some(Class::Roberta),
             "XLMRobertaTokenizer" | "CamembertTokenizer" => Some(Class::XlmRoberta),
-            // DeBERTa's is used as the file says, as transformers 4 does.
-            "PreTrainedTokenizerFast" | "TokenizersBackend" | "DebertaV2Tokenizer" => Some(Class::Plain),
+            "DebertaV2Tokenizer" => Some(Class::DebertaV2),
+            "PreTrainedTokenizerFast" | "TokenizersBackend" => Some(Class::Plain),
             _ => None,
         };
         (class, name.to_owned())

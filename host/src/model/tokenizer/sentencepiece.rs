@@ -1,5 +1,5 @@
 //! The classes of `transformers` that keep the vocabulary of `tokenizer.json` and replace the rest by what RoBERTa's or
-//! XLM-RoBERTa's tokenizer has.
+//! XLM-RoBERTa's tokenizer has, and DeBERTa's, whose file is kept.
 
 use serde_json::{Value, json};
 
@@ -71,6 +71,64 @@ impl Rewrite<'_> {
             self.set_part("pre_tokenizer", wanted, &format!("texts are split at white space, as {name} does"));
         }
         self.set_pair(name, ["bos_token", "eos_token"])
+    }
+
+    /// `DebertaV2Tokenizer`: `tokenizer.json` is used as it is, as transformers 4 did when these models were trained.
+    /// What transformers 5 would build otherwise is told, and what a file's settings ask for must be in it.
+    pub(super) fn check_deberta(&mut self, name: &str) -> Result<(), String> {
+        let parts = |part: &Value, list: &str| match (part[list].as_array(), part) {
+            (Some(parts), _) => parts.clone(),
+            (None, Value::Null) => Vec::new(),
+            (None, part) => vec![part.clone()],
+        };
+        let normalizers = parts(&self.tokenizer["normalizer"], "normalizers");
+        let splits = parts(&self.tokenizer["pre_tokenizer"], "pretokenizers");
+        let mut wanted_normalizers = vec![
+            json!({ "type": "Replace", "pattern": { "Regex": r"\s{2,}|[\n\r\t]" }, "content": " " }),
+            json!({ "type": "NFC" }),
+            json!({ "type": "Strip", "strip_left": false, "strip_right": true }),
+        ];
+        let scheme = if self.config["add_prefix_space"].as_bool().unwrap_or(true) { "always" } else { "first" };
+        let mut wanted_splits =
+            vec![json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true })];
+        let lowercase = json!({ "type": "Lowercase" });
+        let punctuation = json!({ "type": "Punctuation", "behavior": "Isolated" });
+        for (field, part, own, wanted) in [
+            ("do_lower_case", lowercase, &normalizers, &mut wanted_normalizers),
+            ("split_by_punct", punctuation, &splits, &mut wanted_splits),
+        ] {
+            if self.config[field] != true {
+                continue;
+            }
+            if !own.iter().any(|own| own["type"] == part["type"]) {
+                return Err(format!(
+                    "{field} is true, and tokenizer.json has no {}: save the tokenizer with transformers 5, which writes \
+                     it there, or set {field} to false",
+                    part["type"]
+                ));
+            }
+            wanted.insert(0, part);
+        }
+        let id = |text: String| Some((self.id(&text).and_then(|id| u32::try_from(id).ok())?, text));
+        let first = id(token(self.config, "cls_token", "[CLS]"));
+        let pair = first.zip(id(token(self.config, "sep_token", "[SEP]")));
+        let pair = pair.map(|((first_id, first), (id, last))| PairTemplate::bert((&first, first_id), (&last, id)));
+        let others: Vec<&str> = [
+            (normalizers != wanted_normalizers, "normalizer"),
+            (splits != wanted_splits, "pre-tokenizer"),
+            (PairTemplate::read(&self.tokenizer["post_processor"]) != pair, "order of a pair's tokens"),
+        ]
+        .into_iter()
+        .filter_map(|(is_other, part)| is_other.then_some(part))
+        .collect();
+        if !others.is_empty() {
+            self.notes.push(format!(
+                "tokenizer.json is used as it is, as transformers 4 did; transformers 5 builds another {} for {name}, so its \
+                 scores may differ: save the tokenizer with transformers 5 to have those",
+                others.join(" and another ")
+            ));
+        }
+        Ok(())
     }
 
     fn check_model(&self, name: &str, wanted: &str) -> Result<(), String> {
