@@ -17,6 +17,9 @@ use assay_bench::table;
 /// Variants unless told otherwise: what the fastest precision costs.
 const DEFAULT_VARIANTS: [&str; 2] = ["f32:precision=f32", "int8:precision=int8"];
 
+/// With fewer queries a bootstrap sees too little of how they differ.
+const FEW_QUERIES: usize = 20;
+
 /// The folder of runs and judgements within the report's.
 const RUNS_DIR: &str = "runs";
 
@@ -107,6 +110,10 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     print!("{}", table::markdown(&header.iter().map(String::as_str).collect::<Vec<_>>(), &rows));
     if compared.report.interrupted {
         println!("\nstopped early: the report has the queries that were ranked");
+    }
+    let queries = compared.report.query_set.queries;
+    if queries < FEW_QUERIES {
+        println!("\n{queries} queries: the intervals of fewer than {FEW_QUERIES} are too narrow to rely on");
     }
     println!("\n{} and {RUNS_DIR}/ in {}", QUALITY_FILES.join(", "), args.out.display());
     Ok(ExitCode::SUCCESS)

@@ -79,9 +79,17 @@ impl Loopback {
             threads.on_thread_start(move || std::mem::forget(dispatcher::set_default(&log)));
         }
         let threads = threads.build()?;
-        let mut server = Self::start_on(options, threads.handle().clone(), tracer).await?;
-        server.threads = Some(threads);
-        Ok(server)
+        match Self::start_on(options, threads.handle().clone(), tracer).await {
+            Ok(mut server) => {
+                server.threads = Some(threads);
+                Ok(server)
+            }
+            Err(error) => {
+                // This thread is another runtime's, and must not wait for this one's.
+                threads.shutdown_background();
+                Err(error)
+            }
+        }
     }
 
     /// Starts a server with the first of the models and the guest.
@@ -210,7 +218,9 @@ async fn answer_with_zeros(mut stream: tokio::net::TcpStream) -> std::io::Result
 fn open(options: &InProcessOptions, data_dir: &std::path::Path, tokio: Handle) -> Result<(Arc<Platform>, String)> {
     let stored = options.models.first().context("there is no model")?;
     let source = Source::Directory { path: stored.dir().display().to_string() };
-    ModelStore::new(data_dir).add(&stored.manifest.name, stored.dir(), source, None)?;
+    let adapter_dir = stored.adapter_dir();
+    let adapter = adapter_dir.as_deref().zip(stored.manifest.adapter.clone());
+    ModelStore::new(data_dir).add(&stored.manifest.name, stored.dir(), source, adapter)?;
     let component = match (&options.guest, guest::standard()) {
         (Some(path), _) => guest::read_component(path)?,
         (None, Some(standard)) => standard.to_vec(),

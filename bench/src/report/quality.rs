@@ -166,7 +166,7 @@ const NOTES: [&str; 4] = [
      documents counts 0.",
     "Intervals hold with 95 % confidence: a bootstrap over queries with 2,000 resamples and a fixed seed. Differences \
      are paired: both variants ranked the same queries. An interval that contains 0 shows no difference. Few queries \
-     make wide intervals.",
+     make wide intervals, and fewer than 20 make them too narrow to rely on.",
     "Speed is that of one query at a time. Variants take turns, query by query; loading and one warm-up request of \
      each are excluded. Pairs are the documents to rank; in two stages each counts once.",
     "Better, same and worse count queries by nDCG against the baseline.",
