@@ -13,6 +13,7 @@ mod telemetry;
 mod test;
 mod vulkan;
 mod wasm_std;
+mod wit;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -73,6 +74,12 @@ enum Task {
     },
     /// Build the guests and the programs `assay` and `assay-bench`
     Build,
+    /// Check that docs/wit.md says what wit/ does, and that no released version of the contract changed
+    Wit {
+        /// Write docs/wit.md
+        #[arg(long)]
+        write: bool,
+    },
     /// Set up Vulkan drivers for development in target/vulkan
     VulkanRoot {
         /// Add a second software adapter
@@ -112,6 +119,7 @@ fn main() -> Result<()> {
         Task::CompareCrossEncoder { saves: true, python, names } => compare::run_saves(&root, python, &names),
         Task::CompareMeasures { python, reports } => compare::run_measures(&root, python, &reports),
         Task::Build => build(&root),
+        Task::Wit { write } => wit::run(&root, write),
         Task::VulkanRoot { swiftshader } => vulkan::run_set_up(&root, swiftshader),
         Task::GpuTest { swiftshader, arguments } => {
             let driver = if swiftshader { TestDriver::second(&root)? } else { TestDriver::find(&root)? };

@@ -9,7 +9,7 @@ use testdata::Cause;
 use crate::skips::{Machine, Skips};
 use crate::step::{Steps, cargo, run, say};
 use crate::vulkan::{self, GPU_TESTS, TestDriver};
-use crate::{assay, clients, guest};
+use crate::{assay, clients, guest, wit};
 
 /// The guests' own target folder, as seen from `guest/`.
 pub(crate) const GUEST_TARGET: [&str; 2] = ["--target-dir", "../target/guests"];
@@ -25,6 +25,7 @@ pub(crate) fn run_tests(root: &Path) -> Result<()> {
     let mut steps = Steps::default();
     let mut skips = Skips::new(root)?;
     steps.take("checking formatting", || check_formatting(root))?;
+    steps.take("checking the contract", || wit::run(root, false))?;
     // The programs contain the standard guest, so the guests come before the lints.
     steps.take("building the guests", || guest::build_guests(root))?;
     steps.take("linting", || {
