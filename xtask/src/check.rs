@@ -40,7 +40,7 @@ pub(crate) fn run_checks(root: &Path, since: Option<&str>) -> Result<()> {
     // The contract and the guests' own workspace files concern every guest.
     let guests_concerned = changed.iter().any(|file| file.starts_with(&guests) || file.starts_with(root.join("wit")));
     if guests_concerned {
-        steps.take("building the guests", || guest::build_guests(root))?;
+        steps.take("building the guests", || guest::build_guests(root, guest::Which::All))?;
         steps.take("linting the guests", || lint(&guests, &GUEST_TARGET))?;
     }
     steps.take("linting (minutes the first time)", || lint(root, &[]))?;

@@ -6,7 +6,7 @@
 //!
 //! Every component's imports are checked: a guest that imports anything beyond this project's own contract fails the
 //! build, because it would carry code that no reranker needs. Conformance guests may import WASI, to show what they get
-//! of it, and so may callers, which are programs. This module never runs a guest.
+//! of it, and so may callers, which are programs, and the client, which is part of one. This module never runs a guest.
 
 use std::collections::HashSet;
 use std::fs;
@@ -23,17 +23,31 @@ use crate::wasm_std::{TARGET, WasmStd};
 /// What a guest may import: interfaces of our own package, at any version.
 const ALLOWED_IMPORTS: &[&str] = &["assay:rerank/"];
 
-/// What a conformance guest and a caller may import.
+/// What a conformance guest, a caller and the client may import.
 const ALLOWED_IMPORTS_WITH_WASI: &[&str] = &["assay:rerank/", "wasi:"];
 
-/// Folders of guests that may import WASI.
-const FOLDERS_WITH_WASI: [&str; 2] = ["callers", "conformance"];
+/// Folders of guests, and guests, that may import WASI.
+const FOLDERS_WITH_WASI: [&str; 3] = ["callers", "client", "conformance"];
 
 /// The guest workspace's profile for what is deployed, and the folder that cargo puts it in.
 const PROFILE: &str = "component";
 
+/// The guest that is part of the program.
+const STANDARD: &str = "standard";
+
+/// Which guests to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Every one.
+    All,
+    /// The standard guest alone, which takes a fraction of the time.
+    Standard,
+}
+
 /// One guest of the workspace.
 struct Guest {
+    /// Its package.
+    package: String,
     /// The component's name: that of its folder.
     name: String,
     /// The module that cargo leaves.
@@ -42,25 +56,27 @@ struct Guest {
     allowed_imports: &'static [&'static str],
 }
 
-/// Builds every guest under `root`/guest and returns the components' paths, sorted by name.
+/// Builds guests under `root`/guest and returns the components' paths, sorted by name.
 ///
 /// `root` is the folder of the root workspace. Writes only to `root`/target; [`components_dir`] has the result.
 ///
 /// # Errors
 /// There is no wasm standard library ([`WasmStd::find`] says what to do then), a guest does not compile, or a guest
 /// imports something that the contract lacks.
-pub(crate) fn build_guests(root: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn build_guests(root: &Path, which: Which) -> Result<Vec<PathBuf>> {
     let guests = find_guests(root)?;
     let wasm_std = WasmStd::find(root)?;
-    compile(root, &wasm_std)?;
+    let is_wanted = |guest: &&Guest| which == Which::All || guest.name == STANDARD;
+    let wanted: Vec<&Guest> = guests.iter().filter(is_wanted).collect();
+    compile(root, &wasm_std, which, &wanted)?;
     let components_dir = components_dir(root);
     let stamps_dir = target_dir(root).join("stamps");
     for folder in [&components_dir, &stamps_dir] {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     remove_leftovers(&components_dir, &guests)?;
-    guests
-        .iter()
+    wanted
+        .into_iter()
         .map(|guest| {
             let component = components_dir.join(format!("{}.wasm", guest.name));
             make_component(guest, &component, &stamps_dir.join(&guest.name))
@@ -87,8 +103,9 @@ fn find_guests(root: &Path) -> Result<Vec<Guest>> {
     let mut guests = Vec::new();
     for package in packages(&guest_dir)? {
         let Some(module) = package.module else { continue };
-        let with_wasi = FOLDERS_WITH_WASI.iter().any(|folder| package.dir.parent() == Some(&guest_dir.join(folder)));
+        let with_wasi = FOLDERS_WITH_WASI.iter().any(|folder| package.dir.starts_with(guest_dir.join(folder)));
         guests.push(Guest {
+            package: package.name,
             name: package.dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             module: modules.join(format!("{module}.wasm")),
             allowed_imports: if with_wasi { ALLOWED_IMPORTS_WITH_WASI } else { ALLOWED_IMPORTS },
@@ -102,14 +119,18 @@ fn find_guests(root: &Path) -> Result<Vec<Guest>> {
     Ok(guests)
 }
 
-fn compile(root: &Path, wasm_std: &WasmStd) -> Result<()> {
+fn compile(root: &Path, wasm_std: &WasmStd, which: Which, guests: &[&Guest]) -> Result<()> {
     println!("guests: cargo build for {TARGET}, {wasm_std}");
     let mut cargo = cargo(&root.join("guest"));
     cargo
-        .args(["build", "--locked", "--workspace", "--profile", PROFILE])
-        .args(["--target", TARGET])
+        .args(["build", "--locked", "--profile", PROFILE, "--target", TARGET])
         .arg("--target-dir")
         .arg(target_dir(root));
+    if which == Which::All {
+        cargo.arg("--workspace");
+    } else {
+        cargo.args(guests.iter().flat_map(|guest| ["--package", &guest.package]));
+    }
     // What the caller sets for the host's build would replace, not extend, the flags in guest/.cargo/config.toml.
     for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
         cargo.env_remove(name);

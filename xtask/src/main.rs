@@ -21,6 +21,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::Parser;
 
+use guest::Which;
 use step::{cargo, run, say};
 use vulkan::{TestDriver, VulkanRoot};
 
@@ -73,7 +74,11 @@ enum Task {
         reports: Vec<PathBuf>,
     },
     /// Build the guests and the programs `assay` and `assay-bench`
-    Build,
+    Build {
+        /// Only the guests
+        #[arg(long)]
+        guests: bool,
+    },
     /// Check that docs/wit.md says what wit/ does, and that no released version of the contract changed
     Wit {
         /// Write docs/wit.md
@@ -118,7 +123,8 @@ fn main() -> Result<()> {
         Task::CompareCrossEncoder { saves: false, python, .. } => compare::run_cross_encoder(&root, python),
         Task::CompareCrossEncoder { saves: true, python, names } => compare::run_saves(&root, python, &names),
         Task::CompareMeasures { python, reports } => compare::run_measures(&root, python, &reports),
-        Task::Build => build(&root),
+        Task::Build { guests: true } => guest::build_guests(&root, Which::All).map(drop),
+        Task::Build { guests: false } => build(&root, Which::All),
         Task::Wit { write } => wit::run(&root, write),
         Task::VulkanRoot { swiftshader } => vulkan::run_set_up(&root, swiftshader),
         Task::GpuTest { swiftshader, arguments } => {
@@ -144,9 +150,9 @@ fn root() -> Result<PathBuf> {
     Ok(root.to_owned())
 }
 
-fn build(root: &Path) -> Result<()> {
+fn build(root: &Path, guests: Which) -> Result<()> {
     say("building the guests");
-    guest::build_guests(root)?;
+    guest::build_guests(root, guests)?;
     say("building assay and assay-bench (minutes the first time: a WebAssembly compiler is part of it)");
     run(cargo(root).args(["build", "--release", "--workspace"]))
 }
@@ -177,7 +183,7 @@ fn fetch_model(root: &Path) -> Result<()> {
 }
 
 fn demo(root: &Path) -> Result<()> {
-    build(root)?;
+    build(root, Which::Standard)?;
     fetch_model(root)?;
     say("models here");
     let assay = || assay(root, &data_dir(root));

@@ -27,7 +27,7 @@ pub(crate) fn run_tests(root: &Path) -> Result<()> {
     steps.take("checking formatting", || check_formatting(root))?;
     steps.take("checking the contract", || wit::run(root, false))?;
     // The programs contain the standard guest, so the guests come before the lints.
-    steps.take("building the guests", || guest::build_guests(root))?;
+    steps.take("building the guests", || guest::build_guests(root, guest::Which::All))?;
     steps.take("linting", || {
         lint(root, &[])?;
         lint(&guests, &GUEST_TARGET)
