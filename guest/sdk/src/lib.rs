@@ -22,10 +22,12 @@
 //! the scores, and [`rank`] them.
 //!
 //! `encode` and `rank` are plain functions, tested natively against golden token ids; they know nothing of the
-//! contract. `scorer` joins them to the host's `inference`. `entropy` provides the random bytes that a component lacks,
-//! and `heap` tidies the memory before a snapshot. Nothing here does input or output, keeps a request's text after its
-//! answer, or panics on a request's contents.
+//! contract. `settings` reads a request's settings. `scorer` joins all to the host's `inference`, and `embed` does it for
+//! embedding models. `entropy` provides the random bytes that a component lacks, and `heap` tidies the memory before a
+//! snapshot. Nothing here does input or output, keeps a request's text after its answer, or panics on a request's
+//! contents.
 
+mod embed;
 mod encode;
 #[cfg(target_arch = "wasm32")]
 mod entropy;
@@ -33,14 +35,19 @@ mod entropy;
 mod heap;
 mod rank;
 mod scorer;
+mod settings;
 
 pub use assay_bindings::{
     Activation, Error, Exceeded, Guest, Hit, Model, ModelInfo, Request, Response, Task, TokenRows, Truncation, Usage,
     export,
 };
-pub use encode::{Cut, End, LoadError, PairEncoder, PairError, Query, Rows, TemplateError};
+pub use embed::Prefixes;
+pub use encode::{
+    Cut, End, LoadError, PairEncoder, PairError, Passages, Pushed, Query, Rows, TemplateError, TextLimits,
+};
 pub use rank::{order, sigmoid};
-pub use scorer::{
-    Inference, Options, SETTING_LABEL, SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS,
-    SETTING_TRUNCATION_DIRECTION, Scorer, Scores, activate, check_settings, hits, prepare, rank, rerank,
+pub use scorer::{Inference, Scorer, Scores, activate, hits, prepare, rank, rerank};
+pub use settings::{
+    Options, SETTING_LABEL, SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS, SETTING_TRUNCATION_DIRECTION,
+    Settings, check_settings, invalid,
 };

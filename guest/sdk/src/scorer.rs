@@ -9,25 +9,17 @@ use std::rc::Rc;
 
 use assay_bindings::{Activation, Error, Hit, Model, ModelInfo, Request, Response, Task, TokenRows, Truncation, Usage};
 
-use crate::encode::{Cut, End, PairEncoder, PairError, Rows};
+use crate::encode::{Cut, PairEncoder, PairError, Passages, Query, Rows};
 use crate::rank::{order, sigmoid};
-
-/// The setting that selects a label, counted from 0, of a model with several.
-pub const SETTING_LABEL: &str = "label";
-
-/// The setting that says which end of a text is cut off: `right`, its end, or `left`.
-pub const SETTING_TRUNCATION_DIRECTION: &str = "truncation-direction";
-
-/// The setting with the most tokens of a document.
-pub const SETTING_MAX_DOCUMENT_TOKENS: &str = "max-document-tokens";
-
-/// The setting with the most tokens of the query.
-pub const SETTING_MAX_QUERY_TOKENS: &str = "max-query-tokens";
+use crate::settings::{Options, SETTING_LABEL};
 
 /// Tokens at which rows are sent to the model, with more calls for the rest: 2,048 rows of 512 tokens, or 4 MiB of ids.
 /// So neither the host's copy, which is limited by default to 16 MiB a call, nor the guest's memory grows with the
 /// number of documents.
-const MAX_TOKENS_PER_RUN: usize = 1 << 20;
+pub(crate) const MAX_TOKENS_PER_RUN: usize = 1 << 20;
+
+/// What nothing costs.
+pub(crate) const NO_USAGE: Usage = Usage { tokens: 0, rows: 0, truncated: 0 };
 
 /// Most tokenizers kept: a guest that uses more models loads the oldest again.
 const MAX_KEPT_TOKENIZERS: usize = 4;
@@ -50,78 +42,6 @@ pub trait Inference {
 impl Inference for Model {
     fn run(&self, rows: &TokenRows) -> Result<Vec<f32>, Error> {
         Model::run(self, rows)
-    }
-}
-
-/// How pairs are scored.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Longest row in tokens, if shorter than the model's own maximum.
-    pub max_tokens: Option<u32>,
-    /// What to do with pairs that do not fit.
-    pub truncation: Truncation,
-    /// The end of a text that is cut off.
-    pub cut_end: End,
-    /// Most tokens of a document; the rest is cut, even if pairs may not be.
-    pub max_document_tokens: Option<u32>,
-    /// Most tokens of the query; the rest is cut, even if pairs may not be.
-    pub max_query_tokens: Option<u32>,
-    /// The label whose logit is the score. A model with one label needs none.
-    pub label: Option<u32>,
-}
-
-/// The settings that [`Options::of`] reads.
-const SETTINGS: [&str; 4] =
-    [SETTING_LABEL, SETTING_TRUNCATION_DIRECTION, SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS];
-
-/// Refuses settings that [`Options::of`] does not read, in a guest that has none of its own: a misspelt one would
-/// change nothing, without a word.
-///
-/// # Errors
-///
-/// [`Error::InvalidInput`], naming the setting and those that there are.
-pub fn check_settings(request: &Request) -> Result<(), Error> {
-    match request.settings.iter().find(|(name, _)| !SETTINGS.contains(&name.as_str())) {
-        None => Ok(()),
-        Some((name, _)) => {
-            Err(Error::InvalidInput(format!("there is no setting {name:.100?}: there are {}", SETTINGS.join(", "))))
-        }
-    }
-}
-
-impl Options {
-    /// The options of a request, with those of its settings that have a `SETTING_…` here. Of a setting that is given
-    /// twice, the last one counts.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidInput`], naming the setting, if one of them has a value that it cannot have.
-    pub fn of(request: &Request) -> Result<Self, Error> {
-        let setting = |name: &str| request.settings.iter().rev().find(|(known, _)| known == name);
-        let invalid = |name: &str, value: &str, wanted: &str| {
-            Error::InvalidInput(format!("setting {name} is {value:?}, but must be {wanted}"))
-        };
-        let number = |name: &str, least: u32, wanted: &str| match setting(name) {
-            None => Ok(None),
-            Some((_, value)) => match value.parse() {
-                Ok(number) if number >= least => Ok(Some(number)),
-                _ => Err(invalid(name, value, wanted)),
-            },
-        };
-        let cut_end = match setting(SETTING_TRUNCATION_DIRECTION).map(|(_, value)| value.as_str()) {
-            None | Some("right") => End::Right,
-            Some("left") => End::Left,
-            Some(other) => return Err(invalid(SETTING_TRUNCATION_DIRECTION, other, "right or left")),
-        };
-        let tokens = "a number of tokens, at least 1";
-        Ok(Self {
-            max_tokens: request.max_tokens,
-            truncation: request.truncation,
-            cut_end,
-            max_document_tokens: number(SETTING_MAX_DOCUMENT_TOKENS, 1, tokens)?,
-            max_query_tokens: number(SETTING_MAX_QUERY_TOKENS, 1, tokens)?,
-            label: number(SETTING_LABEL, 0, "the number of one label, counted from 0, or its name if it has one")?,
-        })
     }
 }
 
@@ -180,39 +100,82 @@ impl<M: Inference> Scorer<M> {
     /// no score, or several and `label` picks none; if not even the special tokens fit. Otherwise what the host's `run`
     /// fails with.
     pub fn score<D: AsRef<str>>(&self, query: &str, documents: &[D], options: &Options) -> Result<Scores, Error> {
-        let mut scores =
-            Scores { logits: Vec::with_capacity(documents.len()), usage: Usage { tokens: 0, rows: 0, truncated: 0 } };
+        self.score_rows(query, documents, options, |query, document, rows| query.push_pair(document, rows))
+    }
+
+    /// Scores every passage of every document for the query. The logits are those of the first document's passages, in
+    /// their order, then those of the next; the numbers say how many passages each document has. A document that lost
+    /// tokens counts once as truncated.
+    ///
+    /// # Errors
+    ///
+    /// As [`score`](Self::score), but a document is too long only if it has more passages than it may.
+    pub fn score_passages<D: AsRef<str>>(
+        &self,
+        query: &str,
+        documents: &[D],
+        options: &Options,
+        passages: &Passages,
+    ) -> Result<(Scores, Vec<usize>), Error> {
+        let mut counts = Vec::with_capacity(documents.len());
+        let scores = self.score_rows(query, documents, options, |query, document, rows| {
+            let pushed = query.push_passages(document, passages, rows)?;
+            counts.push(pushed.passages);
+            Ok(pushed.is_cut)
+        })?;
+        Ok((scores, counts))
+    }
+
+    /// Scores the rows that `push` makes of each document; it returns whether it cut a text.
+    fn score_rows<D: AsRef<str>>(
+        &self,
+        query: &str,
+        documents: &[D],
+        options: &Options,
+        mut push: impl FnMut(&mut Query<'_>, &str, &mut Rows) -> Result<bool, PairError>,
+    ) -> Result<Scores, Error> {
+        let mut scores = Scores { logits: Vec::with_capacity(documents.len()), usage: NO_USAGE };
         if documents.is_empty() {
             return Ok(scores);
         }
         let label = self.label(options.label)?;
-        let max_tokens = options.max_tokens.map_or(self.info.max_tokens, |asked| asked.min(self.info.max_tokens));
+        let mut query = self.query(query, options)?;
+        let mut rows = Rows::default();
+        for (index, document) in documents.iter().enumerate() {
+            let was_cut =
+                push(&mut query, document.as_ref(), &mut rows).map_err(|error| invalid_document(index, &error))?;
+            scores.usage.truncated += u32::from(was_cut);
+            if rows.ids.len() >= MAX_TOKENS_PER_RUN {
+                rows = self.run(rows, &mut scores.usage, |row| scores.logits.push(row[label]))?;
+            }
+        }
+        self.run(rows, &mut scores.usage, |row| scores.logits.push(row[label]))?;
+        Ok(scores)
+    }
+
+    /// The longest row, in tokens.
+    pub(crate) fn max_tokens(&self, options: &Options) -> usize {
+        options.max_tokens.map_or(self.info.max_tokens, |asked| asked.min(self.info.max_tokens)) as usize
+    }
+
+    /// Tokenises the query, to be paired with documents as the options say.
+    fn query(&self, query: &str, options: &Options) -> Result<Query<'_>, Error> {
         let cut = match options.truncation {
             Truncation::None => Cut::Nothing,
             Truncation::LongestFirst => Cut::LongestFirst,
             Truncation::DocumentOnly => Cut::DocumentOnly,
         };
-        let mut query = self.encoder.query(query, max_tokens as usize, cut).map_err(|error| invalid(&error))?;
+        let mut query = self.encoder.query(query, self.max_tokens(options), cut).map_err(|error| invalid(&error))?;
         query.cut_from(options.cut_end);
         query.limit_sides(
             options.max_query_tokens.map(|tokens| tokens as usize),
             options.max_document_tokens.map(|tokens| tokens as usize),
         );
-        let mut rows = Rows::default();
-        for (index, document) in documents.iter().enumerate() {
-            let was_cut =
-                query.push_pair(document.as_ref(), &mut rows).map_err(|error| invalid_document(index, &error))?;
-            scores.usage.truncated += u32::from(was_cut);
-            if rows.ids.len() >= MAX_TOKENS_PER_RUN {
-                rows = self.run(rows, label, &mut scores)?;
-            }
-        }
-        self.run(rows, label, &mut scores)?;
-        Ok(scores)
+        Ok(query)
     }
 
-    /// Sends `rows` to the model, appends the label's logits to `scores`, and returns the rows emptied.
-    fn run(&self, rows: Rows, label: usize, scores: &mut Scores) -> Result<Rows, Error> {
+    /// Sends `rows` to the model, hands on the outputs of each, and returns the rows emptied.
+    pub(crate) fn run(&self, rows: Rows, usage: &mut Usage, each: impl FnMut(&[f32])) -> Result<Rows, Error> {
         if rows.is_empty() {
             return Ok(rows);
         }
@@ -229,9 +192,9 @@ impl<M: Inference> Scorer<M> {
                 rows.len(),
             )));
         }
-        scores.logits.extend(numbers.chunks_exact(outputs).map(|row| row[label]));
-        scores.usage.tokens += rows.ids.len() as u64;
-        scores.usage.rows += rows.len() as u32;
+        numbers.chunks_exact(outputs).for_each(each);
+        usage.tokens += rows.ids.len() as u64;
+        usage.rows += rows.len() as u32;
         rows.clear();
         Ok(rows)
     }
@@ -327,11 +290,11 @@ pub fn rank(scores: &[f32], top_n: Option<u32>) -> Vec<Hit> {
     order(scores).into_iter().take(wanted).map(|index| Hit { index: index as u32, score: scores[index] }).collect()
 }
 
-fn invalid(error: &PairError) -> Error {
+pub(crate) fn invalid(error: &PairError) -> Error {
     Error::InvalidInput(error.to_string())
 }
 
-fn invalid_document(index: usize, error: &PairError) -> Error {
+pub(crate) fn invalid_document(index: usize, error: &PairError) -> Error {
     Error::InvalidInput(format!("document {index}: {error}"))
 }
 

@@ -51,6 +51,25 @@ pub enum PairError {
         /// Longest row allowed, in tokens.
         max_tokens: usize,
     },
+    /// A text by itself is too long and nothing may be cut.
+    #[error("the text has {tokens} tokens, more than the {max_tokens} allowed, and is not to be cut")]
+    TextTooLong {
+        /// Length of the row, in tokens.
+        tokens: usize,
+        /// Longest row allowed, in tokens.
+        max_tokens: usize,
+    },
+    /// The tokenizer puts something around a single text that a row cannot express.
+    #[error("the tokenizer makes no row of a single text")]
+    NoSingle,
+    /// The document has more passages than it may, and nothing may be cut.
+    #[error("the document has {tokens} tokens, more than its {most} passages hold, and is not to be cut")]
+    TooManyPassages {
+        /// Length of the document, in tokens.
+        tokens: usize,
+        /// Most passages allowed.
+        most: usize,
+    },
     /// Only the document may be cut, and the query leaves it no token.
     #[error(
         "the query has {query_tokens} tokens, which leaves none of the {max_tokens} allowed for the document, and \

@@ -10,11 +10,13 @@
 //! | `pieces` | the vocabulary of the fast path |
 //! | `template` | the special tokens around a pair, from the tokenizer's post-processor |
 //! | `truncate` | how many tokens of each side stay |
+//! | `passages` | a long document as several rows |
+//! | `single` | a text alone in a row, for embeddings |
 //! | `rows` | rows packed end to end |
 //!
-//! Every row is a pair, even if a text is empty or nothing is left of it: `[CLS] query [SEP] [SEP]`, as `tokenizers`
-//! and sentence-transformers' `CrossEncoder` have it. (In `transformers`, `tokenizer(query, "")` leaves an empty second
-//! text out, but `tokenizer([query], [""])`, which rerankers call, does not.)
+//! Every row of a reranker is a pair, even if a text is empty or nothing is left of it: `[CLS] query [SEP] [SEP]`, as
+//! `tokenizers` and sentence-transformers' `CrossEncoder` have it. (In `transformers`, `tokenizer(query, "")` leaves an
+//! empty second text out, but `tokenizer([query], [""])`, which rerankers call, does not.)
 //!
 //! Settings for truncation and padding in a `tokenizer.json` are dropped when it is loaded: the request and the model
 //! decide how long a row may be, and rows are never padded.
@@ -22,8 +24,10 @@
 mod bert;
 mod error;
 mod flat;
+mod passages;
 mod pieces;
 mod rows;
+mod single;
 mod stages;
 mod template;
 mod text;
@@ -34,18 +38,21 @@ use std::fmt;
 use tokenizers::Tokenizer;
 
 pub use error::{LoadError, PairError, TemplateError};
+pub use passages::{Passages, Pushed};
 pub use rows::Rows;
+pub use single::TextLimits;
 pub use truncate::{Cut, End};
 
 use flat::Recognised;
 use stages::Extent;
-use template::Template;
+use template::{Single, Template};
 use text::TextEncoder;
 
 /// A tokenizer ready to turn (query, document) pairs into rows.
 pub struct PairEncoder {
     text: TextEncoder,
     pair: Template,
+    single: Option<Single>,
 }
 
 impl PairEncoder {
@@ -76,8 +83,8 @@ impl PairEncoder {
     }
 
     fn of_recognised(recognised: Recognised) -> Result<Self, LoadError> {
-        let pair = Template::of_pair(&recognised.tokenizer)?;
-        Ok(Self { text: TextEncoder::flat(recognised.build()), pair })
+        let (pair, single) = (Template::of_pair(&recognised.tokenizer)?, Single::of(&recognised.tokenizer));
+        Ok(Self { text: TextEncoder::flat(recognised.build()), pair, single })
     }
 
     fn of_crate(json: &[u8]) -> Result<Self, LoadError> {
@@ -86,8 +93,8 @@ impl PairEncoder {
         let mut tokenizer = Tokenizer::from_bytes(json).map_err(LoadError::Unreadable)?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(LoadError::Unreadable)?;
-        let pair = Template::of_pair(&tokenizer)?;
-        Ok(Self { text: TextEncoder::of_crate(tokenizer), pair })
+        let (pair, single) = (Template::of_pair(&tokenizer)?, Single::of(&tokenizer));
+        Ok(Self { text: TextEncoder::of_crate(tokenizer), pair, single })
     }
 
     /// Whether texts become ids without the crate's model: by flat tables, for every text.
@@ -177,7 +184,7 @@ impl Query<'_> {
     /// [`PairError`] if the pair does not fit and may not be cut, or the tokenizer fails.
     pub fn push_pair(&mut self, document: &str, rows: &mut Rows) -> Result<bool, PairError> {
         let Self { encoder, max_tokens, cut, end, max_document_tokens, ref ids, ref mut document_ids, is_cut } = *self;
-        let PairEncoder { text, pair } = encoder;
+        let PairEncoder { text, pair, .. } = encoder;
         document_ids.clear();
         let stop = match end {
             End::Right => {

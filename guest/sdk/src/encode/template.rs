@@ -88,6 +88,25 @@ impl Template {
     }
 }
 
+/// The special tokens around a single text, all of token type 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Single {
+    pub(super) before: Vec<u32>,
+    pub(super) after: Vec<u32>,
+}
+
+impl Single {
+    /// What goes around a text; `None` if a row cannot express it.
+    pub(super) fn of(tokenizer: &Tokenizer) -> Option<Self> {
+        let row = tokenizer.post_process(mark(QUERY_MARK, 0), None, true).ok()?;
+        let (ids, type_ids) = (row.get_ids(), row.get_type_ids());
+        let place = ids.iter().position(|&id| id == QUERY_MARK)?;
+        let (before, after) = (ids[..place].to_vec(), ids[place + 1..].to_vec());
+        let is_plain = type_ids.iter().all(|&type_id| type_id == 0) && !after.contains(&QUERY_MARK);
+        is_plain.then_some(Self { before, after })
+    }
+}
+
 fn mark(id: u32, type_id: u32) -> Encoding {
     Encoding::from_tokens(vec![Token::new(id, String::new(), (0, 0))], type_id)
 }
