@@ -4,7 +4,8 @@ Usage: run.py URL KEY EXPECTED KEYLESS_URL GROUP [CLIENT...]
 
 EXPECTED is a JSON file with what `assay rerank` answers for the same query and documents. KEYLESS_URL is a server
 without tenants, for the snippets of the documentation, which are run as they stand there. GROUP is one of the files of
-requirements beside this one, whose packages are installed: not all can be installed together. Each client is a function;
+requirements beside this one, whose packages are installed: not all can be installed together. The variable
+ASSAY_NARROW_KEY has the key of a tenant whose limits a few requests meet. Each client is a function;
 its answer must have the same order and, where the client gives them, the same scores. Prints a line for each client, and
 ends with exit code 1 if one failed.
 """
@@ -14,9 +15,11 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import traceback
+import urllib.request
 
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -39,6 +42,7 @@ CLIENTS = {}
 
 # The modules whose snippets a group can run.
 PACKAGES = {
+    "component": [],
     "cohere": ["cohere", "rerankers"],
     "frameworks": ["langchain_cohere", "llama_index", "haystack"],
     "infinity": ["infinity_client"],
@@ -223,6 +227,44 @@ def rerankers_jina():
 @client("cohere", "rerankers")
 def rerankers_tei():
     rerankers_provider("text-embeddings-inference", "any", "/rerank")
+
+
+@client("component", "wasmtime")
+def component():
+    import component as host
+
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path, documents = os.path.join(root, host.RANK), "\t".join(DOCUMENTS)
+
+    def asked(text, url=URL, key=KEY):
+        printed, _ = host.run(path, text, {"ASSAY_URL": url, "ASSAY_KEY": key})
+        return [line.split("\t") for line in printed.splitlines() if line]
+
+    # The same scores as over HTTP, bit by bit: both are the shortest text of the same float.
+    body = json.dumps({"query": QUERY, "documents": DOCUMENTS}).encode()
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(f"{URL}/llama/v1/rerank", body, headers)) as answer:
+        over_http = [(hit["index"], hit["relevance_score"]) for hit in json.load(answer)["results"]]
+    hits = [(int(index), float(score)) for index, score in asked(f"{QUERY}\t{documents}\n")]
+    assert hits == over_http, f"{hits}, over HTTP {over_http}"
+    check((index, 1 / (1 + math.exp(-score))) for index, score in hits)
+    assert len(asked(f"{QUERY}\t" + "\t".join([DOCUMENTS[0]] * 900) + "\n")) == 900
+    # Errors stay what they are, with their figures. The tenant of this key has few tokens, and at most three documents.
+    narrow = os.environ["ASSAY_NARROW_KEY"]
+    errors = asked(f"{QUERY}\ta\tb\tc\td\n" + f"{QUERY}\t{documents}\n" * 3, key=narrow)
+    too_large, overloaded = errors[0], errors[-1]
+    assert too_large[0] == "error" and "TooLarge" in too_large[1], errors
+    assert '"max_documents"' in too_large[1] and "requested: 4" in too_large[1] and "allowed: 3" in too_large[1], errors
+    time_ms = re.fullmatch(r"Error::Overloaded\((\d+)\)", overloaded[1])
+    assert time_ms and 1000 < int(time_ms[1]) < 100_000 and int(time_ms[1]) % 1000, errors
+    for text, url, key, word in [
+        ("q\td\n", URL, "wrong", "ASSAY_KEY"),
+        ("q\td\n", "http://127.0.0.1:9", KEY, "Error::Unavailable"),
+        ("q\td\n", "127.0.0.1", KEY, "ASSAY_URL"),
+        ("q\td\n", f"{URL}/nowhere", KEY, "status 404"),
+    ]:
+        (line,) = asked(text, url, key)
+        assert line[0] == "error" and word in line[1] and KEY not in line[1], line
 
 
 def snippets():

@@ -21,6 +21,11 @@ suffix=
 case $target in *windows*) suffix=.exe ;; esac
 cp "target/release/assay$suffix" "target/release/assay-bench$suffix" \
     README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT docs/limits.toml "$staging/$name"
+cp -r wit "$staging/$name"
+mkdir "$staging/$name/guests"
+for guest in client embedder hybrid longdoc policy standard; do
+    cp "target/guests/components/$guest.wasm" "$staging/$name/guests"
+done
 cd "$staging"
 case $target in
     *windows*) 7z a -bso0 "$folder/$name.zip" "$name" ;;

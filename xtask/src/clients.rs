@@ -15,7 +15,7 @@ use crate::step::{run, say};
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
 
 /// The files of requirements in `clients/`. Some packages cannot be installed together.
-const GROUPS: [&str; 4] = ["cohere", "frameworks", "infinity", "litellm"];
+const GROUPS: [&str; 5] = ["cohere", "component", "frameworks", "infinity", "litellm"];
 
 /// The query and the documents of `clients/run.py`, which gets what the command line answers for them.
 const QUERY: &str = "why is the sky blue";
@@ -27,6 +27,9 @@ const DOCUMENTS: [&str; 3] = [
 
 /// The address in the documentation's snippets.
 const DOCUMENTED_URL: &str = "http://127.0.0.1:8790";
+
+/// Limits that a few requests meet.
+const NARROW: &str = "max_documents = 3\nmax_tokens_per_s = 1\nburst_tokens = 100\n";
 
 /// Most time for a server to load one tenant.
 const START_TIME: Duration = Duration::from_secs(60);
@@ -49,8 +52,7 @@ impl Drop for Server {
 impl Server {
     /// Starts a server on a fresh data directory with the test model and one tenant, the standard guest.
     pub(crate) fn start(root: &Path, data_dir: &Path) -> Result<Self> {
-        run(assay(root, data_dir).args(["tenant", "deploy", "acme"]))?;
-        let key = output(assay(root, data_dir).args(["tenant", "key", "create", "acme"]))?.trim().to_owned();
+        let key = deploy(root, data_dir, "acme", "")?;
         Self::start_with(root, data_dir, key)
     }
 
@@ -74,6 +76,14 @@ impl Server {
         }
         Ok(server)
     }
+}
+
+/// Deploys the standard guest under these limits, and makes a key.
+fn deploy(root: &Path, data_dir: &Path, tenant: &str, limits: &str) -> Result<String> {
+    let file = data_dir.join(format!("{tenant}.toml"));
+    std::fs::write(&file, limits)?;
+    run(assay(root, data_dir).args(["tenant", "deploy", tenant, "--limits"]).arg(&file))?;
+    Ok(output(assay(root, data_dir).args(["tenant", "key", "create", tenant]))?.trim().to_owned())
 }
 
 /// Each group's Python.
@@ -114,6 +124,7 @@ pub(crate) fn run_clients(root: &Path, Installed(pythons): &Installed, names: &[
     rerank.args(["rerank", "--json", "--scores", "sigmoid", "--query", QUERY]).args(DOCUMENTS);
     std::fs::File::create(&expected)?.write_all(output(&mut rerank)?.as_bytes())?;
     let server = Server::start(root, &data_dir)?;
+    let narrow_key = deploy(root, &data_dir, "narrow", NARROW)?;
     // The snippets of the documentation are for a server without tenants.
     let keyless = Server::start_with(root, &fresh_data_dir(&folder.join("keyless"))?, String::new())?;
     say(&format!("running the Python clients against {}", server.url));
@@ -121,7 +132,7 @@ pub(crate) fn run_clients(root: &Path, Installed(pythons): &Installed, names: &[
     for (group, python) in pythons {
         let mut clients = Command::new(python);
         clients.arg(root.join("clients/run.py")).args([&server.url, &server.key]).arg(&expected);
-        clients.args([&keyless.url, *group]).args(names);
+        clients.args([&keyless.url, *group]).args(names).env("ASSAY_NARROW_KEY", &narrow_key);
         failed.extend(run(&mut clients).err());
     }
     if let Some(error) = failed.pop() {
