@@ -33,6 +33,8 @@ enum Command {
     Overhead(cmd::overhead::Args),
     /// Measure ranking quality from relevance judgements, of several variants beside their speed
     Quality(Box<cmd::quality::Args>),
+    /// Compare models by ranking quality, speed and memory in one table
+    Models(Box<cmd::models::Args>),
     /// Measure an engine against the most that its device computes
     Engine(engine::Args),
     /// Measure the CPU engine beside Python programs that run the same model
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::History(args) => cmd::history::run(&args),
         Command::Overhead(args) => cmd::overhead::run(args),
         Command::Quality(args) => cmd::quality::run(*args),
+        Command::Models(args) => cmd::models::run(*args),
         Command::Engine(args) => engine::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Peers(args) => peers::run(&args).map(|()| ExitCode::SUCCESS),
     };

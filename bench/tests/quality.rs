@@ -1,4 +1,4 @@
-//! `assay-bench quality` from end to end on the default model: TREC files in; table, picture and runs out.
+//! `assay-bench quality` and `models` from end to end: judged queries in; table, picture and runs out.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where its files cannot be made or read")]
 
@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use assay_bench::report::quality::QualityReport;
+use assay_bench::report::quality::{QualityReport, VariantReport};
 
 use common::data_dir;
 
@@ -159,4 +159,52 @@ fn bad_input_ends_with_exit_code_2_and_the_place() {
         assert!(error.contains(message), "{more:?}: {error}");
         assert!(!dir.path().join("report").exists(), "nothing is written");
     }
+}
+
+/// Compares the default model with a tiny one in a directory.
+fn models(data_dir: &Path, dir: &Path, requests: &str) -> (Output, QualityReport) {
+    let file = dir.join("requests.jsonl");
+    std::fs::write(&file, requests).unwrap();
+    let default = std::fs::read_to_string(data_dir.join("models/default")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_assay-bench"));
+    command.arg("models").arg(default.trim()).arg(testdata::model("bert-hd32")).arg("--data-dir").arg(data_dir);
+    command.arg("--requests").arg(file).arg("--out").arg(dir.join("report")).args(["--engine", "cpu"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    (output, report(dir))
+}
+
+#[test]
+fn models_by_name_and_in_directories_are_compared_in_one_table() {
+    let Some(data_dir) = data_dir() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let documents = r#""documents":["Bread is baked from flour.","Air scatters blue light.","A cat sleeps."]"#;
+    let judged = format!(r#"{{"query":"why is the sky blue",{documents},"relevant":[1]}}"#);
+    let (output, report) = models(&data_dir, dir.path(), &judged);
+    let table = String::from_utf8_lossy(&output.stdout);
+    for column in ["nDCG@10", "Pairs/s", "Query P50 (ms)", "Weights (MB)", "| bert-hd32"] {
+        assert!(table.contains(column), "no {column:?} in\n{table}");
+    }
+    let [default, tiny] = &report.variants[..] else { panic!("{report:?}") };
+    assert_eq!((default.measures[0].value.value, tiny.measures.len()), (1.0, 4));
+    assert!(default.weights_bytes > 40_000_000 && tiny.weights_bytes < 1_000_000, "{report:?}");
+    let speed = |variant: &VariantReport| variant.speed.as_ref().unwrap().pairs_per_s.value;
+    assert!(speed(tiny) > speed(default));
+    assert!(dir.path().join("report/runs/qrels.txt").exists());
+
+    let (output, report) = models(&data_dir, dir.path(), &format!(r#"{{"query":"why is the sky blue",{documents}}}"#));
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(!table.contains("nDCG") && table.contains("Pairs/s"), "{table}");
+    assert!(!report.query_set.is_judged && report.variants.iter().all(|variant| variant.measures.is_empty()));
+    assert!(!dir.path().join("report/runs/qrels.txt").exists(), "nothing was judged");
+    let markdown = std::fs::read_to_string(dir.path().join("report/quality.md")).unwrap();
+    assert!(markdown.contains("none: only speed is compared") && !markdown.contains("NaN"), "{markdown}");
+    let html = std::fs::read_to_string(dir.path().join("report/quality.html")).unwrap();
+    assert!(!html.contains("NaN"), "{html}");
+
+    let left: Vec<_> = std::fs::read_dir(&data_dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        !left.iter().any(|name| name.to_string_lossy().starts_with(".tmp")),
+        "the directory's copy stays: {left:?}"
+    );
 }

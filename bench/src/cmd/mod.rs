@@ -2,8 +2,10 @@
 
 pub(crate) mod compare;
 pub(crate) mod history;
+pub(crate) mod models;
 pub(crate) mod overhead;
 pub(crate) mod quality;
+mod ranking;
 pub(crate) mod run;
 pub(crate) mod scenarios;
 

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::measures::{Measure, Values, measure, trec_order};
 use self::queries::{Query, QuerySet, QuerySource};
+pub use self::rank::dir_name;
 use self::rank::{Contest, Ranking};
 use self::variant::Variant;
 use crate::progress::Progress;
@@ -34,6 +35,9 @@ pub const DEFAULT_RECALL_AT: usize = measures::CUT;
 
 /// The row that shows the order of the run itself.
 const AS_FOUND: &str = "the run itself";
+
+/// The file of judgements.
+pub const QRELS_FILE: &str = "qrels.txt";
 
 /// The file of that order.
 const FOUND_FILE: &str = "found.run";
@@ -125,7 +129,10 @@ fn evaluate(
     interrupted: bool,
 ) -> Compared {
     let recall_at = options.recall_at;
-    let mut files = vec![("qrels.txt".to_owned(), set.qrels())];
+    let mut files = Vec::new();
+    if set.is_judged {
+        files.push((QRELS_FILE.to_owned(), set.qrels()));
+    }
     let mut measured: Vec<(usize, Vec<Values>)> = Vec::new();
     for (number, (variant, rankings)) in options.variants.iter().zip(rankings).enumerate() {
         let ordered: Vec<Vec<(usize, f32)>> =
@@ -140,7 +147,7 @@ fn evaluate(
             name: options.variants[number].name.clone(),
             speed: Some(speed(set, &rankings[number], (number > 0).then_some(&rankings[0]))),
             measures: measures_of(&values, (number > 0).then_some(&baseline), recall_at),
-            outcomes: (number > 0).then(|| outcomes(&values, &baseline)),
+            outcomes: (number > 0 && set.is_judged).then(|| outcomes(&values, &baseline)),
             run: run_file(number, &options.variants[number].name),
             values,
             ..contest.describe(number)
@@ -172,6 +179,7 @@ fn evaluate(
             unjudged_documents: set.unjudged_documents(),
             unjudged_queries: set.unjudged_queries,
             unasked_queries: set.unasked_queries,
+            is_judged: set.is_judged,
         },
         query_ids: set.queries.iter().map(|query| query.id.clone()).collect(),
         variants,
@@ -205,11 +213,17 @@ fn values(set: &QuerySet, ordered: &[Vec<(usize, f32)>], recall_at: usize) -> Ve
         let judged: Vec<i64> = query.judged.values().copied().collect();
         measure(&ranked, &judged, recall_at)
     };
-    set.queries.iter().zip(ordered).map(one).collect()
+    match set.is_judged {
+        true => set.queries.iter().zip(ordered).map(one).collect(),
+        false => Vec::new(),
+    }
 }
 
-/// The mean of each measure, and its difference from the baseline's.
+/// The mean of each measure, and its difference from the baseline's; none without judgements.
 fn measures_of(values: &[Values], baseline: Option<&Vec<Values>>, recall_at: usize) -> Vec<MeasureReport> {
+    if values.is_empty() {
+        return Vec::new();
+    }
     let one = |(index, measure): (usize, Measure)| {
         let column: Vec<f64> = values.iter().map(|values| values[index]).collect();
         let difference = baseline.map(|baseline| {

@@ -38,6 +38,18 @@ pub struct QuerySource {
     pub depth: Option<usize>,
     /// Only so many first queries.
     pub max_queries: Option<usize>,
+    /// What becomes of requests none of which has relevances.
+    pub unjudged: Unjudged,
+}
+
+/// What becomes of requests none of which has relevances.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Unjudged {
+    /// They are refused: without judgements there is no quality.
+    #[default]
+    Refused,
+    /// They are ranked, for speed alone.
+    Ranked,
 }
 
 /// A judged query.
@@ -77,6 +89,8 @@ pub struct QuerySet {
     pub unjudged_queries: usize,
     /// Queries of the qrels that are not asked, which trec_eval leaves out.
     pub unasked_queries: usize,
+    /// Whether there are judgements; without them there is only speed.
+    pub is_judged: bool,
 }
 
 impl QuerySet {
@@ -205,7 +219,10 @@ impl Qrels {
 fn of_requests(path: &Path, source: &QuerySource, qrels: Option<&Qrels>) -> Result<QuerySet> {
     ensure!(source.depth.is_none(), "--depth is for a run, whose scores say which documents come first");
     let (mut queries, mut seen) = (Vec::new(), HashSet::new());
-    for (index, request) in read_requests(path, &source.names, &[RELEVANT, RELEVANCES])?.into_iter().enumerate() {
+    let requests = read_requests(path, &source.names, &[RELEVANT, RELEVANCES])?;
+    let has_none = qrels.is_none() && requests.iter().all(|request| request.kept.is_empty());
+    let is_judged = !(has_none && source.unjudged == Unjudged::Ranked);
+    for (index, request) in requests.into_iter().enumerate() {
         let place = request.place.clone();
         let id = request.id.clone().unwrap_or_else(|| (index + 1).to_string());
         ensure!(seen.insert(id.clone()), "{place}: the id {id:?} is another query's too: ids of queries must differ");
@@ -213,6 +230,7 @@ fn of_requests(path: &Path, source: &QuerySource, qrels: Option<&Qrels>) -> Resu
         let judged = match qrels {
             Some(_) if !request.kept.is_empty() => bail!("{place}: has relevances, and --qrels is given: keep one"),
             Some(qrels) => qrels.queries.get(&id).cloned(),
+            None if !is_judged => Some(BTreeMap::new()),
             None => Some(relevances(&request).map_err(|message| anyhow::anyhow!("{place}: {message}"))?),
         };
         let named = |(index, document): (usize, FileDocument)| Candidate {
@@ -234,7 +252,8 @@ fn of_requests(path: &Path, source: &QuerySource, qrels: Option<&Qrels>) -> Resu
     let all = queries.len();
     let judged = queries.into_iter().filter_map(|(judged, query)| Some(Query { judged: judged?, ..query }));
     let queries: Vec<Query> = judged.collect();
-    Ok(QuerySet { unjudged_queries: all - queries.len(), queries, source: String::new(), unasked_queries })
+    let unjudged_queries = all - queries.len();
+    Ok(QuerySet { queries, source: String::new(), unjudged_queries, unasked_queries, is_judged })
 }
 
 /// The relevances that a request carries: `relevant`, indexes or ids of documents, or `relevances`, a grade for each.
@@ -308,7 +327,7 @@ fn of_run(run: &Path, queries: &Path, documents: &Path, source: &QuerySource, qr
         let (Some(lines), Some(judged)) = (by_query.remove(&id), qrels.queries.get(&id)) else { continue };
         queries.push(query_of(id, lines, judged.clone(), &mut texts, source.depth)?);
     }
-    Ok(QuerySet { queries, source: String::new(), unjudged_queries, unasked_queries })
+    Ok(QuerySet { queries, source: String::new(), unjudged_queries, unasked_queries, is_judged: true })
 }
 
 fn query_of(
@@ -423,6 +442,23 @@ mod tests {
             let error = format!("{:#}", of_lines(&format!("{good}\n{line}\n")).unwrap_err());
             assert!(error.contains(message), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn requests_without_relevances_are_ranked_for_speed_only_if_asked_and_if_all_lack_them() {
+        let read = |text: &str, unjudged| {
+            let dir = folder(&[("requests.jsonl", text)]);
+            let requests = Some(dir.path().join("requests.jsonl"));
+            QuerySet::read(&QuerySource { requests, unjudged, ..QuerySource::default() })
+        };
+        let bare = "{\"query\":\"q\",\"documents\":[\"x\"]}\n";
+        let set = read(bare, Unjudged::Ranked).unwrap();
+        assert!(!set.is_judged && set.pairs() == 1, "{set:?}");
+        assert!(read(bare, Unjudged::Refused).is_err());
+        let judged = "{\"query\":\"q\",\"documents\":[\"x\"],\"relevant\":[0]}\n";
+        assert!(read(judged, Unjudged::Ranked).unwrap().is_judged);
+        let error = read(&format!("{judged}{bare}"), Unjudged::Ranked).unwrap_err().to_string();
+        assert!(error.contains("line 2: has no relevances"), "{error}");
     }
 
     #[test]

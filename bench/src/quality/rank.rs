@@ -1,12 +1,16 @@
 //! The variants set up in this process: devices, models and guests, shared where variants have the same.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use assay::device::{Device, DeviceOptions, EngineChoice, EnginePrecision, LoadedModel};
-use assay::model::ModelStore;
+use assay::model::store::StoredModel;
+use assay::model::{ModelStore, Source};
 use assay::rerank::{Hit, Request, Response, Truncation};
+
+use tempfile::TempDir;
 
 use super::QualityOptions;
 use super::queries::Query;
@@ -22,6 +26,8 @@ pub(super) struct Contest {
     models: Vec<Arc<LoadedModel>>,
     /// Has a tenant for each variant.
     driver: InProcessDriver,
+    /// A store of models that were given as directories. Engines may read their files again.
+    _store: Option<TempDir>,
 }
 
 /// A variant's answer to a query.
@@ -41,17 +47,18 @@ impl Contest {
     /// # Errors
     /// A variant's engine, model or guest is not there or cannot be used; the error names the variant.
     pub(super) fn open(options: &QualityOptions) -> Result<Self> {
-        let mut loader = Loader { options, devices: Vec::new(), models: Vec::new() };
+        let mut loader = Loader { options, devices: Vec::new(), models: Vec::new(), store: None };
         let mut setups = Vec::new();
         for variant in &options.variants {
             let model = loader.load(variant).with_context(|| format!("variant {}", variant.name))?;
             setups.push(TenantSetup { guest: variant.guest.clone(), model });
         }
+        let store = loader.store;
         let models: Vec<Arc<LoadedModel>> = loader.models.into_iter().map(|(_, model)| model).collect();
         let compiled = options.data_dir.join("compiled");
         let (driver, _) = InProcessDriver::with_models(&models, options.guest.as_deref(), &setups, &compiled)?;
         let models = setups.iter().map(|setup| Arc::clone(&models[setup.model])).collect();
-        Ok(Self { variants: options.variants.clone(), models, driver })
+        Ok(Self { variants: options.variants.clone(), models, driver, _store: store })
     }
 
     /// The facts of a variant.
@@ -66,6 +73,7 @@ impl Contest {
             device: engine.device.clone(),
             precision: engine.precision.to_owned(),
             threads: engine.threads,
+            weights_bytes: model.memory().weights_bytes,
             ..VariantReport::default()
         }
     }
@@ -118,6 +126,16 @@ impl Contest {
     }
 }
 
+/// The name of a model in a directory: the directory's own.
+///
+/// # Errors
+/// It has none, as the root has.
+pub fn dir_name(dir: &Path) -> Result<String> {
+    let dir = dir.canonicalize().with_context(|| dir.display().to_string())?;
+    let name = dir.file_name().with_context(|| format!("{} has no name", dir.display()))?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
 /// Scores that keep the guest's order: its own if they do, otherwise by place.
 fn scored(hits: &[Hit]) -> Vec<(usize, f32)> {
     if hits.is_sorted_by(|left, right| left.score >= right.score) {
@@ -158,6 +176,8 @@ struct Loader<'a> {
     options: &'a QualityOptions,
     devices: Vec<(DeviceKey, Arc<Device>)>,
     models: Vec<(ModelKey, Arc<LoadedModel>)>,
+    /// Of models that are given as directories.
+    store: Option<TempDir>,
 }
 
 type DeviceKey = (EngineChoice, EnginePrecision);
@@ -174,10 +194,28 @@ impl Loader<'_> {
         if let Some(place) = self.models.iter().position(|(known, _)| *known == key) {
             return Ok(place);
         }
-        let stored = ModelStore::new(&self.options.data_dir).open(key.1.as_deref())?;
+        let stored = self.stored(key.1.as_deref())?;
         let model = self.device(device)?.load(&stored)?;
         self.models.push((key, model));
         Ok(self.models.len() - 1)
+    }
+
+    /// A model of the store by its name, or one in a directory: that is added to a store which goes with the contest.
+    fn stored(&mut self, name: Option<&str>) -> Result<StoredModel> {
+        let data_dir = &self.options.data_dir;
+        let Some(dir) = name.map(Path::new).filter(|dir| dir.is_dir()) else {
+            return Ok(ModelStore::new(data_dir).open(name)?);
+        };
+        let store = match &self.store {
+            Some(store) => store,
+            None => {
+                std::fs::create_dir_all(data_dir).with_context(|| data_dir.display().to_string())?;
+                &*self.store.insert(tempfile::tempdir_in(data_dir).with_context(|| data_dir.display().to_string())?)
+            }
+        };
+        let source = Source::Directory { path: std::path::absolute(dir)?.display().to_string() };
+        let name = dir_name(dir)?;
+        Ok(ModelStore::new(store.path()).add(&name, dir, source, None)?.model)
     }
 
     fn device(&mut self, key: DeviceKey) -> Result<Arc<Device>> {

@@ -66,6 +66,14 @@ pub struct QuerySetReport {
     pub unjudged_queries: usize,
     /// Judged queries that were not asked: left out.
     pub unasked_queries: usize,
+    /// Whether there are judgements; without them the report has speed alone.
+    #[serde(default = "yes")]
+    pub is_judged: bool,
+}
+
+/// Earlier reports all had judgements.
+fn yes() -> bool {
+    true
 }
 
 /// One variant.
@@ -87,7 +95,10 @@ pub struct VariantReport {
     pub precision: String,
     /// Threads that compute; 0 if another device computes.
     pub threads: usize,
-    /// Means over queries.
+    /// The weights on the device.
+    #[serde(default)]
+    pub weights_bytes: u64,
+    /// Means over queries; none without judgements.
     pub measures: Vec<MeasureReport>,
     /// In how many queries nDCG is higher than the baseline's, the same, and lower; absent for the baseline.
     pub outcomes: Option<[usize; 3]>,
@@ -183,7 +194,9 @@ fn blocks(report: &QualityReport) -> Vec<Block> {
     }
     blocks.push(Block::Heading(2, "Variants".to_owned()));
     blocks.push(Block::Table(variants(report)));
-    blocks.push(Block::Plots(vec![picture(report)]));
+    if report.query_set.is_judged {
+        blocks.push(Block::Plots(vec![picture(report)]));
+    }
     if report.variants.len() > 1 {
         blocks.push(Block::Heading(2, "Against the baseline".to_owned()));
         blocks.push(Block::Table(differences(report)));
@@ -206,8 +219,12 @@ fn facts(report: &QualityReport) -> Vec<(&'static str, String)> {
     let mut facts = vec![
         ("Timestamp", report.timestamp.clone()),
         ("Queries", format!("{queries} with {pairs} documents, from {source}")),
-        ("Unjudged", format!("{} documents, which count as not relevant", set.unjudged_documents)),
     ];
+    if !set.is_judged {
+        facts.push(("Judgements", "none: only speed is compared".to_owned()));
+        return facts;
+    }
+    facts.push(("Unjudged", format!("{} documents, which count as not relevant", set.unjudged_documents)));
     let mut left = Vec::new();
     if *without_relevant > 0 {
         left.push(format!("{without_relevant} queries have no relevant document and count 0"));
@@ -228,13 +245,13 @@ fn variants(report: &QualityReport) -> Table {
     let names = report.variants.first().map(|variant| variant.measures.iter().map(|measure| measure.name.as_str()));
     let mut header = vec!["Variant"];
     header.extend(names.into_iter().flatten());
-    header.extend(["Pairs/s", "Query P50 (ms)", "P95", "Tokens/row", "Cut rows (%)"]);
+    header.extend(["Pairs/s", "Query P50 (ms)", "P95", "Tokens/row", "Cut rows (%)", "Weights (MB)"]);
     let mut table = Table::new(&header);
     for variant in &report.variants {
         let mut cells = vec![variant.name.clone()];
         cells.extend(variant.measures.iter().map(|measure| interval(&measure.value, 3)));
         cells.extend(match &variant.speed {
-            None => vec!["-".to_owned(); 5],
+            None => vec!["-".to_owned(); 6],
             Some(speed) => {
                 let rows = speed.rows.max(1) as f64;
                 vec![
@@ -243,6 +260,7 @@ fn variants(report: &QualityReport) -> Table {
                     format!("{:.1}", speed.query_ms.p95),
                     format!("{:.1}", speed.tokens as f64 / rows),
                     format!("{:.1}", 100.0 * speed.truncated as f64 / rows),
+                    format!("{:.0}", variant.weights_bytes as f64 / 1e6),
                 ]
             }
         });
