@@ -27,4 +27,4 @@ pub use batch::{BatchError, CheckedBatch, PackedBatch, Row};
 pub use cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions, InstructionSet};
 pub use engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, Ticket};
 pub use families::ConfigError;
-pub use weights::{Model, Weights};
+pub use weights::{Model, ReadModel, Weights};

@@ -20,6 +20,9 @@ pub struct Model {
     pub weights: Weights,
 }
 
+/// Reads a model again that was read before, from the same files.
+pub type ReadModel = Box<dyn Fn() -> Result<Model, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+
 /// `y = x · weightᵀ + bias`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear {

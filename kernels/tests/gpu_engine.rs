@@ -4,8 +4,11 @@
 
 mod gpu_support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use assay_kernels::gpu::{AdapterKind, GpuEngine, GpuError, GpuOptions, TuneCache, auto};
-use assay_kernels::{BatchError, CheckedBatch, Engine, EngineError, Model, PackedBatch, Precision};
+use assay_kernels::{BatchError, CheckedBatch, Engine, EngineError, Model, PackedBatch, Precision, ReadModel};
 use gpu_support::{Random, engine, shared_device, tiny};
 
 /// Batches in the steady-state test that runs by default, and in the long one.
@@ -103,6 +106,55 @@ fn a_lost_device_costs_its_batches_and_nothing_else() {
     }
     assert_eq!(run(&mut engine, &batch), before);
     assert_eq!(engine.memory(), memory);
+}
+
+/// An engine that reads `read()` again after a loss, and a row with its numbers.
+fn rereading_engine(read: ReadModel) -> Option<(GpuEngine, PackedBatch, Vec<f32>)> {
+    let (device, (model, golden)) = (shared_device()?, tiny("bert-hd32")?);
+    let mut engine = GpuEngine::load_from_files(&device, model, read, &GpuOptions::default()).unwrap();
+    let batch = one_row(&golden.batch, 1);
+    let outputs = run(&mut engine, &batch);
+    Some((engine, batch, outputs))
+}
+
+/// Loses the device, and has a batch meet the loss.
+fn lose(engine: &mut GpuEngine, batch: &PackedBatch) {
+    engine.provoke_device_loss();
+    assert!(engine.run(&checked(engine, batch.clone()), &mut Vec::new()).is_err());
+}
+
+#[test]
+fn an_engine_without_a_copy_of_its_model_reads_it_again_after_each_loss() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&reads);
+    let read: ReadModel = Box::new(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(tiny("bert-hd32").unwrap().0)
+    });
+    let Some((mut engine, batch, outputs)) = rereading_engine(read) else { return };
+    assert_eq!(reads.load(Ordering::Relaxed), 0, "the model was given");
+    for losses in 1..3 {
+        lose(&mut engine, &batch);
+        assert_eq!(run(&mut engine, &batch), outputs);
+        assert_eq!(reads.load(Ordering::Relaxed), losses);
+    }
+}
+
+#[test]
+fn files_that_are_gone_or_changed_cost_batches_until_they_are_back() {
+    let reads = AtomicUsize::new(0);
+    let read: ReadModel = Box::new(move || match reads.fetch_add(1, Ordering::Relaxed) {
+        0 => Err("the file is gone".into()),
+        1 => Ok(tiny("bert-hd64").unwrap().0),
+        _ => Ok(tiny("bert-hd32").unwrap().0),
+    });
+    let Some((mut engine, batch, outputs)) = rereading_engine(read) else { return };
+    lose(&mut engine, &batch);
+    for message in ["the file is gone", "its files are those of another model now"] {
+        let error = engine.run(&checked(&engine, batch.clone()), &mut Vec::new()).unwrap_err().to_string();
+        assert_eq!(error, format!("the device failed: the model cannot be read again after a fault: {message}"));
+    }
+    assert_eq!(run(&mut engine, &batch), outputs);
 }
 
 #[test]

@@ -16,12 +16,13 @@ use crate::step::cargo;
 use crate::wasm_std::debian_mirrors;
 
 /// Test files that need a driver. The GPU engine's other tests run with all the rest.
-pub(crate) const GPU_TESTS: [&str; 8] = [
+pub(crate) const GPU_TESTS: [&str; 9] = [
     "gpu_kernels",
     "gpu_golden",
     "gpu_architectures",
     "gpu_engine",
     "gpu_shared_device",
+    "gpu_loading_memory",
     "gpu_command",
     "gpu_device_loss",
     "gpu_shaders",

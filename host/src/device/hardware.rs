@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use assay_kernels::cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
 use assay_kernels::gpu::{AdapterDescription, AdapterSelection, GpuDevice, GpuEngine, GpuOptions};
-use assay_kernels::{Architecture, DeviceMemory, Engine, Model};
+use assay_kernels::{Architecture, DeviceMemory, Engine, Model, ReadModel};
 
 use super::choose::{Decision, DeviceError, DeviceOptions, EngineChoice};
 use super::opened::Opened;
@@ -89,9 +89,10 @@ impl Hardware {
         self.opened.memory_needed(architecture)
     }
 
-    /// Makes an engine for a model and moves the weights into it.
-    pub(super) fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
-        self.opened.engine(model)
+    /// Makes an engine for a model and moves the weights into it. After a fault of the device, an engine loads the model
+    /// again with `read`.
+    pub(super) fn engine(&self, model: Model, read: ReadModel) -> Result<Box<dyn Engine>, DeviceError> {
+        self.opened.engine(model, read)
     }
 }
 
@@ -112,7 +113,7 @@ impl Opened for Processor {
         Ok(CpuEngine::memory_needed(&self.device, architecture, &self.options)?)
     }
 
-    fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
+    fn engine(&self, model: Model, _: ReadModel) -> Result<Box<dyn Engine>, DeviceError> {
         Ok(Box::new(CpuEngine::load(&self.device, model, self.options)?))
     }
 }
@@ -134,7 +135,7 @@ impl Opened for Gpu {
         Ok(GpuEngine::memory_needed(&self.device, architecture, &self.options)?)
     }
 
-    fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
-        Ok(Box::new(GpuEngine::load(&self.device, model, &self.options)?))
+    fn engine(&self, model: Model, read: ReadModel) -> Result<Box<dyn Engine>, DeviceError> {
+        Ok(Box::new(GpuEngine::load_from_files(&self.device, model, read, &self.options)?))
     }
 }

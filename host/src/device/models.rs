@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use assay_kernels::{CheckedBatch, DeviceMemory, Engine, EngineInfo, Model, RowShape};
+use assay_kernels::{CheckedBatch, DeviceMemory, Engine, EngineInfo, Model, ReadModel, RowShape};
 
 use super::Device;
 use super::budget::NoRoom;
@@ -216,7 +216,7 @@ impl Device {
         let tokenizer: Arc<[u8]> = read_tokenizer(&stored.dir().join(TOKENIZER_FILE))?.into();
         let model = stored.load()?;
         let task = model.architecture.task();
-        let engine = self.make_engine(name, model)?;
+        let engine = self.make_engine(stored, model)?;
         let row_flops = row_flops(&*engine);
         let (shape, info, memory) = (engine.shape(), engine.info().clone(), engine.memory());
         self.make_room(name, &memory)?;
@@ -239,11 +239,14 @@ impl Device {
     /// # Errors
     /// The model's files are damaged, or the device cannot compute it.
     pub fn engine(&self, stored: &StoredModel) -> Result<Box<dyn Engine>, LoadError> {
-        self.make_engine(&stored.manifest.name, stored.load()?)
+        self.make_engine(stored, stored.load()?)
     }
 
-    fn make_engine(&self, name: &str, model: Model) -> Result<Box<dyn Engine>, LoadError> {
-        self.hardware.engine(model).map_err(|error| LoadError::device(name, error))
+    fn make_engine(&self, stored: &StoredModel, model: Model) -> Result<Box<dyn Engine>, LoadError> {
+        let again = stored.clone();
+        // A revision's files do not change, and none is swept that a version names.
+        let read: ReadModel = Box::new(move || Ok(again.load()?));
+        self.hardware.engine(model, read).map_err(|error| LoadError::device(&stored.manifest.name, error))
     }
 
     fn hold(self: &Arc<Self>, key: &ModelRevision) -> Option<Arc<LoadedModel>> {

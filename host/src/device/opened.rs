@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use assay_kernels::{Architecture, DeviceMemory, Engine, Model};
+use assay_kernels::{Architecture, DeviceMemory, Engine, Model, ReadModel};
 
 use super::choose::DeviceError;
 
@@ -21,6 +21,6 @@ pub(super) trait Opened: Debug + Send + Sync {
     /// Memory that a model will take, computed without reading its weights.
     fn memory_needed(&self, architecture: &Architecture) -> Result<DeviceMemory, DeviceError>;
 
-    /// Makes an engine for a model.
-    fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError>;
+    /// Makes an engine for a model. One that may have to load it again does so with `read`.
+    fn engine(&self, model: Model, read: ReadModel) -> Result<Box<dyn Engine>, DeviceError>;
 }

@@ -2,7 +2,8 @@
 //! engine; no command offers it. A row of zeros, which no tokenizer makes, has it fail as an engine with a bug would.
 
 use assay_kernels::{
-    Architecture, BatchReport, CheckedBatch, DeviceMemory, Engine, EngineError, EngineInfo, Model, RowShape, Ticket,
+    Architecture, BatchReport, CheckedBatch, DeviceMemory, Engine, EngineError, EngineInfo, Model, ReadModel, RowShape,
+    Ticket,
 };
 
 use super::choose::DeviceError;
@@ -43,7 +44,7 @@ impl Opened for Puppet {
         Ok(DeviceMemory::default())
     }
 
-    fn engine(&self, model: Model) -> Result<Box<dyn Engine>, DeviceError> {
+    fn engine(&self, model: Model, _: ReadModel) -> Result<Box<dyn Engine>, DeviceError> {
         let info = EngineInfo { name: self.name(), device: self.description(), precision: "f32", threads: 0 };
         let shape = model.architecture.row_shape();
         let (numbers, report) = (Vec::new(), BatchReport::default());

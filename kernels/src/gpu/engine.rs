@@ -1,9 +1,10 @@
 //! The engine: one model on a GPU, three batches in flight.
 //!
 //! Several engines share a [`GpuDevice`]: its queue, its pipelines where shapes agree, and its arena. What an engine
-//! holds of its own: the weights on the device, the buffers of its batches in flight, and the weights in the
-//! processor's memory, which it keeps to load the model again after a fault of the device.
+//! holds of its own: the weights on the device and the buffers of its batches in flight. After a fault of the device it
+//! loads the model again, from its files or from a copy that it keeps.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,21 +16,20 @@ use super::choices::Choices;
 use super::device::GpuDevice;
 use super::error::{GpuError, Loss};
 use super::layout::{Layout, Storage, supports};
-use super::op::Extent;
 use super::opened::OpenDevice;
-use super::ops::attention::{self, QueryTile};
-use super::ops::embed::Token;
+use super::origin::Origin;
 use super::pass::ForwardPass;
+use super::scratch::Scratch;
 use super::slots::{self, SLOTS, Slot};
 use super::step::Extents;
 use super::timing;
 use super::tune::{Subject, TuneCache};
 use super::uploaded::{self, Uploaded};
-use crate::architecture::{Architecture, Positions, RowShape, Unsupported};
-use crate::batch::{CheckedBatch, PackedBatch};
+use crate::architecture::{Architecture, RowShape, Unsupported};
+use crate::batch::CheckedBatch;
 use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, Ticket};
 use crate::flops::{batch_flops, row_flops};
-use crate::weights::Model;
+use crate::weights::{Model, ReadModel};
 
 /// Default token budget: 80 rows of 100 tokens, which fills the GPUs of today, in 120 MB of f32 activations for a
 /// hidden size of 384.
@@ -63,7 +63,8 @@ impl Default for GpuOptions {
 #[derive(Debug)]
 pub struct GpuEngine {
     device: Arc<GpuDevice>,
-    model: Arc<Model>,
+    architecture: Arc<Architecture>,
+    origin: Origin,
     layout: Layout,
     max_batch_tokens: usize,
     choices: Choices,
@@ -105,14 +106,6 @@ enum Held {
     Lost,
 }
 
-/// Upload buffers in host memory, reused between batches.
-#[derive(Debug, Default)]
-struct Scratch {
-    tokens: Vec<Token>,
-    query_tiles: Vec<QueryTile>,
-    rows: Vec<QueryTile>,
-}
-
 impl GpuEngine {
     /// Whether the engine can compute a model of this architecture, on any adapter.
     ///
@@ -141,7 +134,7 @@ impl GpuEngine {
     }
 
     /// Loads a model onto the device: uploads its weights and creates missing pipelines, every bind group and every
-    /// buffer. The engine keeps `model` in host memory.
+    /// buffer. The engine keeps `model` in the processor's memory, for a fault of the device.
     ///
     /// # Errors
     /// The engine lacks a part of the model or the precision, the token budget exceeds one dispatch, or the device is
@@ -151,12 +144,39 @@ impl GpuEngine {
     /// The weights do not fit the architecture.
     pub fn load(device: &Arc<GpuDevice>, model: impl Into<Arc<Model>>, options: &GpuOptions) -> Result<Self, GpuError> {
         let model = model.into();
-        let memory = Self::memory_needed(device, &model.architecture, options)?;
-        let layout = Layout::new(&model.architecture, Storage::try_from(options.precision)?)?;
-        let max_batch_tokens = batch_tokens(&model.architecture, &layout, options)?;
+        Self::load_from(device, Origin::Kept(Arc::clone(&model)), Cow::Borrowed(&model), options)
+    }
+
+    /// As [`load`](Self::load), without a copy in the processor's memory: each layer is freed when it is on the device.
+    /// After a fault of the device, `read` gives the same model again.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    ///
+    /// # Panics
+    /// As [`load`](Self::load).
+    pub fn load_from_files(
+        device: &Arc<GpuDevice>,
+        model: Model,
+        read: ReadModel,
+        options: &GpuOptions,
+    ) -> Result<Self, GpuError> {
+        Self::load_from(device, Origin::Read(read), Cow::Owned(model), options)
+    }
+
+    fn load_from(
+        device: &Arc<GpuDevice>,
+        origin: Origin,
+        model: Cow<'_, Model>,
+        options: &GpuOptions,
+    ) -> Result<Self, GpuError> {
+        let architecture = Arc::new(model.architecture.clone());
+        let memory = Self::memory_needed(device, &architecture, options)?;
+        let layout = Layout::new(&architecture, Storage::try_from(options.precision)?)?;
+        let max_batch_tokens = batch_tokens(&architecture, &layout, options)?;
         let gpu = device.opened()?;
         let family = options.family.unwrap_or(gpu.description().kernel_family());
-        let subject = Subject { architecture: &model.architecture, layout: &layout, family, max_batch_tokens };
+        let subject = Subject { architecture: &architecture, layout: &layout, family, max_batch_tokens };
         let choices = options.tune.choose(&gpu, subject)?;
         let info = EngineInfo {
             name: "gpu",
@@ -166,7 +186,8 @@ impl GpuEngine {
         };
         let mut engine = Self {
             device: Arc::clone(device),
-            model,
+            architecture,
+            origin,
             layout,
             max_batch_tokens,
             choices,
@@ -177,7 +198,7 @@ impl GpuEngine {
             next_ticket: 0,
             scratch: Scratch::default(),
         };
-        engine.loaded = Some(engine.load_on(&gpu)?);
+        engine.loaded = Some(engine.load_on(&gpu, model)?);
         Ok(engine)
     }
 
@@ -214,17 +235,17 @@ impl GpuEngine {
         Ok(times)
     }
 
-    fn load_on(&self, gpu: &Arc<OpenDevice>) -> Result<Loaded, GpuError> {
-        self.upload(Arc::clone(gpu)).inspect_err(|error| {
+    fn load_on(&self, gpu: &Arc<OpenDevice>, model: Cow<'_, Model>) -> Result<Loaded, GpuError> {
+        self.upload(Arc::clone(gpu), model).inspect_err(|error| {
             if error.ends_opening() {
                 gpu.fail(error.clone());
             }
         })
     }
 
-    fn upload(&self, gpu: Arc<OpenDevice>) -> Result<Loaded, GpuError> {
-        let Model { architecture, .. } = &*self.model;
-        let weights = gpu.scoped(|| Uploaded::new(&gpu, &self.model, &self.layout))?;
+    fn upload(&self, gpu: Arc<OpenDevice>, model: Cow<'_, Model>) -> Result<Loaded, GpuError> {
+        let architecture = &self.architecture;
+        let weights = gpu.scoped(|| Uploaded::new(&gpu, model, &self.layout))?;
         let slot = |_| Slot::new(&gpu, self.max_batch_tokens, architecture.outputs());
         let slots = gpu.scoped(|| (0..SLOTS).map(slot).collect::<Result<Vec<_>, _>>())?;
         let arena = self.device.arena(&gpu, ArenaSizes::new(&self.layout, self.max_batch_tokens))?;
@@ -250,7 +271,10 @@ impl GpuEngine {
         }
         let mut loaded = match self.loaded.take() {
             Some(loaded) => loaded,
-            None => self.load_on(&self.device.opened()?)?,
+            None => {
+                let gpu = self.device.opened()?;
+                self.load_on(&gpu, self.origin.model(&self.architecture)?)?
+            }
         };
         let arena = self.device.newest_arena(&loaded.arena);
         if !Arc::ptr_eq(&arena, &loaded.arena) {
@@ -351,11 +375,11 @@ impl Engine for GpuEngine {
     }
 
     fn shape(&self) -> RowShape {
-        self.model.architecture.row_shape()
+        self.architecture.row_shape()
     }
 
     fn row_flops(&self, tokens: usize) -> u64 {
-        row_flops(&self.model.architecture, tokens)
+        row_flops(&self.architecture, tokens)
     }
 
     fn max_batch_tokens(&self) -> usize {
@@ -388,16 +412,16 @@ impl Engine for GpuEngine {
         let mut report = BatchReport {
             rows: batch.rows(),
             tokens,
-            useful_flops: batch_flops(&self.model.architecture, batch),
+            useful_flops: batch_flops(&self.architecture, batch),
             ..BatchReport::default()
         };
         let (mut held, mut submission) = (Held::Empty, None);
         if batch.rows() > 0 {
             let mut scratch = std::mem::take(&mut self.scratch);
             let outputs_bytes = (batch.rows() * expected.outputs * 4) as u64;
-            let (free, model) = (self.free_slot(), Arc::clone(&self.model));
+            let (free, architecture) = (self.free_slot(), Arc::clone(&self.architecture));
             let submit = self.current().and_then(|loaded| {
-                scratch.fill(&model.architecture, batch, loaded.pass.queries_per_tile());
+                scratch.fill(&architecture, batch, loaded.pass.queries_per_tile());
                 let extents = scratch.extents(batch);
                 let submitted = loaded.submit(free, &scratch, &extents, outputs_bytes, &mut report);
                 submitted.inspect_err(|error| loaded.gpu.fail(error.clone()))
@@ -445,39 +469,6 @@ impl Engine for GpuEngine {
                 self.drop_device();
                 Err(error.into())
             }
-        }
-    }
-}
-
-impl Scratch {
-    /// Prepares a batch for upload.
-    fn fill(&mut self, architecture: &Architecture, batch: &PackedBatch, queries_per_tile: u32) {
-        let embeddings = &architecture.embeddings;
-        self.tokens.clear();
-        self.rows.clear();
-        let mut key_start = 0;
-        for (index, row) in (0..).zip(batch.iter()) {
-            let keys = row.ids.len() as u32;
-            self.rows.push(QueryTile { query_start: index, queries: 1, key_start, keys });
-            let positions = embeddings.positions.indices(row.ids);
-            self.tokens.extend(row.ids.iter().zip(positions).enumerate().map(|(place, (&id, position))| {
-                // Rotary positions are places in the row.
-                let position = if embeddings.positions == Positions::None { place } else { position };
-                Token::new(id, position, embeddings.token_types.index(place, row.second_segment))
-            }));
-            key_start += keys;
-        }
-        attention::query_tiles(batch.offsets(), queries_per_tile, &mut self.query_tiles);
-    }
-
-    /// The extents of the batch prepared last.
-    fn extents(&self, batch: &PackedBatch) -> Extents {
-        let squares = batch.iter().map(|row| (row.ids.len() as u64).pow(2)).sum();
-        let (tokens, rows) = (batch.tokens() as u32, batch.rows() as u32);
-        let query_tiles = self.query_tiles.len() as u32;
-        Extents {
-            tokens: Extent { rows: tokens, query_tiles, query_keys: squares },
-            rows: Extent { rows, query_tiles: rows, query_keys: u64::from(tokens) },
         }
     }
 }

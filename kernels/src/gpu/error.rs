@@ -71,6 +71,9 @@ pub enum GpuError {
         /// wgpu's reason.
         source: wgpu::MapRangeError,
     },
+    /// The model cannot be loaded again after a fault.
+    #[error("the model cannot be read again after a fault: {0}")]
+    ReadAgain(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// Anything else that the driver or wgpu reports.
     #[error("{0}")]
     Driver(Arc<wgpu::Error>),
@@ -110,6 +113,7 @@ impl GpuError {
             | Self::Precision(_)
             | Self::BatchTooLong { .. }
             | Self::TooLarge { .. }
+            | Self::ReadAgain(_)
             | Self::OutOfMemory(_) => false,
         }
     }

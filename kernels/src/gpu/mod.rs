@@ -9,7 +9,8 @@
 //! adapter ◀─ opened ◀─ arena ◀─ device ◀─┐
 //! layout ◀─ shader ◀─ op ◀─ ops ◀─ choices ◀─ pass ◀─ bound ◀─ engine
 //!                                   └─── tune ◀────────────────┘
-//! uploaded, slots: weights and batches in flight of one model
+//! origin, uploaded: weights of one model, and where they come from
+//! scratch, slots: its batches on the way and in flight
 //! ```
 //!
 //! - [`adapters`], [`auto`]: the machine's adapters, what each supports, and the default one.
@@ -33,7 +34,9 @@ pub mod layout;
 pub mod op;
 pub mod opened;
 pub mod ops;
+mod origin;
 pub mod pass;
+mod scratch;
 pub mod shader;
 mod slots;
 pub mod step;

@@ -306,6 +306,13 @@ impl OpenDevice {
         }))
     }
 
+    /// Waits until the device has what was written into new buffers: wgpu keeps a copy of it until work is submitted.
+    pub(super) fn take_uploads(&self) -> Result<(), GpuError> {
+        self.queue.submit([]);
+        self.device.poll(wgpu::PollType::wait_indefinitely())?;
+        self.check()
+    }
+
     /// Runs one dispatch and waits for it: for callers in this module that size buffers by the layout that they make
     /// ops of, which is part of the invariants that [`compile`](Self::compile) states.
     pub(super) fn run_one(

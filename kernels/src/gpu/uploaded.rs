@@ -12,7 +12,7 @@ use super::opened::{OpenDevice, padded_bytes};
 use super::ops::{attention_relative, rotary};
 use crate::architecture::{Architecture, Head, MlpKind, Positions, RelativePositions};
 use crate::reference;
-use crate::weights::{HeadWeights, LayerWeights, Linear, Model, NormWeights};
+use crate::weights::{HeadWeights, LayerWeights, Linear, Model, NormWeights, Table, Weights};
 
 /// Numbers encoded at a time, so that a table of a gigabyte is never held twice.
 const PIECE_NUMBERS: usize = 1 << 18;
@@ -84,17 +84,17 @@ pub(super) struct Uploaded {
 }
 
 impl Uploaded {
-    /// Repacks and uploads the weights.
+    /// Repacks and uploads the weights. Those of an owned model are freed as soon as they are on the device.
     ///
     /// # Errors
     /// A table is larger than the device can bind, or the device is out of memory.
     ///
     /// # Panics
     /// The weights do not fit the architecture.
-    pub(super) fn new(gpu: &OpenDevice, model: &Model, layout: &Layout) -> Result<Self, GpuError> {
+    pub(super) fn new(gpu: &OpenDevice, mut model: Cow<'_, Model>, layout: &Layout) -> Result<Self, GpuError> {
         let mut buffers = BTreeMap::new();
         for (name, numbers) in weights(&model.architecture, layout) {
-            let values = values(name, model, layout);
+            let values = values(name, &model, layout);
             let word = &model.weights.embeddings.word;
             let is_word = name == WeightName::Word;
             let found = if is_word { word.len() } else { values.len() };
@@ -108,7 +108,14 @@ impl Uploaded {
             let bytes = (numbers * storage.bytes()) as u64;
             let buffer = gpu.buffer_of_pieces(label(name), bytes, pieces, wgpu::BufferUsages::STORAGE)?;
             buffers.insert(name, buffer);
+            if let WeightName::Word | WeightName::Layer(_, LayerWeight::OutputParams) = name {
+                gpu.take_uploads()?;
+                if let Cow::Owned(model) = &mut model {
+                    free(&mut model.weights, name);
+                }
+            }
         }
+        gpu.take_uploads()?;
         Ok(Self { buffers })
     }
 
@@ -127,7 +134,23 @@ pub(super) fn bytes(architecture: &Architecture, layout: &Layout) -> u64 {
     weights(architecture, layout).into_iter().map(bytes).sum()
 }
 
-/// The buffers of a model, with their sizes in numbers.
+/// Frees the large weights that no buffer after `name` is made of: the word table, or a layer's matrices.
+fn free(weights: &mut Weights, name: WeightName) {
+    match name {
+        WeightName::Word => weights.embeddings.word = Table::F32(Vec::new()),
+        WeightName::Layer(layer, _) => {
+            let LayerWeights { query, key, value, attention_output, intermediate, output, .. } =
+                &mut weights.layers[layer];
+            for linear in [query, key, value, attention_output, intermediate, output] {
+                linear.weight = Vec::new();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The buffers of a model, with their sizes in numbers, in the order of uploading: [`LayerWeight::OutputParams`] is the
+/// last of its layer.
 fn weights(architecture: &Architecture, layout: &Layout) -> Vec<(WeightName, usize)> {
     let embeddings = &architecture.embeddings;
     let (states, intermediate) = (layout.states.stride, layout.intermediate_stride());
