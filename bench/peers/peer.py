@@ -1,12 +1,13 @@
 """One peer, held in memory and told what to score: run by `assay-bench peers`, which interleaves the peers.
 
-    python peer.py --peer NAME --model DIR --pairs FILE --threads N
+    python peer.py --peer NAME --model DIR --exported DIR --pairs FILE --max-length TOKENS --threads N
 
 Speaks JSON lines. On start: {"ready": ..., "load_s": ..., "first_batch_s": ...}. For each {"first": i, "count": n} on
 standard input: {"seconds": s, "scores": [...]}. At the end of input: {"peak_rss_bytes": ...}.
 
 Every peer sees the pairs in their order, in batches of 32, and tokenises outside the timed part, except
-sentence-transformers, whose public call takes text and sorts by length within each call.
+sentence-transformers, whose public call takes text and sorts by length within each call. The score of a pair is its
+first label's logit.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 import resource
 import sys
 import time
+from pathlib import Path
 
 BATCH = 32
 
@@ -22,8 +24,10 @@ BATCH = 32
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer", choices=sorted(PEERS), required=True)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--exported", type=Path, required=True)
     parser.add_argument("--pairs", required=True)
+    parser.add_argument("--max-length", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     args = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -32,8 +36,11 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with open(args.pairs, encoding="utf-8") as file:
         pairs = json.load(file)
+    # What libraries print would be taken for answers.
+    answers, sys.stdout = sys.stdout, sys.stderr
+    reply = lambda message: print(json.dumps(message), file=answers, flush=True)
     started = time.perf_counter()
-    prepare, score = PEERS[args.peer](args.model, args.threads)
+    prepare, score = PEERS[args.peer](args)
     load_s = time.perf_counter() - started
     prepared = prepare(pairs[:BATCH])
     started = time.perf_counter()
@@ -48,96 +55,97 @@ def main() -> None:
     reply({"peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})
 
 
-def reply(message: dict) -> None:
-    print(json.dumps(message), flush=True)
-
-
-def batches(tokenizer, tensors: str):
+def batches(args):
     """Turns pairs into padded batches."""
+    from network import tokenizer
 
-    def prepare(pairs):
-        return [
-            tokenizer(
-                [query for query, _ in pairs[i : i + BATCH]],
-                [document for _, document in pairs[i : i + BATCH]],
-                padding=True,
-                truncation=True,
-                max_length=512,
-                return_tensors=tensors,
-            )
-            for i in range(0, len(pairs), BATCH)
-        ]
-
-    return prepare
+    encode = tokenizer(args.model, args.max_length)
+    return lambda pairs: [encode(pairs[i : i + BATCH]) for i in range(0, len(pairs), BATCH)]
 
 
-def torch_peer(model_dir: str, threads: int, compiled: bool):
+def torch_peer(args, compiled: bool):
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from network import Network
 
-    torch.set_num_threads(threads)
-    model = AutoModelForSequenceClassification.from_pretrained(model_dir).eval()
+    torch.set_num_threads(args.threads)
+    network = Network(args.model)
+    inputs = network.inputs
     if compiled:
-        model = torch.compile(model, backend="inductor", dynamic=True)
+        network = torch.compile(network, backend="inductor", dynamic=True)
+    encode = batches(args)
+    prepare = lambda pairs: [[torch.from_numpy(batch[name]) for name in inputs] for batch in encode(pairs)]
 
     def score(prepared):
         with torch.inference_mode():
-            return [value for batch in prepared for value in model(**batch).logits[:, 0].tolist()]
+            return [value for batch in prepared for value in network(*batch)[:, 0].tolist()]
 
-    return batches(AutoTokenizer.from_pretrained(model_dir), "pt"), score
+    return prepare, score
 
 
-def sentence_transformers_peer(model_dir: str, threads: int):
+def sentence_transformers_peer(args):
     import torch
     from sentence_transformers import CrossEncoder
 
-    torch.set_num_threads(threads)
-    model = CrossEncoder(model_dir, max_length=512, device="cpu", activation_fn=torch.nn.Identity())
-    return lambda pairs: pairs, lambda pairs: model.predict(pairs, batch_size=BATCH, show_progress_bar=False)
+    torch.set_num_threads(args.threads)
+    model = CrossEncoder(
+        str(args.model), max_length=args.max_length, device="cpu", local_files_only=True,
+        model_kwargs={"dtype": torch.float32},
+    )
+    identity = torch.nn.Identity()
+
+    def score(pairs):
+        scores = model.predict(pairs, batch_size=BATCH, show_progress_bar=False, activation_fn=identity)
+        return scores if scores.ndim == 1 else scores[:, 0]
+
+    return lambda pairs: pairs, score
 
 
-def onnxruntime_peer(model_dir: str, threads: int, file: str):
+def exported(args, file: str) -> str:
+    """The path of an exported file; ends with the reason if there is none."""
+    failed = args.exported / "model.onnx.failed"
+    if failed.exists():
+        sys.exit(failed.read_text())
+    return str(args.exported / file)
+
+
+def onnxruntime_peer(args, file: str):
     import onnxruntime
-    from transformers import AutoTokenizer
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = args.threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(f"{model_dir}/{file}", options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exported(args, file), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
 
     def score(prepared):
         runs = (session.run(["logits"], {name: batch[name] for name in names})[0] for batch in prepared)
         return [value for logits in runs for value in logits[:, 0]]
 
-    return batches(AutoTokenizer.from_pretrained(model_dir), "np"), score
+    return batches(args), score
 
 
-def openvino_peer(model_dir: str, threads: int):
+def openvino_peer(args):
     import openvino
-    from transformers import AutoTokenizer
 
     core = openvino.Core()
-    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    model = core.compile_model(f"{model_dir}/model.onnx", "CPU", settings)
+    settings = {"INFERENCE_NUM_THREADS": args.threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    model = core.compile_model(exported(args, "model.onnx"), "CPU", settings)
     names = [value.any_name for value in model.inputs]
 
     def score(prepared):
         runs = (model({name: batch[name] for name in names})[0] for batch in prepared)
         return [value for logits in runs for value in logits[:, 0]]
 
-    return batches(AutoTokenizer.from_pretrained(model_dir), "np"), score
+    return batches(args), score
 
 
 PEERS = {
-    "torch-eager": lambda model, threads: torch_peer(model, threads, compiled=False),
-    "torch-compile": lambda model, threads: torch_peer(model, threads, compiled=True),
+    "torch-eager": lambda args: torch_peer(args, compiled=False),
+    "torch-compile": lambda args: torch_peer(args, compiled=True),
     "sentence-transformers": sentence_transformers_peer,
-    "onnxruntime": lambda model, threads: onnxruntime_peer(model, threads, "model.onnx"),
-    "onnxruntime-int8": lambda model, threads: onnxruntime_peer(model, threads, "model.int8.onnx"),
-    "onnxruntime-int8-per-channel": lambda model, threads: onnxruntime_peer(
-        model, threads, "model.int8-per-channel.onnx"
-    ),
+    "onnxruntime": lambda args: onnxruntime_peer(args, "model.onnx"),
+    "onnxruntime-int8": lambda args: onnxruntime_peer(args, "model.int8.onnx"),
+    "onnxruntime-int8-per-channel": lambda args: onnxruntime_peer(args, "model.int8-per-channel.onnx"),
     "openvino": openvino_peer,
 }
 
