@@ -2,8 +2,9 @@
 //!
 //! Baseline: the device's own ceiling, measured as multiply-adds on registers. Weights are random, with the shape of
 //! MiniLM-L6; nothing is read from disk. Excluded: loading, and the first pass (drivers put work off until then). Each
-//! kernel's time is the fastest of three runs in a submission of its own, so that it includes one submission; the whole
-//! pass is the median of the runs shown with its spread, with the device idle before each.
+//! kernel's time is the fastest of three measurements of 20 ms or more, by the device's clock; the whole pass is the
+//! median of the runs shown with its spread, with the device idle before each. Then batches of one row each, in turns
+//! with one and with three of them in flight.
 //!
 //! `cargo bench -p assay-kernels --bench gpu_forward -- [--f16] [--rows N] [--row-tokens N] [--runs N] [--tune]`, or
 //! `--lengths N,N,…` in place of the rows of equal length.
@@ -13,7 +14,7 @@ use std::time::Instant;
 
 use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache, ceiling, tune};
 use assay_kernels::weights::{Linear, Module, NormWeights, Source};
-use assay_kernels::{Architecture, Engine, Model, PackedBatch, Precision, Row, Weights, families};
+use assay_kernels::{Architecture, CheckedBatch, Engine, Model, PackedBatch, Precision, Row, Weights, families};
 
 const CONFIG: &[u8] =
     br#"{"model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 30522,
@@ -39,10 +40,10 @@ fn main() {
         Err(error) => return println!("skipped: {error}"),
     };
     let architecture = families::read_config(CONFIG).unwrap();
-    let ceiling = ceiling(&gpu, 64, 4096).unwrap();
+    let ceiling = ceiling(&gpu, 4096, 64).unwrap();
     println!("{}, {} storage; ceiling {:.1} GFLOP/s", gpu.description(), precision.name(), ceiling / 1e9);
     if has("--tune") {
-        println!("{}", tune(&gpu, &architecture, precision, tokens).unwrap());
+        println!("{}", tune(&gpu, &architecture, precision, tokens, None).unwrap());
     }
 
     let options = GpuOptions {
@@ -52,11 +53,16 @@ fn main() {
         ..GpuOptions::default()
     };
     let mut engine = GpuEngine::load(&gpu, random_model(architecture), &options).unwrap();
+    let compiled = engine.compiled();
+    println!("{} pipelines compiled in {:.1} s", compiled.pipelines, compiled.time.as_secs_f64());
     let mut batch = PackedBatch::default();
     for (row, &length) in lengths.iter().enumerate() {
         let ids: Vec<u32> = (0..length).map(|i| ((row * 7919 + i * 104_729) % 30_522) as u32).collect();
         batch.push(Row { ids: &ids, second_segment: length / 4 }).unwrap();
     }
+    let mut one_row = PackedBatch::default();
+    one_row.push(batch.row(0)).unwrap();
+    let one_row = one_row.check(&engine.shape()).unwrap();
     let batch = batch.check(&engine.shape()).unwrap();
     let mut outputs = Vec::new();
     engine.run(&batch, &mut outputs).unwrap();
@@ -111,6 +117,43 @@ fn main() {
         let each = (after - before) / runs as f64;
         println!("processor time {:.0} ms a pass, {:.2} useful GFLOP/s a core", each * 1e3, flops / each / 1e9);
     }
+    rows_in_flight(&mut engine, &one_row);
+}
+
+/// Batches of one row: how many a second with one and with three in flight, and how long a submission takes while two
+/// others are in flight.
+fn rows_in_flight(engine: &mut GpuEngine, row: &CheckedBatch) {
+    const BATCHES: usize = 12;
+    const TURNS: usize = 3;
+    let mut outputs = Vec::new();
+    let mut seconds = [f64::MAX; 2];
+    let mut longest_submit = 0.0f64;
+    for _ in 0..TURNS {
+        for (depth, fastest) in [1, engine.max_in_flight()].into_iter().zip(&mut seconds) {
+            let mut in_flight = std::collections::VecDeque::new();
+            let start = Instant::now();
+            for _ in 0..BATCHES {
+                if in_flight.len() == depth {
+                    engine.finish(in_flight.pop_front().unwrap(), &mut outputs).unwrap();
+                }
+                let submit = Instant::now();
+                in_flight.push_back(engine.submit(row).unwrap());
+                longest_submit = longest_submit.max(submit.elapsed().as_secs_f64());
+            }
+            for ticket in in_flight {
+                engine.finish(ticket, &mut outputs).unwrap();
+            }
+            *fastest = fastest.min(start.elapsed().as_secs_f64());
+        }
+    }
+    let [one, three] = seconds.map(|seconds| BATCHES as f64 / seconds);
+    println!(
+        "batches of one row of {} tokens: {one:.1}/s with one in flight, {three:.1}/s with {}; longest submission \
+         {:.2} ms",
+        row.tokens(),
+        engine.max_in_flight(),
+        longest_submit * 1e3
+    );
 }
 
 /// Processor time of this process, where the system tells: what a software adapter takes on a machine that is busy.

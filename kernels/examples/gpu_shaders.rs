@@ -1,5 +1,5 @@
-//! What `cargo xtask gpu-report` asks of this crate: every GPU shader as a file, the forward pass that runs them, and a
-//! compiler's statistics of one shader.
+//! What `cargo xtask gpu-report` and `msl-check` ask of this crate: every GPU shader as a file, the forward pass that
+//! runs them, and a compiler's statistics of one shader.
 //!
 //! `gpu_shaders list DIR` writes the shaders that GPUs run for a model of MiniLM-L6's shape into a folder, and prints
 //! lines of fields separated by tabs:
@@ -16,6 +16,9 @@
 //! `gpu_shaders compile FILE [NAME=VALUE]…` has the Vulkan driver at hand compile one and prints that driver's
 //! statistics: registers, spills, threads in flight, instructions. It creates a pipeline and runs nothing, so a
 //! stand-in device will do. The report starts it through another system's loader.
+//!
+//! `gpu_shaders metal DIR` writes the shaders that a Mac may run, for models of several shapes, as naga writes them for
+//! Metal, and prints lines of `name <tab> file`. Shaders that differ only in the widths of matrices are written once.
 #![allow(unsafe_code, reason = "plain Vulkan object creation, which ash exposes as unsafe")]
 
 use std::collections::BTreeMap;
@@ -24,7 +27,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ash::vk;
-use assay_kernels::architecture::{Head, Pooling};
+use assay_kernels::architecture::{
+    Activation, Head, MlpKind, NormPlacement, Pooling, Positions, RelativePositions, Rotary,
+};
 use assay_kernels::gpu::KernelFamily;
 use assay_kernels::gpu::choices::Choices;
 use assay_kernels::gpu::layout::{Layout, Storage};
@@ -32,7 +37,7 @@ use assay_kernels::gpu::op::{Extent, PipelineSpec};
 use assay_kernels::gpu::pass::{ForwardPass, pipelines};
 use assay_kernels::gpu::step::Extents;
 use assay_kernels::{Architecture, families};
-use naga::back::spv;
+use naga::back::{msl, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 
 /// The shape of MiniLM-L6.
@@ -49,10 +54,11 @@ fn main() -> Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match &arguments[..] {
         ["list", dir] => list(Path::new(dir)),
+        ["metal", dir] => metal(Path::new(dir)),
         ["compile", file, constants @ ..] => {
             compile(Path::new(file), &constants.iter().map(|text| constant(text)).collect::<Result<Vec<_>>>()?)
         }
-        _ => bail!("usage: gpu_shaders list DIR | gpu_shaders compile FILE [NAME=VALUE]…"),
+        _ => bail!("usage: gpu_shaders list DIR | gpu_shaders metal DIR | gpu_shaders compile FILE [NAME=VALUE]…"),
     }
 }
 
@@ -65,7 +71,7 @@ fn list(dir: &Path) -> Result<()> {
         for architecture in [&classifier, &embedder] {
             for spec in pipelines(architecture, &Layout::new(architecture, storage)?) {
                 // Cooperative matrices are in neither compiler; kernels for software adapters never reach these GPUs.
-                if spec.shader.family != Some(KernelFamily::Software) && !spec.shader.cooperative {
+                if spec.shader.family != Some(KernelFamily::Software) && !spec.shader.cooperative && is_listed(&spec) {
                     listed.insert(spec.name(), spec);
                 }
             }
@@ -79,6 +85,85 @@ fn list(dir: &Path) -> Result<()> {
         list_passes(&classifier, storage)?;
     }
     Ok(())
+}
+
+/// Tiles of one shape each are listed for every GEMM, the other tiles only for the widest: the rest would differ from
+/// it as the first ones do.
+fn is_listed(spec: &PipelineSpec) -> bool {
+    let usual = |tile: &str| tile.bytes().all(|byte| byte.is_ascii_digit());
+    let tile = spec.detail.split_once("tile").map(|(_, tile)| tile);
+    tile.is_none_or(usual) || spec.detail.contains("gelu")
+}
+
+fn metal(dir: &Path) -> Result<()> {
+    let mut written = BTreeMap::new();
+    for storage in [Storage::F32, Storage::F16] {
+        for architecture in metal_architectures()? {
+            for spec in pipelines(&architecture, &Layout::new(&architecture, storage)?) {
+                // Matrices have names, and the stand-in for Metal's library has none of them.
+                if spec.shader.family == Some(KernelFamily::Software) || spec.shader.cooperative {
+                    continue;
+                }
+                let sizes = |(name, _): &(&str, f64)| !matches!(*name, "K" | "N" | "HIDDEN4" | "STRIDE4");
+                let same = spec.overrides().into_iter().filter(sizes).map(|(name, value)| (name, value.to_bits()));
+                let key = (spec.source(), same.collect::<Vec<_>>());
+                written.entry(key).or_insert(spec);
+            }
+        }
+    }
+    for (index, spec) in written.into_values().enumerate() {
+        let file = dir.join(format!("{index}.metal"));
+        std::fs::write(&file, metal_source(&spec)?).with_context(|| format!("write {}", file.display()))?;
+        println!("{}\t{}", spec.name(), file.display());
+    }
+    Ok(())
+}
+
+/// Models that together run every kernel, with heads of 32, 64 and 128 numbers.
+fn metal_architectures() -> Result<Vec<Architecture>> {
+    let classifier = families::read_config(CONFIG)?;
+    let embedder = Architecture { head: Head::Embedding, pooling: Pooling::Mean, ..classifier.clone() };
+    let of_heads = |heads, head_dim| {
+        let mut architecture = classifier.clone();
+        architecture.block.attention.heads = heads;
+        architecture.block.attention.kv_heads = heads;
+        architecture.block.attention.head_dim = head_dim;
+        architecture
+    };
+    let mut modern = of_heads(6, 64);
+    modern.embeddings.positions = Positions::None;
+    modern.block.norm_placement = NormPlacement::Before;
+    modern.block.mlp.kind = MlpKind::Gated;
+    modern.block.mlp.activation = Activation::Silu;
+    modern.layers.iter_mut().for_each(|layer| layer.rotary = Some(Rotary::of_theta(10_000.0)));
+    let mut relative = of_heads(6, 64);
+    relative.block.attention.relative = Some(RelativePositions { span: 8, max_distance: Some(512), norm: None });
+    Ok(vec![classifier.clone(), embedder, modern, relative, of_heads(3, 128)])
+}
+
+/// What naga writes for Metal, as the engine asks wgpu to: no run-time checks, no zeroed workgroup memory.
+fn metal_source(spec: &PipelineSpec) -> Result<String> {
+    let constants = spec.overrides().into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Vec<_>>();
+    let (module, info) = resolved(&spec.source(), &constants)?;
+    let options = msl::Options {
+        // The oldest that the kernels are held to: macOS 12.
+        lang_version: (2, 4),
+        bounds_check_policies: unchecked(),
+        zero_initialize_workgroup_memory: false,
+        force_loop_bounding: false,
+        ..msl::Options::default()
+    };
+    let entry = msl::PipelineOptions {
+        entry_point: Some((naga::ShaderStage::Compute, "main".to_owned())),
+        ..msl::PipelineOptions::default()
+    };
+    let written = msl::write_string(&module, &info, &options, &entry);
+    Ok(written.with_context(|| format!("{}: MSL", spec.name()))?.0)
+}
+
+fn unchecked() -> BoundsCheckPolicies {
+    let policy = BoundsCheckPolicy::Unchecked;
+    BoundsCheckPolicies { index: policy, buffer: policy, image_load: policy, binding_array: policy }
 }
 
 fn list_passes(architecture: &Architecture, storage: Storage) -> Result<()> {
@@ -146,17 +231,11 @@ impl Shader {
     fn new(source: &str, constants: &[(String, f64)]) -> Result<Self> {
         let (module, info) = resolved(source, constants)?;
         // As the engine asks wgpu to compile: no run-time checks, no zeroed workgroup memory.
-        let policy = BoundsCheckPolicy::Unchecked;
         let options = spv::Options {
             lang_version: (1, 3),
             zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
             force_loop_bounding: false,
-            bounds_check_policies: BoundsCheckPolicies {
-                index: policy,
-                buffer: policy,
-                image_load: policy,
-                binding_array: policy,
-            },
+            bounds_check_policies: unchecked(),
             ..spv::Options::default()
         };
         let pipeline =

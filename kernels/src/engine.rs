@@ -39,6 +39,13 @@ pub trait Engine: Send + std::fmt::Debug {
     /// or the device failed. After an error the engine takes further batches.
     fn submit(&mut self, batch: &CheckedBatch) -> Result<Ticket, EngineError>;
 
+    /// Waits for the oldest batch in flight, at most this long; says whether [`finish`](Self::finish) would now return
+    /// without waiting. The caller can submit in between. An engine that computes in `finish` says so at once.
+    fn wait(&mut self, ticket: &Ticket, at_most: Duration) -> bool {
+        let _ = (ticket, at_most);
+        true
+    }
+
     /// Waits for the oldest batch in flight and appends its `[rows, outputs]` numbers, row-major, to `outputs`.
     ///
     /// # Errors

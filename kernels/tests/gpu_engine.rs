@@ -6,8 +6,10 @@ mod gpu_support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use assay_kernels::gpu::{AdapterKind, GpuEngine, GpuError, GpuOptions, TuneCache, auto};
+use assay_kernels::gpu::choices::SMALL_BATCH_TOKENS;
+use assay_kernels::gpu::{AdapterKind, GpuEngine, GpuError, GpuOptions, KernelFamily, TuneCache, auto, tune};
 use assay_kernels::{BatchError, CheckedBatch, Engine, EngineError, Model, PackedBatch, Precision, ReadModel};
 use gpu_support::{Random, engine, shared_device, tiny};
 
@@ -40,6 +42,35 @@ fn three_batches_in_flight_give_what_each_gives_alone() {
         together.push(outputs);
     }
     assert_eq!(together, alone);
+}
+
+#[test]
+fn once_a_batch_is_finished_the_next_can_be_written_while_others_are_in_flight() {
+    let Some((mut engine, golden)) = tiny_engine(Precision::F32) else { return };
+    let batch = checked(&engine, one_row(&golden, 3));
+    let mut outputs = Vec::new();
+    for _ in 0..5 {
+        let mut tickets: Vec<_> = (0..engine.max_in_flight()).map(|_| engine.submit(&batch).unwrap()).collect();
+        engine.finish(tickets.remove(0), &mut outputs).unwrap();
+        assert!(engine.takes_a_batch_at_once(), "the next submission would wait for the batches in flight");
+        tickets.push(engine.submit(&batch).unwrap());
+        for ticket in tickets {
+            engine.finish(ticket, &mut outputs).unwrap();
+        }
+    }
+    assert!(outputs.iter().all(|output| *output == outputs[0]));
+}
+
+#[test]
+fn waiting_tells_when_a_batch_is_done() {
+    let Some((mut engine, golden)) = tiny_engine(Precision::F32) else { return };
+    let batch = checked(&engine, one_row(&golden, 0));
+    let ticket = engine.submit(&batch).unwrap();
+    assert!(engine.wait(&ticket, Duration::from_secs(60)), "a minute is enough for one row");
+    assert!(engine.wait(&ticket, Duration::ZERO), "a batch that is done stays done");
+    let mut outputs = Vec::new();
+    engine.finish(ticket, &mut outputs).unwrap();
+    assert_eq!(outputs, run(&mut engine, &one_row(&golden, 0)));
 }
 
 #[test]
@@ -207,6 +238,30 @@ fn tuning_is_remembered_and_changes_no_numbers() {
     let mut plain = engine(model, Precision::F32, 1024).unwrap();
     let batch = one_row(&golden.batch, 2);
     assert_eq!(run(&mut tuned, &batch), run(&mut plain, &batch));
+}
+
+#[test]
+fn tuning_checks_every_variant_of_both_families_and_scores_rows_alike_in_any_batch() {
+    let (Some((model, golden)), Some(device)) = (tiny("bert-hd32"), shared_device()) else { return };
+    for (precision, family) in [(Precision::F32, KernelFamily::Gpu), (Precision::F16, KernelFamily::Software)] {
+        let table = tune(&device, &model.architecture, precision, 1024, Some(family)).unwrap();
+        eprintln!("{table}");
+        assert!(table.entries.iter().all(|entry| entry.right), "{table}");
+        for entry in &table.entries {
+            let of_kernel = table.entries.iter().filter(|o| (o.kernel, o.tokens) == (entry.kernel, entry.tokens));
+            assert_eq!(of_kernel.filter(|other| other.chosen).count(), 1, "{} {}", entry.kernel, entry.tokens);
+        }
+        let options = GpuOptions { precision, max_batch_tokens: 1024, tune: TuneCache::Memory, family: Some(family) };
+        let mut engine = GpuEngine::load(&device, model.clone(), &options).unwrap();
+        let row = golden.batch.row(2);
+        let mut many = PackedBatch::default();
+        while many.tokens() + row.ids.len() <= 1024 {
+            many.push(row).unwrap();
+        }
+        assert!(many.tokens() > SMALL_BATCH_TOKENS);
+        let alone = run(&mut engine, &one_row(&golden.batch, 2));
+        assert_eq!(run(&mut engine, &many)[..alone.len()], alone[..], "{:?}", engine.choices());
+    }
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn kernels_for_gpus_match_the_goldens_on_any_adapter() {
         for precision in [Precision::F32, Precision::F16] {
             let Some(mut engine) = engine_of(weights.clone(), precision, 2048, Some(KernelFamily::Gpu)) else { return };
             let is_before = weights.architecture.block.norm_placement == NormPlacement::Before;
-            assert_eq!(matches!(engine.choices().norm, NormChoice::Fused), !is_before);
+            assert_eq!(matches!(engine.choices().large.norm, NormChoice::Fused), !is_before);
             let logits = run(&mut engine, &golden.batch);
             let name = format!("{name} {} for GPUs", precision.name());
             assert_close(&name, &logits, &golden.logits, tolerance(precision));

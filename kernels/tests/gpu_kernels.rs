@@ -20,7 +20,7 @@ use assay_kernels::gpu::ops::classify::{Classify, ClassifyBuffers};
 use assay_kernels::gpu::ops::embed::{Embed, EmbedBuffers, Token};
 use assay_kernels::gpu::ops::gate::{Gate, GateBuffers};
 use assay_kernels::gpu::ops::gather::{Gather, GatherBuffers};
-use assay_kernels::gpu::ops::gemm::{Epilogue, Gemm, GemmBuffers, GemmShape, GemmVariant};
+use assay_kernels::gpu::ops::gemm::{Epilogue, Gemm, GemmBuffers, GemmShape, GemmVariant, Tile};
 use assay_kernels::gpu::ops::gemm_norm::{GemmNorm, GemmNormBuffers};
 use assay_kernels::gpu::ops::layer_norm::{LayerNorm, LayerNormBuffers};
 use assay_kernels::gpu::ops::pool::{PoolMean, PoolMeanBuffers, PoolNormalise, PoolNormaliseBuffers};
@@ -77,7 +77,7 @@ fn gemm_matches_float64_with_every_epilogue() {
     let Some(gpu) = device() else { return };
     let mut random = Random(13);
     for (storage, epilogue) in STORAGES.into_iter().flat_map(|s| EPILOGUES.map(|e| (s, e))) {
-        for variant in [GemmVariant::Tile { threads: 32 }, GemmVariant::Software { threads: 32 }] {
+        for variant in [GemmVariant::Tile(Tile::wide(32)), GemmVariant::Software { threads: 32 }] {
             let shape = GemmShape::new(WIDTH_STEP, WIDTH_STEP, epilogue);
             check_gemm(&gpu, shape, 17, variant, storage, &mut random);
         }
@@ -95,12 +95,35 @@ fn gemm_matches_float64_at_the_widths_of_the_default_model() {
             (384, 1536, Epilogue::Activation(Activation::Gelu)),
             (1536, 384, Epilogue::Residual),
         ] {
-            for variant in [GemmVariant::Tile { threads: 96 }, GemmVariant::Software { threads: 32 }] {
+            for variant in [GemmVariant::Tile(Tile::wide(96)), GemmVariant::Software { threads: 32 }] {
                 for rows in [511, 512] {
                     check_gemm(&gpu, GemmShape::new(k, n, epilogue), rows, variant, storage, &mut random);
                 }
             }
         }
+    }
+}
+
+#[test]
+fn gemm_matches_float64_on_cooperative_matrices_where_the_adapter_has_them() {
+    let Some(gpu) = device() else { return };
+    let mut random = Random(17);
+    let variants = STORAGES.map(|storage| {
+        let of_storage = |barrier| GemmVariant::cooperative(gpu.description(), storage, barrier);
+        [false, true].map(|barrier| of_storage(barrier).map(|variant| (storage, variant)))
+    });
+    let variants: Vec<_> = variants.into_iter().flatten().flatten().collect();
+    for &(storage, variant) in &variants {
+        for epilogue in [Epilogue::Bias, Epilogue::Residual] {
+            for rows in [1, 63, 64, 65] {
+                let shape = GemmShape::new(3 * WIDTH_STEP, WIDTH_STEP, epilogue);
+                check_gemm(&gpu, shape, rows, variant, storage, &mut random);
+            }
+        }
+    }
+    if variants.is_empty() {
+        let reason = format!("{} has no cooperative matrices of 8x8x8 that sum in f32", gpu.description());
+        testdata::skip(testdata::Cause::NoSystemFeature, &reason);
     }
 }
 

@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use assay_kernels::architecture::{
     Activation, Head, MlpKind, NormPlacement, Pooling, Positions, RelativePositions, Rotary,
 };
-use assay_kernels::gpu::KernelFamily;
 use assay_kernels::gpu::layout::{Layout, Storage};
 use assay_kernels::gpu::op::{Access, PipelineSpec};
-use assay_kernels::gpu::pass::pipelines;
+use assay_kernels::gpu::pass::{candidates, pipelines};
 use assay_kernels::gpu::shader;
+use assay_kernels::gpu::{AdapterDescription, AdapterKind, KernelFamily};
 use assay_kernels::{Architecture, Task};
 use common::{Shape, architecture};
 use naga::back::{PipelineConstants, hlsl, msl, spv};
@@ -105,6 +105,68 @@ fn no_shader_asks_for_a_feature_that_its_row_does_not_name() {
 }
 
 #[test]
+fn no_loop_indexes_an_array_in_registers() {
+    let mut arrays = 0;
+    for spec in all_pipelines() {
+        let (module, info) = resolved(&spec);
+        let functions = module.functions.iter().map(|(handle, function)| (function, &info[handle]));
+        let mains = module.entry_points.iter().enumerate();
+        let mains = mains.map(|(index, entry)| (&entry.function, info.get_entry_point(index)));
+        for (function, info) in functions.chain(mains) {
+            arrays += function.local_variables.iter().filter(|(_, local)| is_array(&module, local.ty)).count();
+            for (_, expression) in function.expressions.iter() {
+                // An index that is a constant is an `AccessIndex`.
+                let naga::Expression::Access { base, .. } = *expression else { continue };
+                let what = info[base].ty.inner_with(&module.types);
+                assert!(
+                    !is_in_registers(what),
+                    "{}: {} indexes {what:?} by a variable: mark its loop `// unrolled`",
+                    spec.name(),
+                    function.name.as_deref().unwrap_or("main"),
+                );
+            }
+        }
+    }
+    assert!(arrays > 100, "{arrays} arrays");
+}
+
+#[test]
+fn no_kernel_has_under_64_threads_on_metal() {
+    let metal = AdapterDescription {
+        index: 0,
+        name: "a Mac".to_owned(),
+        backend: "Metal".to_owned(),
+        driver: String::new(),
+        kind: AdapterKind::Integrated,
+        unusable: None,
+        timestamps: true,
+        unified_memory: true,
+        native_f16: true,
+        cooperative: vec!["8x8x8 f32->f32".to_owned(), "8x8x8 f16->f32".to_owned()],
+        subgroup: Some(32),
+        max_buffer_bytes: 1 << 30,
+        workgroup_bytes: 32 << 10,
+        variant: "tile",
+    };
+    let threads = |spec: &PipelineSpec| -> u32 { resolved(spec).0.entry_points[0].workgroup_size.iter().product() };
+    let mut seen = BTreeSet::new();
+    for (architecture, storage) in architectures() {
+        let layout = Layout::new(&architecture, storage).unwrap();
+        for spec in candidates(&architecture, &layout, &metal) {
+            // Names have everything that decides the threads.
+            if seen.insert(spec.name()) {
+                assert!(threads(&spec) >= 64, "{} has {} threads", spec.name(), threads(&spec));
+            }
+        }
+    }
+    // Elsewhere 32 threads are a candidate.
+    let other = AdapterDescription { backend: "Vulkan".to_owned(), ..metal };
+    let (architecture, storage) = architectures().swap_remove(0);
+    let layout = Layout::new(&architecture, storage).unwrap();
+    assert!(candidates(&architecture, &layout, &other).iter().any(|spec| threads(spec) == 32));
+}
+
+#[test]
 fn kernels_for_software_adapters_have_no_barriers_and_no_workgroup_memory() {
     for spec in all_pipelines().iter().filter(|spec| spec.shader.family == Some(KernelFamily::Software)) {
         assert!(!spec.source().contains("workgroupBarrier()"), "{}", spec.name());
@@ -112,8 +174,30 @@ fn kernels_for_software_adapters_have_no_barriers_and_no_workgroup_memory() {
     }
 }
 
+fn is_array(module: &naga::Module, ty: naga::Handle<naga::Type>) -> bool {
+    matches!(module.types[ty].inner, naga::TypeInner::Array { .. })
+}
+
+/// Whether a value of this type, or what it points to, is a function's own.
+fn is_in_registers(ty: &naga::TypeInner) -> bool {
+    match ty {
+        naga::TypeInner::Pointer { space, .. } | naga::TypeInner::ValuePointer { space, .. } => {
+            matches!(space, naga::AddressSpace::Function | naga::AddressSpace::Private)
+        }
+        _ => true,
+    }
+}
+
 /// Every pipeline of models of several shapes, as classifiers and as embedders.
 fn all_pipelines() -> Vec<PipelineSpec> {
+    let each = |(architecture, storage)| pipelines(&architecture, &Layout::new(&architecture, storage).unwrap());
+    // Models share most of their pipelines.
+    let mut seen = BTreeSet::new();
+    let is_new = |spec: &PipelineSpec| seen.insert((spec.source(), format!("{:?}", spec.overrides())));
+    architectures().into_iter().flat_map(each).filter(is_new).collect()
+}
+
+fn architectures() -> Vec<(Architecture, Storage)> {
     let mut all = Vec::new();
     for storage in [Storage::F32, Storage::F16] {
         for ((heads, head_dim, intermediate, width), activation) in SHAPES.into_iter().zip(ACTIVATIONS.iter().cycle()) {
@@ -131,9 +215,7 @@ fn all_pipelines() -> Vec<PipelineSpec> {
             let mut relative = classifier.clone();
             relative.block.attention.relative =
                 Some(RelativePositions { span: 8, max_distance: Some(512), norm: None });
-            for architecture in [classifier, embedder, modern, relative] {
-                all.extend(pipelines(&architecture, &Layout::new(&architecture, storage).unwrap()));
-            }
+            all.extend([classifier, embedder, modern, relative].map(|architecture| (architecture, storage)));
         }
     }
     all

@@ -57,20 +57,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
 
         var scores: array<f32, KEYS>;
-        var query: array<Run, KEY_RUNS>;
-        for (var c = 0u; c < KEY_RUNS; c++) {
-            query[c] = q[q_index + c];
-            for (var j = 0u; j < KEYS; j++) {
-                scores[j] = dot_run(scores[j], query[c], key_tile[j * KEY_RUNS + c]);
+        for (var c = 0u; c < KEY_RUNS; c++) { // unrolled
+            let query = q[q_index + c];
+            for (var j = 0u; j < KEYS; j++) { // unrolled
+                scores[j] = dot_run(scores[j], query, key_tile[j * KEY_RUNS + c]);
             }
         }
         maximum = move_maximum(maximum, &scores, &total, &sums, first, own);
-        for (var j = 0u; j < KEYS; j++) {
+        for (var j = 0u; j < KEYS; j++) { // unrolled
             let weight = exp2(scores[j] - maximum);
             total += weight;
-            for (var c = 0u; c < VALUE_RUNS; c++) {
+            for (var c = 0u; c < VALUE_RUNS; c++) { // unrolled
                 let value = value_tile[j * VALUE_RUNS + c];
-                for (var part = 0u; part < RUN4; part++) {
+                for (var part = 0u; part < RUN4; part++) { // unrolled
                     sums[c * RUN4 + part] += weight * run_part(value, part);
                 }
             }

@@ -30,12 +30,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let own = keys_of(tile, lane, lane);
     for (var first = all.start; first < all.end; first += KEYS) {
         var scores: array<f32, KEYS>;
-        var query: array<Run, KEY_RUNS>;
-        for (var c = 0u; c < KEY_RUNS; c++) {
-            query[c] = q[q_index + c];
-            for (var j = 0u; j < KEYS; j++) {
+        for (var c = 0u; c < KEY_RUNS; c++) { // unrolled
+            let query = q[q_index + c];
+            for (var j = 0u; j < KEYS; j++) { // unrolled
                 let key = clamped_key(tile, first + j);
-                scores[j] = dot_run(scores[j], query[c], kv[key * sizes.kv_stride + key_index + c]);
+                scores[j] = dot_run(scores[j], query, kv[key * sizes.kv_stride + key_index + c]);
             }
         }
         maximum = move_maximum(maximum, &scores, &total, &sums, first, own);

@@ -70,13 +70,13 @@ fn move_maximum(
     own: Keys,
 ) -> f32 {
     var next = maximum;
-    for (var j = 0u; j < KEYS; j++) {
+    for (var j = 0u; j < KEYS; j++) { // unrolled
         (*scores)[j] = select(MASKED, (*scores)[j], first + j >= own.start && first + j < own.end);
         next = max(next, (*scores)[j]);
     }
     let rescale = exp2(maximum - next);
     *total *= rescale;
-    for (var c = 0u; c < OUTPUT_DIM / 4u; c++) {
+    for (var c = 0u; c < OUTPUT_DIM / 4u; c++) { // unrolled
         (*sums)[c] *= rescale;
     }
     return next;
@@ -93,14 +93,14 @@ fn add_values(
     total: ptr<function, f32>,
     sums: ptr<function, array<vec4<f32>, OUTPUT_DIM / 4u>>,
 ) {
-    for (var j = 0u; j < KEYS; j++) {
+    for (var j = 0u; j < KEYS; j++) { // unrolled
         (*scores)[j] = exp2((*scores)[j] - maximum);
         *total += (*scores)[j];
     }
-    for (var c = 0u; c < VALUE_RUNS; c++) {
-        for (var j = 0u; j < KEYS; j++) {
+    for (var c = 0u; c < VALUE_RUNS; c++) { // unrolled
+        for (var j = 0u; j < KEYS; j++) { // unrolled
             let value = kv[clamped_key(tile, first + j) * sizes.kv_stride + value_index + c];
-            for (var part = 0u; part < RUN4; part++) {
+            for (var part = 0u; part < RUN4; part++) { // unrolled
                 (*sums)[c * RUN4 + part] += (*scores)[j] * run_part(value, part);
             }
         }
@@ -117,7 +117,7 @@ fn store_context(
 ) {
     if lane < tile.queries {
         let index = (tile.query_start + lane) * sizes.context_stride4 + split * (OUTPUT_DIM / 4u);
-        for (var c = 0u; c < OUTPUT_DIM / 4u; c++) {
+        for (var c = 0u; c < OUTPUT_DIM / 4u; c++) { // unrolled
             context[index + c] = pack4((*sums)[c] / total);
         }
     }

@@ -43,7 +43,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var maximum = MASKED;
     for (var first = all.start; first < all.end; first += KEYS) {
         var scores: array<f32, KEYS>;
-        for (var j = 0u; j < KEYS; j++) {
+        for (var j = 0u; j < KEYS; j++) { // unrolled
             let of_row = min(first + j, tile.keys - 1u);
             let key = (tile.key_start + of_row) * sizes.kv_stride + key_index;
             let row = u32(distance_rows[place + (MAX_TOKENS - 1u) - of_row]) * ROW_RUNS + head * KEY_RUNS;

@@ -12,7 +12,7 @@
 
 override STRIDE4: u32 = 96u;
 override ACTIVATION: u32 = 1u;
-override THREADS: u32 = 32u;
+override THREADS: u32 = 64u;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

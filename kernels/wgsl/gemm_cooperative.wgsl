@@ -5,19 +5,19 @@
 // Algorithm: four subgroups own a quadrant of 32 × 32 outputs each, as 4 × 4 accumulators of 8 × 8 named by row and
 // column (an array of them would be indexed at run time, which no backend keeps in registers). Fragments of a and w are
 // loaded from memory row-major (`coopLoadT`); a fragment is used four times, and subgroups of one workgroup share
-// theirs through the cache. Sums pass through workgroup memory once, at the end, to meet the bias and the epilogue:
-// cooperative matrices give no access to single elements.
+// theirs through the cache. Sums start as the bias, out of workgroup memory, and pass through it again at the end to
+// meet the epilogue: cooperative matrices give no access to single elements.
 // One workgroup owns rows 64 · group.y … + 63 and columns 64 · group.x … + 63.
 //
 // Multiplies in the storage format, f32 or f16, and sums in f32.
 // Bindings: 0 a, 1 w; 2 bias, 3 residual and 4 y in `epilogue.wgsl`.
-// Constants: SUBGROUP (the adapter's subgroup size, which must be fixed; never a workgroup of 32 threads on Apple GPUs,
-// whose compiler breaks such kernels), K, N (64 divides it), EPILOGUE.
+// Constants: SUBGROUP (the adapter's subgroup size), BARRIER (1: one in each step of K), K, N (64 divides it), EPILOGUE.
 // Features: immediates, cooperative matrices, and SHADER_F16 for f16. Rust caller: `gpu::ops::gemm`.
 
 @group(0) @binding(0) var<storage, read> a: array<Element>;
 @group(0) @binding(1) var<storage, read> w: array<Element>;
 override SUBGROUP: u32 = 32u;
+override BARRIER: u32 = 0u;
 override K: u32 = 384u;
 override N: u32 = 384u;
 
@@ -36,23 +36,38 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let column = sizes.column4 * 4u + group.x * COLUMNS;
     let a_index = (row + quadrant_row) * K;
     let w_index = column + quadrant_column;
-    var c00 = coop_mat8x8<f32, C>();
-    var c01 = coop_mat8x8<f32, C>();
-    var c02 = coop_mat8x8<f32, C>();
-    var c03 = coop_mat8x8<f32, C>();
-    var c10 = coop_mat8x8<f32, C>();
-    var c11 = coop_mat8x8<f32, C>();
-    var c12 = coop_mat8x8<f32, C>();
-    var c13 = coop_mat8x8<f32, C>();
-    var c20 = coop_mat8x8<f32, C>();
-    var c21 = coop_mat8x8<f32, C>();
-    var c22 = coop_mat8x8<f32, C>();
-    var c23 = coop_mat8x8<f32, C>();
-    var c30 = coop_mat8x8<f32, C>();
-    var c31 = coop_mat8x8<f32, C>();
-    var c32 = coop_mat8x8<f32, C>();
-    var c33 = coop_mat8x8<f32, C>();
+    // Every sum starts as its column's bias, loaded as any other matrix: what a constructor leaves in one is not written
+    // down anywhere. Eight rows of the bias lie in workgroup memory for it.
+    for (var i = lane; i < 8u * COLUMNS / 4u; i += 4u * SUBGROUP) {
+        let c4 = i % (COLUMNS / 4u);
+        let numbers = bias[column / 4u + c4];
+        for (var part = 0u; part < 4u; part++) { // unrolled
+            sums[i * 4u + part] = numbers[part];
+        }
+    }
+    workgroupBarrier();
+    var c00 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 0u * 8u], COLUMNS);
+    var c01 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 1u * 8u], COLUMNS);
+    var c02 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 2u * 8u], COLUMNS);
+    var c03 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 3u * 8u], COLUMNS);
+    var c10 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 0u * 8u], COLUMNS);
+    var c11 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 1u * 8u], COLUMNS);
+    var c12 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 2u * 8u], COLUMNS);
+    var c13 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 3u * 8u], COLUMNS);
+    var c20 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 0u * 8u], COLUMNS);
+    var c21 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 1u * 8u], COLUMNS);
+    var c22 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 2u * 8u], COLUMNS);
+    var c23 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 3u * 8u], COLUMNS);
+    var c30 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 0u * 8u], COLUMNS);
+    var c31 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 1u * 8u], COLUMNS);
+    var c32 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 2u * 8u], COLUMNS);
+    var c33 = coopLoadT<coop_mat8x8<f32, C>>(&sums[quadrant_column + 3u * 8u], COLUMNS);
+    workgroupBarrier();
     for (var k = 0u; k < K; k += 8u) {
+        // No memory needs it: it keeps the subgroups together, so that they find each other's loads in the cache.
+        if BARRIER == 1u {
+            workgroupBarrier();
+        }
         let a0 = coopLoadT<coop_mat8x8<Element, A>>(&a[a_index + 0u * 8u * K + k], K);
         let a1 = coopLoadT<coop_mat8x8<Element, A>>(&a[a_index + 1u * 8u * K + k], K);
         let a2 = coopLoadT<coop_mat8x8<Element, A>>(&a[a_index + 2u * 8u * K + k], K);
@@ -101,6 +116,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let c4 = i % (COLUMNS / 4u);
         let first = i * 4u;
         let sum = vec4(sums[first], sums[first + 1u], sums[first + 2u], sums[first + 3u]);
-        store(row + r, column / 4u + c4, sum + bias[column / 4u + c4]);
+        store(row + r, column / 4u + c4, sum);
     }
 }

@@ -23,16 +23,16 @@ const CHAINS: u32 = 16u;
 @compute @workgroup_size(THREADS)
 fn main(@builtin(global_invocation_id) invocation: vec3<u32>) {
     var sums: array<vec4<f32>, CHAINS>;
-    for (var chain = 0u; chain < CHAINS; chain++) {
+    for (var chain = 0u; chain < CHAINS; chain++) { // unrolled
         sums[chain] = vec4(f32(invocation.x + chain));
     }
     for (var trip = 0u; trip < sizes.trips; trip++) {
-        for (var chain = 0u; chain < CHAINS; chain++) {
+        for (var chain = 0u; chain < CHAINS; chain++) { // unrolled
             sums[chain] = sums[chain] * sizes.factor + 0.5;
         }
     }
     var total = vec4(0.0);
-    for (var chain = 0u; chain < CHAINS; chain++) {
+    for (var chain = 0u; chain < CHAINS; chain++) { // unrolled
         total += sums[chain];
     }
     y[invocation.x] = dot(total, vec4(1.0));

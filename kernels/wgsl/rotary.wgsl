@@ -35,7 +35,7 @@ var<immediate> sizes: Sizes;
 
 override HEAD_DIM: u32 = 64u;
 override STRIDE4: u32 = 288u;
-override THREADS: u32 = 32u;
+override THREADS: u32 = 64u;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {

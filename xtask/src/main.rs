@@ -6,6 +6,7 @@ mod clients;
 mod compare;
 mod gpu_report;
 mod guest;
+mod msl_check;
 mod packages;
 mod skips;
 mod step;
@@ -109,6 +110,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Check with clang that no kernel relies on Metal's compiler to unroll a loop over registers
+    MslCheck,
 }
 
 fn main() -> Result<()> {
@@ -142,6 +145,7 @@ fn main() -> Result<()> {
             vulkan.add_compilers()?;
             gpu_report::run(&root, &vulkan, mode)
         }
+        Task::MslCheck => msl_check::run(&root, &msl_check::Clang::find()?),
     }
 }
 

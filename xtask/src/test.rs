@@ -9,7 +9,7 @@ use testdata::Cause;
 use crate::skips::{Machine, Skips};
 use crate::step::{Steps, cargo, run, say};
 use crate::vulkan::{self, GPU_TESTS, TestDriver};
-use crate::{assay, clients, guest, wit};
+use crate::{assay, clients, guest, msl_check, wit};
 
 /// The guests' own target folder, as seen from `guest/`.
 pub(crate) const GUEST_TARGET: [&str; 2] = ["--target-dir", "../target/guests"];
@@ -53,6 +53,11 @@ pub(crate) fn run_tests(root: &Path) -> Result<()> {
             steps.take(&testing, || skips.run(&mut driver.test_command(root, &[])))?;
         }
         Err(reason) => skips.add(Cause::NoAdapter, "the GPU engine", &format!("{reason:#}")),
+    }
+    let checking = "checking with clang that Metal's kernels keep their sums in registers";
+    match steps.take("looking for clang", || Ok(msl_check::Clang::find()))? {
+        Ok(clang) => steps.take(checking, || msl_check::run(root, &clang))?,
+        Err(reason) => skips.add(Cause::NoPackages, "msl-check", &format!("{reason:#}")),
     }
     let asking = "asking with the client libraries of other services (a minute the first time)";
     match steps.take(asking, || Ok(clients::install(root)))? {

@@ -15,9 +15,9 @@ use candle_core::{Device, Tensor};
 const CEILING_SHAPE: (usize, usize, usize) = (3000, 384, 1536);
 
 /// What the ceiling of a GPU is measured with: 17 GFLOP, enough to fill a large one; 1 GFLOP for a software adapter.
-const PEAK_WORKGROUPS: u32 = 1024;
-const PEAK_TRIPS: u32 = 2048;
-const SOFTWARE_PEAK_TRIPS: u32 = 128;
+const PEAK_WORKGROUPS: u32 = 4096;
+const PEAK_TRIPS: u32 = 512;
+const SOFTWARE_PEAK_TRIPS: u32 = 32;
 
 /// Runs of each kernel of which the fastest counts.
 const PROFILE_REPEATS: u32 = 3;

@@ -196,7 +196,7 @@ impl DeviceOptions {
         };
         let options = self.gpu_options(&adapter, precision);
         let device = GpuDevice::open(&self.selection())?;
-        let table = gpu::tune(&device, architecture, precision, options.max_batch_tokens)?;
+        let table = gpu::tune(&device, architecture, precision, options.max_batch_tokens, None)?;
         if let Some(path) = &self.tune_file {
             gpu::remember(path, &device, architecture, precision, &table.choices)?;
         }

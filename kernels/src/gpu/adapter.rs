@@ -7,6 +7,9 @@ use serde::Serialize;
 /// Features that every kernel needs: sizes are passed as immediates.
 pub(super) const REQUIRED: wgpu::Features = wgpu::Features::IMMEDIATES;
 
+/// Threads of a subgroup on Apple's GPUs.
+const METAL_SUBGROUP: u32 = 32;
+
 /// The kind of device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -46,7 +49,8 @@ pub struct AdapterDescription {
     pub native_f16: bool,
     /// Cooperative matrix shapes, such as `8x8x8 f16->f32`.
     pub cooperative: Vec<String>,
-    /// Threads per subgroup, if the adapter fixes the number.
+    /// Threads per subgroup, if the adapter fixes the number. On Metal 32, as on every Apple GPU: wgpu reports a range
+    /// there. Opening the adapter asks it before anything relies on the number.
     pub subgroup: Option<u32>,
     /// Largest buffer that a kernel may bind, in bytes.
     pub max_buffer_bytes: u64,
@@ -200,7 +204,10 @@ fn describe(index: usize, adapter: &wgpu::Adapter) -> AdapterDescription {
             && matches!(kind, AdapterKind::Integrated | AdapterKind::Software),
         native_f16: has(wgpu::Features::SHADER_F16),
         cooperative,
-        subgroup: (info.subgroup_min_size == info.subgroup_max_size).then_some(info.subgroup_min_size),
+        subgroup: match info.backend {
+            wgpu::Backend::Metal => Some(METAL_SUBGROUP),
+            _ => (info.subgroup_min_size == info.subgroup_max_size).then_some(info.subgroup_min_size),
+        },
         max_buffer_bytes: limits.max_buffer_size.min(limits.max_storage_buffer_binding_size),
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
         variant: if kind == AdapterKind::Software { "software" } else { "tile" },
@@ -241,6 +248,13 @@ impl fmt::Display for AdapterSelection {
 }
 
 impl AdapterDescription {
+    /// Fewest threads of a workgroup that kernels may have. Apple's compiler has produced wrong loads into workgroup
+    /// memory in kernels that state 32 as their most threads.
+    #[must_use]
+    pub fn least_threads(&self) -> u32 {
+        if self.backend == "Metal" { 64 } else { 1 }
+    }
+
     /// The family of kernels for this adapter.
     #[must_use]
     pub fn kernel_family(&self) -> KernelFamily {

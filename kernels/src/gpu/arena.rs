@@ -7,7 +7,7 @@
 use super::error::GpuError;
 use super::layout::Layout;
 use super::opened::OpenDevice;
-use super::ops::gemm::COOPERATIVE_ROWS;
+use super::ops::gemm::MAX_ROWS;
 use crate::architecture::MlpKind;
 
 /// Buffers of an arena.
@@ -50,7 +50,7 @@ pub(super) struct Arena {
 impl ArenaSizes {
     /// What a model needs for batches of `max_batch_tokens` tokens: rows are rounded up to the largest step of rows.
     pub(super) fn new(layout: &Layout, max_batch_tokens: usize) -> Self {
-        let rows = max_batch_tokens.next_multiple_of(COOPERATIVE_ROWS);
+        let rows = max_batch_tokens.next_multiple_of(MAX_ROWS);
         let bytes = |width: usize| (rows * width * layout.storage.bytes()) as u64;
         let hidden = layout.states.stride;
         let embedded = if layout.has_projection() { layout.embeddings.stride } else { 0 };

@@ -37,19 +37,26 @@ pub(super) struct Totals {
 }
 
 impl BoundPass {
-    /// Creates missing pipelines and every bind group.
+    /// Creates the missing pipelines of all passes together, and every bind group.
     ///
     /// # Errors
     /// The driver refuses a kernel.
-    pub(super) fn new(gpu: &OpenDevice, pass: ForwardPass, buffers: BoundBuffers<'_>) -> Result<Self, GpuError> {
-        let pipelines =
-            pass.steps.iter().map(|step| gpu.pipeline(&step.op.pipeline())).collect::<Result<Vec<_>, _>>()?;
-        let mut bound = Self { pass, pipelines, bind_groups: Vec::new() };
+    pub(super) fn all(
+        gpu: &OpenDevice,
+        passes: Vec<ForwardPass>,
+        buffers: BoundBuffers<'_>,
+    ) -> Result<Vec<Self>, GpuError> {
+        let specs: Vec<_> = passes.iter().flat_map(|pass| &pass.steps).map(|step| step.op.pipeline()).collect();
+        let mut pipelines = gpu.pipelines(&specs)?.into_iter();
         gpu.scoped(|| {
-            bound.bind(gpu, buffers);
-            Ok(())
-        })?;
-        Ok(bound)
+            let bound = passes.into_iter().map(|pass| {
+                let pipelines = pipelines.by_ref().take(pass.steps.len()).collect();
+                let mut bound = Self { pass, pipelines, bind_groups: Vec::new() };
+                bound.bind(gpu, buffers);
+                bound
+            });
+            Ok(bound.collect())
+        })
     }
 
     /// Binds every step to other buffers.

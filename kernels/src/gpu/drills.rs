@@ -19,6 +19,12 @@ impl GpuEngine {
         }
     }
 
+    /// Whether the next batch can be written now. If not, submitting it would wait for batches in flight.
+    #[must_use]
+    pub fn takes_a_batch_at_once(&self) -> bool {
+        self.next_slot().is_some_and(super::slots::Slot::is_writable)
+    }
+
     /// Pipelines and buffers created since the device was opened, for all models. Serving adds none.
     #[must_use]
     pub fn created(&self) -> Option<Created> {

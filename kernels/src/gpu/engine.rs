@@ -12,18 +12,19 @@ use std::time::{Duration, Instant};
 use super::adapter::KernelFamily;
 use super::arena::{Arena, ArenaSizes};
 use super::bound::{BoundBuffers, BoundPass};
-use super::choices::Choices;
+use super::choices::{BySize, Choices, Size};
 use super::device::GpuDevice;
 use super::error::{GpuError, Loss};
 use super::layout::{Layout, Storage, supports};
 use super::opened::OpenDevice;
 use super::origin::Origin;
 use super::pass::ForwardPass;
+use super::sample::Subject;
 use super::scratch::Scratch;
 use super::slots::{self, SLOTS, Slot};
 use super::step::Extents;
-use super::timing;
-use super::tune::{Subject, TuneCache};
+use super::timing::Stopwatch;
+use super::tune::TuneCache;
 use super::uploaded::{self, Uploaded};
 use crate::architecture::{Architecture, RowShape, Unsupported};
 use crate::batch::CheckedBatch;
@@ -67,7 +68,8 @@ pub struct GpuEngine {
     origin: Origin,
     layout: Layout,
     max_batch_tokens: usize,
-    choices: Choices,
+    choices: BySize<Choices>,
+    compiled: Compiled,
     info: EngineInfo,
     memory: DeviceMemory,
     loaded: Option<Loaded>,
@@ -83,7 +85,23 @@ struct Loaded {
     weights: Uploaded,
     arena: Arc<Arena>,
     slots: Vec<Slot>,
-    pass: BoundPass,
+    passes: Passes,
+}
+
+/// The passes for each size of batch: one where the choices are the same.
+#[derive(Debug)]
+struct Passes {
+    small: Option<BoundPass>,
+    large: BoundPass,
+}
+
+/// What loading a model had the driver compile. Pipelines that another model brought are not among them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compiled {
+    /// Pipelines.
+    pub pipelines: u64,
+    /// Time from the first to the last, on several threads.
+    pub time: Duration,
 }
 
 #[derive(Debug)]
@@ -191,6 +209,7 @@ impl GpuEngine {
             layout,
             max_batch_tokens,
             choices,
+            compiled: Compiled::default(),
             info,
             memory,
             loaded: None,
@@ -198,14 +217,22 @@ impl GpuEngine {
             next_ticket: 0,
             scratch: Scratch::default(),
         };
+        let (pipelines, time) = (gpu.created().pipelines, gpu.compile_time());
         engine.loaded = Some(engine.load_on(&gpu, model)?);
+        engine.compiled = Compiled { pipelines: gpu.created().pipelines - pipelines, time: gpu.compile_time() - time };
         Ok(engine)
     }
 
     /// The kernel variants in use.
     #[must_use]
-    pub fn choices(&self) -> &Choices {
+    pub fn choices(&self) -> &BySize<Choices> {
         &self.choices
+    }
+
+    /// What loading the model compiled.
+    #[must_use]
+    pub fn compiled(&self) -> Compiled {
+        self.compiled
     }
 
     /// The device that the model is on.
@@ -215,7 +242,7 @@ impl GpuEngine {
     }
 
     /// Time of each kernel of a forward pass over `batch`, in the order of the pass: name, FLOPs, bytes, and the
-    /// fastest of `repeats` runs of that kernel alone. The numbers computed are discarded.
+    /// fastest of `repeats` measurements of that kernel alone. The numbers computed are discarded.
     ///
     /// # Errors
     /// As [`Engine::run`].
@@ -223,15 +250,17 @@ impl GpuEngine {
         let mut outputs = Vec::new();
         self.run(batch, &mut outputs)?;
         let extents = self.scratch.extents(batch);
-        let Loaded { gpu, slots, pass, .. } = self.current()?;
+        let Loaded { gpu, slots, passes, .. } = self.current()?;
+        let pass = passes.of(Size::of(batch.tokens()));
         // Only the batch above was in flight, so it used slot 0; the steps below bind the same slot.
-        slots[0].lend(gpu)?;
+        slots[0].lend();
+        let stopwatch = Stopwatch::new(gpu)?;
         let mut times = Vec::new();
         for (name, pipeline, bind_group, work) in pass.profiled(extents) {
-            let time = timing::fastest(gpu, pipeline, bind_group, &work, repeats)?;
+            let time = stopwatch.one(pipeline, bind_group, &work, repeats)?;
             times.push(KernelTime { name, flops: work.flops, bytes: work.bytes, time });
         }
-        slots[0].resume();
+        slots[0].resume(gpu)?;
         Ok(times)
     }
 
@@ -249,11 +278,14 @@ impl GpuEngine {
         let slot = |_| Slot::new(&gpu, self.max_batch_tokens, architecture.outputs());
         let slots = gpu.scoped(|| (0..SLOTS).map(slot).collect::<Result<Vec<_>, _>>())?;
         let arena = self.device.arena(&gpu, ArenaSizes::new(&self.layout, self.max_batch_tokens))?;
-        let pass = ForwardPass::new(architecture, &self.layout, &self.choices);
+        let BySize { small, large } = &self.choices;
+        let pass = |choices| ForwardPass::new(architecture, &self.layout, choices);
+        let passes = std::iter::once(large).chain((small != large).then_some(small)).map(pass).collect();
         let buffers = BoundBuffers { weights: &weights, arena: &arena, slots: &slots };
-        let pass = BoundPass::new(&gpu, pass, buffers)?;
+        let mut passes = BoundPass::all(&gpu, passes, buffers)?;
+        let passes = Passes { large: passes.swap_remove(0), small: passes.pop() };
         gpu.check()?;
-        Ok(Loaded { gpu, weights, arena, slots, pass })
+        Ok(Loaded { gpu, weights, arena, slots, passes })
     }
 
     /// The model on the device: reloaded after a fault, and bound to a newer arena if there is one.
@@ -280,7 +312,9 @@ impl GpuEngine {
         if !Arc::ptr_eq(&arena, &loaded.arena) {
             loaded.arena = arena;
             let buffers = BoundBuffers { weights: &loaded.weights, arena: &loaded.arena, slots: &loaded.slots };
-            loaded.pass.bind(&loaded.gpu, buffers);
+            for pass in loaded.passes.small.iter_mut().chain([&mut loaded.passes.large]) {
+                pass.bind(&loaded.gpu, buffers);
+            }
         }
         Ok(self.loaded.insert(loaded))
     }
@@ -298,6 +332,12 @@ impl GpuEngine {
     fn free_slot(&self) -> usize {
         let taken = |slot| self.in_flight.iter().any(|batch| batch.held == Held::InSlot(slot));
         (0..SLOTS).find(|&slot| !taken(slot)).unwrap_or(0)
+    }
+
+    /// The slot of the next batch, for [`super::drills`].
+    #[cfg(feature = "drills")]
+    pub(super) fn next_slot(&self) -> Option<&Slot> {
+        self.loaded.as_ref()?.slots.get(self.free_slot())
     }
 
     /// The opening that [`super::drills`] act on.
@@ -325,24 +365,35 @@ pub struct KernelTime {
     pub flops: u64,
     /// Bytes moved, by formula.
     pub bytes: u64,
-    /// The fastest run.
+    /// The fastest measurement.
     pub time: Duration,
+}
+
+impl Passes {
+    fn of(&self, size: Size) -> &BoundPass {
+        match size {
+            Size::Small => self.small.as_ref().unwrap_or(&self.large),
+            Size::Large => &self.large,
+        }
+    }
 }
 
 impl Loaded {
     fn submit(
         &mut self,
-        slot: usize,
+        (slot, number): (usize, u64),
         scratch: &Scratch,
         extents: &Extents,
         outputs_bytes: u64,
         report: &mut BatchReport,
     ) -> Result<wgpu::SubmissionIndex, GpuError> {
-        let Self { gpu, slots, pass: bound, .. } = self;
+        let Self { gpu, slots, passes, .. } = self;
+        let bound = passes.of(Size::of(report.tokens));
         let place = &mut slots[slot];
+        place.set_timed(number);
         let label = Some("batch");
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-        place.upload(gpu, &mut encoder, (&scratch.tokens, &scratch.query_tiles, &scratch.rows))?;
+        place.upload(&mut encoder, (&scratch.tokens, &scratch.query_tiles, &scratch.rows))?;
         {
             let timestamp_writes = place.timestamp_writes();
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes });
@@ -419,16 +470,16 @@ impl Engine for GpuEngine {
         if batch.rows() > 0 {
             let mut scratch = std::mem::take(&mut self.scratch);
             let outputs_bytes = (batch.rows() * expected.outputs * 4) as u64;
-            let (free, architecture) = (self.free_slot(), Arc::clone(&self.architecture));
+            let (place, architecture) = ((self.free_slot(), self.next_ticket), Arc::clone(&self.architecture));
             let submit = self.current().and_then(|loaded| {
-                scratch.fill(&architecture, batch, loaded.pass.queries_per_tile());
+                scratch.fill(&architecture, batch, loaded.passes.of(Size::of(tokens)).queries_per_tile());
                 let extents = scratch.extents(batch);
-                let submitted = loaded.submit(free, &scratch, &extents, outputs_bytes, &mut report);
+                let submitted = loaded.submit(place, &scratch, &extents, outputs_bytes, &mut report);
                 submitted.inspect_err(|error| loaded.gpu.fail(error.clone()))
             });
             self.scratch = scratch;
             match submit {
-                Ok(index) => (held, submission) = (Held::InSlot(free), Some(index)),
+                Ok(index) => (held, submission) = (Held::InSlot(place.0), Some(index)),
                 Err(error) => {
                     self.drop_device();
                     return Err(error.into());
@@ -439,6 +490,15 @@ impl Engine for GpuEngine {
         self.next_ticket += 1;
         self.in_flight.push_back(InFlight { ticket, held, report, submitted, submission });
         Ok(Ticket(ticket))
+    }
+
+    fn wait(&mut self, ticket: &Ticket, at_most: Duration) -> bool {
+        let batch = self.in_flight.iter().find(|batch| batch.ticket == ticket.0);
+        let submission = batch.and_then(|batch| batch.submission.clone());
+        let (Some(submission), Some(loaded)) = (submission, &self.loaded) else { return true };
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(at_most) };
+        // `finish` meets every other error again, and reports it.
+        !matches!(loaded.gpu.device.poll(wait), Err(wgpu::PollError::Timeout))
     }
 
     fn finish(&mut self, ticket: Ticket, outputs: &mut Vec<f32>) -> Result<BatchReport, EngineError> {

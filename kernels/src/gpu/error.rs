@@ -63,6 +63,19 @@ pub enum GpuError {
         /// What is wrong.
         source: Box<GpuError>,
     },
+    /// Tuning found no variant of a kernel that computes right numbers.
+    #[error(
+        "every variant of kernel {kernel} computes wrong numbers on this device, off by {error:.1e} of the largest or \
+         more where {tolerance:.0e} is allowed: use the CPU engine, and report the device and its driver"
+    )]
+    WrongNumbers {
+        /// The kernel.
+        kernel: &'static str,
+        /// The smallest error of any variant.
+        error: f64,
+        /// The largest that counts as right.
+        tolerance: f64,
+    },
     /// A buffer cannot be written or read by the processor.
     #[error("buffer {buffer} cannot be mapped: {source}")]
     Map {
@@ -114,6 +127,7 @@ impl GpuError {
             | Self::BatchTooLong { .. }
             | Self::TooLarge { .. }
             | Self::ReadAgain(_)
+            | Self::WrongNumbers { .. }
             | Self::OutOfMemory(_) => false,
         }
     }

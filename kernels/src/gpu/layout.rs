@@ -2,7 +2,7 @@
 //!
 //! Widths are padded once, at load, to [`WIDTH_STEP`], so no kernel has a partial tile in K or N. Padding is zero in
 //! weights and in activations: buffers start as zeros, a GEMM writes zeros to padding, and no other kernel writes
-//! there. Rows are padded only in the buffer: a GEMM may compute up to 15 rows past the batch, which nothing reads.
+//! there. Rows are padded only in the buffer: a GEMM may compute rows past the batch, up to 63, which nothing reads.
 
 use super::error::GpuError;
 use crate::architecture::{
@@ -12,8 +12,6 @@ use crate::engine::Precision;
 
 /// Widths are padded to a multiple of this. It is a multiple of 32 threads of four columns and of 32 numbers of K.
 pub const WIDTH_STEP: usize = 128;
-/// Rows that one GEMM workgroup computes; buffers have a multiple of this.
-pub const ROW_STEP: usize = 16;
 /// Widest attention head that the kernels hold in registers.
 pub const MAX_HEAD_DIM: usize = 128;
 /// Most workgroups that wgpu dispatches along one dimension.

@@ -7,8 +7,8 @@
 //!
 //! ```text
 //! adapter ◀─ opened ◀─ arena ◀─ device ◀─┐
-//! layout ◀─ shader ◀─ op ◀─ ops ◀─ choices ◀─ pass ◀─ bound ◀─ engine
-//!                                   └─── tune ◀────────────────┘
+//! layout, unroll ◀─ shader ◀─ op ◀─ ops ◀─ choices ◀─ pass ◀─ bound ◀─ engine
+//!                                           └─ judge ◀─ sample ◀─ tune ◀───┘
 //! origin, uploaded: weights of one model, and where they come from
 //! scratch, slots: its batches on the way and in flight
 //! ```
@@ -30,18 +30,23 @@ pub mod device;
 mod drills;
 pub mod engine;
 pub mod error;
+mod judge;
 pub mod layout;
 pub mod op;
 pub mod opened;
 pub mod ops;
 mod origin;
 pub mod pass;
+mod probe;
+mod sample;
+mod sample_numbers;
 mod scratch;
 pub mod shader;
 mod slots;
 pub mod step;
 pub mod timing;
 pub mod tune;
+mod unroll;
 mod uploaded;
 
 pub use adapter::{

@@ -4,12 +4,15 @@
 #![allow(unsafe_code, reason = "unchecked shaders and experimental features; each block says why it is sound")]
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use super::adapter::{self, AdapterDescription, AdapterSelection};
 use super::error::{GpuError, Loss};
 use super::op::{Access, Binding, Buffers, PipelineKey, PipelineSpec, Work};
+use super::probe;
 
 /// An open adapter. After a fault it is unusable, and [`GpuDevice`](super::GpuDevice) opens the adapter again.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub struct OpenDevice {
     /// Pipelines in use. Engines of equal shape share them.
     pipelines: Mutex<HashMap<PipelineKey, Weak<Pipeline>>>,
     pipelines_created: AtomicU64,
+    /// Time in which they were compiled.
+    compile_nanos: AtomicU64,
     buffer_bytes_created: AtomicU64,
 }
 
@@ -53,10 +58,11 @@ impl OpenDevice {
     /// # Errors
     /// No adapter fits, it lacks what every kernel needs, or its driver refuses.
     pub fn new(selection: &AdapterSelection) -> Result<Self, GpuError> {
-        let (adapter, description) = adapter::select(selection)?;
+        let (adapter, mut description) = adapter::select(selection)?;
         let optional = wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
             | wgpu::Features::SHADER_F16
+            | wgpu::Features::SUBGROUP
             | wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
         let features = adapter::REQUIRED | (optional & adapter.features());
         // SAFETY: the one experimental feature in use is the cooperative matrix, in one kernel that is validated by
@@ -76,6 +82,10 @@ impl OpenDevice {
             let (adapter, source) = (description.to_string(), Arc::new(source));
             GpuError::Open { adapter, source }
         })?;
+        if !description.cooperative.is_empty() && probe::subgroup_size(&device, &queue) != description.subgroup {
+            // The kernel's subgroups would be others than the device's.
+            description.cooperative.clear();
+        }
         let fault = Fault::default();
         let on_error = fault.clone();
         device.on_uncaptured_error(Arc::new(move |error| on_error.set(error.into())));
@@ -89,6 +99,7 @@ impl OpenDevice {
             fault,
             pipelines: Mutex::default(),
             pipelines_created: AtomicU64::new(0),
+            compile_nanos: AtomicU64::new(0),
             buffer_bytes_created: AtomicU64::new(0),
         })
     }
@@ -106,6 +117,12 @@ impl OpenDevice {
             pipelines: self.pipelines_created.load(Ordering::Relaxed),
             buffer_bytes: self.buffer_bytes_created.load(Ordering::Relaxed),
         }
+    }
+
+    /// Time that compiling pipelines has taken so far.
+    #[must_use]
+    pub fn compile_time(&self) -> Duration {
+        Duration::from_nanos(self.compile_nanos.load(Ordering::Relaxed))
     }
 
     /// Whether the adapter was opened with `feature`.
@@ -150,18 +167,63 @@ impl OpenDevice {
     /// # Errors
     /// The driver refuses the shader or the layout.
     pub fn pipeline(&self, spec: &PipelineSpec) -> Result<Arc<Pipeline>, GpuError> {
+        Ok(self.pipelines(std::slice::from_ref(spec))?.swap_remove(0))
+    }
+
+    /// The pipelines of `specs`, in their order: those already held by engines of equal shapes, and new ones. Drivers
+    /// take a tenth of a second for one and more, so new ones are compiled on several threads.
+    ///
+    /// # Errors
+    /// As [`pipeline`](Self::pipeline), for the first that fails.
+    pub fn pipelines(&self, specs: &[PipelineSpec]) -> Result<Vec<Arc<Pipeline>>, GpuError> {
         // Held while the driver compiles, so that two concurrent loads do not compile the same pipeline twice.
-        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = spec.key();
-        if let Some(pipeline) = pipelines.get(&key).and_then(Weak::upgrade) {
-            return Ok(pipeline);
+        let mut held = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found: HashMap<PipelineKey, Arc<Pipeline>> = HashMap::new();
+        let mut missing: Vec<(PipelineKey, &PipelineSpec)> = Vec::new();
+        for spec in specs {
+            let key = spec.key();
+            match held.get(&key).and_then(Weak::upgrade) {
+                Some(pipeline) => drop(found.insert(key, pipeline)),
+                None if missing.iter().any(|(other, _)| *other == key) => {}
+                None => missing.push((key, spec)),
+            }
         }
-        let name = spec.name();
-        let made = self.scoped(|| Ok(Arc::new(self.compile(spec, name.clone()))));
-        let pipeline = made.map_err(|source| GpuError::Kernel { kernel: name, source: Box::new(source) })?;
-        pipelines.retain(|_, pipeline| pipeline.strong_count() > 0);
-        pipelines.insert(key, Arc::downgrade(&pipeline));
-        Ok(pipeline)
+        if !missing.is_empty() {
+            let started = Instant::now();
+            let made = self.compile_all(&missing)?;
+            self.compile_nanos.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            held.retain(|_, pipeline| pipeline.strong_count() > 0);
+            held.extend(made.iter().map(|(key, pipeline)| (key.clone(), Arc::downgrade(pipeline))));
+            found.extend(made);
+        }
+        Ok(specs.iter().filter_map(|spec| found.get(&spec.key()).cloned()).collect())
+    }
+
+    fn compile_all(
+        &self,
+        missing: &[(PipelineKey, &PipelineSpec)],
+    ) -> Result<Vec<(PipelineKey, Arc<Pipeline>)>, GpuError> {
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Vec<(PipelineKey, Arc<Pipeline>)>, GpuError> {
+            let mut made = Vec::new();
+            while let Some((key, spec)) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let name = spec.name();
+                let pipeline = self.scoped(|| Ok(Arc::new(self.compile(spec, name.clone()))));
+                let pipeline =
+                    pipeline.map_err(|source| GpuError::Kernel { kernel: name, source: Box::new(source) })?;
+                made.push((key.clone(), pipeline));
+            }
+            Ok(made)
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        let made: Vec<Result<Vec<_>, GpuError>> = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let own = work();
+            // A panic in a thread is one of the driver's or of this program's own, and goes on as such.
+            let joined = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            std::iter::once(own).chain(joined).collect()
+        });
+        made.into_iter().collect::<Result<Vec<_>, _>>().map(|made| made.into_iter().flatten().collect())
     }
 
     /// Compiles one of the crate's own shaders, without run-time checks.
@@ -247,6 +309,16 @@ impl OpenDevice {
         self.make_buffer(label, bytes, usage, false, "lower the token budget")
     }
 
+    /// As [`buffer`](Self::buffer), mapped for writing.
+    pub(super) fn mapped_buffer(
+        &self,
+        label: &'static str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer, GpuError> {
+        self.make_buffer(label, bytes, usage, true, "lower the token budget")
+    }
+
     /// A buffer that holds `contents`, padded with zeros to a multiple of 16 bytes.
     ///
     /// # Errors
@@ -313,19 +385,33 @@ impl OpenDevice {
         self.check()
     }
 
-    /// Runs one dispatch and waits for it: for callers in this module that size buffers by the layout that they make
-    /// ops of, which is part of the invariants that [`compile`](Self::compile) states.
-    pub(super) fn run_one(
-        &self,
-        pipeline: &Pipeline,
-        bind_group: &wgpu::BindGroup,
-        work: &Work,
-    ) -> Result<(), GpuError> {
+    /// Runs dispatches, one after the other, and waits for them: for callers in this module that size buffers by the
+    /// layout that they make ops of, which is part of the invariants that [`compile`](Self::compile) states.
+    pub(super) fn run_all(&self, dispatches: &[(&Pipeline, &wgpu::BindGroup, Work)]) -> Result<(), GpuError> {
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        pipeline.record(bind_group, work, &mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            for (pipeline, bind_group, work) in dispatches {
+                pipeline.record(bind_group, work, &mut pass);
+            }
+        }
         self.queue.submit([encoder.finish()]);
         self.device.poll(wgpu::PollType::wait_indefinitely())?;
         self.check()
+    }
+
+    /// The first `bytes` bytes of a buffer that has `COPY_SRC`: a multiple of 4.
+    pub(super) fn read_buffer(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>, GpuError> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.buffer("read", bytes, usage)?;
+        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, bytes);
+        encoder.map_buffer_on_submit(&staging, wgpu::MapMode::Read, .., |_| ());
+        self.queue.submit([encoder.finish()]);
+        self.device.poll(wgpu::PollType::wait_indefinitely())?;
+        self.check()?;
+        let range = staging.slice(..).get_mapped_range();
+        Ok(range.map_err(|source| GpuError::Map { buffer: "read", source })?.to_vec())
     }
 
     /// Runs one dispatch and waits for it.
@@ -344,7 +430,7 @@ impl OpenDevice {
         bind_group: &wgpu::BindGroup,
         work: &Work,
     ) -> Result<(), GpuError> {
-        self.run_one(pipeline, bind_group, work)
+        self.run_all(&[(pipeline, bind_group, *work)])
     }
 
     /// The contents of a buffer that has `COPY_SRC`.
@@ -353,16 +439,7 @@ impl OpenDevice {
     /// The device failed.
     #[cfg(feature = "drills")]
     pub fn read(&self, buffer: &wgpu::Buffer) -> Result<Vec<u8>, GpuError> {
-        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let staging = self.buffer("read", buffer.size(), usage)?;
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        encoder.copy_buffer_to_buffer(buffer, 0, &staging, 0, buffer.size());
-        encoder.map_buffer_on_submit(&staging, wgpu::MapMode::Read, .., |_| ());
-        self.queue.submit([encoder.finish()]);
-        self.device.poll(wgpu::PollType::wait_indefinitely())?;
-        self.check()?;
-        let range = staging.slice(..).get_mapped_range();
-        Ok(range.map_err(|source| GpuError::Map { buffer: "read", source })?.to_vec())
+        self.read_buffer(buffer, buffer.size())
     }
 }
 

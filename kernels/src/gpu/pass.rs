@@ -18,6 +18,7 @@
 //! gate:       x ─GEMM─▶ qkv ─gate─▶ inner in place of x ─activation─▶ inner
 //! ```
 
+use super::adapter::AdapterDescription;
 use super::arena::ArenaBuffer;
 use super::choices::{Choices, NormChoice};
 use super::layout::Layout;
@@ -80,8 +81,18 @@ impl ForwardPass {
 /// Every pipeline that the engine may create for a model of this architecture, on any adapter, without duplicates.
 #[must_use]
 pub fn pipelines(architecture: &Architecture, layout: &Layout) -> Vec<PipelineSpec> {
+    of_choices(architecture, layout, &Choices::all(layout))
+}
+
+/// Every pipeline that tuning may choose for a model of this architecture on `adapter`, without duplicates.
+#[must_use]
+pub fn candidates(architecture: &Architecture, layout: &Layout, adapter: &AdapterDescription) -> Vec<PipelineSpec> {
+    of_choices(architecture, layout, &Choices::candidates(adapter, layout))
+}
+
+fn of_choices(architecture: &Architecture, layout: &Layout, choices: &[Choices]) -> Vec<PipelineSpec> {
     let passes: Vec<ForwardPass> =
-        Choices::all(layout).iter().map(|choices| ForwardPass::new(architecture, layout, choices)).collect();
+        choices.iter().map(|choices| ForwardPass::new(architecture, layout, choices)).collect();
     let steps = passes.iter().flat_map(|pass| pass.steps.iter().map(|step| step.op.pipeline()));
     let peak = Peak { trips: 1, storage: layout.storage };
     let mut seen = std::collections::HashSet::new();

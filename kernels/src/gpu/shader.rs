@@ -2,11 +2,12 @@
 //! table.
 //!
 //! A source is a storage prelude (f32 or f16, the same names in both), the shared texts that the row names, and the
-//! kernel's own file: plain concatenation, no preprocessor. Sizes are override constants, except those that size
-//! register arrays and so must be `const`: generated lines in front.
+//! kernel's own file, one after the other, with loops over registers [written out](super::unroll). Sizes are override
+//! constants, except those that size register arrays and so must be `const`: generated lines in front.
 
 use super::adapter::KernelFamily;
 use super::layout::Storage;
+use super::unroll::unrolled;
 
 /// A kernel's shader.
 #[derive(Debug)]
@@ -132,7 +133,7 @@ pub const TABLE: [Shader; 18] = [
         preludes: &[ACTIVATIONS, EPILOGUE],
         family: Some(KernelFamily::Gpu),
         cooperative: true,
-        overrides: &["K", "N", "EPILOGUE", "SUBGROUP"],
+        overrides: &["K", "N", "EPILOGUE", "SUBGROUP", "BARRIER"],
         immediates: &["column4", "y_stride4"],
         ..ROW
     },
@@ -150,6 +151,7 @@ pub const TABLE: [Shader; 18] = [
         text: include_str!("../../wgsl/gemm_tile.wgsl"),
         preludes: &[ACTIVATIONS, EPILOGUE, TILE_PRODUCT],
         family: Some(KernelFamily::Gpu),
+        sizes: &["ROWS", "DEPTH", "ROW_TILES"],
         overrides: &["K", "N", "EPILOGUE", "THREADS"],
         immediates: &["column4", "y_stride4"],
         ..ROW
@@ -159,6 +161,7 @@ pub const TABLE: [Shader; 18] = [
         text: include_str!("../../wgsl/gemm_tile_norm.wgsl"),
         preludes: &[TILE_PRODUCT],
         family: Some(KernelFamily::Gpu),
+        sizes: &["ROWS", "DEPTH", "ROW_TILES"],
         overrides: &["THREADS", "K", "N", "HIDDEN", "EPS"],
         ..ROW
     },
@@ -295,6 +298,6 @@ impl Shader {
         );
         parts.extend(self.preludes.iter().map(|&prelude| prelude.to_owned()));
         parts.push(self.text.to_owned());
-        parts.join("\n")
+        unrolled(&parts.join("\n"))
     }
 }

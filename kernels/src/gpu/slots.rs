@@ -2,20 +2,26 @@
 //!
 //! If processor and device share memory, the processor writes inputs and reads outputs directly in the kernels'
 //! buffers. Otherwise each buffer has a staging buffer, copied in the same submission before or after the pass. Either
-//! way the processor's side is mapped again as soon as the batch is finished, so submitting never waits.
+//! way the processor's side is mapped by the submission itself: once a batch is finished its slot can be written, and
+//! nothing waits for the batches behind it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::{GpuError, Loss};
 use super::opened::OpenDevice;
 use super::ops::attention::QueryTile;
 use super::ops::embed::Token;
+use super::timing;
 
 /// Batches that may be in flight: one computing, one waiting behind it, one being read.
 pub(super) const SLOTS: usize = 3;
 
+/// One batch in so many is timed by the device: resolving timestamps takes it some tens of microseconds.
+const TIMED_EVERY: u64 = 16;
+/// A callback that has not come so long after its submission never will.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Every adapter accepts bindings at multiples of this offset.
 const ALIGNMENT: u64 = 256;
 const TIMESTAMPS_BYTES: u64 = 16;
@@ -30,6 +36,8 @@ pub(super) struct Slot {
     /// Staging buffer of `outputs`, if memory is not shared.
     outputs_staging: Option<wgpu::Buffer>,
     timestamps: Option<Timestamps>,
+    /// Whether the batch in flight is timed.
+    timed: bool,
     max_batch_tokens: u64,
     inputs_mapped: Mapping,
     outputs_mapped: Mapping,
@@ -60,9 +68,9 @@ impl Slot {
         let out_bytes = outputs_bytes(max_batch_tokens, outputs);
         let unified = gpu.description().unified_memory;
         let (inputs, inputs_staging) = if unified {
-            (gpu.buffer("inputs", in_bytes, U::STORAGE | U::MAP_WRITE)?, None)
+            (gpu.mapped_buffer("inputs", in_bytes, U::STORAGE | U::MAP_WRITE)?, None)
         } else {
-            let staging = gpu.buffer("inputs staging", in_bytes, U::MAP_WRITE | U::COPY_SRC)?;
+            let staging = gpu.mapped_buffer("inputs staging", in_bytes, U::MAP_WRITE | U::COPY_SRC)?;
             (gpu.buffer("inputs", in_bytes, U::STORAGE | U::COPY_DST)?, Some(staging))
         };
         let (outputs, outputs_staging) = if unified {
@@ -84,19 +92,17 @@ impl Slot {
                 mapped: Mapping::default(),
             }),
         };
-        let (inputs_mapped, outputs_mapped) = (Mapping::default(), Mapping::default());
-        let slot = Self {
+        Ok(Self {
             inputs,
             inputs_staging,
             outputs,
             outputs_staging,
             timestamps,
+            timed: false,
             max_batch_tokens,
-            inputs_mapped,
-            outputs_mapped,
-        };
-        slot.map_inputs();
-        Ok(slot)
+            inputs_mapped: Mapping::done(),
+            outputs_mapped: Mapping::default(),
+        })
     }
 
     /// The tokens of the batch, as a binding.
@@ -119,14 +125,19 @@ impl Slot {
         self.outputs.as_entire_buffer_binding()
     }
 
+    /// Whether the processor can write a batch's input now.
+    #[cfg(feature = "drills")]
+    pub(super) fn is_writable(&self) -> bool {
+        self.inputs_mapped.0.load(Ordering::Acquire) == MAPPED
+    }
+
     /// Writes a batch's input and records its copies to the device.
     pub(super) fn upload(
         &self,
-        gpu: &OpenDevice,
         encoder: &mut wgpu::CommandEncoder,
         (tokens, query_tiles, rows): (&[Token], &[QueryTile], &[QueryTile]),
     ) -> Result<(), GpuError> {
-        self.inputs_mapped.wait(gpu)?;
+        self.inputs_mapped.check()?;
         let parts: [(u64, &[u8]); 3] = [
             (0, bytemuck::cast_slice(tokens)),
             (query_tiles_offset(self.max_batch_tokens), bytemuck::cast_slice(query_tiles)),
@@ -151,32 +162,38 @@ impl Slot {
     }
 
     /// Gives the inputs of the last batch to the kernels again, for profiles; [`resume`](Self::resume) takes them back.
-    pub(super) fn lend(&self, gpu: &OpenDevice) -> Result<(), GpuError> {
+    pub(super) fn lend(&self) {
         if self.inputs_staging.is_none() {
-            self.inputs_mapped.wait(gpu)?;
             self.inputs.unmap();
         }
-        Ok(())
     }
 
     /// Prepares the slot for the next batch after [`lend`](Self::lend).
-    pub(super) fn resume(&mut self) {
+    pub(super) fn resume(&mut self, gpu: &OpenDevice) -> Result<(), GpuError> {
         if self.inputs_staging.is_none() {
             self.inputs_mapped = Mapping::default();
-            self.map_inputs();
+            self.inputs.map_async(wgpu::MapMode::Write, .., self.inputs_mapped.callback());
+            gpu.device.poll(wgpu::PollType::wait_indefinitely())?;
         }
+        self.inputs_mapped.check()
     }
 
-    /// Where the pass writes its timestamps.
+    /// Decides whether the device times the model's batch of this number.
+    pub(super) fn set_timed(&mut self, number: u64) {
+        self.timed = self.timestamps.is_some() && number.is_multiple_of(TIMED_EVERY);
+    }
+
+    /// Where the pass writes its timestamps, if the batch is timed.
     pub(super) fn timestamp_writes(&self) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
-        self.timestamps.as_ref().map(|timestamps| wgpu::ComputePassTimestampWrites {
+        self.timestamps.as_ref().filter(|_| self.timed).map(|timestamps| wgpu::ComputePassTimestampWrites {
             query_set: &timestamps.set,
             beginning_of_pass_write_index: Some(0),
             end_of_pass_write_index: Some(1),
         })
     }
 
-    /// Records the copies of outputs and timestamps to the processor, and requests their mapping.
+    /// Records the copies of outputs and timestamps to the processor, and requests that all of the processor's side is
+    /// mapped when the submission is done.
     pub(super) fn download(&mut self, encoder: &mut wgpu::CommandEncoder, bytes: u64) {
         if let Some(staging) = &self.outputs_staging {
             encoder.copy_buffer_to_buffer(&self.outputs, 0, staging, 0, bytes);
@@ -184,7 +201,10 @@ impl Slot {
         self.outputs_mapped = Mapping::default();
         let buffer = self.outputs_staging.as_ref().unwrap_or(&self.outputs);
         encoder.map_buffer_on_submit(buffer, wgpu::MapMode::Read, 0..bytes, self.outputs_mapped.callback());
-        if let Some(timestamps) = &mut self.timestamps {
+        self.inputs_mapped = Mapping::default();
+        let buffer = self.inputs_staging.as_ref().unwrap_or(&self.inputs);
+        encoder.map_buffer_on_submit(buffer, wgpu::MapMode::Write, .., self.inputs_mapped.callback());
+        if let Some(timestamps) = self.timestamps.as_mut().filter(|_| self.timed) {
             encoder.resolve_query_set(&timestamps.set, 0..2, &timestamps.resolved, 0);
             encoder.copy_buffer_to_buffer(&timestamps.resolved, 0, &timestamps.read, 0, TIMESTAMPS_BYTES);
             timestamps.mapped = Mapping::default();
@@ -193,15 +213,14 @@ impl Slot {
         }
     }
 
-    /// Waits for the submission, appends its numbers to `outputs`, returns the device's time and prepares the slot for
-    /// the next batch.
+    /// After the submission: appends its numbers to `outputs` and returns the device's time, if the batch was timed.
     pub(super) fn finish(
         &mut self,
         gpu: &OpenDevice,
         bytes: u64,
         outputs: &mut Vec<f32>,
     ) -> Result<Option<Duration>, GpuError> {
-        self.outputs_mapped.wait(gpu)?;
+        self.outputs_mapped.check()?;
         let buffer = self.outputs_staging.as_ref().unwrap_or(&self.outputs);
         {
             let range = buffer.slice(0..bytes).get_mapped_range();
@@ -209,18 +228,10 @@ impl Slot {
             outputs.extend(view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         }
         buffer.unmap();
-        let device_time = match &self.timestamps {
-            None => None,
-            Some(timestamps) => Some(timestamps.read(gpu)?),
-        };
-        self.inputs_mapped = Mapping::default();
-        self.map_inputs();
-        Ok(device_time)
-    }
-
-    fn map_inputs(&self) {
-        let buffer = self.inputs_staging.as_ref().unwrap_or(&self.inputs);
-        buffer.map_async(wgpu::MapMode::Write, .., self.inputs_mapped.callback());
+        match self.timestamps.as_ref().filter(|_| self.timed) {
+            None => Ok(None),
+            Some(timestamps) => Ok(Some(timestamps.read(gpu)?)),
+        }
     }
 
     fn binding(&self, offset: u64, bytes: u64) -> wgpu::BufferBinding<'_> {
@@ -230,19 +241,14 @@ impl Slot {
 
 impl Timestamps {
     fn read(&self, gpu: &OpenDevice) -> Result<Duration, GpuError> {
-        self.mapped.wait(gpu)?;
-        let ticks = {
+        self.mapped.check()?;
+        let time = {
             let range = self.read.slice(..).get_mapped_range();
             let view = range.map_err(|source| GpuError::Map { buffer: "timestamps", source })?;
-            let at = |index: usize| {
-                let mut bytes = [0; 8];
-                bytes.copy_from_slice(&view[8 * index..8 * index + 8]);
-                u64::from_le_bytes(bytes)
-            };
-            at(1).saturating_sub(at(0))
+            timing::between(&view, gpu.queue.get_timestamp_period())
         };
         self.read.unmap();
-        Ok(Duration::from_nanos((ticks as f64 * f64::from(gpu.queue.get_timestamp_period())) as u64))
+        Ok(time)
     }
 }
 
@@ -252,10 +258,16 @@ impl Mapping {
         move |result| state.store(if result.is_ok() { MAPPED } else { FAILED }, Ordering::Release)
     }
 
-    /// Waits for the callback. By then the work before the mapping is done or lost.
-    fn wait(&self, gpu: &OpenDevice) -> Result<(), GpuError> {
-        if self.0.load(Ordering::Acquire) == PENDING {
-            gpu.device.poll(wgpu::PollType::wait_indefinitely())?;
+    /// A buffer that is mapped from its creation on.
+    fn done() -> Self {
+        Self(Arc::new(AtomicU8::new(MAPPED)))
+    }
+
+    /// After the submission: waits for the callback. It has come by then, or another thread is about to call it.
+    fn check(&self) -> Result<(), GpuError> {
+        let started = Instant::now();
+        while self.0.load(Ordering::Acquire) == PENDING && started.elapsed() < PATIENCE {
+            std::thread::yield_now();
         }
         match self.0.load(Ordering::Acquire) {
             MAPPED => Ok(()),

@@ -6,7 +6,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::adapter::KernelFamily;
+use crate::gpu::adapter::{AdapterDescription, KernelFamily};
 use crate::gpu::layout::{Layout, Storage};
 use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
@@ -109,7 +109,17 @@ pub(super) fn output_dim(head_dim: usize) -> usize {
     if head_dim > MAX_OUTPUT_DIM { head_dim / 2 } else { head_dim }
 }
 
-/// Queries per tile worth timing; the first is the default without timing.
+/// Queries per tile that `adapter` may take; the first is the default without timing.
+pub(crate) fn candidates(adapter: &AdapterDescription, family: KernelFamily) -> Vec<u32> {
+    let least = match family {
+        // It stages nothing, so that workgroups may be small.
+        KernelFamily::Software => 1,
+        KernelFamily::Gpu => adapter.least_threads(),
+    };
+    thread_counts(family).iter().copied().filter(|&threads| threads >= least).collect()
+}
+
+/// Queries per tile worth timing, on any adapter.
 pub(crate) fn thread_counts(family: KernelFamily) -> &'static [u32] {
     match family {
         KernelFamily::Software => &[8, 16],

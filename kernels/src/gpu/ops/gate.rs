@@ -9,7 +9,7 @@ use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
 const SHADER: &Shader = shader::find("gate");
-const THREADS: u32 = 32;
+const THREADS: u32 = 64;
 
 /// The op.
 #[derive(Debug, Clone, Copy)]

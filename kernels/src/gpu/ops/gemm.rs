@@ -2,11 +2,11 @@
 //!
 //! Shapes: a `[rows, k]`, w `[k, n]` (transposed from the checkpoint at load), bias `[n]` in f32, y `[rows, stride]`.
 //! Every index is in bounds without a check: k and n are multiples of [`WIDTH_STEP`], and a's and y's buffers have rows
-//! up to the next multiple of [`ROW_STEP`] ([`GemmVariant::rows`] for the cooperative kernel).
+//! up to the next multiple of [`MAX_ROWS`], which is a multiple of every variant's [`rows`](GemmVariant::rows).
 
 use crate::architecture::Activation;
 use crate::gpu::adapter::{AdapterDescription, KernelFamily};
-use crate::gpu::layout::{ROW_STEP, Storage, WIDTH_STEP};
+use crate::gpu::layout::{Storage, WIDTH_STEP};
 use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
@@ -14,10 +14,14 @@ const TILE_SHADER: &Shader = shader::find("gemm_tile");
 const COOPERATIVE_SHADER: &Shader = shader::find("gemm_cooperative");
 const SOFTWARE_SHADER: &Shader = shader::find("gemm_cpu");
 
-/// Rows per workgroup of the cooperative kernel: the largest step of rows in buffers.
-pub const COOPERATIVE_ROWS: usize = 64;
+/// Most rows per workgroup of any variant: the step of rows in buffers.
+pub const MAX_ROWS: usize = 64;
+/// Rows per workgroup of the cooperative kernel.
+const COOPERATIVE_ROWS: usize = 64;
 /// Columns per workgroup of the cooperative kernel.
 const COOPERATIVE_COLUMNS: usize = 64;
+/// Rows per workgroup of the kernel for software adapters.
+const SOFTWARE_ROWS: usize = 16;
 
 /// Applied to a sum before it is stored; `epilogue.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,15 +37,14 @@ pub enum Epilogue {
 /// An algorithm and its tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GemmVariant {
-    /// 16 rows × 4 columns per thread, `threads` side by side, a in workgroup memory.
-    Tile {
-        /// Threads in a workgroup: a multiple of 32.
-        threads: u32,
-    },
+    /// A register tile per thread, a in workgroup memory.
+    Tile(Tile),
     /// 8×8×8 cooperative matrices, 64 × 64 per workgroup of four subgroups.
     Cooperative {
         /// The adapter's subgroup size.
         subgroup: u32,
+        /// Whether subgroups meet at a barrier in each step, which keeps their loads close together.
+        barrier: bool,
     },
     /// For software adapters: 16 rows × 4 columns per lane, no workgroup memory.
     Software {
@@ -49,6 +52,35 @@ pub enum GemmVariant {
         threads: u32,
     },
 }
+
+/// A workgroup of `gemm_tile.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Threads side by side, four columns each: a multiple of 32.
+    pub threads: u32,
+    /// Tiles one below the other, which share what they read of w: 1 or 2.
+    pub row_tiles: u32,
+    /// Rows of a thread: 4, 8 or 16.
+    pub rows: u32,
+    /// Numbers of K between two barriers: 16 or 32. Half as deep is half as much code in the loop.
+    pub depth: u32,
+}
+
+/// Tiles worth timing, in the order of preference untimed.
+const TILES: [Tile; 12] = [
+    Tile::wide(96),
+    Tile::wide(128),
+    Tile::wide(64),
+    Tile { row_tiles: 2, ..Tile::wide(32) },
+    Tile::wide(32),
+    Tile { row_tiles: 2, ..Tile::wide(64) },
+    Tile { depth: 16, ..Tile::wide(96) },
+    Tile { depth: 16, ..Tile::wide(64) },
+    Tile { rows: 8, ..Tile::wide(96) },
+    Tile { rows: 8, ..Tile::wide(64) },
+    Tile { rows: 4, ..Tile::wide(96) },
+    Tile { rows: 4, ..Tile::wide(64) },
+];
 
 /// The matrices' shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,8 +183,8 @@ impl GemmVariant {
                 [32, 16, 8].map(|threads| Self::Software { threads }).into_iter().filter(fits).collect()
             }
             KernelFamily::Gpu => {
-                let tiles = [96, 128, 64, 32].map(|threads| Self::Tile { threads });
-                tiles.into_iter().chain([Self::Cooperative { subgroup: 32 }]).filter(fits).collect()
+                let cooperative = [false, true].map(|barrier| Self::Cooperative { subgroup: 32, barrier });
+                TILES.map(Self::Tile).into_iter().chain(cooperative).filter(fits).collect()
             }
         }
     }
@@ -166,39 +198,48 @@ impl GemmVariant {
         storage: Storage,
     ) -> Vec<Self> {
         let runs = |variant| match variant {
-            Self::Cooperative { .. } => Self::cooperative(adapter, storage),
-            variant => Some(variant),
+            Self::Cooperative { barrier, .. } => Self::cooperative(adapter, storage, barrier),
+            Self::Tile(tile) => (tile.workgroup() >= adapter.least_threads()).then_some(variant),
+            Self::Software { .. } => Some(variant),
         };
         Self::all(family, columns).into_iter().filter_map(runs).collect()
     }
 
     /// The cooperative variant, if `adapter` supports its matrices.
     #[must_use]
-    pub fn cooperative(adapter: &AdapterDescription, storage: Storage) -> Option<Self> {
+    pub fn cooperative(adapter: &AdapterDescription, storage: Storage, barrier: bool) -> Option<Self> {
         let wanted = match storage {
             Storage::F32 => "8x8x8 f32->f32",
             Storage::F16 => "8x8x8 f16->f32",
         };
         let runs =
             (storage == Storage::F32 || adapter.native_f16) && adapter.cooperative.iter().any(|shape| shape == wanted);
-        adapter.subgroup.filter(|_| runs).map(|subgroup| Self::Cooperative { subgroup })
+        adapter.subgroup.filter(|_| runs).map(|subgroup| Self::Cooperative { subgroup, barrier })
     }
 
     /// The name in kernels' names and in the tuning cache.
     #[must_use]
     pub fn name(self) -> String {
         match self {
-            Self::Tile { threads } => format!("tile{threads}"),
-            Self::Cooperative { .. } => "cooperative".to_owned(),
+            Self::Tile(tile) => tile.name(),
+            Self::Cooperative { barrier: false, .. } => "cooperative".to_owned(),
+            Self::Cooperative { barrier: true, .. } => "cooperative+barrier".to_owned(),
             Self::Software { threads } => format!("software{threads}"),
         }
+    }
+
+    /// Whether sums are formed by cooperative matrices, and so in another order than by the other variants.
+    #[must_use]
+    pub fn is_cooperative(self) -> bool {
+        matches!(self, Self::Cooperative { .. })
     }
 
     /// Rows per workgroup; buffers round rows up to a multiple of it.
     #[must_use]
     pub fn rows(self) -> usize {
         match self {
-            Self::Tile { .. } | Self::Software { .. } => ROW_STEP,
+            Self::Tile(tile) => (tile.rows * tile.row_tiles) as usize,
+            Self::Software { .. } => SOFTWARE_ROWS,
             Self::Cooperative { .. } => COOPERATIVE_ROWS,
         }
     }
@@ -207,17 +248,49 @@ impl GemmVariant {
     #[must_use]
     pub fn columns(self) -> usize {
         match self {
-            Self::Tile { threads } | Self::Software { threads } => 4 * threads as usize,
+            Self::Tile(Tile { threads, .. }) | Self::Software { threads } => 4 * threads as usize,
             Self::Cooperative { .. } => COOPERATIVE_COLUMNS,
         }
     }
 
     fn shader(self) -> &'static Shader {
         match self {
-            Self::Tile { .. } => TILE_SHADER,
+            Self::Tile(_) => TILE_SHADER,
             Self::Cooperative { .. } => COOPERATIVE_SHADER,
             Self::Software { .. } => SOFTWARE_SHADER,
         }
+    }
+}
+
+impl Tile {
+    /// One tile of 16 rows and 32 numbers of K: the most multiply-adds per load.
+    #[must_use]
+    pub const fn wide(threads: u32) -> Self {
+        Self { threads, row_tiles: 1, rows: 16, depth: 32 }
+    }
+
+    /// Threads in a workgroup.
+    #[must_use]
+    pub fn workgroup(&self) -> u32 {
+        self.threads * self.row_tiles
+    }
+
+    /// Such as `tile64x2` for two tiles, `tile64r8` for 8 rows a thread, `tile64k16` for 16 numbers of K.
+    fn name(&self) -> String {
+        let wide = Self::wide(self.threads);
+        let part = |letter, value: u32, usual: u32| match value == usual {
+            true => String::new(),
+            false => format!("{letter}{value}"),
+        };
+        let tiles = part('x', self.row_tiles, wide.row_tiles);
+        let (rows, depth) = (part('r', self.rows, wide.rows), part('k', self.depth, wide.depth));
+        format!("tile{}{tiles}{rows}{depth}", self.threads)
+    }
+
+    /// The constants of `tile_product.wgsl` that are the tile's.
+    pub(super) fn constants(&self) -> [(&'static str, f64); 4] {
+        [("THREADS", self.threads), ("ROW_TILES", self.row_tiles), ("ROWS", self.rows), ("DEPTH", self.depth)]
+            .map(|(name, value)| (name, f64::from(value)))
     }
 }
 
@@ -252,10 +325,13 @@ impl Op for Gemm {
     fn pipeline(&self) -> PipelineSpec {
         let GemmShape { k, n, epilogue, .. } = self.shape;
         let mut constants = vec![("K", k as f64), ("N", n as f64), ("EPILOGUE", f64::from(epilogue.number()))];
-        constants.push(match self.variant {
-            GemmVariant::Tile { threads } | GemmVariant::Software { threads } => ("THREADS", f64::from(threads)),
-            GemmVariant::Cooperative { subgroup } => ("SUBGROUP", f64::from(subgroup)),
-        });
+        match self.variant {
+            GemmVariant::Tile(tile) => constants.extend(tile.constants()),
+            GemmVariant::Software { threads } => constants.push(("THREADS", f64::from(threads))),
+            GemmVariant::Cooperative { subgroup, barrier } => {
+                constants.extend([("SUBGROUP", f64::from(subgroup)), ("BARRIER", f64::from(u8::from(barrier)))]);
+            }
+        }
         PipelineSpec::new(self.variant.shader(), self.storage, GemmBuffers::<()>::BINDINGS, constants).named(format!(
             "{k}x{n} {} {}",
             epilogue.name(),

@@ -4,7 +4,9 @@
 //! `[rows, stride]`. One workgroup holds whole rows, so the stride must be at most four times the threads that a
 //! workgroup may have. Indices are in bounds for the reasons in [`super::gemm`].
 
-use crate::gpu::layout::{ROW_STEP, RowLayout};
+use super::gemm::Tile;
+use crate::gpu::adapter::AdapterDescription;
+use crate::gpu::layout::RowLayout;
 use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
@@ -48,10 +50,21 @@ buffers! {
 /// Whether a workgroup can hold whole rows of `states`.
 #[must_use]
 pub fn fits(states: &RowLayout) -> bool {
-    let threads = states.stride / 4;
-    // Partial sums, totals, and 32 numbers of K of 16 rows.
-    let bytes = 4 * ROW_STEP * (threads + 1) + ROW_STEP * 32 * states.storage.bytes();
+    let Tile { threads, rows, depth, .. } = tile(states);
+    let [threads, rows, depth] = [threads, rows, depth].map(|size| size as usize);
+    // Partial sums with one number more a row, totals, and the staged part of a.
+    let bytes = 4 * rows * (threads + 2) + rows * depth * states.storage.bytes();
     threads <= MAX_THREADS && bytes <= MAX_WORKGROUP_BYTES
+}
+
+/// Whether `adapter` takes workgroups of whole rows of `states`.
+#[must_use]
+pub fn runs_on(adapter: &AdapterDescription, states: &RowLayout) -> bool {
+    tile(states).workgroup() >= adapter.least_threads()
+}
+
+fn tile(states: &RowLayout) -> Tile {
+    Tile::wide((states.stride / 4) as u32)
 }
 
 impl GemmNorm {
@@ -70,8 +83,9 @@ impl Op for GemmNorm {
 
     fn pipeline(&self) -> PipelineSpec {
         let n = self.states.stride;
-        let sizes = [("THREADS", n / 4), ("K", self.k), ("N", n), ("HIDDEN", self.states.width)];
+        let sizes = [("K", self.k), ("N", n), ("HIDDEN", self.states.width)];
         let mut constants: Vec<_> = sizes.into_iter().map(|(name, value)| (name, value as f64)).collect();
+        constants.extend(tile(&self.states).constants());
         constants.push(("EPS", self.eps));
         PipelineSpec::new(SHADER, self.states.storage, GemmNormBuffers::<()>::BINDINGS, constants)
             .named(format!("{}x{n}", self.k))
@@ -81,7 +95,7 @@ impl Op for GemmNorm {
         let (rows, n) = (u64::from(extent.rows), self.states.stride as u64);
         let numbers = rows * (self.k as u64 + 2 * n) + self.k as u64 * n;
         let bytes = numbers * self.states.storage.bytes() as u64 + 12 * n;
-        let groups = [1, extent.rows.div_ceil(ROW_STEP as u32), 1];
+        let groups = [1, extent.rows.div_ceil(tile(&self.states).rows), 1];
         Work::new(&[], groups, 2 * rows * (self.inputs * self.states.width) as u64, bytes)
     }
 }
