@@ -42,6 +42,7 @@ struct Puppet {
     next: u64,
     max_in_flight: usize,
     breaks_thread: Arc<AtomicBool>,
+    computes: Arc<AtomicBool>,
 }
 
 /// A model on a scheduler, computed by a puppet.
@@ -52,9 +53,14 @@ struct Strings {
     model: ModelId,
     /// Has the engine panic where the dispatch thread does not expect it.
     breaks_thread: Arc<AtomicBool>,
+    /// While it is set, no batch is done.
+    computes: Arc<AtomicBool>,
 }
 
 const SHAPE: RowShape = RowShape { vocab_size: 1_000, max_tokens: 16, token_types: TokenTypes::None, outputs: 1 };
+
+/// After so long, what a test waits for does not come.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Floating-point operations of a token.
 const TOKEN_FLOPS: u64 = 1_000;
@@ -70,7 +76,7 @@ fn puppet(max_in_flight: usize) -> Strings {
 fn puppet_on(scheduler: &Arc<Scheduler>, max_in_flight: usize) -> Strings {
     let (plans, receiver) = channel();
     let (sender, events) = channel();
-    let breaks_thread = Arc::<AtomicBool>::default();
+    let (breaks_thread, computes) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let engine = Puppet {
         info: EngineInfo { name: "puppet", device: String::new(), precision: "f32", threads: 0 },
         plans: Mutex::new(receiver),
@@ -79,9 +85,10 @@ fn puppet_on(scheduler: &Arc<Scheduler>, max_in_flight: usize) -> Strings {
         next: 0,
         max_in_flight,
         breaks_thread: Arc::clone(&breaks_thread),
+        computes: Arc::clone(&computes),
     };
     let model = scheduler.add(Box::new(engine));
-    Strings { plans, events, scheduler: Arc::clone(scheduler), model, breaks_thread }
+    Strings { plans, events, scheduler: Arc::clone(scheduler), model, breaks_thread, computes }
 }
 
 impl Engine for Puppet {
@@ -122,6 +129,13 @@ impl Engine for Puppet {
         self.next += 1;
         self.in_flight.push((self.next, plan, batch.iter().map(|row| row.ids[0] as f32).collect()));
         Ok(Ticket(self.next))
+    }
+
+    fn wait(&mut self, _: &Ticket, at_most: Duration) -> bool {
+        if self.computes.load(Ordering::Relaxed) {
+            std::thread::sleep(at_most);
+        }
+        !self.computes.load(Ordering::Relaxed)
     }
 
     fn finish(&mut self, ticket: Ticket, outputs: &mut Vec<f32>) -> Result<BatchReport, EngineError> {
@@ -294,6 +308,21 @@ async fn rows_past_their_deadline_are_not_computed() {
     assert!(matches!(late.await.unwrap(), Err(ScoreError::DeadlineExceeded)));
     drop(puppet.scheduler);
     assert_eq!(puppet.events.iter().collect::<Vec<_>>(), [Event::Finished, Event::Dropped], "late rows were computed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_arrives_while_a_batch_is_computed_is_submitted_before_that_batch_is_done() {
+    let puppet = puppet(2);
+    puppet.computes.store(true, Ordering::Relaxed);
+    let first = puppet.score(&[1], None);
+    assert_eq!(puppet.events.recv_timeout(PATIENCE), Ok(Event::Submitted(8)));
+    let second = puppet.score(&[2], None);
+    assert_eq!(puppet.events.recv_timeout(PATIENCE), Ok(Event::Submitted(8)), "nothing was submitted in the meantime");
+    puppet.computes.store(false, Ordering::Relaxed);
+    puppet.plans.send(Plan::Compute).unwrap();
+    puppet.plans.send(Plan::Compute).unwrap();
+    assert_eq!(first.await.unwrap().unwrap(), [1.0]);
+    assert_eq!(second.await.unwrap().unwrap(), [2.0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use assay::device::{Account, DEFAULT_MAX_QUEUED_TOKENS, ModelId, Scheduler, ScoreError};
 use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions};
@@ -52,6 +53,10 @@ impl Engine for Losing {
             self.engine.provoke_device_loss();
         }
         Ok(ticket)
+    }
+
+    fn wait(&mut self, ticket: &Ticket, at_most: Duration) -> bool {
+        self.engine.wait(ticket, at_most)
     }
 
     fn finish(&mut self, ticket: Ticket, outputs: &mut Vec<f32>) -> Result<BatchReport, EngineError> {

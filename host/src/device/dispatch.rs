@@ -1,7 +1,8 @@
 //! The thread that owns a device's engines: submits the queue's batches and delivers the results.
 //!
 //! It builds the next batches while the device computes, as many as the engines allow in flight, and never waits while
-//! there is work. Batches in flight may belong to different engines; they are finished in the order of submission. A
+//! there is work: while it waits for a batch and has room for another, it looks at the queue many times a millisecond.
+//! Batches in flight may belong to different engines; they are finished in the order of submission. A
 //! fault of an engine fails only the requests in the affected batch.
 
 use std::collections::{HashMap, VecDeque};
@@ -17,6 +18,9 @@ use super::score::{DeviceFault, ScoreError};
 use super::shared::{Change, Shared};
 use super::spans::BatchFacts;
 use crate::telemetry::traces::Outcome;
+
+/// How long the thread waits for a batch before it looks at the queue again, while there is room for another batch.
+const WAIT: Duration = Duration::from_micros(200);
 
 #[derive(Debug)]
 pub(super) struct Dispatch {
@@ -37,6 +41,8 @@ struct InFlight {
 enum Next {
     Change(Change),
     Submit(BatchPlan),
+    /// Wait for the oldest batch, for a moment.
+    Wait,
     Finish(InFlight),
     Stop,
 }
@@ -64,6 +70,7 @@ impl Dispatch {
             match self.next() {
                 Next::Change(change) => self.change(change),
                 Next::Submit(plan) => self.submit(plan),
+                Next::Wait => self.wait(),
                 Next::Finish(oldest) => self.finish(oldest),
                 Next::Stop => return,
             }
@@ -71,7 +78,7 @@ impl Dispatch {
     }
 
     /// The next step. Changes come first, because batches of new models follow them; then submit while there is room
-    /// and work, else finish a batch in flight, else wait.
+    /// and work, else finish a batch in flight, else wait. With room for another batch, waiting goes by moments.
     fn next(&mut self) -> Next {
         let mut state = self.shared.lock();
         loop {
@@ -83,6 +90,9 @@ impl Dispatch {
                 && let Some(plan) = state.queue.next_batch(Instant::now())
             {
                 return Next::Submit(plan);
+            }
+            if self.in_flight.len() < self.max_in_flight() && !state.closing && !self.in_flight.is_empty() {
+                return Next::Wait;
             }
             if let Some(oldest) = self.in_flight.pop_front() {
                 return Next::Finish(oldest);
@@ -134,6 +144,22 @@ impl Dispatch {
             Ok(Ok(ticket)) => self.in_flight.push_back(InFlight { ticket, plan }),
             Ok(Err(error)) => self.fail(&plan, DeviceFault::Engine(Arc::new(error))),
             Err(_) => self.fail(&plan, DeviceFault::Panicked),
+        }
+    }
+
+    /// Finishes the oldest batch if it is done within a moment.
+    fn wait(&mut self) {
+        let Some(InFlight { ticket, plan }) = self.in_flight.front() else { return };
+        let Some(engine) = self.engines.get_mut(&plan.model) else { return self.finish_oldest() };
+        // An engine that panics here does so again when the batch is finished, or has lost it.
+        if catch_unwind(AssertUnwindSafe(|| engine.wait(ticket, WAIT))).unwrap_or(true) {
+            self.finish_oldest();
+        }
+    }
+
+    fn finish_oldest(&mut self) {
+        if let Some(oldest) = self.in_flight.pop_front() {
+            self.finish(oldest);
         }
     }
 
