@@ -325,9 +325,10 @@ fn tenants_share_a_host_and_each_gets_its_own_answers() {
 #[test]
 fn an_engine_that_fails_again_and_again_costs_its_own_batches_only() {
     let seconds = setting("ASSAY_SOAK_SECONDS", 3);
-    let host = Host::start(data_dir(), EngineChoice::Puppet, seconds);
+    let mut host = Host::start(data_dir(), EngineChoice::Puppet, seconds);
+    serving(deploy(&host.service.platform, "breaks", &component("trigger"), None));
+    host.until = Instant::now() + Duration::from_secs(seconds);
     let platform = &host.service.platform;
-    serving(deploy(platform, "breaks", &component("trigger"), None));
     let counts = Arc::new(Counts::default());
     let callers = host.callers(&counts, || Puppet);
     let (pause, mut failures) = (Duration::from_millis(setting("ASSAY_SOAK_FAILURE_MS", 50)), 0);
