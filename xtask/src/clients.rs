@@ -9,13 +9,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::assay;
-use crate::step::{run, say};
+use crate::step::{cargo, run, say};
+use crate::test::GUEST_TARGET;
 
 /// What schemathesis looks at in each answer.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
 
 /// The files of requirements in `clients/`. Some packages cannot be installed together.
 const GROUPS: [&str; 5] = ["cohere", "component", "frameworks", "infinity", "litellm"];
+
+/// A program with the client in it.
+const COMPOSED: &str = "target/guests/composed/rank.wasm";
 
 /// The query and the documents of `clients/run.py`, which gets what the command line answers for them.
 const QUERY: &str = "why is the sky blue";
@@ -112,11 +116,23 @@ fn has_npm() -> bool {
     Command::new("npm").arg("--version").output().is_ok()
 }
 
+/// Composes a program with `guest/client`, unless the guests' tests have done so.
+fn compose(root: &Path) -> Result<()> {
+    if root.join(COMPOSED).is_file() {
+        return Ok(());
+    }
+    say("composing a program with the client");
+    let mut test = cargo(&root.join("guest"));
+    test.args(["test", "--release", "--package", "assay-client", "--test", "composed"]).args(GUEST_TARGET);
+    run(&mut test).context("`cargo xtask build` makes the components that it composes")
+}
+
 /// Runs every client, or those that are named.
 ///
 /// # Errors
 /// A client failed.
 pub(crate) fn run_clients(root: &Path, Installed(pythons): &Installed, names: &[String]) -> Result<()> {
+    compose(root)?;
     let folder = root.join("target/clients");
     let data_dir = fresh_data_dir(&folder)?;
     let expected = folder.join("expected.json");
