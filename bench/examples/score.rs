@@ -22,7 +22,9 @@ fn main() -> Result<()> {
     let mut engine = device.engine(&stored)?;
     let shape = engine.shape();
     let tokenizer = std::fs::read(stored.dir().join("tokenizer.json")).context("tokenizer.json")?;
-    let tokenizer = NativeTokenizer::new(&tokenizer, shape.max_tokens)?;
+    // The tokenizer's own limit may be below what the model has positions for.
+    let max_tokens = stored.settings()?.max_tokens.map_or(shape.max_tokens, |most| shape.max_tokens.min(most as usize));
+    let tokenizer = NativeTokenizer::new(&tokenizer, max_tokens)?;
     let mut logits: Vec<Vec<f32>> = Vec::with_capacity(pairs.len());
     for (query, document) in pairs {
         let request = Request { query, documents: vec![document], ..Request::default() };

@@ -431,10 +431,12 @@ def all_biases(folder, family):
 def no_tokenizer_config(folder, family):
     network = base(family)
     network.save_pretrained(folder)
+    # The class is then that of the model's type, which may build the tokenizer anew. The model's positions limit a row.
     longest = tokenizer_of(family).model_max_length
+    if family == "gte":
+        longest = network.config.max_position_embeddings
     finish(folder, family, network)
     (folder / "tokenizer_config.json").unlink()
-    # The class is then that of the model's type, which may build the tokenizer anew.
     return folder, None, logits(network, AutoTokenizer.from_pretrained(folder), longest)
 
 
