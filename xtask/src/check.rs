@@ -7,10 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::guest;
+use crate::guest::{self, GUEST_TARGET};
 use crate::packages::{Package, packages};
 use crate::step::{Steps, cargo, run, say};
-use crate::test::{GUEST_TARGET, check_formatting, lint};
+use crate::test::{check_formatting, lint};
 
 /// The branch that changes are made against.
 const MAIN: &str = "main";

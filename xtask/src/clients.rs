@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::assay;
+use crate::guest::GUEST_TARGET;
 use crate::step::{cargo, run, say};
-use crate::test::GUEST_TARGET;
 
 /// What schemathesis looks at in each answer.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";

@@ -20,6 +20,9 @@ use crate::packages::packages;
 use crate::step::cargo;
 use crate::wasm_std::{TARGET, WasmStd};
 
+/// The guests' own target folder, as seen from `guest/`.
+pub(crate) const GUEST_TARGET: [&str; 2] = ["--target-dir", "../target/guests"];
+
 /// What a guest may import: interfaces of our own package, at any version.
 const ALLOWED_IMPORTS: &[&str] = &["assay:rerank/"];
 

@@ -6,13 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use testdata::Cause;
 
+use crate::guest::GUEST_TARGET;
 use crate::skips::{Machine, Skips};
 use crate::step::{Steps, cargo, run, say};
 use crate::vulkan::{self, GPU_TESTS, TestDriver};
 use crate::{assay, clients, guest, msl_check, wit};
 
-/// The guests' own target folder, as seen from `guest/`.
-pub(crate) const GUEST_TARGET: [&str; 2] = ["--target-dir", "../target/guests"];
 /// Lints fail the run.
 pub(crate) const DENY_WARNINGS: [&str; 3] = ["--", "--deny", "warnings"];
 
