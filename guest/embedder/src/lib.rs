@@ -12,7 +12,7 @@
 //! sigmoid of a cosine would put all of them near 0.6.
 
 use assay_guest::{
-    Activation, Error, Guest, Inference, Options, Prefixes, Request, Response, Scorer, Settings, prepare, rank,
+    Activation, Error, Guest, Inference, Options, Prefixes, Request, Response, Scorer, Settings, prepare, rank, wanted,
 };
 
 /// The settings that this guest has of its own.
@@ -29,11 +29,7 @@ fn answer<M: Inference>(
     options: &Options,
     prefixes: Prefixes<'_>,
 ) -> Result<Response, Error> {
-    let documents = match request.top_n {
-        Some(0) => &[],
-        _ => request.documents.as_slice(),
-    };
-    let scores = scorer.cosines(&request.query, documents, options, prefixes)?;
+    let scores = scorer.cosines(&request.query, wanted(request), options, prefixes)?;
     let mut hits = rank(&scores.logits, request.top_n);
     for hit in &mut hits {
         hit.score = activated(hit.score, request.activation);

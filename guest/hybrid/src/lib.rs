@@ -14,7 +14,9 @@
 
 mod fusion;
 
-use assay_guest::{Error, Guest, Inference, Options, Request, Response, Scorer, Settings, invalid, prepare, rank};
+use assay_guest::{
+    Error, Guest, Inference, Options, Request, Response, Scorer, Settings, invalid, prepare, rank, wanted,
+};
 
 use fusion::{Fusion, Method};
 
@@ -87,11 +89,7 @@ fn answer<M: Inference>(
     options: &Options,
     joining: &Joining,
 ) -> Result<Response, Error> {
-    let documents = match request.top_n {
-        Some(0) => &[],
-        _ => request.documents.as_slice(),
-    };
-    let scores = scorer.score(&request.query, documents, options)?;
+    let scores = scorer.score(&request.query, wanted(request), options)?;
     let second: Vec<Option<f64>> = scores.logits.iter().map(|&logit| Some(f64::from(logit))).collect();
     let joined = joining.fusion.join(&joining.first, &second);
     Ok(Response { hits: rank(&joined, request.top_n), usage: scores.usage })

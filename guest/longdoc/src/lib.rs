@@ -12,7 +12,9 @@
 //!
 //! The contract's answer has a score for each document and no place for the passage that won.
 
-use assay_guest::{Error, Guest, Inference, Options, Passages, Request, Response, Scorer, Settings, hits, prepare};
+use assay_guest::{
+    Error, Guest, Inference, Options, Passages, Request, Response, Scorer, Settings, hits, prepare, wanted,
+};
 
 /// Tokens of a passage: some sentences, so that little else dilutes the score of one that answers the query.
 const DEFAULT_PASSAGE_TOKENS: u32 = 128;
@@ -63,11 +65,7 @@ fn answer<M: Inference>(
     options: &Options,
     reading: &Reading,
 ) -> Result<Response, Error> {
-    let documents = match request.top_n {
-        Some(0) => &[],
-        _ => request.documents.as_slice(),
-    };
-    let (scores, counts) = scorer.score_passages(&request.query, documents, options, &reading.passages)?;
+    let (scores, counts) = scorer.score_passages(&request.query, wanted(request), options, &reading.passages)?;
     let logits = of_documents(&scores.logits, &counts, reading.best);
     Ok(Response { hits: hits(&logits, request.top_n, request.activation), usage: scores.usage })
 }

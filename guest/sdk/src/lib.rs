@@ -46,7 +46,7 @@ pub use encode::{
     Cut, End, LoadError, PairEncoder, PairError, Passages, Pushed, Query, Rows, TemplateError, TextLimits,
 };
 pub use rank::{order, sigmoid};
-pub use scorer::{Inference, Scorer, Scores, activate, hits, prepare, rank, rerank};
+pub use scorer::{Inference, Scorer, Scores, activate, hits, prepare, rank, rerank, wanted};
 pub use settings::{
     Options, SETTING_LABEL, SETTING_MAX_DOCUMENT_TOKENS, SETTING_MAX_QUERY_TOKENS, SETTING_TRUNCATION_DIRECTION,
     Settings, check_settings, invalid,

@@ -255,12 +255,17 @@ pub fn rerank(request: &Request) -> Result<Response, Error> {
 }
 
 fn answer<M: Inference>(scorer: &Scorer<M>, request: &Request, options: &Options) -> Result<Response, Error> {
-    let documents = match request.top_n {
-        Some(0) => &[],
-        _ => request.documents.as_slice(),
-    };
-    let scores = scorer.score(&request.query, documents, options)?;
+    let scores = scorer.score(&request.query, wanted(request), options)?;
     Ok(Response { hits: hits(&scores.logits, request.top_n, request.activation), usage: scores.usage })
+}
+
+/// The documents that a request needs scores of: none if it wants no hit.
+#[must_use]
+pub fn wanted(request: &Request) -> &[String] {
+    match request.top_n {
+        Some(0) => &[],
+        _ => &request.documents,
+    }
 }
 
 /// The best `top_n` logits, or all, as hits with the scores that were asked for.

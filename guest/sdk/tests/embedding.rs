@@ -8,7 +8,7 @@ use assay_guest::{
     Cut, End, Error, Inference, ModelInfo, Options, PairError, Prefixes, Rows, Scorer, Task, TextLimits, TokenRows,
     Truncation,
 };
-use common::{Kinds, bert_json, encoder, reference_of, text};
+use common::{Kinds, OPTIONS, bert_json, encoder, invalid_input, reference_of, text};
 use proptest::prelude::*;
 
 /// A vector with the row's length, without special tokens, beside a one.
@@ -27,22 +27,6 @@ fn scorer(task: Task) -> Scorer<Lengths> {
     let info =
         ModelInfo { name: "m".into(), revision: "0".into(), task, max_tokens: 12, vocabulary_size: 200, outputs: 2 };
     Scorer::new(Lengths, info, Rc::new(encoder(&bert_json(true))))
-}
-
-const OPTIONS: Options = Options {
-    max_tokens: None,
-    truncation: Truncation::LongestFirst,
-    cut_end: End::Right,
-    max_document_tokens: None,
-    max_query_tokens: None,
-    label: None,
-};
-
-fn invalid_input(error: Error) -> String {
-    match error {
-        Error::InvalidInput(message) => message,
-        other => panic!("{other:?} instead of invalid-input"),
-    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use assay_guest::{
     Activation, End, Error, Inference, ModelInfo, Options, Request, SETTING_LABEL, Scorer, Task, TokenRows, Truncation,
     hits, rank,
 };
-use common::{bert_json, encoder};
+use common::{OPTIONS, bert_json, encoder, invalid_input};
 
 /// Answers with each row's length, ten times that for each further label, and records the number of rows of each call.
 struct LengthModel {
@@ -38,22 +38,6 @@ fn info(outputs: u32, task: Task) -> ModelInfo {
 fn scorer(model: &LengthModel) -> Scorer<&LengthModel> {
     let info = info(model.outputs as u32, Task::CrossEncoder);
     Scorer::new(model, info, Rc::new(encoder(&bert_json(true))))
-}
-
-const OPTIONS: Options = Options {
-    max_tokens: None,
-    truncation: Truncation::LongestFirst,
-    cut_end: End::Right,
-    max_document_tokens: None,
-    max_query_tokens: None,
-    label: None,
-};
-
-fn invalid_input(error: Error) -> String {
-    match error {
-        Error::InvalidInput(message) => message,
-        other => panic!("{other:?} instead of invalid-input"),
-    }
 }
 
 #[test]

@@ -5,10 +5,28 @@
 pub(crate) mod charsmap;
 pub(crate) mod kinds;
 
-use assay_guest::{PairEncoder, PairError, Query, Rows};
+use assay_guest::{End, Error, Options, PairEncoder, PairError, Query, Rows, Truncation};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokenizers::{Encoding, Tokenizer};
+
+/// Options of a request that says nothing.
+pub(crate) const OPTIONS: Options = Options {
+    max_tokens: None,
+    truncation: Truncation::LongestFirst,
+    cut_end: End::Right,
+    max_document_tokens: None,
+    max_query_tokens: None,
+    label: None,
+};
+
+/// The message of an error that must be `invalid-input`.
+pub(crate) fn invalid_input(error: Error) -> String {
+    match error {
+        Error::InvalidInput(message) => message,
+        other => panic!("{other:?} instead of invalid-input"),
+    }
+}
 
 /// A row as `tokenizers` describes it.
 #[derive(Debug, PartialEq, Eq)]
