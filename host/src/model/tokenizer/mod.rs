@@ -212,6 +212,15 @@ fn token(config: &Value, field: &str, default: &str) -> String {
     value.as_str().or_else(|| value["content"].as_str()).unwrap_or(default).to_owned()
 }
 
+/// The steps of a part of `tokenizer.json`: those in its list, or itself; none where it is null.
+fn steps<'v>(part: &'v Value, list: &str) -> &'v [Value] {
+    match part[list].as_array() {
+        Some(steps) => steps,
+        None if part.is_null() => &[],
+        None => std::slice::from_ref(part),
+    }
+}
+
 struct Rewrite<'c> {
     tokenizer: Value,
     config: &'c Value,
@@ -412,11 +421,7 @@ impl Rewrite<'_> {
     /// Puts lower-casing before the normalizer, unless it has that.
     fn lowercase(&mut self) {
         let own = self.tokenizer["normalizer"].take();
-        let parts = match own["normalizers"].as_array() {
-            Some(parts) => parts.clone(),
-            None if own.is_null() => Vec::new(),
-            None => vec![own.clone()],
-        };
+        let parts = steps(&own, "normalizers").to_vec();
         if parts.iter().any(|part| part["type"] == "Lowercase" || part["lowercase"] == true) {
             self.tokenizer["normalizer"] = own;
             return;

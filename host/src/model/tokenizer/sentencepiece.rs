@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::pair_template::PairTemplate;
-use super::{Rewrite, token};
+use super::{Rewrite, steps, token};
 
 impl Rewrite<'_> {
     /// `RobertaTokenizer`: byte-level BPE without a normalizer.
@@ -76,13 +76,8 @@ impl Rewrite<'_> {
     /// `DebertaV2Tokenizer`: `tokenizer.json` is used as it is, as transformers 4 did when these models were trained.
     /// What transformers 5 would build otherwise is told, and what a file's settings ask for must be in it.
     pub(super) fn check_deberta(&mut self, name: &str) -> Result<(), String> {
-        let parts = |part: &Value, list: &str| match (part[list].as_array(), part) {
-            (Some(parts), _) => parts.clone(),
-            (None, Value::Null) => Vec::new(),
-            (None, part) => vec![part.clone()],
-        };
-        let normalizers = parts(&self.tokenizer["normalizer"], "normalizers");
-        let splits = parts(&self.tokenizer["pre_tokenizer"], "pretokenizers");
+        let normalizers = steps(&self.tokenizer["normalizer"], "normalizers").to_vec();
+        let splits = steps(&self.tokenizer["pre_tokenizer"], "pretokenizers").to_vec();
         let mut wanted_normalizers = vec![
             json!({ "type": "Replace", "pattern": { "Regex": r"\s{2,}|[\n\r\t]" }, "content": " " }),
             json!({ "type": "NFC" }),
@@ -179,9 +174,7 @@ impl Rewrite<'_> {
 
 /// The map of characters in a normalizer, which is all that the classes keep of it.
 fn charsmap(normalizer: &Value) -> Value {
-    let is_map = |part: &&Value| part["type"] == "Precompiled";
-    let parts = normalizer["normalizers"].as_array().map_or(std::slice::from_ref(normalizer), Vec::as_slice);
-    parts.iter().find(is_map).cloned().unwrap_or_default()
+    steps(normalizer, "normalizers").iter().find(|part| part["type"] == "Precompiled").cloned().unwrap_or_default()
 }
 
 fn is_words_with_mark(pre_tokenizer: &Value, scheme: &str) -> bool {
