@@ -16,7 +16,7 @@ use super::ranking::{QueryArgs, ReportArgs};
 /// and memory.
 ///
 /// All rank the same requests in turns. Requests without relevances compare speed and memory alone. docs/quality.md has
-/// the formats and the measures; `assay-bench quality` compares whatever else can differ.
+/// the formats and the measures; `assay-bench quality` compares precisions, guests and settings too.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Models of the store, or directories with config.json, weights and tokenizer.json; the first is the baseline

@@ -57,7 +57,7 @@ pub(crate) fn boost_of(name: &str, value: &str, number: &str) -> Result<f32, Err
     }
 }
 
-/// The number of a day, counted from some day long ago: `YYYY-MM-DD`, whatever follows.
+/// The number of a day, counted from some day long ago. What follows `YYYY-MM-DD` is passed over.
 ///
 /// Source: `days_from_civil` in <https://howardhinnant.github.io/date_algorithms.html>, with years from March on.
 fn day(date: &str) -> Option<i64> {
