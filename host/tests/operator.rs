@@ -25,6 +25,9 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 /// wait for it.
 const COMPILE_TIME: Duration = Duration::from_secs(6);
 
+/// Valid requests that are answered while others spin.
+const TURNS: u64 = 20;
+
 fn create_key(platform: &Platform, tenant: &str) -> (String, String) {
     match admin(platform, Command::CreateKey { tenant: name(tenant) }) {
         Reply::Key { secret, record } => (secret, record.id),
@@ -89,6 +92,10 @@ fn a_removed_tenants_requests_and_a_revoked_keys_are_stopped() {
     let (secret, id) = create_key(&service.platform, "acme");
     let (mut revoked, mut other) = (in_work(&secret), in_work(&service.key));
     until("the requests' start", || service.running() == 2);
+    // Each is answered after turns of the two that spin, so by then they have computed for some milliseconds.
+    for _ in 0..TURNS {
+        assert_eq!(service.send(&service.good()).status, 200);
+    }
     let began = Instant::now();
     admin(&service.platform, Command::RevokeKey { tenant: name("acme"), id, drain: false });
     assert_eq!(Answer::parse(&read_all(&mut revoked)).status, 401);
@@ -99,8 +106,8 @@ fn a_removed_tenants_requests_and_a_revoked_keys_are_stopped() {
     assert_eq!(Answer::parse(&read_all(&mut other)).status, 401);
     until("the removed tenant's request's end", || live.usage().running == 0);
     let usage = live.usage();
-    assert_eq!((usage.answered, usage.cancelled, usage.failed), (0, 2, 2));
-    assert!(usage.guest_cpu_ms > 0, "{usage:?}");
+    assert_eq!((usage.answered, usage.cancelled, usage.failed), (TURNS, 2, 2));
+    assert!(usage.most_guest_cpu_ms > 0, "{usage:?}");
 }
 
 #[test]
