@@ -20,11 +20,14 @@
 //! - [`metrics`]: the counters in Prometheus' format.
 //! - [`telemetry`]: the log, and the forms in which things are counted.
 //! - [`cli`]: the command line.
+//!
+//! A program of one's own embeds all of it with [`Assay`].
 
 pub mod cli;
 pub mod dashboard;
 pub mod device;
 mod durable;
+mod embed;
 pub mod guest;
 pub mod http;
 pub mod json;
@@ -36,3 +39,5 @@ pub mod rerank;
 pub mod sweep;
 pub mod telemetry;
 pub mod tenant;
+
+pub use embed::{AskError, Assay, Builder, Tenant, compile_if_asked};

@@ -28,6 +28,7 @@ const HOST_MODULES: &[(&str, &[&str])] = &[
             "tenant",
         ],
     ),
+    ("embed", &["device", "model", "rerank", "tenant"]),
     ("http", &["dashboard", "json", "limits", "metrics", "rerank", "telemetry", "tenant"]),
     ("dashboard", &["device", "telemetry", "tenant"]),
     ("metrics", &["device", "rerank", "telemetry", "tenant"]),

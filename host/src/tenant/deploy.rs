@@ -300,11 +300,10 @@ impl Platform {
     fn smoke(&self, parts: &Parts) -> Result<Response, RerankError> {
         let mut limits = parts.deployment.limits.request();
         limits.max_wall = limits.max_wall.min(MAX_SMOKE_WALL);
-        let request = Request {
-            query: "what is a reranker".to_owned(),
-            documents: vec!["A reranker puts documents in order.".to_owned(), "Rain is wet.".to_owned()],
-            ..Request::default()
-        };
+        let mut documents = vec!["A reranker puts documents in order.".to_owned(), "Rain is wet.".to_owned()];
+        // A tenant for single pairs is one, too.
+        documents.truncate(limits.max_documents.min(usize::try_from(limits.max_request_rows).unwrap_or(usize::MAX)));
+        let request = Request { query: "what is a reranker".to_owned(), documents, ..Request::default() };
         let request = Arc::new(limits).admit(request)?;
         let (arrived, models) = (Instant::now(), parts.models.clone());
         let payer = parts.deployment.limits.payer(OPERATOR, None);
