@@ -34,6 +34,7 @@ pub mod json;
 pub mod limits;
 pub mod metrics;
 pub mod model;
+mod oci;
 pub mod oracle;
 pub mod rerank;
 pub mod sweep;

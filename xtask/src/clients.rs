@@ -60,7 +60,8 @@ impl Server {
         Self::start_with(root, data_dir, key)
     }
 
-    fn start_with(root: &Path, data_dir: &Path, key: String) -> Result<Self> {
+    /// The same on a data directory that has its tenants.
+    pub(crate) fn start_with(root: &Path, data_dir: &Path, key: String) -> Result<Self> {
         let mut child = assay(root, data_dir).args(["serve", "--port", "0"]).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {

@@ -4,10 +4,12 @@
 mod check;
 mod clients;
 mod compare;
+mod debian;
 mod gpu_report;
 mod guest;
 mod msl_check;
 mod packages;
+mod polyglot;
 mod skips;
 mod step;
 mod telemetry;
@@ -45,6 +47,8 @@ enum Task {
         /// Only these, by their names in clients/run.py [default: all, and the npm client]
         names: Vec<String>,
     },
+    /// Make guests and callers in Rust, Python and JavaScript, compare their scores, and tell what each language costs
+    Polyglot,
     /// Send a server requests made of its own OpenAPI document
     Schemathesis {
         /// For how long
@@ -121,6 +125,10 @@ fn main() -> Result<()> {
         Task::Check { since } => check::run_checks(&root, since.as_deref()),
         Task::Test => test::run_tests(&root),
         Task::Clients { names } => clients::run_clients(&root, &clients::install(&root)?, &names),
+        Task::Polyglot => {
+            build(&root, Which::Standard)?;
+            polyglot::run_all(&root)
+        }
         Task::Telemetry => telemetry::run_checks(&root),
         Task::Schemathesis { seconds } => clients::run_schemathesis(&root, seconds),
         Task::CompareCrossEncoder { saves: false, python, .. } => compare::run_cross_encoder(&root, python),

@@ -5,6 +5,7 @@
 mod output;
 
 mod arguments;
+mod component;
 mod config;
 mod devices;
 mod engine;
@@ -12,6 +13,7 @@ mod error;
 pub mod files;
 mod formats;
 mod gc;
+mod guest;
 mod loaded;
 mod logs;
 mod metrics;
@@ -69,6 +71,9 @@ enum Command {
     /// Deploy and manage tenants
     #[command(subcommand)]
     Tenant(tenant::Command),
+    /// Begin a guest of your own, or publish one
+    #[command(subcommand)]
+    Guest(guest::Command),
     /// Run a component that calls tenants
     Run(Box<run::Args>),
     /// Answer tenants' requests over HTTP
@@ -120,8 +125,10 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         let compiled = crate::tenant::compile::run_in_this_process();
         return compiled.map(done).map_err(|error| CliError::failed(error.to_string()));
     }
-    if let Command::Config(command) = &cli.command {
-        return config::run(command, &Cli::command()).map(done);
+    match &cli.command {
+        Command::Config(command) => return config::run(command, &Cli::command()).map(done),
+        Command::Guest(command) => return guest::run(command).map(done),
+        _ => {}
     }
     let data_dir = match cli.data_dir {
         Some(dir) => dir,
@@ -153,7 +160,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Top(args) => top::run(&args, &data_dir),
         Command::OperatorKey(args) => metrics::print_key(&args, &data_dir),
         Command::Gc(args) => gc::run(&args, &data_dir),
-        Command::InternalCompile | Command::Config(_) => Ok(()),
+        Command::InternalCompile | Command::Config(_) | Command::Guest(_) => Ok(()),
         Command::Devices(args) => devices::run(&args, &data_dir),
         Command::Tune(args) => tune::run(&args, &data_dir),
     };

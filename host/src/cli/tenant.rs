@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use tokio::runtime::Handle;
 
+use super::component::ComponentArgs;
 use super::error::CliError;
 use super::loaded::loaded_models;
 use super::table;
 use crate::device::{DeviceOptions, DeviceStatus, ModelStatus};
-use crate::guest::read_component;
 use crate::model::ModelRevision;
 use crate::tenant::admin::{
     AdminRequest, Command as AdminCommand, Description, HeldModel, OpenedModel, Reply, Served, Stored,
@@ -54,8 +54,8 @@ pub(super) struct Remove {
 pub(super) struct Deploy {
     /// The tenant, created if it does not exist
     name: TenantName,
-    /// The component [default: that of the current version; the standard guest for a new tenant]
-    component: Option<PathBuf>,
+    #[command(flatten)]
+    component: ComponentArgs,
     /// A limits file, see docs/limits.toml [default: the limits of the current version]
     #[arg(long, value_name = "FILE.toml")]
     limits: Option<PathBuf>,
@@ -153,7 +153,7 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
     let (command, component) = match command {
         Command::Deploy(Deploy { name, component, limits, model, other_models }) => {
             let limits = limits.as_deref().map(read_limits).transpose()?.map(Box::new);
-            let wasm = component.as_deref().map(read_component).transpose()?;
+            let wasm = component.read()?;
             (AdminCommand::Deploy { tenant: name, component: None, limits, model, other_models }, wasm)
         }
         Command::List(_) => (AdminCommand::List, None),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::clients::{Server, fresh_data_dir};
+use crate::debian::program;
 use crate::step::{run, say};
 use crate::{assay, clients};
 
@@ -74,26 +75,6 @@ impl Watched {
         let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         line.with_context(|| format!("the metrics have no {series}"))?.trim().parse().context("a value is a number")
     }
-}
-
-/// A program of a Debian package: the system's own, or one unpacked below the folder.
-fn program(folder: &Path, package: &str, name: &str) -> Result<PathBuf> {
-    let installed = Path::new("/usr/bin").join(name);
-    if installed.exists() {
-        return Ok(installed);
-    }
-    let (dir, unpacked) = (folder.join(package), folder.join(package).join("root"));
-    let program = unpacked.join("usr/bin").join(name);
-    if !program.exists() {
-        std::fs::create_dir_all(&dir)?;
-        run(Command::new("apt-get").args(["download", "-q", package]).current_dir(&dir))
-            .with_context(|| format!("{name} is not installed, and its package {package} cannot be downloaded"))?;
-        let archive = std::fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
-        let archive = archive.filter(|path| path.extension().is_some_and(|it| it == "deb")).max();
-        run(Command::new("dpkg").arg("-x").arg(archive.context("apt left no package")?).arg(&unpacked))?;
-        ensure!(program.exists(), "Debian's package {package} has no {name}");
-    }
-    Ok(program)
 }
 
 /// The body of `http://ADDRESS PATH`, which must be there.
