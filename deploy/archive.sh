@@ -23,7 +23,7 @@ cp "target/release/assay$suffix" "target/release/assay-bench$suffix" \
     README.md CHANGELOG.md LICENSE-APACHE LICENSE-MIT docs/limits.toml "$staging/$name"
 cp -r wit "$staging/$name"
 mkdir "$staging/$name/guests"
-for guest in client embedder hybrid longdoc policy standard; do
+for guest in cascade client embedder hybrid longdoc policy standard; do
     cp "target/guests/components/$guest.wasm" "$staging/$name/guests"
 done
 cd "$staging"

@@ -9,6 +9,11 @@
 //! interleaved runs, so that all see the same machine; each round has another request than the one before, so that no branch
 //! predictor has learnt its text.
 //!
+//! At last: what a call of another tenant through a link adds to that tenant's own time. The caller's guest passes its
+//! request on and the answer back. Its own time, in which it answers without a call, is taken off, and so is the
+//! callee's for the same request. Included: copies of the request and of the answer, the callee's admission, and the way
+//! there and back between threads.
+//!
 //! `cargo xtask build && cargo bench --workspace --bench guests -- REQUESTS.jsonl --tokenizer TOKENIZER.json`, with
 //! requests as `assay rerank --requests` takes them; needs the default model (`assay model pull`), for its tokenizer.
 //! Each `--tokenizer` is measured after that one. Without a file of requests, documents are made of the demo's passages,
@@ -22,14 +27,14 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use assay::device::{Account, Device, DeviceOptions, LoadedModel};
-use assay::guest::{Call, CallMeter, Guest, GuestRuntime, Models, Payer, RuntimeOptions};
+use assay::guest::{Call, CallMeter, CallTerms, Guest, GuestRuntime, Links, Models, Payer, RuntimeOptions};
 use assay::json::RequestLine;
 use assay::limits::RequestLimits;
 use assay::model::{ModelStore, Source};
 use assay::rerank::Request;
 use assay_guest::{Cut, PairEncoder, Rows};
 use assay_kernels::PackedBatch;
-use common::tenants::{component, demo_model, passages_request};
+use common::tenants::{self, component, demo_model, passages_request};
 use common::tiny::{Model, Shape};
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -41,6 +46,8 @@ const DOCUMENTS: usize = 32;
 const PASSAGES_PER_DOCUMENT: usize = 2;
 const MAX_TOKENS: usize = 512;
 const ROUNDS: usize = 200;
+/// Of calls through a link, which take little.
+const LINK_ROUNDS: usize = 1_000;
 /// Of what takes ten times as long, or a thousand times.
 const SLOW_ROUNDS: usize = 10;
 
@@ -54,6 +61,7 @@ fn main() {
     for tokenizer in tokenizers {
         measure(&tokenizer.display().to_string(), &tokenizer, &requests, tokio);
     }
+    measure_links(tokio);
 }
 
 /// What the command line asks for.
@@ -135,6 +143,44 @@ fn measure(name: &str, tokenizer: &Path, requests: &[Request], tokio: &'static t
     println!("memory of a fresh instance          {:8.1} MB\n", memory_bytes as f64 / 1e6);
 }
 
+/// Prints what a call through a link adds.
+fn measure_links(tokio: &'static tokio::runtime::Runtime) {
+    let dir = tenants::data_dir();
+    let platform = tenants::platform(dir.path(), tokio.handle());
+    let seeded = tenants::seeded(1);
+    tenants::serving(tenants::deploy(&platform, "callee", &seeded, Some(tenants::callers(&["caller"]))));
+    tenants::serving(tenants::deploy_linked(&platform, "caller", &component("relays"), None, &[("", "callee")]));
+    let document = "x".repeat(tenants::MAX_TOKENS - 8);
+    let request = tenants::request(&[document.as_str(); DOCUMENTS]);
+    let alone = Request { settings: vec![("relay".to_owned(), "alone".to_owned())], ..request.clone() };
+    let time = |tenant: &str, request: &Request| {
+        let (live, request) = (platform.tenant(&tenants::name(tenant)).expect("it serves"), request.clone());
+        let asked = async move {
+            let began = Instant::now();
+            let answer = live.rerank(request).await.expect("the guest answers");
+            assert_eq!(answer.hits.len(), DOCUMENTS);
+            began.elapsed()
+        };
+        tokio.block_on(tokio.spawn(asked)).expect("nothing panics")
+    };
+    let mut times: [Vec<Duration>; 3] = Default::default();
+    let mut added: Vec<f64> = Vec::new();
+    for _ in 0..LINK_ROUNDS {
+        let [callee, own, both] = [("callee", &request), ("caller", &alone), ("caller", &request)]
+            .map(|(tenant, request)| time(tenant, request));
+        added.push((both.as_secs_f64() - own.as_secs_f64() - callee.as_secs_f64()) * 1e6);
+        times.iter_mut().zip([callee, own, both]).for_each(|(times, time)| times.push(time));
+    }
+    added.sort_by(f64::total_cmp);
+    let [low, median, high] = [1, 2, 3].map(|quarter| added[added.len() * quarter / 4]);
+    let [callee, own, both] = times.map(Summary::of);
+    println!("links, {DOCUMENTS} documents of {} bytes", document.len());
+    println!("the callee                          {callee}");
+    println!("the caller, without a call          {own}");
+    println!("the caller, with it                 {both}");
+    println!("added by the call                   {median:8.1} µs ({low:.1} to {high:.1})");
+}
+
 /// Made of passages, all with the same number of documents.
 fn demo_requests() -> Vec<Request> {
     let passages = passages_request("how do I keep a houseplant alive", DOCUMENTS * PASSAGES_PER_DOCUMENT);
@@ -177,7 +223,8 @@ impl Bench {
         let request = Arc::new(limits.clone()).admit(request.clone()).expect("the request is within the limits");
         let (models, meter) = (Models::only(Arc::clone(&self.model)), Arc::<CallMeter>::default());
         let (guest, payer, arrived) = (guest.clone(), Payer::default(), Instant::now());
-        let call = Call { request, arrived, models, payer, meter: Arc::clone(&meter), span: None };
+        let terms = CallTerms { meter: Arc::clone(&meter), ..CallTerms::default() };
+        let call = Call { request, arrived, models, links: Links::default(), payer, terms };
         let answer = self.tokio.spawn(async move { guest.call(call).await });
         let response = self.tokio.block_on(answer).expect("nothing panics").expect("the guest answers");
         assert_eq!(response.hits.len(), expected);

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use assay::device::{Account, Device, DeviceOptions, LoadedModel};
-use assay::guest::{Call, CallMeter, Guest, GuestRuntime, Models, Payer, RuntimeOptions};
+use assay::guest::{Call, CallMeter, CallTerms, Guest, GuestRuntime, Links, Models, Payer, RuntimeOptions};
 use assay::limits::RequestLimits;
 use common::tenants::{component, demo_model, passages_request};
 
@@ -92,7 +92,8 @@ impl Street {
         let payer = Payer::of(Account { tenant: tenant.into(), ..Account::default() });
         let meter = Arc::<CallMeter>::default();
         let request = limits.admit(passages_request("why is the sky blue", documents)).expect("the request is small");
-        let call = Call { request, arrived: Instant::now(), models, payer, meter: Arc::clone(&meter), span: None };
+        let terms = CallTerms { meter: Arc::clone(&meter), ..CallTerms::default() };
+        let call = Call { request, arrived: Instant::now(), models, links: Links::default(), payer, terms };
         let response = self.guest.call(call).await;
         assert_eq!(response.expect("the guest answers").hits.len(), documents);
         meter.cost().tokens

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::call::{CallError, Reranks};
+pub use self::call::CallError;
 
 // The names are the SDK's, so that host and guests cannot differ.
 pub use assay_guest::{
@@ -183,10 +183,11 @@ pub enum RerankError {
 
 /// Names of the limits that a request can meet, as the limits file and the options call them, and `queue` for the room
 /// that all tenants' rows have. What is counted by limit has one of these names, whatever a guest says.
-pub const LIMIT_NAMES: [&str; 19] = [
+pub const LIMIT_NAMES: [&str; 20] = [
     "--guest-memory",
     "burst_tokens",
     "max_call_bytes",
+    "max_chain_depth",
     "max_concurrent_requests",
     "max_documents",
     "max_guest_cpu_ms",
@@ -206,8 +207,8 @@ pub const LIMIT_NAMES: [&str; 19] = [
 ];
 
 /// Kinds of faults of a guest, as [`GuestFault::kind`] names them.
-pub const FAULT_KINDS: [&str; 7] =
-    ["bad-answer", "call-bytes", "cpu-time", "left-open", "memory", "table-elements", "trap"];
+pub const FAULT_KINDS: [&str; 8] =
+    ["bad-answer", "call-bytes", "callee", "cpu-time", "left-open", "memory", "table-elements", "trap"];
 
 impl RerankError {
     /// The limit that was met, by one of [`LIMIT_NAMES`]; `None` if it was none, or none of these.
@@ -269,6 +270,9 @@ pub enum GuestFault {
     /// It answered nonsense.
     #[error("its answer makes no sense: {0}")]
     BadAnswer(String),
+    /// A tenant that it calls failed, and it has no answer without. The text names the tenant.
+    #[error("it calls another tenant, which failed: {0}")]
+    Callee(String),
 }
 
 impl GuestFault {
@@ -283,6 +287,7 @@ impl GuestFault {
             Self::LeftOpen(_) => "left-open",
             Self::CpuTime { .. } => "cpu-time",
             Self::BadAnswer(_) => "bad-answer",
+            Self::Callee(_) => "callee",
         }
     }
 
@@ -293,7 +298,7 @@ impl GuestFault {
             Self::CallBytes { .. } => Some("max_call_bytes"),
             Self::TableElements { .. } => Some("max_table_elements"),
             Self::CpuTime { .. } => Some("max_guest_cpu_ms"),
-            Self::Trapped(_) | Self::LeftOpen(_) | Self::BadAnswer(_) => None,
+            Self::Trapped(_) | Self::LeftOpen(_) | Self::BadAnswer(_) | Self::Callee(_) => None,
         }
     }
 }

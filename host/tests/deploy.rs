@@ -63,7 +63,10 @@ fn versions_are_numbered_switched_rolled_back_and_remembered() {
     assert_eq!(actions, versions.map(|(action, version)| (action, Some(version))));
     assert!(acme.history.iter().all(|event| event.by == "tester" && event.subject.is_some()));
 
-    assert_eq!(admin(&platform, AdminCommand::Remove { tenant: name("acme"), drain: false }), Reply::Done);
+    assert_eq!(
+        admin(&platform, AdminCommand::Remove { tenant: name("acme"), drain: false, force: false }),
+        Reply::Done
+    );
     assert!(platform.tenant(&name("acme")).is_none());
     assert!(refusal(admin(&platform, AdminCommand::Show { tenant: name("acme") })).contains("there is no tenant acme"));
     assert_eq!(serving(deploy(&platform, "acme", &seeded(15), None)).version, 5);
@@ -96,6 +99,7 @@ fn a_failed_deployment_leaves_the_old_version_serving_and_says_why() {
         limits: None,
         model: model.map(str::to_owned),
         other_models: Vec::new(),
+        links: Vec::new(),
     };
     let missing = deploy_what("0".repeat(64), None);
     assert!(refusal(admin(&platform, missing)).contains("there is no component"));

@@ -75,6 +75,7 @@ fn a_model_is_removed_only_if_no_version_opens_it_and_it_is_not_the_default() {
             limits: None,
             model: Some(model.to_owned()),
             other_models: Vec::new(),
+            links: Vec::new(),
         };
         serving(admin(&platform, change));
     };
@@ -173,6 +174,7 @@ fn garbage_collection_keeps_what_a_version_or_the_default_names() {
         limits: None,
         model: Some("tiny/one".to_owned()),
         other_models: Vec::new(),
+        links: Vec::new(),
     };
     assert_eq!(serving(admin(&platform, adopt)).model_revision, newest);
 }
@@ -203,7 +205,7 @@ fn removing_a_tenant_removes_its_files_and_keeps_shared_ones() {
     assert_eq!(serving(deploy(&platform, "beta", &seeded(1), None)).component, shared);
     let own = serving(deploy(&platform, "beta", &seeded(2), None)).component;
     age(&dir.path().join("tenants/blobs"));
-    assert_eq!(admin(&platform, Command::Remove { tenant: name("beta"), drain: false }), Reply::Done);
+    assert_eq!(admin(&platform, Command::Remove { tenant: name("beta"), drain: false, force: false }), Reply::Done);
     platform.tidy().unwrap();
     assert!(blob(dir.path(), &shared).exists() && compiled(dir.path(), &shared) > 0);
     assert!(!blob(dir.path(), &own).exists() && compiled(dir.path(), &own) == 0);

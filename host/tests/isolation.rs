@@ -6,13 +6,17 @@ mod common;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use assay::device::{Account, LoadedModel};
-use assay::guest::{Call, CallMeter, Guest, GuestRuntime, Models, Payer, RuntimeOptions, Unlisted};
+use assay::guest::{
+    Call, CallMeter, CallTerms, Guest, GuestRuntime, Link, Links, Models, Payer, Reranks, RuntimeOptions, Unlisted,
+};
 use assay::limits::RequestLimits;
-use assay::rerank::{GuestFault, Request, RerankError, Response};
+use assay::rerank::{CallError, GuestFault, Request, RerankError, Response};
 use common::tenants::{self, Oracle, attack, component, request, seeded};
+use futures::future::BoxFuture;
 use tempfile::TempDir;
 
 /// Short, so that endless loops end soon.
@@ -50,7 +54,8 @@ impl Host {
         let models = Models { default: Arc::clone(&self.model), others: Vec::new(), unlisted: Unlisted::Denied };
         let payer = Payer::of(Account { tenant: "hostile".into(), ..Account::default() });
         let request = Arc::new(limits.clone()).admit(request)?;
-        guest.call(Call { request, arrived: Instant::now(), models, payer, meter: Arc::default(), span: None }).await
+        let (links, terms) = (Links::default(), CallTerms::default());
+        guest.call(Call { request, arrived: Instant::now(), models, links, payer, terms }).await
     }
 
     /// Runs an attack beside a neighbour's requests, and returns the attacker's error.
@@ -76,6 +81,43 @@ impl Host {
         assert!(next.is_ok(), "{name}: the next request failed: {next:?}");
         error
     }
+}
+
+/// Answers calls, and counts them.
+#[derive(Debug, Default)]
+struct Called(AtomicUsize);
+
+impl Reranks for Called {
+    fn ask(self: Arc<Self>, _request: Request, _terms: CallTerms) -> BoxFuture<'static, Result<Response, CallError>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::ready(Ok(Response::default())))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn prepare_may_call_no_tenant() {
+    let host = Host::new();
+    let called = Arc::<Called>::default();
+    let answers: Arc<dyn Reranks> = Arc::clone(&called);
+    let call = |guest: Guest| {
+        let models = Models::only(Arc::clone(&host.model));
+        let links: Links = [(None, Link::new("callee", Arc::clone(&answers)))].into_iter().collect();
+        let request = Arc::new(limits()).admit(request(&[])).unwrap();
+        let (payer, terms) = (Payer::default(), CallTerms::default());
+        async move { guest.call(Call { request, arrived: Instant::now(), models, links, payer, terms }).await }
+    };
+    // Prepared in the instance of its request, and once for all; it traps unless it is refused.
+    for guest in [host.runtime.load("calls", &component("calls-in-prepare")).unwrap(), host.guest("calls-in-prepare")] {
+        assert_eq!(guest.labels(), [None]);
+        let answered = call(guest).await;
+        assert!(answered.is_ok(), "{answered:?}");
+    }
+    assert_eq!(called.0.load(Ordering::Relaxed), 0);
+    assert!(call(host.guest("relays")).await.is_ok());
+    assert_eq!(called.0.load(Ordering::Relaxed), 1);
+    // Without a link, a call is refused.
+    let unlinked = host.call(&host.guest("relays"), request(&[]), &limits()).await.unwrap_err().to_string();
+    assert!(unlinked.contains("no tenant is behind the import without a label"), "{unlinked}");
 }
 
 fn fault(error: RerankError) -> GuestFault {
@@ -226,9 +268,9 @@ async fn long_instructions_and_long_host_calls_count_for_what_they_take() {
         let meter = Arc::<CallMeter>::default();
         let models = Models::only(Arc::clone(&host.model));
         let admitted = Arc::new(limits()).admit(trigger(attack)).unwrap();
-        let call =
-            Call { request: admitted, arrived: Instant::now(), models, payer: Payer::default(), meter, span: None };
-        let meter = Arc::clone(&call.meter);
+        let terms = CallTerms { meter: Arc::clone(&meter), ..CallTerms::default() };
+        let (request, arrived, links, payer) = (admitted, Instant::now(), Links::default(), Payer::default());
+        let call = Call { request, arrived, models, links, payer, terms };
         let error = guest.call(call).await.unwrap_err();
         assert_eq!(fault(error), GuestFault::CpuTime { limit: MAX_GUEST_CPU }, "{attack}");
         // A fill of 200 MiB may be half done when the time is up.

@@ -59,7 +59,7 @@ fn keys_limits_and_tenants_change_while_a_component_compiles() {
         assert_eq!(serving(set).limits.max_documents, 7);
         assert!(matches!(admin(&platform, Command::List), Reply::Tenants(listed) if listed.len() == 2));
         assert!(matches!(admin(&platform, Command::Show { tenant: name("acme") }), Reply::Tenant(_)));
-        assert_eq!(admin(&platform, Command::Remove { tenant: name("beta"), drain: false }), Reply::Done);
+        assert_eq!(admin(&platform, Command::Remove { tenant: name("beta"), drain: false, force: false }), Reply::Done);
         assert!(platform.tenant(&name("beta")).is_none());
         assert!(began.elapsed() < COMPILE_TIME / 2, "it took {:?}", began.elapsed());
         assert!(refusal(deploying.join().unwrap()).contains("computed for longer"));
@@ -102,7 +102,7 @@ fn a_removed_tenants_requests_and_a_revoked_keys_are_stopped() {
     assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
     until("the revoked request's end", || service.running() == 1);
     let live = service.platform.tenant(&name("acme")).unwrap();
-    admin(&service.platform, Command::Remove { tenant: name("acme"), drain: false });
+    admin(&service.platform, Command::Remove { tenant: name("acme"), drain: false, force: false });
     assert_eq!(Answer::parse(&read_all(&mut other)).status, 401);
     until("the removed tenant's request's end", || live.usage().running == 0);
     let usage = live.usage();
@@ -115,7 +115,7 @@ fn a_request_in_work_may_end_where_the_operator_lets_it() {
     let service = Service::start(Setting::default());
     let mut half = service.half();
     until("the request's start", || service.running() == 1);
-    admin(&service.platform, Command::Remove { tenant: name("acme"), drain: true });
+    admin(&service.platform, Command::Remove { tenant: name("acme"), drain: true, force: false });
     half.write_all(b"}").unwrap();
     assert_eq!(Answer::parse(&read_all(&mut half)).status, 200);
     assert_eq!(service.send(&service.good()).status, 401);

@@ -177,3 +177,69 @@ fn a_program_that_goes_away_cancels_what_it_asked() {
     until("the call's end", || usage("running") == 0 && usage("cancelled") == 1);
     assert!(server.stop());
 }
+
+#[test]
+fn a_server_that_is_asked_to_stop_answers_calls_in_work_first() {
+    let dir = tenants::data_dir();
+    // Long enough to be in work when the order comes, and not for longer than the server waits.
+    deploy(&dir, "spins", &tenants::component("trigger"), "max_guest_cpu_ms = 1500\n");
+    let server = Server::on(dir.path(), &[]);
+    let shown = || -> serde_json::Value { serde_json::from_str(&server.tenant(&["show", "spins", "--json"])).unwrap() };
+    let mut command = run(dir.path(), &["--link", "news=spins", "--link", "law=spins"], "ask", &[]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // The second request comes when the server is stopping.
+    child.stdin.take().unwrap().write_all(b"news\tATTACK spin\td\nlaw\tq\td\n").unwrap();
+    until("the call's start", || shown()["usage"]["running"] == 1);
+    server.signal();
+    let output = child.wait_with_output().unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let [spun, refused] = lines.lines().collect::<Vec<_>>()[..] else { panic!("{lines}") };
+    assert!(spun.contains("tenant spins: the guest failed: it computed for longer"), "{spun}");
+    assert!(refused.starts_with("law\terror\tError::Unavailable"), "{refused}");
+    assert!(server.ended());
+}
+
+#[test]
+fn tenants_are_linked_with_and_without_a_server() {
+    let dir = tenants::data_dir();
+    let allowed = "callers = [\"front\"]\n";
+    deploy(&dir, "back", &seeded(11), allowed);
+    let relays = component("relays");
+    let relays = relays.to_str().unwrap();
+    let failed = |arguments: &[&str], parts: &[&str]| {
+        common::finish(common::assay(dir.path()).arg("tenant").args(arguments)).fails(2, parts);
+    };
+    failed(&["deploy", "front", relays], &["imports a reranker without a label", "--link TENANT"]);
+    failed(&["deploy", "front", relays, "--link", "nobody"], &["link nobody: there is no tenant nobody"]);
+    // No server serves the tenant behind the link, and the version is tried all the same.
+    tenant(dir.path(), &["deploy", "front", relays, "--link", "back"]);
+    let plain = |data_dir: &Path| finish(&mut run(data_dir, &["--link", "front"], "plain", &["hits", "a", "b", "c"]));
+    assert_eq!(plain(dir.path()).code, Some(3));
+
+    let server = Server::on(dir.path(), &[]);
+    let key = server.tenant(&["key", "create", "front"]);
+    let body = json!({ "query": "q", "documents": ["some", "documents"] }).to_string();
+    let answer = server.post_as(&key, "/v1/rerank", &body).ok();
+    let expected = Oracle::new(dir.path()).scores(11, &["some".to_owned(), "documents".to_owned()]);
+    let scores: Vec<f32> = answer["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|hit| hit["relevance_score"].as_f64().unwrap() as f32)
+        .collect();
+    assert_eq!(scores, expected);
+    assert_eq!(plain(dir.path()).code, Some(3));
+    let shown = server.tenant(&["show", "front"]);
+    for part in ["links\n", "(no label)", "back", "are allowed"] {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+    let shown = server.tenant(&["show", "back"]);
+    assert!(shown.contains("called by front") && shown.contains("may be called by front"), "{shown}");
+
+    failed(&["remove", "back"], &["back is called by front", "--force"]);
+    server.post_as(&key, "/v1/rerank", &body).ok();
+    server.tenant(&["remove", "back", "--force"]);
+    server.post_as(&key, "/v1/rerank", &body).refused(502, &["tenant back: there is no such tenant"]);
+    assert!(server.tenant(&["show", "front"]).contains("fail: there is no such tenant"));
+    assert!(server.stop());
+}

@@ -1,6 +1,7 @@
-//! Many tenants at once, deploying, rolling back and attacking, beside callers over HTTP who are polite, who attack, and
-//! whose keys are revoked: no answer is lost or another's, nothing panics, memory stays flat. The attackers over HTTP are
-//! at work for the first two thirds; the polite caller's times with and without them are printed.
+//! Many tenants at once, deploying, rolling back, calling each other and attacking, beside callers over HTTP who are
+//! polite, who attack, and whose keys are revoked: no answer is lost or another's, nothing panics, memory stays flat.
+//! The attackers over HTTP are at work for the first two thirds; the polite caller's times with and without them are
+//! printed.
 //!
 //! Short as it runs with the others. The long one:
 //! `ASSAY_SOAK_SECONDS=600 ASSAY_SOAK_TENANTS=50 ASSAY_SOAK_CONCURRENCY=64 cargo test --release --workspace --test soak -- --nocapture`
@@ -24,7 +25,8 @@ use assay::tenant::{Platform, TenantLimits};
 use common::attackers::{ATTACKS, Attackers, Target};
 use common::server::{Answer, get, post, read_all};
 use common::service::{PATIENCE, Service};
-use common::tenants::{self, Oracle, Scores, VOCABULARY_SIZE, admin, attack, component, deploy, name, seeded, serving};
+use common::tenants::serving;
+use common::tenants::{self, Oracle, Scores, VOCABULARY_SIZE, admin, attack, callers, component, deploy, name, seeded};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -34,6 +36,14 @@ const VERSIONS: u32 = 2;
 /// Hostile tenants, and what sets each off.
 const HOSTILE: [(&str, &str); 6] =
     [("recurses", ""), ("floods", ""), ("leaks", ""), ("half-way", ""), ("nonsense", "million"), ("huge-list", "")];
+
+/// Tenants that call: the first one the second, and that tenant 0.
+const FRONT: &str = "front";
+const MIDDLE: &str = "middle";
+
+/// A tenant whose guest calls a hostile tenant, which traps in the middle of a request.
+const BROKEN: &str = "broken";
+const HOSTILE_CALLEE: &str = "half-way";
 
 fn setting(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{variable} is {value:?}")))
@@ -52,6 +62,8 @@ fn documents(number: u64) -> Vec<String> {
 #[derive(Debug, Default)]
 struct Counts {
     answered: AtomicU64,
+    /// Answered through two links.
+    chained: AtomicU64,
     repelled: AtomicU64,
     refused: AtomicU64,
     /// Requests that met an engine's failure.
@@ -87,7 +99,10 @@ async fn caller(platform: Arc<Platform>, mut oracle: impl Scores, counts: Arc<Co
     while Instant::now() < until {
         let number = counts.next.fetch_add(1, Ordering::Relaxed);
         if number.is_multiple_of(20) {
-            let (guest, kind) = HOSTILE[(number / 20) as usize % HOSTILE.len()];
+            let (mut guest, kind) = HOSTILE[(number / 20) as usize % HOSTILE.len()];
+            if guest == HOSTILE_CALLEE && (number / 20).is_multiple_of(2) {
+                guest = BROKEN;
+            }
             let Some(live) = platform.tenant(&name(guest)) else { continue };
             match live.rerank(attack(kind)).await {
                 Ok(answer) => panic!("{guest} was answered: {answer:?}"),
@@ -100,7 +115,9 @@ async fn caller(platform: Arc<Platform>, mut oracle: impl Scores, counts: Arc<Co
         let tenant = number % tenants;
         let documents = documents(number);
         let request = Request { documents: documents.clone(), ..tenants::request(&[]) };
-        let live = platform.tenant(&name(&format!("tenant-{tenant}"))).unwrap();
+        let is_chained = tenant == 0 && (number / tenants).is_multiple_of(3);
+        let asked = if is_chained { FRONT.to_owned() } else { format!("tenant-{tenant}") };
+        let live = platform.tenant(&name(&asked)).unwrap();
         match live.rerank(request).await {
             Ok(response) => {
                 let scores: Vec<f32> = response.hits.iter().map(|hit| hit.score).collect();
@@ -108,7 +125,8 @@ async fn caller(platform: Arc<Platform>, mut oracle: impl Scores, counts: Arc<Co
                 let own = (0..VERSIONS).map(|version| seed(tenant, version)).any(|own| own == answering);
                 assert!(own, "tenant {tenant} was answered by {answering}");
                 assert_eq!(scores, oracle.scores(answering, &documents), "tenant {tenant}, request {number}");
-                counts.answered.fetch_add(1, Ordering::Relaxed);
+                let counter = if is_chained { &counts.chained } else { &counts.answered };
+                counter.fetch_add(1, Ordering::Relaxed);
             }
             // A full queue is an answer, and says when to come back.
             Err(RerankError::TooManyRequests { .. } | RerankError::Overloaded { .. }) => {
@@ -228,9 +246,15 @@ impl Host {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let platform = Arc::new(tenants::platform_on(dir.path(), runtime.handle(), choice));
         for tenant in 0..tenants {
+            let limits = Some(callers(&[MIDDLE]));
             for version in (0..VERSIONS).rev() {
-                serving(deploy(&platform, &format!("tenant-{tenant}"), &seeded(seed(tenant, version)), None));
+                let wasm = seeded(seed(tenant, version));
+                serving(deploy(&platform, &format!("tenant-{tenant}"), &wasm, limits.clone()));
             }
+        }
+        for (caller, callee) in [(MIDDLE, "tenant-0"), (FRONT, MIDDLE)] {
+            let limits = Some(callers(&[FRONT]));
+            serving(tenants::deploy_linked(&platform, caller, &component("relays"), limits, &[("", callee)]));
         }
         let key = key(&platform, "tenant-0");
         let service = Service::over(platform, &key, runtime, dir);
@@ -269,8 +293,11 @@ fn tenants_share_a_host_and_each_gets_its_own_answers() {
     let mut host = Host::start(dir, EngineChoice::Auto, seconds);
     let hostile = TenantLimits { max_guest_cpu_ms: 50, max_concurrent_requests: 2, ..TenantLimits::default() };
     for (guest, _) in HOSTILE {
-        serving(deploy(&host.service.platform, guest, &component(guest), Some(hostile.clone())));
+        let limits = TenantLimits { callers: vec![name(BROKEN)], ..hostile.clone() };
+        serving(deploy(&host.service.platform, guest, &component(guest), Some(limits)));
     }
+    let (relays, links) = (component("relays"), [("", HOSTILE_CALLEE)]);
+    serving(tenants::deploy_linked(&host.service.platform, BROKEN, &relays, Some(hostile.clone()), &links));
     serving(deploy(&host.service.platform, "trigger", &component("trigger"), None));
     host.until = Instant::now() + Duration::from_secs(seconds);
     let (platform, address, until) = (&host.service.platform, &host.service.address, host.until);
@@ -301,11 +328,12 @@ fn tenants_share_a_host_and_each_gets_its_own_answers() {
     host.finish(callers);
     let late = resident_bytes();
     let (answered, repelled) = (Counts::get(&counts.answered), Counts::get(&counts.repelled));
+    let chained = Counts::get(&counts.chained);
     let mib = |bytes: Option<u64>| bytes.map_or(0, |bytes| bytes >> 20);
     println!(
-        "{seconds} s, {} tenants: {answered} answered, {repelled} attacks repelled, {} refused, {switches} switches, {} \
-         without room on the disk, {revoked} keys revoked, {} MiB a third in, {} MiB at the end; over HTTP {} answers \
-         beside attackers, p99 {:.1} ms, and {} without them, p99 {:.1} ms",
+        "{seconds} s, {} tenants: {answered} answered, {chained} through two links, {repelled} attacks repelled, {} \
+         refused, {switches} switches, {} without room on the disk, {revoked} keys revoked, {} MiB a third in, {} MiB \
+         at the end; over HTTP {} answers beside attackers, p99 {:.1} ms, and {} without them, p99 {:.1} ms",
         host.tenants,
         Counts::get(&counts.refused),
         Counts::get(&counts.no_room),
@@ -316,7 +344,15 @@ fn tenants_share_a_host_and_each_gets_its_own_answers() {
         alone.len(),
         p99_ms(alone.clone()),
     );
-    assert!(answered > 0 && repelled > 0 && switches > 0 && revoked > 0 && !beside.is_empty() && !alone.is_empty());
+    assert!(
+        answered > 0
+            && chained > 0
+            && repelled > 0
+            && switches > 0
+            && revoked > 0
+            && !beside.is_empty()
+            && !alone.is_empty()
+    );
     if let (Some(early), Some(late)) = (early, late) {
         assert!(late < early + early / 4 + (32 << 20), "memory grew from {early} to {late} bytes");
     }

@@ -84,7 +84,10 @@ impl House {
     fn adopt(&self, tenant: &str, model: Option<&str>, other_models: &[&str]) -> Reply {
         let other_models = other_models.iter().map(|&model| model.to_owned()).collect();
         let (tenant, model) = (name(tenant), model.map(str::to_owned));
-        admin(self.platform(), Command::Deploy { tenant, component: None, limits: None, model, other_models })
+        admin(
+            self.platform(),
+            Command::Deploy { tenant, component: None, limits: None, model, other_models, links: Vec::new() },
+        )
     }
 }
 

@@ -27,14 +27,23 @@ pub enum Cause {
     NoPackages,
     /// The operating system lacks what the test looks at.
     NoSystemFeature,
+    /// The reference material is not beside the checkout.
+    NoReference,
     /// A file that `cargo xtask test` makes is missing.
     NotSetUp,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 6] =
-        [Self::NoAdapter, Self::NoInstructions, Self::NoHub, Self::NoPackages, Self::NoSystemFeature, Self::NotSetUp];
+    pub const ALL: [Self; 7] = [
+        Self::NoAdapter,
+        Self::NoInstructions,
+        Self::NoHub,
+        Self::NoPackages,
+        Self::NoSystemFeature,
+        Self::NoReference,
+        Self::NotSetUp,
+    ];
 
     /// Its name in the file of skips.
     #[must_use]
@@ -45,6 +54,7 @@ impl Cause {
             Self::NoHub => "no hub",
             Self::NoPackages => "no packages",
             Self::NoSystemFeature => "no system feature",
+            Self::NoReference => "no reference material",
             Self::NotSetUp => "not set up",
         }
     }

@@ -132,7 +132,9 @@ impl Skip {
     fn avoidable(&self, machine: Machine) -> bool {
         let Some(name) = &self.cause else { return false };
         match Cause::ALL.into_iter().find(|cause| cause.name() == name) {
-            Some(Cause::NoInstructions | Cause::NoHub | Cause::NoPackages | Cause::NoSystemFeature) => false,
+            Some(
+                Cause::NoInstructions | Cause::NoHub | Cause::NoPackages | Cause::NoSystemFeature | Cause::NoReference,
+            ) => false,
             Some(Cause::NoAdapter) => machine.vulkan,
             Some(Cause::NotSetUp) | None => true,
         }

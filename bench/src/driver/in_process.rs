@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use assay::device::{Account, Device, DeviceOptions, LoadedModel};
-use assay::guest::{self, Call, Guest, GuestRuntime, Models, Payer, RuntimeOptions};
+use assay::guest::{self, Call, CallTerms, Guest, GuestRuntime, Links, Models, Payer, RuntimeOptions};
 use assay::limits::RequestLimits;
 use assay::model::store::StoredModel;
 use assay::rerank::{GuestFault, Request, RerankError, Response};
@@ -134,7 +134,8 @@ impl InProcessDriver {
         let Tenant { guest, models, payer } = &self.tenants[tenant];
         let request = self.limits.admit(request).map_err(|error| failure(&error))?;
         let (models, payer) = (models.clone(), payer.clone());
-        let response = guest.call(Call { request, arrived, models, payer, meter: Arc::default(), span: None }).await;
+        let (links, terms) = (Links::default(), CallTerms::default());
+        let response = guest.call(Call { request, arrived, models, links, payer, terms }).await;
         response.map_err(|error| failure(&error))
     }
 }

@@ -237,8 +237,14 @@ fn open(options: &InProcessOptions, data_dir: &std::path::Path, tokio: Handle) -
     let tenant: TenantName = TENANT.parse()?;
     let execute = |command| platform.execute(AdminRequest { command, by: TENANT.to_owned() });
     let component = Some(platform.put_component(&component)?);
-    let deploy =
-        Command::Deploy { tenant: tenant.clone(), component, limits: None, model: None, other_models: Vec::new() };
+    let deploy = Command::Deploy {
+        tenant: tenant.clone(),
+        component,
+        limits: None,
+        model: None,
+        other_models: Vec::new(),
+        links: Vec::new(),
+    };
     if let Reply::Refused(error) = execute(deploy) {
         return Err(error.into());
     }

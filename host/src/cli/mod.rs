@@ -14,6 +14,7 @@ pub mod files;
 mod formats;
 mod gc;
 mod guest;
+mod link;
 mod loaded;
 mod logs;
 mod metrics;

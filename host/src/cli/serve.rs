@@ -426,8 +426,8 @@ async fn serve(
     platform: &Arc<Platform>,
     options: ServeOptions,
 ) -> Result<impl Future<Output = Result<(), CliError>> + use<>, CliError> {
-    let orders = admin_orders(data_dir, platform)?;
     let (order, stops) = watch::channel(Order::Serve);
+    let (orders, answered) = admin_orders(data_dir, platform, stops.clone(), options.drain_time)?;
     // Handled before the lines below: a program that reads them may stop the server at once.
     let signals = Signals::new().map_err(|error| CliError::failed(format!("signals cannot be handled: {error}")))?;
     tokio::spawn(signals::stop_at(signals, order));
@@ -443,8 +443,10 @@ async fn serve(
     let platform = Arc::clone(platform);
     Ok(async move {
         let _socket_file = socket_file;
+        // Both end when they were asked to, and have answered what was in work then.
+        let drained = async { tokio::join!(http::serve(listeners, platform, options, stops), answered) };
         tokio::select! {
-            () = http::serve(listeners, platform, options, stops) => Ok(()),
+            _ = drained => Ok(()),
             () = orders => Ok(()),
         }
     })
@@ -468,17 +470,35 @@ async fn reload(tls: Arc<Tls>) {
     }
 }
 
-/// Takes commands over the admin socket until it is dropped.
+/// The first future takes commands and calls over the admin socket until it is dropped. The second ends when the order
+/// to drain has come, and the calls in work are answered or their time is over.
 #[cfg(unix)]
-fn admin_orders(data_dir: &Path, platform: &Arc<Platform>) -> Result<impl Future<Output = ()> + use<>, CliError> {
+fn admin_orders(
+    data_dir: &Path,
+    platform: &Arc<Platform>,
+    mut stops: watch::Receiver<Order>,
+    drain_time: Duration,
+) -> Result<(impl Future<Output = ()> + use<>, impl Future<Output = ()> + use<>), CliError> {
     let admin = AdminServer::bind(data_dir)
         .map_err(|error| CliError::failed(format!("the admin socket in {}: {error}", data_dir.display())))?;
-    let platform = Arc::clone(platform);
-    Ok(async move { admin.serve(&platform).await })
+    let (platform, calls) = (Arc::clone(platform), Arc::clone(admin.calls()));
+    let answered = async move {
+        // If the sender is gone, no order comes any more: the server goes on.
+        if stops.wait_for(|order| *order == Order::Drain).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        drop(tokio::time::timeout(drain_time, calls.drain()).await);
+    };
+    Ok((async move { admin.serve(&platform).await }, answered))
 }
 
 /// Without Unix sockets tenants are changed while no server runs.
 #[cfg(not(unix))]
-fn admin_orders(_data_dir: &Path, _platform: &Arc<Platform>) -> Result<impl Future<Output = ()> + use<>, CliError> {
-    Ok(std::future::pending())
+fn admin_orders(
+    _data_dir: &Path,
+    _platform: &Arc<Platform>,
+    _stops: watch::Receiver<Order>,
+    _drain_time: Duration,
+) -> Result<(impl Future<Output = ()> + use<>, impl Future<Output = ()> + use<>), CliError> {
+    Ok((std::future::pending(), std::future::ready(())))
 }

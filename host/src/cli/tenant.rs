@@ -7,12 +7,13 @@ use tokio::runtime::Handle;
 
 use super::component::ComponentArgs;
 use super::error::CliError;
+use super::link::LinkArg;
 use super::loaded::loaded_models;
 use super::table;
 use crate::device::{DeviceOptions, DeviceStatus, ModelStatus};
 use crate::model::ModelRevision;
 use crate::tenant::admin::{
-    AdminRequest, Command as AdminCommand, Description, HeldModel, OpenedModel, Reply, Served, Stored,
+    AdminRequest, Command as AdminCommand, Description, HeldModel, OpenedModel, Reply, Served, ShownLink, Stored,
 };
 use crate::tenant::client::AdminClient;
 use crate::tenant::compile::CompilerOptions;
@@ -48,6 +49,9 @@ pub(super) struct Remove {
     /// Let requests in work end; they are stopped otherwise
     #[arg(long)]
     drain: bool,
+    /// Remove it although other tenants call it: their calls fail from now on
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +70,11 @@ pub(super) struct Deploy {
     /// Another model in the limits, at a revision other than the current version's; may be repeated
     #[arg(long = "other-model", value_name = "NAME[@REVISION]")]
     other_models: Vec<String>,
+    /// The tenant behind an import of the component, by the import's label; TENANT alone is for the import without a
+    /// label. That tenant's limits must name this one among `callers`. May be repeated [default: the links of the
+    /// current version]
+    #[arg(long = "link", value_name = "LABEL=TENANT")]
+    links: Vec<LinkArg>,
 }
 
 #[derive(Debug, Args)]
@@ -151,10 +160,11 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
         matches!(&command, Command::List(Json { json: true }) | Command::Show(Show { json: Json { json: true }, .. }));
     // Reads files before anything slow, so that a mistake in one is reported at once.
     let (command, component) = match command {
-        Command::Deploy(Deploy { name, component, limits, model, other_models }) => {
+        Command::Deploy(Deploy { name, component, limits, model, other_models, links }) => {
             let limits = limits.as_deref().map(read_limits).transpose()?.map(Box::new);
             let wasm = component.read()?;
-            (AdminCommand::Deploy { tenant: name, component: None, limits, model, other_models }, wasm)
+            let links = links.into_iter().map(Into::into).collect();
+            (AdminCommand::Deploy { tenant: name, component: None, limits, model, other_models, links }, wasm)
         }
         Command::List(_) => (AdminCommand::List, None),
         Command::Show(Show { name, .. }) => (AdminCommand::Show { tenant: name }, None),
@@ -165,7 +175,7 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
         Command::Key(Key::Create(One { name })) => (AdminCommand::CreateKey { tenant: name }, None),
         Command::Key(Key::List(One { name })) => (AdminCommand::ListKeys { tenant: name }, None),
         Command::Key(Key::Revoke { name, id, drain }) => (AdminCommand::RevokeKey { tenant: name, id, drain }, None),
-        Command::Remove(Remove { name, drain }) => (AdminCommand::Remove { tenant: name, drain }, None),
+        Command::Remove(Remove { name, drain, force }) => (AdminCommand::Remove { tenant: name, drain, force }, None),
     };
     print(execute(command, component.as_deref(), data_dir)?, json)
 }
@@ -289,7 +299,7 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
     }
     match reply {
         Reply::Serving(served) => {
-            let Served { deployment, no_snapshot } = *served;
+            let Served { deployment, no_snapshot, refused_callers } = *served;
             let models: Vec<String> = deployment.models().iter().map(model_name).collect();
             eprintln!(
                 "version {} serves: component {:.16}, model {}",
@@ -298,6 +308,9 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
                 models.join(", ")
             );
             eprintln!("{}", starts(no_snapshot.as_deref()));
+            for caller in refused_callers {
+                eprintln!("calls by {caller} are refused from now on: the limit `callers` does not name it");
+            }
         }
         Reply::Tenants(tenants) => {
             let rows: Vec<_> =
@@ -359,8 +372,14 @@ fn opened_row(opened: &OpenedModel, current: u64) -> Vec<String> {
     vec![model_name(&opened.model), versions.join(", "), stored]
 }
 
+fn link_row(ShownLink { link, trouble }: &ShownLink) -> Vec<String> {
+    let label = link.label.clone().unwrap_or_else(|| "(no label)".to_owned());
+    let state = trouble.as_ref().map_or("are allowed".to_owned(), |trouble| format!("fail: {trouble}"));
+    vec![label, link.tenant.to_string(), state]
+}
+
 fn describe(description: &Description) -> String {
-    let Description { tenant, versions, history, models, usage, trouble, device } = description;
+    let Description { tenant, versions, history, models, usage, trouble, device, links, called_by } = description;
     let mut text = format!("{}\n\nversions\n", tenant.name);
     let mark = |version: u64| if version == tenant.current { "*" } else { "" };
     let rows: Vec<Vec<String>> = versions.iter().map(|version| list_row(mark(version.version), version)).collect();
@@ -368,7 +387,20 @@ fn describe(description: &Description) -> String {
     text += "\nmodels\n";
     let rows: Vec<Vec<String>> = models.iter().map(|opened| opened_row(opened, tenant.current)).collect();
     text += &table::columns(&["model", "opened by version", "revision"], &rows);
+    if !links.is_empty() {
+        text += "\nlinks\n";
+        let rows: Vec<Vec<String>> = links.iter().map(link_row).collect();
+        text += &table::columns(&["import", "tenant", "calls"], &rows);
+    }
+    if !called_by.is_empty() {
+        let names: Vec<&str> = called_by.iter().map(TenantName::as_str).collect();
+        text += &format!("\ncalled by {}\n", names.join(", "));
+    }
     if let Some(current) = versions.iter().find(|version| version.version == tenant.current) {
+        let callers: Vec<&str> = current.limits.callers.iter().map(TenantName::as_str).collect();
+        if !callers.is_empty() {
+            text += &format!("\nmay be called by {}\n", callers.join(", "));
+        }
         text += "\nlimits\n";
         let used = |limit: &str| usage.as_ref().and_then(|usage| used(usage, limit)).unwrap_or_else(|| "-".to_owned());
         let rows: Vec<Vec<String>> = current

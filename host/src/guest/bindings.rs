@@ -32,7 +32,7 @@ pub(super) mod caller {
         path: "../wit",
         world: "caller",
         imports: { default: async | trappable },
-        named_imports: { "assay:rerank/reranker": crate::guest::link::Link },
+        named_imports: { "assay:rerank/reranker": crate::guest::link::Label },
     });
 }
 
@@ -42,6 +42,6 @@ pub(super) mod first_caller {
         path: "../wit/0.1.0",
         world: "caller",
         imports: { default: async | trappable },
-        named_imports: { "assay:rerank/reranker": crate::guest::link::Link },
+        named_imports: { "assay:rerank/reranker": crate::guest::link::Label },
     });
 }

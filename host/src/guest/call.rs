@@ -12,6 +12,7 @@ use super::cpu_time::CpuMeter;
 use super::idle::IdleInstances;
 use super::inference::{Budget, Purpose, Used};
 use super::instance::{Cost, Instance, Start, StoreData, Terms, time_left};
+use super::link::{CallTerms, Links};
 use super::meter::CallMeter;
 use super::models::Models;
 use super::pool::{Place, Pool};
@@ -19,10 +20,9 @@ use super::reading::Starts;
 use super::threads::{GuestThreads, Unfinished};
 use super::turns::CpuShare;
 use crate::device::Account;
-use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
+use crate::limits::{AdmittedRequest, MAX_CHAIN_DEPTH, RequestLimits, TokenRate};
 use crate::model::ModelInfo;
-use crate::rerank::{Request, RerankError, Response, SETTING_LABEL, SETTING_TRUNCATION_DIRECTION, Timings};
-use crate::telemetry::traces::Span;
+use crate::rerank::{GuestFault, Request, RerankError, Response, SETTING_LABEL, SETTING_TRUNCATION_DIRECTION, Timings};
 
 /// Prepared instances kept for a guest without a snapshot: enough that two requests at once do not wait for `prepare`.
 const WARM_INSTANCES: usize = 2;
@@ -36,12 +36,12 @@ pub struct Call {
     pub arrived: Instant,
     /// The models that the guest may open.
     pub models: Models,
+    /// The tenants behind its imports.
+    pub links: Links,
     /// Who it is for.
     pub payer: Payer,
-    /// What it costs, counted while it runs.
-    pub meter: Arc<CallMeter>,
-    /// The span that the spans of its rows are within, if it is sampled.
-    pub span: Option<Span>,
+    /// What its caller leaves it, and what counts its cost.
+    pub terms: CallTerms,
 }
 
 /// The tenant that a request is charged to, with its shares and limits.
@@ -80,6 +80,8 @@ pub(super) struct Program {
     /// Its number among the idle instances.
     id: u64,
     pre: GuestPre<StoreData>,
+    /// The labels of its imports of `reranker`.
+    pub(super) labels: Vec<Option<String>>,
     pub(super) start: Start,
     pub(super) shared: Shared,
     max_prepare_cpu: Duration,
@@ -140,16 +142,22 @@ fn with_defaults(mut request: Request, info: &ModelInfo) -> Result<Request, Rera
 }
 
 impl Program {
-    pub(super) fn new(pre: GuestPre<StoreData>, start: Start, shared: Shared, max_prepare_cpu: Duration) -> Self {
+    pub(super) fn new(
+        pre: GuestPre<StoreData>,
+        labels: Vec<Option<String>>,
+        start: Start,
+        shared: Shared,
+        max_prepare_cpu: Duration,
+    ) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Self { id, pre, start, shared, max_prepare_cpu, is_warming_up: AtomicBool::new(false) }
+        Self { id, pre, labels, start, shared, max_prepare_cpu, is_warming_up: AtomicBool::new(false) }
     }
 
     /// Runs one request on the guests' threads. Dropping the future stops the guest at its next epoch tick and takes its
     /// rows out of the queue.
     pub(super) async fn rerank(self: &Arc<Self>, call: Call) -> Result<Response, RerankError> {
-        let (cpu, meter, program) = (Arc::clone(&call.payer.cpu), Arc::clone(call.meter.cpu()), Arc::clone(self));
+        let (cpu, meter, program) = (Arc::clone(&call.payer.cpu), Arc::clone(call.terms.meter.cpu()), Arc::clone(self));
         let running = {
             let meter = Arc::clone(&meter);
             self.shared.threads.run(cpu, Arc::clone(&meter), async move { program.rerank_here(call, meter).await })
@@ -160,21 +168,26 @@ impl Program {
     }
 
     async fn rerank_here(self: &Arc<Self>, call: Call, cpu: Arc<CpuMeter>) -> Result<Response, RerankError> {
-        let Call { request, arrived, models, payer, meter, span } = call;
+        let Call { request, arrived, models, links, payer, terms } = call;
+        let CallTerms { depth, deadline, max_tokens, max_cpu, meter, span } = terms;
         let (request, limits) = request.into_parts();
-        let deadline = arrived + limits.max_wall;
+        let own_deadline = arrived + limits.max_wall;
+        let deadline = deadline.map_or(own_deadline, |callers| callers.min(own_deadline));
         let budget = Budget {
             models,
+            links,
+            depth,
             account: payer.account.clone(),
             rate: payer.rate.clone(),
             meter: Arc::clone(&meter),
             deadline,
             max_rows: limits.max_request_rows,
-            max_tokens: limits.max_request_tokens,
+            max_tokens: max_tokens.map_or(limits.max_request_tokens, |left| left.min(limits.max_request_tokens)),
+            max_cpu,
             span,
         };
         let late = RerankError::DeadlineExceeded { limit: limits.max_wall };
-        let context = Context { payer, limits: &limits, cpu };
+        let context = Context { payer, limits: &limits, cpu, depth };
         let answer = self.answer(request, budget, &context, &meter);
         let answered = tokio::time::timeout(time_left(deadline), answer).await;
         let (mut response, used) = answered.map_err(|_| late)??;
@@ -209,6 +222,7 @@ impl Program {
             // A guest passes on what it was told: that the host is overloaded, or (built for 0.1.0, which has no word for
             // it) that it is when the device failed.
             Err(error) => Err(match (convert::error(error, limits), used.device_fault, used.over_rate) {
+                (RerankError::Internal(message), None, _) if used.callee_failed => GuestFault::Callee(message).into(),
                 (
                     RerankError::Overloaded { retry_after } | RerankError::Unavailable { retry_after, .. },
                     Some(fault),
@@ -229,9 +243,10 @@ impl Program {
         context: &Context<'_>,
     ) -> Result<Instance, RerankError> {
         let (tenant, most_memory) = (&context.payer.cpu.tenant, context.payer.max_guest_memory_bytes);
+        let depth = context.depth;
         let terms = Terms { purpose, limits: context.limits, meter: Arc::clone(&context.cpu) };
         let starts = &self.shared.starts;
-        let instance = match (self.idle_for(context.limits), self.start) {
+        let instance = match (self.idle_for(context.limits, depth), self.start) {
             (Some(mut instance), _) => {
                 Starts::count(if instance.served > 0 { &starts.reused } else { &starts.warm });
                 instance.begin(terms, most_memory);
@@ -239,12 +254,12 @@ impl Program {
             }
             (None, Start::Snapshotted) => {
                 Starts::count(&starts.snapshotted);
-                let place = self.shared.pool.place(tenant).await?;
+                let place = self.shared.pool.place(tenant, depth).await?;
                 Instance::open(&self.pre, terms, place, self.shared.pool.memory(tenant, most_memory)).await?
             }
             (None, Start::Prepare) => {
                 Starts::count(&starts.prepared);
-                let place = self.shared.pool.place(tenant).await?;
+                let place = self.shared.pool.place(tenant, depth).await?;
                 let mut instance = self.prepare(info, context, place).await?;
                 instance.begin(terms, most_memory);
                 instance
@@ -258,8 +273,8 @@ impl Program {
 
     /// An idle instance that may serve another request. Drops those that have served too many, which happens after the
     /// tenant's limit was lowered.
-    fn idle_for(&self, limits: &RequestLimits) -> Option<Instance> {
-        while let Some(instance) = self.shared.idle.take(self.id) {
+    fn idle_for(&self, limits: &RequestLimits, depth: usize) -> Option<Instance> {
+        while let Some(instance) = self.shared.idle.take(self.id, depth) {
             if instance.served < limits.max_requests_per_instance {
                 return Some(instance);
             }
@@ -287,12 +302,13 @@ impl Program {
             return;
         }
         let (program, info, limits) = (Arc::clone(self), Arc::clone(info), context.limits.clone());
+        let depth = context.depth;
         let (payer, meter) = (context.payer.clone(), Arc::<CpuMeter>::default());
         let cpu = Arc::clone(&payer.cpu);
         self.shared.threads.detach(cpu, Arc::clone(&meter), async move {
-            let context = Context { payer, limits: &limits, cpu: meter };
+            let context = Context { payer, limits: &limits, cpu: meter, depth };
             // A failure is not reported: the next request meets it too, and reports it.
-            while program.shared.idle.count(program.id) < WARM_INSTANCES
+            while program.shared.idle.count(program.id, depth) < WARM_INSTANCES
                 && program.warm_one(&info, &context).await.is_some()
             {}
             program.is_warming_up.store(false, Ordering::Relaxed);
@@ -301,7 +317,7 @@ impl Program {
 
     async fn warm_one(&self, info: &Arc<ModelInfo>, context: &Context<'_>) -> Option<()> {
         let tenant = &context.payer.cpu.tenant;
-        let place = self.shared.pool.try_place(tenant)?;
+        let place = self.shared.pool.try_place(tenant, context.depth)?;
         let prepared = self.prepare(info, context, place);
         let instance = tokio::time::timeout(context.limits.max_wall, prepared).await.ok()?.ok()?;
         self.shared.idle.keep(self.id, tenant, instance);
@@ -309,7 +325,7 @@ impl Program {
     }
 
     pub(super) fn idle_count(&self) -> usize {
-        self.shared.idle.count(self.id)
+        self.shared.idle.count(self.id, MAX_CHAIN_DEPTH)
     }
 
     /// Keeps an instance for the next request if its tenant allows that and it has no model open.
@@ -332,4 +348,6 @@ struct Context<'a> {
     payer: Payer,
     limits: &'a RequestLimits,
     cpu: Arc<CpuMeter>,
+    /// Links that led to the request.
+    depth: usize,
 }

@@ -28,6 +28,12 @@ struct Idle {
     instance: Instance,
 }
 
+impl Idle {
+    fn is_for(&self, program: u64, depth: usize) -> bool {
+        self.program == program && self.instance.depth() <= depth
+    }
+}
+
 impl IdleInstances {
     pub(super) fn new(most: usize) -> Self {
         Self { most: most.max(1), idle: Mutex::default() }
@@ -46,16 +52,17 @@ impl IdleInstances {
         }
     }
 
-    /// The newest idle instance of a program, whose memory is most likely still in a cache.
-    pub(super) fn take(&self, program: u64) -> Option<Instance> {
+    /// The newest idle instance of a program, whose memory is most likely still in a cache. A call at this depth waits
+    /// for places of deeper ones, so it must hold none of those itself.
+    pub(super) fn take(&self, program: u64, depth: usize) -> Option<Instance> {
         let mut idle = self.lock();
-        let newest = idle.iter().rposition(|idle| idle.program == program)?;
+        let newest = idle.iter().rposition(|idle| idle.is_for(program, depth))?;
         idle.remove(newest).map(|idle| idle.instance)
     }
 
-    /// Idle instances of a program.
-    pub(super) fn count(&self, program: u64) -> usize {
-        self.lock().iter().filter(|idle| idle.program == program).count()
+    /// Idle instances of a program that a call at this depth may take.
+    pub(super) fn count(&self, program: u64, depth: usize) -> usize {
+        self.lock().iter().filter(|idle| idle.is_for(program, depth)).count()
     }
 
     /// Ends the oldest idle instance of the tenant that has the most. `false` if there is none.

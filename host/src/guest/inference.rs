@@ -11,7 +11,8 @@ use wasmtime::component::{HasData, Resource, ResourceTable};
 
 use super::bindings::assay::rerank::inference::{Host, HostModel};
 use super::bindings::assay::rerank::types::{self, Error, Exceeded, TokenRows};
-use super::meter::CallMeter;
+use super::link::Links;
+use super::meter::{CallMeter, Charge};
 use super::models::{Models, OpenModel, Unlisted};
 use crate::device::{Account, LoadedModel, ScoreError};
 use crate::limits::{RateExceeded, RequestLimits, TokenRate};
@@ -34,12 +35,18 @@ pub(super) enum Purpose {
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     pub(super) models: Models,
+    pub(super) links: Links,
+    /// Links that led to the request.
+    pub(super) depth: usize,
     pub(super) account: Account,
     pub(super) rate: Option<Arc<TokenRate>>,
     pub(super) meter: Arc<CallMeter>,
     pub(super) deadline: Instant,
     pub(super) max_rows: u64,
+    /// Most tokens of the guest and of the tenants that it calls.
     pub(super) max_tokens: u64,
+    /// Most processor time, where its caller has less left than the tenant's own limit.
+    pub(super) max_cpu: Option<Duration>,
     /// The span that the spans of its rows are within.
     pub(super) span: Option<Span>,
 }
@@ -57,6 +64,8 @@ pub(super) struct Used {
     pub(super) over_rate: Option<u64>,
     /// The last fault of the device.
     pub(super) device_fault: Option<String>,
+    /// Whether a tenant that the guest called failed.
+    pub(super) callee_failed: bool,
 }
 
 /// The host's side of one store's calls.
@@ -65,7 +74,7 @@ pub(super) struct Inference {
     table: ResourceTable,
     open_models: usize,
     max_open_models: usize,
-    purpose: Purpose,
+    pub(super) purpose: Purpose,
     pub(super) used: Used,
 }
 
@@ -85,6 +94,27 @@ impl Inference {
     /// Models that the guest has opened and not dropped.
     pub(super) fn open_models(&self) -> usize {
         self.open_models
+    }
+
+    /// Tokens of the guest and of the tenants that it called.
+    pub(super) fn tokens(&self) -> u64 {
+        self.used.tokens + self.called().tokens
+    }
+
+    /// What the tenants cost that it called.
+    pub(super) fn called(&self) -> Charge {
+        match &self.purpose {
+            Purpose::Request(budget) => budget.meter.called(),
+            Purpose::Prepare(_) => Charge::default(),
+        }
+    }
+
+    /// Most processor time, if a caller leaves less than the tenant's own limit.
+    pub(super) fn max_cpu(&self) -> Option<Duration> {
+        match &self.purpose {
+            Purpose::Request(budget) => budget.max_cpu,
+            Purpose::Prepare(_) => None,
+        }
     }
 
     fn unlisted(&self, name: String) -> Error {
@@ -110,7 +140,7 @@ impl Inference {
         let rows = rows.check(model.shape()).map_err(|error| Error::InvalidInput(error.to_string()))?;
         let (row_count, tokens) = (rows.rows() as u64, rows.tokens() as u64);
         check("max_request_rows", self.used.rows, row_count, budget.max_rows)?;
-        check("max_request_tokens", self.used.tokens, tokens, budget.max_tokens)?;
+        check("max_request_tokens", self.tokens(), tokens, budget.max_tokens)?;
         let asked = Instant::now();
         if let Some(rate) = &budget.rate {
             let spent = rate.spend(tokens, asked);

@@ -144,14 +144,25 @@ pub(super) struct Cost {
 
 impl StoreData {
     fn new(Terms { purpose, limits, meter }: Terms<'_>, held: Option<HeldMemory>) -> Self {
+        let inference = Inference::new(purpose, limits);
         Self {
-            inference: Inference::new(purpose, limits),
+            max_cpu: max_cpu(&inference, limits),
+            inference,
             wasi: Wasi::default(),
             quota: Quota::new(limits, held),
             cpu_before: meter.spent_now(),
             meter,
-            max_cpu: limits.max_guest_cpu,
         }
+    }
+
+    /// Processor time of the guest, and of the tenants that it called. Only the thread that runs the guest may ask.
+    pub(super) fn spent_cpu(&self) -> Duration {
+        self.cost().cpu + self.inference.called().cpu
+    }
+
+    /// The most that this may be.
+    pub(super) fn max_cpu(&self) -> Duration {
+        self.max_cpu
     }
 
     /// Only the thread that runs the guest may ask.
@@ -165,6 +176,11 @@ impl StoreData {
             return RerankError::Overloaded { retry_after: POOL_FULL_RETRY_AFTER };
         }
         if error.is::<CpuTimeUsedUp>() {
+            if self.max_cpu < limits.max_guest_cpu {
+                // The caller's limit, and no fault of this guest.
+                let (requested, allowed) = (millis(self.spent_cpu()), millis(self.max_cpu));
+                return RerankError::TooLarge { limit: "max_guest_cpu_ms".to_owned(), requested, allowed };
+            }
             return GuestFault::CpuTime { limit: limits.max_guest_cpu }.into();
         }
         match &self.quota.refused {
@@ -196,7 +212,7 @@ pub(super) fn store(engine: &Engine, terms: Terms<'_>, held: Option<HeldMemory>)
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|context| {
         let state = context.data();
-        if state.cost().cpu >= state.max_cpu {
+        if state.spent_cpu() >= state.max_cpu {
             return Err(CpuTimeUsedUp.into());
         }
         // Yields, so that the wall-clock limit can fire and other guests can run while this one computes.
@@ -210,7 +226,7 @@ pub(super) struct Instance {
     pub(super) store: Store<StoreData>,
     guest: SpokenGuest,
     pub(super) served: u32,
-    _place: Place,
+    place: Place,
 }
 
 impl std::fmt::Debug for Instance {
@@ -228,7 +244,17 @@ pub(super) enum Start {
     Prepare,
 }
 
+/// Most processor time of what a store is for.
+fn max_cpu(inference: &Inference, limits: &RequestLimits) -> Duration {
+    inference.max_cpu().map_or(limits.max_guest_cpu, |left| left.min(limits.max_guest_cpu))
+}
+
 impl Instance {
+    /// The depth of calls that its place is for.
+    pub(super) fn depth(&self) -> usize {
+        self.place.depth()
+    }
+
     /// A fresh instance of a guest with a snapshot.
     pub(super) async fn open(
         pre: &GuestPre<StoreData>,
@@ -240,7 +266,7 @@ impl Instance {
         let mut store = store(pre.engine(), terms, Some(held));
         let instantiated = pre.instantiate(&mut store).await;
         let guest = instantiated.map_err(|error| store.data().fault(&error, limits))?;
-        Ok(Self { store, guest, served: 0, _place: place })
+        Ok(Self { store, guest, served: 0, place })
     }
 
     /// A fresh instance of a guest without a snapshot, after `prepare`. Call [`begin`](Self::begin) before its first
@@ -268,7 +294,7 @@ impl Instance {
     pub(super) fn begin(&mut self, Terms { purpose, limits, meter }: Terms<'_>, most_memory: u64) {
         let state = self.store.data_mut();
         state.inference.begin(purpose);
-        (state.cpu_before, state.max_cpu) = (meter.spent_now(), limits.max_guest_cpu);
+        (state.cpu_before, state.max_cpu) = (meter.spent_now(), max_cpu(&state.inference, limits));
         state.meter = meter;
         let quota = &mut state.quota;
         quota.max_memory_bytes = limits.max_memory_bytes;
@@ -293,4 +319,9 @@ pub(super) fn check_prepared(state: &StoreData) -> Result<(), GuestFault> {
 /// The time left until a deadline.
 pub(super) fn time_left(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
+}
+
+/// Milliseconds, rounded up: what is a little over a limit is not said to be within it.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

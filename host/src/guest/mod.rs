@@ -5,7 +5,8 @@
 //! own, with every limit set; [`pool`] has the places and the memory of all instances, divided by [`room`], and [`idle`]
 //! the instances that wait. [`call`] runs one request in an instance, on [`threads`] where [`turns`] decides whose guest
 //! computes; [`meter`] and [`cpu_time`] count what it costs, [`reading`] how instances start. [`inference`] is what a guest
-//! may call, on the [`models`] that it may open. [`contract`] speaks to every guest in the version of the contract that it
+//! may call, on the [`models`] that it may open. [`outgoing`] is what components import to call tenants, each behind a
+//! [`link`]; [`chain`] makes a guest's calls. [`contract`] speaks to every guest in the version of the contract that it
 //! was built for. A guest sees nothing else of the host: [`wasi`] exists for languages that need it, and grants
 //! nothing. [`caller`] runs components that are no guests: programs that call tenants.
 
@@ -13,6 +14,7 @@ mod bindings;
 mod cache;
 mod call;
 mod caller;
+mod chain;
 mod clock;
 mod component;
 mod contract;
@@ -26,6 +28,7 @@ mod instance;
 mod link;
 mod meter;
 mod models;
+mod outgoing;
 mod pool;
 mod reading;
 mod room;
@@ -39,7 +42,7 @@ pub use call::{Call, Payer};
 pub use caller::{CallerComponent, CallerFault, CallerSetting, DEFAULT_MAX_CALLER_MEMORY_BYTES};
 pub use component::{MAX_COMPONENT_BYTES, read_component};
 pub use error::{EngineError, GuestError};
-pub use link::Link;
+pub use link::{CallTerms, Link, Links, Reranks};
 pub use meter::{CallCost, CallMeter};
 pub use models::{Models, Unlisted};
 pub use pool::{HeldMemory, Membership};

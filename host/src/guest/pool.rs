@@ -2,6 +2,10 @@
 //!
 //! Each tenant is guaranteed one place and the memory of one instance, so no set of others can keep it from starting a
 //! request.
+//!
+//! A guest that calls another tenant holds its place while it waits for the callee's. So each depth of calls has places
+//! of its own, and one who holds a place waits only for a place of the next depth: those of the deepest wait for
+//! nothing and end, then those above them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::room::{Refused, Room};
+use crate::limits::MAX_CHAIN_DEPTH;
 use crate::rerank::RerankError;
 
 /// Memory that each tenant is guaranteed: more than an instance of the standard guest takes with a vocabulary of thirty
@@ -18,6 +23,15 @@ pub(super) const GUARANTEED_BYTES: u64 = 32 << 20;
 
 /// When to retry if memory is short: requests that hold it take about so long.
 const MEMORY_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Depths of calls: requests of callers outside, and what each link in a row leads to.
+pub(super) const DEPTHS: usize = MAX_CHAIN_DEPTH + 1;
+
+/// Places for requests of callers outside, and for calls at each depth: fewer the deeper they are, as most chains are
+/// short.
+pub(super) fn places_by_depth(requests: u32) -> [u32; DEPTHS] {
+    std::array::from_fn(|depth| if depth == 0 { requests } else { (requests >> (depth + 1)).max(1) })
+}
 
 /// Places and memory for all guests of a runtime.
 pub(super) struct Pool {
@@ -34,10 +48,18 @@ impl std::fmt::Debug for Pool {
 
 #[derive(Debug)]
 struct State {
-    places: Room,
+    /// By depth.
+    places: [Room; DEPTHS],
     memory: Room,
     /// Those who wait for a place, oldest first.
-    waiting: VecDeque<(Arc<str>, oneshot::Sender<Place>)>,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    tenant: Arc<str>,
+    depth: usize,
+    sender: oneshot::Sender<Place>,
 }
 
 /// Room for one instance. Dropping it lets another start.
@@ -46,6 +68,7 @@ pub(super) struct Place {
     /// Absent in a place that was never handed out.
     pool: Option<Arc<Pool>>,
     tenant: Arc<str>,
+    depth: usize,
 }
 
 /// Memory that a tenant holds. Dropping it gives all of it back.
@@ -63,6 +86,7 @@ pub struct HeldMemory {
 pub struct Membership {
     pool: Arc<Pool>,
     tenant: Arc<str>,
+    depths: usize,
 }
 
 /// Memory was refused.
@@ -80,27 +104,29 @@ impl From<NoMemory> for RerankError {
 
 impl Pool {
     pub(super) fn new(
-        places: u64,
+        places: [u32; DEPTHS],
         memory_bytes: u64,
         make_room: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let (places, memory) = (Room::new(places, 1), Room::new(memory_bytes, GUARANTEED_BYTES));
+        let places = places.map(|places| Room::new(places.into(), 1));
+        let memory = Room::new(memory_bytes, GUARANTEED_BYTES);
         let state = Mutex::new(State { places, memory, waiting: VecDeque::new() });
         Arc::new(Self { state, make_room: Box::new(make_room) })
     }
 
-    /// Guarantees a tenant its place and memory.
-    pub(super) fn join(self: &Arc<Self>, tenant: &Arc<str>) -> Membership {
+    /// Guarantees a tenant its place and memory, and a place at each depth of calls if other tenants may call it.
+    pub(super) fn join(self: &Arc<Self>, tenant: &Arc<str>, is_called: bool) -> Membership {
+        let depths = if is_called { DEPTHS } else { 1 };
         let mut state = self.lock();
-        state.places.join(tenant);
+        state.places[..depths].iter_mut().for_each(|places| places.join(tenant));
         state.memory.join(tenant);
-        Membership { pool: Arc::clone(self), tenant: Arc::clone(tenant) }
+        Membership { pool: Arc::clone(self), tenant: Arc::clone(tenant), depths }
     }
 
-    /// Waits for a place.
-    pub(super) async fn place(self: &Arc<Self>, tenant: &Arc<str>) -> Result<Place, RerankError> {
+    /// Waits for a place of this depth.
+    pub(super) async fn place(self: &Arc<Self>, tenant: &Arc<str>, depth: usize) -> Result<Place, RerankError> {
         loop {
-            if let Some(place) = self.try_place(tenant) {
+            if let Some(place) = self.try_place(tenant, depth) {
                 return Ok(place);
             }
             if !(self.make_room)() {
@@ -110,18 +136,19 @@ impl Pool {
         let place = {
             let mut state = self.lock();
             let (sender, place) = oneshot::channel();
-            state.waiting.push_back((Arc::clone(tenant), sender));
+            state.waiting.push_back(Waiting { tenant: Arc::clone(tenant), depth, sender });
             state.hand_out(self);
             place
         };
         place.await.map_err(|_| RerankError::Internal("the guest runtime has shut down".to_owned()))
     }
 
-    /// A place if there is one now.
-    pub(super) fn try_place(self: &Arc<Self>, tenant: &Arc<str>) -> Option<Place> {
+    /// A place of this depth if there is one now.
+    pub(super) fn try_place(self: &Arc<Self>, tenant: &Arc<str>, depth: usize) -> Option<Place> {
         let mut state = self.lock();
-        let is_free = state.waiting.is_empty() && state.places.take(tenant, 1, u64::MAX).is_ok();
-        is_free.then(|| Place { pool: Some(Arc::clone(self)), tenant: Arc::clone(tenant) })
+        let nobody_waits = !state.waiting.iter().any(|waiting| waiting.depth == depth);
+        let is_free = nobody_waits && state.places.get_mut(depth)?.take(tenant, 1, u64::MAX).is_ok();
+        is_free.then(|| Place { pool: Some(Arc::clone(self)), tenant: Arc::clone(tenant), depth })
     }
 
     /// Memory for a tenant that may hold at most `most` bytes, to begin with none.
@@ -137,7 +164,7 @@ impl Pool {
     /// Places that are taken, and all.
     pub(super) fn places(&self) -> (u64, u64) {
         let places = &self.lock().places;
-        (places.taken(), places.total())
+        (places.iter().map(Room::taken).sum(), places.iter().map(Room::total).sum())
     }
 
     /// Bytes that are taken, and all.
@@ -156,20 +183,28 @@ impl State {
     /// Gives places to those who wait and may have one, oldest first.
     fn hand_out(&mut self, pool: &Arc<Pool>) {
         let mut number = 0;
-        while let Some((tenant, sender)) = self.waiting.get(number) {
+        while let Some(Waiting { tenant, depth, sender }) = self.waiting.get(number) {
+            let depth = *depth;
             if sender.is_closed() {
                 self.waiting.remove(number);
-            } else if self.places.take(tenant, 1, u64::MAX).is_err() {
+            } else if self.places[depth].take(tenant, 1, u64::MAX).is_err() {
                 number += 1;
-            } else if let Some((tenant, sender)) = self.waiting.remove(number) {
-                let place = Place { pool: Some(Arc::clone(pool)), tenant: Arc::clone(&tenant) };
+            } else if let Some(Waiting { tenant, sender, .. }) = self.waiting.remove(number) {
+                let place = Place { pool: Some(Arc::clone(pool)), tenant: Arc::clone(&tenant), depth };
                 if let Err(mut unused) = sender.send(place) {
                     // Its caller has just gone. Dropping the place unchanged would take the lock that is held here.
                     unused.pool = None;
-                    self.places.give(&tenant, 1);
+                    self.places[depth].give(&tenant, 1);
                 }
             }
         }
+    }
+}
+
+impl Place {
+    /// The depth of calls that it is for.
+    pub(super) fn depth(&self) -> usize {
+        self.depth
     }
 }
 
@@ -177,7 +212,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
             let mut state = pool.lock();
-            state.places.give(&self.tenant, 1);
+            state.places[self.depth].give(&self.tenant, 1);
             state.hand_out(&pool);
         }
     }
@@ -186,7 +221,7 @@ impl Drop for Place {
 impl Drop for Membership {
     fn drop(&mut self) {
         let mut state = self.pool.lock();
-        state.places.leave(&self.tenant);
+        state.places[..self.depths].iter_mut().for_each(|places| places.leave(&self.tenant));
         state.memory.leave(&self.tenant);
         state.hand_out(&self.pool);
     }
@@ -260,14 +295,24 @@ mod tests {
     #[test]
     fn a_tenant_can_start_a_request_whatever_others_hold() {
         let (loud, quiet) = names();
-        let pool = Pool::new(4, 8 * GUARANTEED_BYTES, || false);
-        let _members = [pool.join(&loud), pool.join(&quiet)];
-        let taken: Vec<Place> = std::iter::from_fn(|| pool.try_place(&loud)).collect();
+        let pool = Pool::new([4; DEPTHS], 8 * GUARANTEED_BYTES, || false);
+        let _members = [pool.join(&loud, true), pool.join(&quiet, true)];
+        for depth in 0..DEPTHS {
+            a_place_is_kept_for(&pool, &loud, &quiet, depth);
+        }
+        // Callers that no tenant may call have no part of the deeper places.
+        let (pool, alone) = (Pool::new([4; DEPTHS], 8 * GUARANTEED_BYTES, || false), Arc::from("alone"));
+        let _members = [pool.join(&loud, false), pool.join(&alone, true)];
+        assert_eq!(std::iter::from_fn(|| pool.try_place(&alone, 1)).take(9).collect::<Vec<_>>().len(), 4);
+    }
+
+    fn a_place_is_kept_for(pool: &Arc<Pool>, loud: &Arc<str>, quiet: &Arc<str>, depth: usize) {
+        let taken: Vec<Place> = std::iter::from_fn(|| pool.try_place(loud, depth)).collect();
         assert_eq!(taken.len(), 3);
         // Others of the loud tenant wait, and do not keep the quiet one waiting.
-        let mut next = Box::pin(pool.place(&loud));
+        let mut next = Box::pin(pool.place(loud, depth));
         assert!(next.as_mut().now_or_never().is_none());
-        let first = pool.place(&quiet).now_or_never();
+        let first = pool.place(quiet, depth).now_or_never();
         assert!(first.is_some_and(|place| place.is_ok()));
         drop(taken);
         assert!(next.now_or_never().is_some_and(|place| place.is_ok()));
@@ -276,8 +321,8 @@ mod tests {
     #[test]
     fn memory_that_does_not_fit_is_refused_with_its_limits_name() {
         let (loud, quiet) = names();
-        let pool = Pool::new(4, 4 * GUARANTEED_BYTES, || false);
-        let _members = [pool.join(&loud), pool.join(&quiet)];
+        let pool = Pool::new([4; DEPTHS], 4 * GUARANTEED_BYTES, || false);
+        let _members = [pool.join(&loud, false), pool.join(&quiet, false)];
         let mut own = pool.memory(&loud, 2 * GUARANTEED_BYTES);
         assert_eq!(own.grow(2 * GUARANTEED_BYTES), Ok(()));
         assert_eq!(own.grow(1).unwrap_err().limit, "max_guest_memory_bytes");

@@ -18,8 +18,10 @@ use super::contract::{self, GuestPre};
 use super::error::{EngineError, GuestError};
 use super::idle::IdleInstances;
 use super::instance::{Start, StoreData};
+use super::link::{CallTerms, Links};
 use super::models::Models;
-use super::pool::{GUARANTEED_BYTES, HeldMemory, Membership, Pool};
+use super::outgoing;
+use super::pool::{GUARANTEED_BYTES, HeldMemory, Membership, Pool, places_by_depth};
 use super::reading::GuestReading;
 use super::snapshot::{self, NoSnapshot, Snapshot};
 use super::threads::GuestThreads;
@@ -76,7 +78,7 @@ const MAX_WASM_STACK_BYTES: usize = 1 << 20;
 /// Settings of the runtime.
 #[derive(Debug, Clone)]
 pub struct RuntimeOptions {
-    /// Most instances at once.
+    /// Most instances at once for callers outside. Calls of other tenants have instances beside them.
     pub max_instances: u32,
     /// Most memory of any guest. A request's own limit may be lower.
     pub max_memory_bytes: usize,
@@ -147,7 +149,7 @@ impl GuestRuntime {
         let idle = Arc::new(IdleInstances::new((options.max_instances / IDLE_PART) as usize));
         let (evicting, expiring) = (Arc::downgrade(&idle), Arc::downgrade(&idle));
         let memory_bytes = options.memory_bytes.unwrap_or_else(default_memory_bytes);
-        let pool = Pool::new(options.max_instances.into(), memory_bytes, move || {
+        let pool = Pool::new(places_by_depth(options.max_instances), memory_bytes, move || {
             evicting.upgrade().is_some_and(|idle| idle.evict())
         });
         let haste = Haste::default();
@@ -250,9 +252,11 @@ impl GuestRuntime {
     }
 
     fn link(&self, name: &str, component: &Component, start: Start) -> Result<Guest, GuestError> {
-        match self.linker.instantiate_pre(component).and_then(GuestPre::new) {
+        let linked = outgoing::extended(&self.linker, component).and_then(|linker| linker.instantiate_pre(component));
+        match linked.and_then(GuestPre::new) {
             Ok(pre) => {
-                let program = Program::new(pre, start, self.shared.clone(), self.max_prepare_cpu);
+                let labels = outgoing::labels(&self.engine, component);
+                let program = Program::new(pre, labels, start, self.shared.clone(), self.max_prepare_cpu);
                 Ok(Guest { program: Arc::new(program), no_snapshot: None })
             }
             Err(cause) => Err(GuestError::NotATenant { name: name.to_owned(), cause }),
@@ -288,20 +292,19 @@ fn default_memory_bytes() -> u64 {
 }
 
 fn config(options: &RuntimeOptions) -> Config {
+    let instances: u32 = places_by_depth(options.max_instances).iter().sum();
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(options.max_instances)
-        .total_core_instances(
-            options.max_instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT).max(MAX_CORE_INSTANCES as u32),
-        )
-        .total_memories(options.max_instances.saturating_mul(MAX_MEMORIES_PER_COMPONENT))
-        .total_tables(options.max_instances.saturating_mul(MAX_TABLES_PER_COMPONENT))
-        .total_stacks(options.max_instances)
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT).max(MAX_CORE_INSTANCES as u32))
+        .total_memories(instances.saturating_mul(MAX_MEMORIES_PER_COMPONENT))
+        .total_tables(instances.saturating_mul(MAX_TABLES_PER_COMPONENT))
+        .total_stacks(instances)
         .max_core_instances_per_component(MAX_CORE_INSTANCES as u32)
         .max_memories_per_component(MAX_MEMORIES_PER_COMPONENT)
         .max_tables_per_component(MAX_TABLES_PER_COMPONENT)
         .table_elements(MAX_TABLE_ELEMENTS)
         .max_memory_size(options.max_memory_bytes)
-        .max_unused_warm_slots(options.max_instances)
+        .max_unused_warm_slots(instances)
         .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
         .table_keep_resident(KEEP_RESIDENT_TABLE_BYTES)
         .pagemap_scan(Enabled::Auto);
@@ -313,6 +316,8 @@ fn config(options: &RuntimeOptions) -> Config {
         .memory_guaranteed_dense_image_size(MAX_IMAGE_BYTES)
         .max_wasm_stack(MAX_WASM_STACK_BYTES)
         .async_stack_size(2 * MAX_WASM_STACK_BYTES)
+        // So that a component may import one interface under several labels.
+        .wasm_component_model_implements(true)
         // A backtrace would cost time in every trap, and nothing here reads it.
         .wasm_backtrace_max_frames(None);
     config
@@ -332,7 +337,8 @@ impl Guest {
     ) -> Result<Response, RerankError> {
         let request = Arc::new(limits.clone()).admit(request)?;
         let (arrived, models, payer) = (Instant::now(), Models::only(model), Payer::default());
-        self.call(Call { request, arrived, models, payer, meter: Arc::default(), span: None }).await
+        let (links, terms) = (Links::default(), CallTerms::default());
+        self.call(Call { request, arrived, models, links, payer, terms }).await
     }
 
     /// Runs one request, and counts its cost in the call's meter. Call it within a tokio runtime. Dropping the future
@@ -344,11 +350,17 @@ impl Guest {
         self.program.rerank(call).await
     }
 
-    /// Guarantees a tenant that it can always start one request, until the result is dropped. This holds for as many
-    /// tenants as there are places and guaranteed memory.
+    /// The labels of its imports of `reranker`, in its order: each needs a link. `None` is the import without a label.
     #[must_use]
-    pub fn join(&self, tenant: &Arc<str>) -> Membership {
-        self.program.shared.pool.join(tenant)
+    pub fn labels(&self) -> &[Option<String>] {
+        &self.program.labels
+    }
+
+    /// Guarantees a tenant that it can always start one request, until the result is dropped, and that calls of it can
+    /// if other tenants may make any. This holds for as many tenants as there are places and guaranteed memory.
+    #[must_use]
+    pub fn join(&self, tenant: &Arc<str>, is_called: bool) -> Membership {
+        self.program.shared.pool.join(tenant, is_called)
     }
 
     /// An account of memory that the host holds for the tenant's guests, empty at first.

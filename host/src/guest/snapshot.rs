@@ -16,6 +16,7 @@ use wasmtime_wizer::{ComponentInstanceState, Wizer};
 use super::cpu_time::{CpuMeter, Metered};
 use super::inference::Purpose;
 use super::instance::{self, StoreData, Terms, check_prepared};
+use super::outgoing;
 use crate::limits::RequestLimits;
 use crate::model::ModelInfo;
 use crate::rerank::RerankError;
@@ -124,7 +125,7 @@ async fn prepare(
     linker: &Linker<StoreData>,
     component: &Component,
 ) -> wasmtime::Result<Instance> {
-    let pre = linker.instantiate_pre(component)?;
+    let pre = outgoing::extended(linker, component)?.instantiate_pre(component)?;
     let instance = pre.instantiate_async(&mut *store).await?;
     instance.get_typed_func::<(), ()>(&mut *store, PREPARE)?.call_async(&mut *store, ()).await?;
     Ok(instance)

@@ -62,6 +62,10 @@ pub const DEFAULT_MAX_OPEN_MODELS: usize = 64;
 /// Most requests that one instance serves: one, so that no request can see another's data.
 pub const DEFAULT_MAX_REQUESTS_PER_INSTANCE: u32 = 1;
 
+/// Most links in a row that a request may go through: a router, a cascade, and a stage that is one itself. Each depth
+/// has places of its own among the guests' instances.
+pub const MAX_CHAIN_DEPTH: usize = 3;
+
 /// The limits that one request runs under.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestLimits {

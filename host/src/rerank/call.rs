@@ -1,17 +1,10 @@
-//! A call of a tenant by another component: what answers it, and how it fails in the contract's words.
+//! How a call of a tenant by another component fails, in the contract's words.
 
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_MESSAGE_BYTES, Request, RerankError, Response, cut};
-
-/// What answers requests: a tenant of this process, or one of a running server.
-pub trait Reranks: std::fmt::Debug + Send + Sync {
-    /// Answers a request within the tenant's limits. Dropping the future cancels the request and gives everything back.
-    fn ask(self: std::sync::Arc<Self>, request: Request) -> BoxFuture<'static, Result<Response, CallError>>;
-}
+use super::{MAX_MESSAGE_BYTES, RerankError, cut};
 
 /// Why a call has no answer: the cases of the contract's `error`. A fault of the tenant's guest is one of them, so that
 /// it never becomes a fault of the caller.

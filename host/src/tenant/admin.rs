@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Counts, Deployment, Event, KeyRecord, NewKeyError, RegistryError, Snapshot, TenantLimits, TenantName, TenantRecord,
-    Usage,
+    Counts, Deployment, Event, KeyRecord, NewKeyError, RegistryError, Snapshot, TenantLimits, TenantLink, TenantName,
+    TenantRecord, Usage,
 };
 use crate::device::{DeviceError, DeviceStatus, LoadError};
 use crate::guest::GuestError;
@@ -31,6 +31,9 @@ pub enum Command {
         /// version, or get the store's current revision if the version does not have them.
         #[serde(default)]
         other_models: Vec<String>,
+        /// The tenants behind imports of the component. Imports not listed keep the link of the current version.
+        #[serde(default)]
+        links: Vec<TenantLink>,
     },
     /// List every tenant.
     List,
@@ -80,6 +83,9 @@ pub enum Command {
         /// Whether requests in work may end.
         #[serde(default)]
         drain: bool,
+        /// Whether it is removed though other tenants call it.
+        #[serde(default)]
+        force: bool,
     },
     /// List the models that versions open, by revision.
     ListHeldModels,
@@ -166,6 +172,9 @@ pub struct Served {
     /// Why its instances do not start from a snapshot of the guest's memory; `None` if they do.
     #[serde(default)]
     pub no_snapshot: Option<String>,
+    /// Tenants that call this one, and that its limits do not name: their calls are refused from now on.
+    #[serde(default)]
+    pub refused_callers: Vec<TenantName>,
 }
 
 /// A tenant with its versions, models, use and history.
@@ -187,6 +196,22 @@ pub struct Description {
     /// The server's device and all its loaded models; `None` if no server runs.
     #[serde(default)]
     pub device: Option<DeviceStatus>,
+    /// What the current version's imports lead to.
+    #[serde(default)]
+    pub links: Vec<ShownLink>,
+    /// Tenants whose current versions call this one.
+    #[serde(default)]
+    pub called_by: Vec<TenantName>,
+}
+
+/// A link to another tenant as it is now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownLink {
+    /// The link.
+    #[serde(flatten)]
+    pub link: TenantLink,
+    /// Why calls of it fail; `None` if they need not.
+    pub trouble: Option<String>,
 }
 
 /// A revision of a model that versions of a tenant open.

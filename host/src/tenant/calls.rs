@@ -13,12 +13,14 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader, Take};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 
 use super::client::SOCKET_FILE;
 use super::live::{Admission, LiveTenant};
-use super::serving::Activity;
+use super::serving::{START_RETRY_AFTER, answering};
 use super::{Platform, TenantName};
-use crate::rerank::{CallError, Request, RerankError, Reranks, Response};
+use crate::guest::{CallTerms, Reranks};
+use crate::rerank::{CallError, Request, RerankError, Response};
 
 /// Bytes of JSON for one byte of text, at most: `\u0000`.
 const BYTES_PER_TEXT_BYTE: usize = 6;
@@ -31,12 +33,6 @@ const MAX_BODY_TIME: Duration = Duration::from_secs(10);
 
 /// Longest answer: a million hits.
 const MAX_ANSWER_BYTES: u64 = 128 << 20;
-
-/// When to try again while a tenant starts, or after the server went away.
-const START_RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// When to try again a tenant that could not be started: not before an operator has looked at it.
-const FAILED_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// The line that opens a call.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,10 +74,55 @@ impl ServedTenant {
 }
 
 impl Reranks for ServedTenant {
-    fn ask(self: Arc<Self>, request: Request) -> BoxFuture<'static, Result<Response, CallError>> {
+    // Programs are bounded by nothing but the tenant's own limits.
+    fn ask(self: Arc<Self>, request: Request, _terms: CallTerms) -> BoxFuture<'static, Result<Response, CallError>> {
         // The server is stopping or starts again.
         let gone = |_| Err(CallError::unavailable_for(START_RETRY_AFTER));
         Box::pin(async move { self.call(&request).await.unwrap_or_else(gone) })
+    }
+}
+
+/// Counts the calls in work, so that a server that is asked to stop answers them first.
+#[derive(Debug, Default)]
+pub struct CallsInWork {
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    in_work: usize,
+    is_stopping: bool,
+}
+
+/// A call in work, until it is dropped.
+#[derive(Debug)]
+pub(super) struct InWork(Arc<CallsInWork>);
+
+impl CallsInWork {
+    /// Takes a call in, or says that the server is stopping.
+    pub(super) fn begin(self: &Arc<Self>) -> Result<InWork, CallError> {
+        let mut is_stopping = false;
+        self.state.send_modify(|state| {
+            is_stopping = state.is_stopping;
+            state.in_work += usize::from(!is_stopping);
+        });
+        match is_stopping {
+            false => Ok(InWork(Arc::clone(self))),
+            true => Err(CallError::unavailable_for(START_RETRY_AFTER)),
+        }
+    }
+
+    /// Refuses calls from now on, and waits until those in work are answered.
+    pub async fn drain(&self) {
+        self.state.send_modify(|state| state.is_stopping = true);
+        // The sender is this value's own.
+        let _ = self.state.subscribe().wait_for(|state| state.in_work == 0).await;
+    }
+}
+
+impl Drop for InWork {
+    fn drop(&mut self) {
+        self.0.state.send_modify(|state| state.in_work = state.in_work.saturating_sub(1));
     }
 }
 
@@ -92,11 +133,9 @@ pub(super) async fn answer<R: AsyncRead + Unpin>(
     platform: &Platform,
 ) -> Option<Result<Response, CallError>> {
     let Opening { call: name, request_bytes } = opening;
-    let tenant = match platform.activity(&name) {
-        Some(Activity::Serving(tenant)) => tenant,
-        Some(Activity::Starting) => return Some(Err(CallError::unavailable_for(START_RETRY_AFTER))),
-        Some(Activity::Failed(_)) => return Some(Err(CallError::unavailable_for(FAILED_RETRY_AFTER))),
-        None => return Some(Err(CallError::Internal("it was removed".to_owned()))),
+    let tenant = match answering(platform.activity(&name)) {
+        Ok(tenant) => tenant,
+        Err(error) => return Some(Err(error)),
     };
     let allowed = tenant.limits().max_request_bytes.saturating_mul(BYTES_PER_TEXT_BYTE);
     let allowed = allowed.saturating_add(BODY_OVERHEAD_BYTES);
@@ -140,4 +179,23 @@ async fn admit<R: AsyncRead + Unpin>(
     })?;
     admission.hold_only(request.text_bytes());
     Ok(Some((admission, request)))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_stopping_server_waits_for_calls_in_work_and_takes_no_others() {
+        let calls = Arc::<CallsInWork>::default();
+        let (first, second) = (calls.begin().unwrap(), calls.begin().unwrap());
+        let mut drained = Box::pin(calls.drain());
+        drop(first);
+        assert!(drained.as_mut().now_or_never().is_none());
+        assert_eq!(calls.begin().unwrap_err(), CallError::Unavailable { retry_after_ms: 1_000 });
+        drop(second);
+        assert!(drained.now_or_never().is_some());
+    }
 }

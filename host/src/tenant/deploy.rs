@@ -15,9 +15,9 @@ use super::live::{LiveTenant, Parts};
 use super::platform::Change;
 use super::records::Deployment;
 use super::registry::now_ms;
-use super::{Action, Platform, RegistryError, TenantLimits, TenantName};
+use super::{Action, Platform, RegistryError, TenantLimits, TenantName, links};
 use crate::device::LoadedModel;
-use crate::guest::{Call, Guest, Models, Unlisted};
+use crate::guest::{Call, CallTerms, Guest, Models, Unlisted};
 use crate::model::{ModelError, ModelInfo, ModelRevision};
 use crate::rerank::{Request, RerankError, Response};
 
@@ -39,7 +39,13 @@ impl Platform {
         let before = self.current_deployment(tenant)?;
         let deployment = self.plan(tenant, change, before.as_ref(), by)?;
         let _pin = self.pins.pin(&deployment);
-        let parts = self.ready(tenant, deployment)?;
+        // What is asked for is refused before anything is compiled.
+        self.check_links(tenant, &Deployment { links: change.links.clone(), ..deployment.clone() })?;
+        let mut parts = self.ready(tenant, deployment)?;
+        let links = std::mem::take(&mut parts.deployment.links);
+        parts.deployment.links = links::settled(parts.guest.labels(), &change.links, links)?;
+        self.check_links(tenant, &parts.deployment)?;
+        self.wake_callees(&parts.deployment);
         self.smoke(&parts).map_err(|error| {
             let error = AdminError::from(error);
             let message = format!("the guest did not answer the request it was tried with: {}", error.message);
@@ -49,7 +55,9 @@ impl Platform {
             if change.limits.is_none() && mine.limits != now.limits && mine.other_models == now.other_models {
                 mine.limits = now.limits.clone();
             }
+            let links_before = before.as_ref().map_or(&[][..], |before| &before.links[..]);
             (change.component.is_some() || mine.component == now.component)
+                && now.links == links_before
                 && (change.model.is_some() || mine.default_model() == now.default_model())
                 && (change.limits.is_some() || mine.limits == now.limits)
         })
@@ -67,7 +75,8 @@ impl Platform {
             (Some(component), _) => component.clone(),
             (None, Some(current)) if *change == Change::default() => {
                 return Err(AdminError::command(format!(
-                    "nothing is to change of {tenant}, whose version {} serves: name a component, limits or a model",
+                    "nothing is to change of {tenant}, whose version {} serves: name a component, limits, a model or a \
+                     link",
                     current.version
                 )));
             }
@@ -97,6 +106,7 @@ impl Platform {
             model: default.name,
             model_revision: default.revision,
             other_models,
+            links: links::changed(current.map_or(&[][..], |current| &current.links[..]), &change.links),
             limits,
             created_ms: now_ms(),
             by,
@@ -119,6 +129,7 @@ impl Platform {
             model: model.name,
             model_revision: model.revision,
             other_models: Vec::new(),
+            links: Vec::new(),
             limits: TenantLimits::default(),
             created_ms: now_ms(),
             by: String::new(),
@@ -150,7 +161,7 @@ impl Platform {
             None => self.ready(tenant, deployment)?,
         };
         self.commit(tenant, parts, Some(&before), Action::Limits, |mine, now| {
-            (&mine.component, mine.models()) == (&now.component, now.models())
+            (&mine.component, mine.models(), &mine.links) == (&now.component, now.models(), &now.links)
         })
     }
 
@@ -160,9 +171,10 @@ impl Platform {
         let parts = self.ready(tenant, target)?;
         let _change = self.change();
         self.registry.tenant(tenant)?;
+        self.check_links(tenant, &parts.deployment)?;
         self.registry.rollback(tenant, &parts.deployment, by)?;
         let live = self.put_in_place(parts);
-        Ok(served(&live))
+        Ok(self.served(&live))
     }
 
     /// Commits a version that was made ready while `before` was current, and puts it into service. `adapt` says whether
@@ -187,9 +199,13 @@ impl Platform {
             }
             (_, _) => {}
         }
+        // Limits are set whatever has become of the tenants that this one calls.
+        if action == Action::Deploy {
+            self.check_links(tenant, &parts.deployment)?;
+        }
         parts.deployment = self.registry.deploy(tenant, &parts.deployment, action)?;
         let live = self.put_in_place(parts);
-        Ok(served(&live))
+        Ok(self.served(&live))
     }
 
     /// The tenant's current version; `None` for a new tenant.
@@ -268,7 +284,8 @@ impl Platform {
         let others = deployment.other_models.iter().map(|model| self.load(model)).collect::<Result<Vec<_>, _>>()?;
         let guest = self.guest(tenant, &deployment.component, default.info())?;
         let models = Models { default, others, unlisted: Unlisted::Denied };
-        Ok(Parts { name: tenant.clone(), deployment, guest, models })
+        let links = self.links(tenant, &deployment);
+        Ok(Parts { name: tenant.clone(), deployment, guest, models, links })
     }
 
     fn load(&self, model: &ModelRevision) -> Result<Arc<LoadedModel>, AdminError> {
@@ -305,27 +322,22 @@ impl Platform {
         documents.truncate(limits.max_documents.min(usize::try_from(limits.max_request_rows).unwrap_or(usize::MAX)));
         let request = Request { query: "what is a reranker".to_owned(), documents, ..Request::default() };
         let request = Arc::new(limits).admit(request)?;
-        let (arrived, models) = (Instant::now(), parts.models.clone());
-        let payer = parts.deployment.limits.payer(OPERATOR, None);
-        self.tokio.block_on(parts.guest.call(Call {
-            request,
-            arrived,
-            models,
-            payer,
-            meter: Arc::default(),
-            span: None,
-        }))
+        let (arrived, models, links) = (Instant::now(), parts.models.clone(), parts.links.clone());
+        let (payer, terms) = (parts.deployment.limits.payer(OPERATOR, None), CallTerms::default());
+        self.tokio.block_on(parts.guest.call(Call { request, arrived, models, links, payer, terms }))
     }
 
     pub(super) fn put_in_place(&self, parts: Parts) -> Arc<LiveTenant> {
         let name = parts.name.clone();
         self.serving.replace(|before| LiveTenant::new(parts, before, &self.meters), &name)
     }
-}
 
-/// The version that serves now, as an answer.
-fn served(live: &LiveTenant) -> Reply {
-    Reply::Serving(Box::new(Served { deployment: live.deployment().clone(), no_snapshot: live.no_snapshot() }))
+    /// The version that serves now, as an answer.
+    fn served(&self, live: &LiveTenant) -> Reply {
+        let (deployment, no_snapshot) = (live.deployment().clone(), live.no_snapshot());
+        let refused_callers = self.refused_callers(live.name(), &deployment);
+        Reply::Serving(Box::new(Served { deployment, no_snapshot, refused_callers }))
+    }
 }
 
 /// Limits may come from another program over the socket, so the server checks them itself.

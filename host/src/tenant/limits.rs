@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::TenantName;
 use crate::device::{Account, DEFAULT_WEIGHT};
 use crate::guest::{CpuShare, Payer};
 use crate::limits as defaults;
@@ -45,6 +46,8 @@ pub struct TenantLimits {
     pub weight: u64,
     /// Models that the guest may open by name besides its default.
     pub models: Vec<String>,
+    /// Tenants whose guests may call this one.
+    pub callers: Vec<TenantName>,
     /// Requests that run at once.
     pub max_concurrent_requests: u64,
     /// Requests that wait to run.
@@ -95,6 +98,7 @@ impl Default for TenantLimits {
         Self {
             weight: u64::from(DEFAULT_WEIGHT),
             models: Vec::new(),
+            callers: Vec::new(),
             max_concurrent_requests: DEFAULT_MAX_CONCURRENT_REQUESTS,
             max_waiting_requests: DEFAULT_MAX_WAITING_REQUESTS,
             max_tokens_per_s: DEFAULT_MAX_TOKENS_PER_S,
@@ -164,7 +168,8 @@ impl TenantLimits {
         let limits: Self = toml::from_str(text)?;
         let table: toml::Table = toml::from_str(text)?;
         let known = limits.ranges().map(|(limit, ..)| limit);
-        if let Some(key) = table.keys().find(|&key| key != "models" && !known.contains(&key.as_str())) {
+        let is_list = |key: &str| ["models", "callers"].contains(&key);
+        if let Some(key) = table.keys().find(|&key| !is_list(key) && !known.contains(&key.as_str())) {
             return Err(LimitsError::Unknown { key: key.clone() });
         }
         limits.check()?;
@@ -294,7 +299,8 @@ mod tests {
 
     #[test]
     fn limits_survive_writing_and_reading() {
-        let limits = TenantLimits { weight: 7, models: vec!["a/b".to_owned()], ..Default::default() };
+        let callers = vec!["acme-7".parse().unwrap()];
+        let limits = TenantLimits { weight: 7, models: vec!["a/b".to_owned()], callers, ..Default::default() };
         assert_eq!(TenantLimits::parse(&limits.to_toml()), Ok(limits));
         assert_eq!(TenantLimits::parse(""), Ok(TenantLimits::default()));
     }
@@ -306,6 +312,7 @@ mod tests {
         assert_eq!(message("weight = 0"), "weight is 0, but must be between 1 and 1000");
         assert!(message("weight = -1").contains("-1"));
         assert!(message("weight = \"heavy\"").contains("weight"));
+        assert!(message("callers = [\"No Body\"]").contains("\"No Body\" is not a tenant's name"));
         assert!(message(&" ".repeat(MAX_LIMITS_BYTES + 1)).contains("bytes"));
         assert!(TenantLimits::default().ranges().iter().all(|(_, value, range)| range.contains(value)));
     }

@@ -9,10 +9,10 @@ use futures::future::BoxFuture;
 use super::concurrency::{ConcurrencyLimit, Permit};
 use super::meter::{Ended, Ending, Meter, Meters, StageTimes, Usage};
 use super::{Deployment, TenantName};
-use crate::guest::{Call, CallMeter, Guest, HeldMemory, Membership, Models, Payer};
+use crate::guest::{Call, CallMeter, CallTerms, Guest, HeldMemory, Links, Membership, Models, Payer, Reranks};
 use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
 use crate::model::{DefaultScores, ModelInfo};
-use crate::rerank::{Activation, CallError, Request, RerankError, Reranks, Response, Timings};
+use crate::rerank::{Activation, CallError, Request, RerankError, Response, Timings};
 use crate::telemetry::LineLimit;
 use crate::telemetry::traces::{Field, Outcome, Span, Told};
 
@@ -24,6 +24,7 @@ pub struct LiveTenant {
     deployment: Deployment,
     guest: Guest,
     models: Models,
+    links: Links,
     limits: Arc<RequestLimits>,
     payer: Payer,
     rate: Arc<TokenRate>,
@@ -58,12 +59,13 @@ pub(super) struct Parts {
     pub(super) deployment: Deployment,
     pub(super) guest: Guest,
     pub(super) models: Models,
+    pub(super) links: Links,
 }
 
 impl LiveTenant {
     /// Prepares a version to serve. It takes over the shared parts of the version `before` it.
     pub(super) fn new(parts: Parts, before: Option<&Self>, meters: &Meters) -> Self {
-        let Parts { name, deployment, guest, models } = parts;
+        let Parts { name, deployment, guest, models, links } = parts;
         let limits = &deployment.limits;
         let (rate_limit, burst) = (limits.max_tokens_per_s, limits.burst_tokens);
         let same_rate = before.filter(|before| {
@@ -87,12 +89,13 @@ impl LiveTenant {
         };
         let lines = before.map_or_else(Arc::default, |before| Arc::clone(&before.lines));
         let (request, payer) = (limits.request(), limits.payer(name.as_str(), Some(Arc::clone(&rate))));
-        let membership = guest.join(&payer.account.tenant);
+        let membership = guest.join(&payer.account.tenant, !limits.callers.is_empty());
         let (limits, honoured) = (Arc::new(request), Mutex::default());
         Self {
             name,
             guest,
             models,
+            links,
             limits,
             payer,
             rate,
@@ -114,7 +117,8 @@ impl LiveTenant {
 
     /// The parts of this version with another record: the same guest and models under other limits.
     pub(super) fn parts_with(&self, deployment: Deployment) -> Parts {
-        Parts { name: self.name.clone(), deployment, guest: self.guest.clone(), models: self.models.clone() }
+        let (guest, models, links) = (self.guest.clone(), self.models.clone(), self.links.clone());
+        Parts { name: self.name.clone(), deployment, guest, models, links }
     }
 
     /// The tenant's name.
@@ -162,8 +166,12 @@ impl LiveTenant {
     /// # Errors
     /// As many requests wait already as may, or the time ran out.
     pub async fn admit(self: &Arc<Self>) -> Result<Admission, RerankError> {
+        self.admit_on(CallTerms::default()).await
+    }
+
+    async fn admit_on(self: &Arc<Self>, terms: CallTerms) -> Result<Admission, RerankError> {
         let arrived = Instant::now();
-        match self.permit().await {
+        match self.permit(arrived, terms.deadline).await {
             Ok(permit) => {
                 let memory = self.guest.memory(&self.payer);
                 Ok(Admission {
@@ -173,7 +181,8 @@ impl LiveTenant {
                     memory,
                     running: None,
                     is_counted: false,
-                    span: None,
+                    span: terms.span.clone(),
+                    terms,
                 })
             }
             Err(error) => {
@@ -189,7 +198,15 @@ impl LiveTenant {
     /// # Errors
     /// See [`RerankError`]: the variant tells whose fault it is.
     pub async fn rerank(self: &Arc<Self>, request: Request) -> Result<Response, RerankError> {
-        let mut admission = self.admit().await?;
+        self.call(request, CallTerms::default()).await
+    }
+
+    /// The same for a call of another tenant's guest, on these terms.
+    ///
+    /// # Errors
+    /// As [`rerank`](Self::rerank).
+    pub(super) async fn call(self: &Arc<Self>, request: Request, terms: CallTerms) -> Result<Response, RerankError> {
+        let mut admission = self.admit_on(terms).await?;
         admission.hold(request.text_bytes())?;
         admission.rerank(request).await
     }
@@ -199,9 +216,11 @@ impl LiveTenant {
         self.all.count(ended);
     }
 
-    async fn permit(&self) -> Result<Permit, RerankError> {
+    async fn permit(&self, arrived: Instant, callers: Option<Instant>) -> Result<Permit, RerankError> {
         let late = |_| RerankError::DeadlineExceeded { limit: self.limits.max_wall };
-        tokio::time::timeout(self.limits.max_wall, self.concurrency.enter()).await.map_err(late)?
+        let own = arrived + self.limits.max_wall;
+        let deadline = callers.map_or(own, |callers| callers.min(own));
+        tokio::time::timeout_at(deadline.into(), self.concurrency.enter()).await.map_err(late)?
     }
 
     /// Runs work of the host on behalf of the tenant, in its turns among the guests. `None` if the work panicked.
@@ -233,8 +252,8 @@ impl LiveTenant {
 }
 
 impl Reranks for LiveTenant {
-    fn ask(self: Arc<Self>, request: Request) -> BoxFuture<'static, Result<Response, CallError>> {
-        Box::pin(async move { Ok(self.rerank(request).await?) })
+    fn ask(self: Arc<Self>, request: Request, terms: CallTerms) -> BoxFuture<'static, Result<Response, CallError>> {
+        Box::pin(async move { Ok(self.call(request, terms).await?) })
     }
 }
 
@@ -250,6 +269,8 @@ pub struct Admission {
     is_counted: bool,
     /// The request's span, if it is sampled.
     span: Option<Span>,
+    /// What its caller leaves it.
+    terms: CallTerms,
 }
 
 /// A call of the tenant's guest.
@@ -313,8 +334,9 @@ impl Admission {
     /// # Errors
     /// Whose fault it is tells the variant: see [`RerankError`].
     pub async fn rerank(&mut self, request: Request) -> Result<Response, RerankError> {
-        let (tenant, documents, meter) =
-            (Arc::clone(&self.tenant), request.documents.len(), Arc::<CallMeter>::default());
+        // A caller's meter is for one request; of several that came together, each has its own.
+        let meter = std::mem::take(&mut self.terms.meter);
+        let (tenant, documents) = (Arc::clone(&self.tenant), request.documents.len());
         let began = Instant::now();
         // Of several requests that came together, the first one is said to have waited.
         let admission = if self.is_counted { Duration::ZERO } else { began - self.arrived };
@@ -363,8 +385,10 @@ impl Admission {
     }
 
     fn call(&self, request: AdmittedRequest, meter: &Arc<CallMeter>, span: Option<Span>) -> Call {
-        let (models, payer) = (self.tenant.models.clone(), self.tenant.payer.clone());
-        Call { request, arrived: self.arrived, models, payer, meter: Arc::clone(meter), span }
+        let LiveTenant { models, links, payer, .. } = &*self.tenant;
+        let (models, links, payer) = (models.clone(), links.clone(), payer.clone());
+        let terms = CallTerms { meter: Arc::clone(meter), span, ..self.terms.clone() };
+        Call { request, arrived: self.arrived, models, links, payer, terms }
     }
 
     /// Records the span of the time until the first call of the guest, or until there is none.

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ use super::live::LiveTenant;
 use super::meter::Meters;
 use super::operator_key::OperatorKey;
 use super::pins::Pins;
-use super::records::Deployment;
+use super::records::{Deployment, TenantLink};
 use super::serving::{Activity, Caller, Counts, InWork, Serving};
 use super::{KeyHash, NewKey, Registry, RegistryError, TenantLimits, TenantName, TenantRecord};
 use crate::device::{Device, DeviceOptions};
@@ -69,7 +69,7 @@ pub struct Platform {
     pub(super) tokio: Handle,
     device_options: DeviceOptions,
     device: OnceLock<Arc<Device>>,
-    pub(super) serving: Serving,
+    pub(super) serving: Arc<Serving>,
     pub(super) pins: Pins,
     /// Room for compiler processes.
     pub(super) compiling: Semaphore,
@@ -82,6 +82,8 @@ pub struct Platform {
     pub(super) process: Process,
     http_counts: Arc<HttpCounts>,
     operator_key: OperatorKey,
+    /// Whether all tenants are to serve, and not only some that a command needs.
+    has_begun: AtomicBool,
     pub(super) began: Instant,
     // Dropped last, so that its clock outlives every guest.
     pub(super) runtime: GuestRuntime,
@@ -97,6 +99,8 @@ pub(super) struct Change {
     pub(super) model: Option<String>,
     /// `NAME[@REVISION]` of other models that the limits name.
     pub(super) other_models: Vec<String>,
+    /// The tenants behind imports of the component.
+    pub(super) links: Vec<TenantLink>,
 }
 
 impl Platform {
@@ -129,7 +133,7 @@ impl Platform {
             tokio,
             device_options,
             device: OnceLock::new(),
-            serving: Serving::default(),
+            serving: Arc::default(),
             pins: Pins::default(),
             compiling: Semaphore::new(cores().min(MAX_COMPILERS)),
             changing: Mutex::default(),
@@ -139,6 +143,7 @@ impl Platform {
             process: Process::default(),
             http_counts: Arc::default(),
             operator_key,
+            has_begun: AtomicBool::new(false),
             began: Instant::now(),
             runtime,
         };
@@ -195,7 +200,12 @@ impl Platform {
     pub fn begin(&self) -> Result<(), AdminError> {
         let keys = self.registry.keys()?.into_iter().map(|(hash, key)| (hash, key.tenant)).collect();
         self.serving.begin(self.registry.tenant_names()?, keys);
+        self.has_begun.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
     }
 
     /// Puts the current version of every tenant that is starting into service, several at a time. Blocks while guests
@@ -315,8 +325,9 @@ impl Platform {
 
     fn apply(&self, AdminRequest { command, by }: AdminRequest) -> Result<Reply, AdminError> {
         match command {
-            Command::Deploy { tenant, component, limits, model, other_models } => {
-                let change = Change { component, limits: limits.map(|limits| *limits), model, other_models };
+            Command::Deploy { tenant, component, limits, model, other_models, links } => {
+                let limits = limits.map(|limits| *limits);
+                let change = Change { component, limits, model, other_models, links };
                 self.deploy(&tenant, &change, by)
             }
             Command::SetLimits { tenant, limits } => self.set_limits(&tenant, *limits, by),
@@ -350,9 +361,12 @@ impl Platform {
     /// for example, does not keep a leaked key working.
     fn withdraw(&self, request: AdminRequest) -> Result<Reply, AdminError> {
         let _change = self.change();
+        if let Command::Remove { tenant, force: false, .. } = &request.command {
+            self.check_not_called(tenant)?;
+        }
         let in_work = |drain: bool| if drain { InWork::Ends } else { InWork::Stops };
         match &request.command {
-            Command::Remove { tenant, drain } => self.serving.retire(tenant, in_work(*drain)),
+            Command::Remove { tenant, drain, .. } => self.serving.retire(tenant, in_work(*drain)),
             Command::RevokeKey { tenant, id, drain } => self.serving.revoke_key(tenant, id, in_work(*drain)),
             _ => {}
         }
@@ -401,7 +415,20 @@ impl Platform {
             Some(Activity::Serving(_)) | None => None,
         };
         let device = self.device.get().map(|device| device.status());
-        Ok(Reply::Tenant(Box::new(Description { tenant, versions, history, models, usage, trouble, device })))
+        let current = versions.iter().find(|version| version.version == tenant.current);
+        let links = current.map(|version| self.shown_links(name, version)).unwrap_or_default();
+        let called_by = self.callers_of(name)?;
+        Ok(Reply::Tenant(Box::new(Description {
+            tenant,
+            versions,
+            history,
+            models,
+            usage,
+            trouble,
+            device,
+            links,
+            called_by,
+        })))
     }
 
     /// The models that versions open, in order of first use.

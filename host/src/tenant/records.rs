@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{TenantLimits, TenantName};
 use crate::model::ModelRevision;
 
-/// One immutable version of a tenant: its guest, the revisions of its models, and its limits.
+/// One immutable version of a tenant: its guest, the revisions of its models, its links, and its limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployment {
     /// Counted from 1 per tenant name.
@@ -23,12 +23,25 @@ pub struct Deployment {
     /// did not record them: see [`unrecorded`](Self::unrecorded).
     #[serde(default)]
     pub other_models: Vec<ModelRevision>,
+    /// The tenants behind the component's imports, by label.
+    #[serde(default)]
+    pub links: Vec<TenantLink>,
     /// The limits.
     pub limits: TenantLimits,
     /// When it was deployed, in milliseconds since 1970.
     pub created_ms: u64,
     /// By whom.
     pub by: String,
+}
+
+/// The tenant behind an import of a component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantLink {
+    /// The import's label; `None` for the import without one.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// The tenant.
+    pub tenant: TenantName,
 }
 
 impl Deployment {

@@ -185,6 +185,18 @@ impl Registry {
         })
     }
 
+    /// The current version of every tenant, by name.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn current_deployments(&self) -> Result<Vec<(TenantName, Deployment)>, RegistryError> {
+        let current = self.tenants()?.into_iter().map(|TenantRecord { name, current, .. }| {
+            let deployment = self.deployment(&name, current)?;
+            Ok((name, deployment))
+        });
+        current.collect()
+    }
+
     /// A tenant's history, oldest first. Works for removed tenants too.
     ///
     /// # Errors

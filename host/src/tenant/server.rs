@@ -14,9 +14,11 @@ use tokio::net::unix::WriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tracing::{info, warn};
 
+use super::Platform;
 use super::admin::{AdminError, AdminRequest, Command, Reply};
+use super::calls::{self, CallsInWork};
 use super::client::SOCKET_FILE;
-use super::{Platform, calls};
+use crate::rerank::Response;
 
 /// Longest request: the largest limits file, four times.
 const MAX_REQUEST_BYTES: u64 = 1 << 20;
@@ -32,6 +34,7 @@ const RETRY_TIME: Duration = Duration::from_secs(5);
 pub struct AdminServer {
     listener: UnixListener,
     path: PathBuf,
+    calls: Arc<CallsInWork>,
 }
 
 impl AdminServer {
@@ -51,7 +54,13 @@ impl AdminServer {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         }
-        Ok(Self { listener, path })
+        Ok(Self { listener, path, calls: Arc::default() })
+    }
+
+    /// The calls that came over the socket.
+    #[must_use]
+    pub fn calls(&self) -> &Arc<CallsInWork> {
+        &self.calls
     }
 
     /// Takes requests until the future is dropped.
@@ -68,10 +77,10 @@ impl AdminServer {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let platform = Arc::clone(platform);
+                    let (platform, calls) = (Arc::clone(platform), Arc::clone(&self.calls));
                     tokio::spawn(async move {
                         // The client has hung up.
-                        let _ = converse(stream, platform).await;
+                        let _ = converse(stream, platform, calls).await;
                     });
                 }
                 // Out of file descriptors; tries again soon.
@@ -123,12 +132,17 @@ fn tell_of(change: &str, tenant: &str, by: &str, reply: &Reply) {
     }
 }
 
-async fn converse(mut stream: UnixStream, platform: Arc<Platform>) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, platform: Arc<Platform>, calls: Arc<CallsInWork>) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(MAX_REQUEST_BYTES));
     let read = tokio::time::timeout(MAX_REQUEST_TIME, reader.read_line(&mut line)).await;
     if let Ok(opening) = serde_json::from_str(&line) {
+        // Until the answer is written.
+        let _in_work = match calls.begin() {
+            Ok(in_work) => in_work,
+            Err(stopping) => return reply_with(&mut writer, &Err::<Response, _>(stopping)).await,
+        };
         return match calls::answer(opening, &mut reader, &platform).await {
             Some(answer) => reply_with(&mut writer, &answer).await,
             None => Ok(()),

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -12,6 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::live::LiveTenant;
 use super::{KeyHash, TenantName};
+use crate::rerank::CallError;
+
+/// When to try again while a tenant starts, or after the server went away.
+pub(super) const START_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// When to try again a tenant that could not be started: not before an operator has looked at it.
+const FAILED_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// What a tenant's callers meet.
 #[derive(Debug, Clone)]
@@ -195,6 +203,16 @@ impl Activity {
             Self::Serving(tenant) => Some(tenant),
             Self::Starting | Self::Failed(_) => None,
         }
+    }
+}
+
+/// The version that answers a call, or what the caller is told instead.
+pub(super) fn answering(activity: Option<Activity>) -> Result<Arc<LiveTenant>, CallError> {
+    match activity {
+        Some(Activity::Serving(tenant)) => Ok(tenant),
+        Some(Activity::Starting) => Err(CallError::unavailable_for(START_RETRY_AFTER)),
+        Some(Activity::Failed(_)) => Err(CallError::unavailable_for(FAILED_RETRY_AFTER)),
+        None => Err(CallError::Internal("there is no such tenant: it was removed".to_owned())),
     }
 }
 

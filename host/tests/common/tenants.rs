@@ -10,7 +10,7 @@ use assay::model::{ModelStore, Source};
 use assay::rerank::Request;
 use assay::tenant::admin::{AdminError, AdminRequest, Command, Reply};
 use assay::tenant::compile::CompilerOptions;
-use assay::tenant::{Deployment, Platform, PlatformOptions, TenantLimits, TenantName};
+use assay::tenant::{Deployment, Platform, PlatformOptions, TenantLimits, TenantLink, TenantName};
 use assay_kernels::cpu::{CpuDevice, CpuDeviceOptions, CpuEngine, CpuOptions};
 use assay_kernels::{Engine, PackedBatch, Row, checkpoint};
 use tempfile::TempDir;
@@ -165,9 +165,40 @@ pub fn try_deploy(
     wasm: &[u8],
     limits: Option<TenantLimits>,
 ) -> Result<Reply, AdminError> {
+    try_deploy_linked(platform, tenant, wasm, limits, &[])
+}
+
+/// The same, of a component that calls tenants: labels, which may be empty, and the tenants behind them.
+pub fn deploy_linked(
+    platform: &Platform,
+    tenant: &str,
+    wasm: &[u8],
+    limits: Option<TenantLimits>,
+    links: &[(&str, &str)],
+) -> Reply {
+    try_deploy_linked(platform, tenant, wasm, limits, links).unwrap()
+}
+
+fn try_deploy_linked(
+    platform: &Platform,
+    tenant: &str,
+    wasm: &[u8],
+    limits: Option<TenantLimits>,
+    links: &[(&str, &str)],
+) -> Result<Reply, AdminError> {
     let component = Some(platform.put_component(wasm)?);
     let (tenant, limits) = (name(tenant), limits.map(Box::new));
-    Ok(admin(platform, Command::Deploy { tenant, component, limits, model: None, other_models: Vec::new() }))
+    let link = |&(label, tenant): &(&str, &str)| TenantLink {
+        label: Some(label.to_owned()).filter(|label| !label.is_empty()),
+        tenant: name(tenant),
+    };
+    let links = links.iter().map(link).collect();
+    Ok(admin(platform, Command::Deploy { tenant, component, limits, model: None, other_models: Vec::new(), links }))
+}
+
+/// Limits that let these tenants call.
+pub fn callers(tenants: &[&str]) -> TenantLimits {
+    TenantLimits { callers: tenants.iter().map(|tenant| name(tenant)).collect(), ..TenantLimits::default() }
 }
 
 /// The deployment that serves after a request.

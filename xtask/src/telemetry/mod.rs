@@ -11,14 +11,13 @@ mod top;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::clients::{Server, fresh_data_dir};
 use crate::debian::program;
-use crate::step::{run, say};
+use crate::step::say;
 use crate::{assay, clients};
 
 /// Most time for something to happen that takes seconds.

@@ -1,24 +1,21 @@
 //! A caller as a program: compiles it, says what it imports, and runs it to its end.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{Config, Engine, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
 
-use super::contract::{self, Calls};
 use crate::guest::cache::{CompiledCache, Form};
 use crate::guest::component;
 use crate::guest::error::{EngineError, GuestError};
 use crate::guest::instance::Quota;
-use crate::guest::link::Link;
+use crate::guest::link::{CallTerms, Links};
+use crate::guest::outgoing::{self, Calls};
 use crate::limits::{MAX_CORE_INSTANCES, MAX_TABLE_ELEMENTS, RequestLimits};
 use crate::model::manifest::sha256_hex;
-use crate::rerank::{CallError, GuestFault, Request, Reranks, Response};
+use crate::rerank::{CallError, GuestFault, Request, Response};
 
 /// Default of the most memory of a caller: what a program in an interpreted language takes, with some data.
 pub const DEFAULT_MAX_CALLER_MEMORY_BYTES: usize = 1 << 30;
@@ -30,7 +27,7 @@ const FAILED: u8 = 1;
 pub struct CallerComponent {
     name: String,
     engine: Engine,
-    component: Component,
+    command: CommandPre<State>,
     labels: Vec<Option<String>>,
 }
 
@@ -87,7 +84,7 @@ struct State {
     wasi: WasiCtx,
     table: ResourceTable,
     quota: Quota,
-    unlabelled: Option<Link>,
+    links: Links,
 }
 
 impl WasiView for State {
@@ -97,8 +94,8 @@ impl WasiView for State {
 }
 
 impl Calls for State {
-    fn unlabelled(&self) -> wasmtime::Result<Link> {
-        self.unlabelled.clone().ok_or_else(|| wasmtime::Error::msg("no tenant is behind the import without a label"))
+    async fn call(&mut self, label: Option<&str>, request: Request) -> Result<Response, CallError> {
+        self.links.get(label)?.ask(request, CallTerms::default()).await
     }
 }
 
@@ -119,11 +116,9 @@ impl CallerComponent {
         let form = Form::Plain { component: &hash };
         let component = cache.get(&engine, form).map_or_else(|| cache.compile(&engine, form, wasm), Ok);
         let component = component.map_err(|cause| GuestError::Compile { name: name.to_owned(), cause })?;
-        let labels = contract::labels(&engine, &component);
-        let caller = Self { name: name.to_owned(), engine, component, labels };
-        let nothing = Link::new("", Arc::new(Nothing));
-        match caller.command(|_| Ok(nothing.clone())) {
-            Ok(_) => Ok(caller),
+        let labels = outgoing::labels(&engine, &component);
+        match command(&engine, &component) {
+            Ok(command) => Ok(Self { name: name.to_owned(), engine, command, labels }),
             Err(cause) => Err(GuestError::NotACaller { name: name.to_owned(), cause }),
         }
     }
@@ -134,17 +129,13 @@ impl CallerComponent {
         &self.labels
     }
 
-    /// Runs the program to its end, and gives its exit code. `link` has a link for each of [`labels`](Self::labels).
+    /// Runs the program to its end, and gives its exit code. `links` has one for each of [`labels`](Self::labels).
     /// Call it within a tokio runtime. Dropping the future ends the program at its next call of the host, and cancels
     /// what it asked a tenant.
     ///
     /// # Errors
     /// The program trapped. What a tenant fails with is a value for the program, and no error here.
-    pub async fn run(
-        &self,
-        link: impl Fn(Option<&str>) -> Option<Link>,
-        setting: CallerSetting,
-    ) -> Result<u8, CallerFault> {
+    pub async fn run(&self, links: Links, setting: CallerSetting) -> Result<u8, CallerFault> {
         let CallerSetting { arguments, environment, max_memory_bytes } = setting;
         let mut wasi = WasiCtx::builder();
         wasi.inherit_stdio().arg(&self.name).args(&arguments).envs(&environment);
@@ -156,14 +147,11 @@ impl CallerComponent {
             ..RequestLimits::default()
         };
         let quota = Quota::new(&limits, None);
-        let state = State { wasi: wasi.build(), table: ResourceTable::new(), quota, unlabelled: link(None) };
+        let state = State { wasi: wasi.build(), table: ResourceTable::new(), quota, links };
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.quota);
         let ran = async {
-            let command = self.command(|label| {
-                link(Some(label)).ok_or_else(|| wasmtime::Error::msg(format!("no tenant is behind the import {label}")))
-            })?;
-            let command = command.instantiate_async(&mut store).await?;
+            let command = self.command.instantiate_async(&mut store).await?;
             command.wasi_cli_run().call_run(&mut store).await
         };
         let name = || self.name.clone();
@@ -177,21 +165,11 @@ impl CallerComponent {
             },
         }
     }
-
-    fn command(&self, link: impl Fn(&str) -> wasmtime::Result<Link>) -> wasmtime::Result<CommandPre<State>> {
-        let mut linker = Linker::new(&self.engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        contract::add_to_linker(&mut linker, &self.component, link)?;
-        CommandPre::new(linker.instantiate_pre(&self.component)?)
-    }
 }
 
-/// Stands for tenants while a component is checked.
-#[derive(Debug)]
-struct Nothing;
-
-impl Reranks for Nothing {
-    fn ask(self: Arc<Self>, _request: Request) -> BoxFuture<'static, Result<Response, CallError>> {
-        std::future::ready(Err(CallError::Internal("no tenant is linked".to_owned()))).boxed()
-    }
+fn command(engine: &Engine, component: &Component) -> wasmtime::Result<CommandPre<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    outgoing::add_to_linker(&mut linker, component)?;
+    CommandPre::new(linker.instantiate_pre(component)?)
 }

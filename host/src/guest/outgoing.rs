@@ -1,16 +1,22 @@
-//! The contract as callers import it, in each of its versions: finds the imports of a component and puts a [`Link`]
-//! behind each. Never decides which tenant that is.
+//! The contract as components import it, in each of its versions: finds the imports of a component and has its store
+//! ask the tenant behind each. Never decides which tenant that is.
+
+use std::borrow::Cow;
 
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 
-use crate::guest::link::Link;
+use super::link::Label;
 use crate::rerank::{CallError, Request, Response};
 
-/// What a store must hold for its component to call tenants.
+/// What a store must do for its component to call tenants.
 pub(super) trait Calls: Send {
-    /// What is behind the import without a label.
-    fn unlabelled(&self) -> wasmtime::Result<Link>;
+    /// Asks the tenant behind an import, which has this label or none.
+    fn call(
+        &mut self,
+        label: Option<&str>,
+        request: Request,
+    ) -> impl Future<Output = Result<Response, CallError>> + Send;
 }
 
 /// What an import is said to implement, or is named, in each version of the contract; later versions of the same minor
@@ -39,17 +45,24 @@ pub(super) fn labels(engine: &Engine, component: &Component) -> Vec<Option<Strin
     labels
 }
 
-/// Puts a link behind each import of `reranker`.
-///
-/// # Errors
-/// `link` fails for a label.
-pub(super) fn add_to_linker<T: Calls + 'static>(
-    linker: &mut Linker<T>,
+/// Adds a component's imports of `reranker` to a linker.
+pub(super) fn add_to_linker<T: Calls + 'static>(linker: &mut Linker<T>, component: &Component) -> wasmtime::Result<()> {
+    newest::add_to_linker(linker, component)?;
+    first::add_to_linker(linker, component)
+}
+
+/// A linker that has a component's imports of `reranker` too. A linker has labels, so each component that has some
+/// needs one of its own; making it takes microseconds.
+pub(super) fn extended<'a, T: Calls + 'static>(
+    linker: &'a Linker<T>,
     component: &Component,
-    link: impl Fn(&str) -> wasmtime::Result<Link>,
-) -> wasmtime::Result<()> {
-    newest::add_to_linker(linker, component, &link)?;
-    first::add_to_linker(linker, component, &link)
+) -> wasmtime::Result<Cow<'a, Linker<T>>> {
+    if labels(component.engine(), component).is_empty() {
+        return Ok(Cow::Borrowed(linker));
+    }
+    let mut linker = linker.clone();
+    add_to_linker(&mut linker, component)?;
+    Ok(Cow::Owned(linker))
 }
 
 /// One version of the contract. `$bindings` has its types, and `$unavailable` is the case of its `error` for a tenant
@@ -77,36 +90,29 @@ macro_rules! version {
             pub(super) fn add_to_linker<T: Calls + 'static>(
                 linker: &mut Linker<T>,
                 component: &Component,
-                link: &impl Fn(&str) -> wasmtime::Result<Link>,
             ) -> wasmtime::Result<()> {
                 types::add_to_linker::<T, HasHost<T>>(linker, |store| Host(store))?;
                 wit::add_to_linker::<T, HasHost<T>>(linker, |store| Host(store))?;
-                labelled::add_to_linker::<T, HasHost<T>>(linker, component, link, |store| Host(store))
+                let label = |label: &str| Ok(Label(label.into()));
+                labelled::add_to_linker::<T, HasHost<T>>(linker, component, label, |store| Host(store))
             }
 
             impl<T: Calls> types::Host for Host<'_, T> {}
 
             impl<T: Calls> wit::Host for Host<'_, T> {
-                async fn rerank(
-                    &mut self,
-                    request: wit::Request,
-                ) -> wasmtime::Result<Result<wit::Response, wit::Error>> {
-                    Ok(ask(self.0.unlabelled()?, request).await)
+                async fn rerank(&mut self, asked: wit::Request) -> wasmtime::Result<Result<wit::Response, wit::Error>> {
+                    Ok(self.0.call(None, request(asked)).await.map(response).map_err(error))
                 }
             }
 
             impl<T: Calls> labelled::Host for Host<'_, T> {
                 async fn rerank(
                     &mut self,
-                    link: Link,
+                    Label(label): Label,
                     asked: wit::Request,
                 ) -> wasmtime::Result<Result<wit::Response, wit::Error>> {
-                    Ok(ask(link, asked).await)
+                    Ok(self.0.call(Some(&*label), request(asked)).await.map(response).map_err(error))
                 }
-            }
-
-            async fn ask(link: Link, asked: wit::Request) -> Result<wit::Response, types::Error> {
-                link.ask(request(asked)).await.map(response).map_err(error)
             }
 
             fn request(asked: wit::Request) -> Request {
