@@ -32,11 +32,11 @@ use tokio::task::JoinSet;
 
 use crate::device::DeviceOptions;
 use crate::model::ModelStore;
-use crate::rerank::{CallError, Request, Reranks, Response};
+use crate::rerank::{CallError, Request, Response};
 use crate::tenant::admin::{AdminError, AdminRequest, Command, Reply};
 use crate::tenant::compile::{self, CompilerOptions};
 use crate::tenant::{
-    Activity, DEFAULT_MAX_NAMED_TENANTS, LiveTenant, Platform, PlatformOptions, TenantLimits, TenantName,
+    Activity, DEFAULT_MAX_NAMED_TENANTS, LiveTenant, Platform, PlatformOptions, TenantLimits, TenantLink, TenantName,
 };
 
 /// Threads that wait for guests and the device; computing has its own.
@@ -145,6 +145,8 @@ pub struct Tenant {
     pub model: Option<String>,
     /// Bounds on requests, memory and time.
     pub limits: Option<TenantLimits>,
+    /// The tenants behind imports of the component; those of the version before stay unless they are named here.
+    pub links: Vec<TenantLink>,
 }
 
 /// Why a request has no answer.
@@ -192,7 +194,7 @@ impl Assay {
     /// # Errors
     /// The name, the component, the model or a limit is refused, with the reason, and nothing has changed.
     pub fn deploy(&self, name: &str, tenant: Tenant) -> Result<u64, AdminError> {
-        let Tenant { component, model, limits } = tenant;
+        let Tenant { component, model, limits, links } = tenant;
         let (name, limits) = (parse(name)?, limits.map(Box::new));
         let reply = self.apart(|platform| {
             let component = component.as_deref().map(|wasm| platform.put_component(wasm)).transpose()?;
@@ -202,6 +204,7 @@ impl Assay {
                 limits,
                 model,
                 other_models: Vec::new(),
+                links,
             })))
         })?;
         match reply {
@@ -214,9 +217,9 @@ impl Assay {
     /// Removes a tenant with its versions. Its requests in work end.
     ///
     /// # Errors
-    /// There is no such tenant, or the data directory cannot be written.
+    /// There is no such tenant, others have links to it, or the data directory cannot be written.
     pub fn remove(&self, name: &str) -> Result<(), AdminError> {
-        let command = Command::Remove { tenant: parse(name)?, drain: true };
+        let command = Command::Remove { tenant: parse(name)?, drain: true, force: false };
         match self.apart(|platform| Ok(platform.execute(signed(command))))? {
             Reply::Refused(error) => Err(error),
             _ => Ok(()),
@@ -233,9 +236,9 @@ impl Assay {
         let Some(threads) = &self.threads else { return Err(ended().into()) };
         // A set of one: it stops its task when it is dropped.
         let mut task = JoinSet::new();
-        task.spawn_on(live.ask(request), threads.handle());
+        task.spawn_on(async move { live.rerank(request).await }, threads.handle());
         match task.join_next().await {
-            Some(Ok(answer)) => Ok(answer?),
+            Some(Ok(answer)) => Ok(answer.map_err(CallError::from)?),
             _ => Err(ended().into()),
         }
     }
