@@ -183,12 +183,13 @@ pub enum RerankError {
 
 /// Names of the limits that a request can meet, as the limits file and the options call them, and `queue` for the room
 /// that all tenants' rows have. What is counted by limit has one of these names, whatever a guest says.
-pub const LIMIT_NAMES: [&str; 20] = [
+pub const LIMIT_NAMES: [&str; 21] = [
     "--guest-memory",
     "burst_tokens",
     "max_call_bytes",
     "max_chain_depth",
     "max_concurrent_requests",
+    "max_core_instances",
     "max_documents",
     "max_guest_cpu_ms",
     "max_guest_memory_bytes",
@@ -207,8 +208,8 @@ pub const LIMIT_NAMES: [&str; 20] = [
 ];
 
 /// Kinds of faults of a guest, as [`GuestFault::kind`] names them.
-pub const FAULT_KINDS: [&str; 8] =
-    ["bad-answer", "call-bytes", "callee", "cpu-time", "left-open", "memory", "table-elements", "trap"];
+pub const FAULT_KINDS: [&str; 9] =
+    ["bad-answer", "call-bytes", "callee", "core-instances", "cpu-time", "left-open", "memory", "table-elements", "trap"];
 
 impl RerankError {
     /// The limit that was met, by one of [`LIMIT_NAMES`]; `None` if it was none, or none of these.
@@ -258,6 +259,12 @@ pub enum GuestFault {
         /// The most that it may have.
         allowed: u64,
     },
+    /// It consists of more core instances than it may.
+    #[error("it consists of more core instances than max_core_instances, which is {allowed}")]
+    CoreInstances {
+        /// The most that it may have.
+        allowed: u64,
+    },
     /// It holds resources of the host where it may not.
     #[error("it left {0} models open after prepare, and none may be")]
     LeftOpen(usize),
@@ -284,6 +291,7 @@ impl GuestFault {
             Self::Memory { .. } => "memory",
             Self::CallBytes { .. } => "call-bytes",
             Self::TableElements { .. } => "table-elements",
+            Self::CoreInstances { .. } => "core-instances",
             Self::LeftOpen(_) => "left-open",
             Self::CpuTime { .. } => "cpu-time",
             Self::BadAnswer(_) => "bad-answer",
@@ -297,6 +305,7 @@ impl GuestFault {
             Self::Memory { .. } => Some("max_memory_bytes"),
             Self::CallBytes { .. } => Some("max_call_bytes"),
             Self::TableElements { .. } => Some("max_table_elements"),
+            Self::CoreInstances { .. } => Some("max_core_instances"),
             Self::CpuTime { .. } => Some("max_guest_cpu_ms"),
             Self::Trapped(_) | Self::LeftOpen(_) | Self::BadAnswer(_) | Self::Callee(_) => None,
         }

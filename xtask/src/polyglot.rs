@@ -32,7 +32,7 @@ const START_TIME: Duration = Duration::from_secs(30);
 const DOCUMENTS: usize = 32;
 
 /// Timed requests for each tenant, in turns.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 40;
 
 /// How a language is built, and where that leaves the component.
 struct Language {

@@ -189,9 +189,12 @@ impl StoreData {
             None => {}
         }
         let cause = format!("{:#}", error.root_cause());
-        // wasmtime has no type for this one.
+        // wasmtime has no types for these two.
         if cause.contains("fuel allocated for hostcalls") {
             return GuestFault::CallBytes { limit_bytes: limits.max_call_bytes as u64 }.into();
+        }
+        if cause.contains("instance count too high") {
+            return GuestFault::CoreInstances { allowed: limits.max_core_instances as u64 }.into();
         }
         GuestFault::Trapped(cause).into()
     }

@@ -45,7 +45,7 @@ const IDLE_PART: u32 = 4;
 const CORE_INSTANCES_PER_COMPONENT: u32 = 16;
 
 /// Memories of one component: several modules may each bring their own.
-const MAX_MEMORIES_PER_COMPONENT: u32 = 2;
+const MAX_MEMORIES_PER_COMPONENT: u32 = 4;
 
 /// Tables of one component: a Rust guest has two.
 const MAX_TABLES_PER_COMPONENT: u32 = 8;

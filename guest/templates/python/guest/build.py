@@ -18,4 +18,4 @@ if not VENV.exists():
     venv.create(VENV, with_pip=True)
 run("pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", "requirements.txt")
 # Imports must stand at the top of a file: nothing can be imported later.
-run("componentize-py", "-d", "wit", "-w", "guest", "componentize", "--stub-wasi", "app", "-o", "guest.wasm")
+run("componentize-py", "-d", "wit", "-w", "guest", "componentize", "app", "-o", "guest.wasm")
