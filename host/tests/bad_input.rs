@@ -81,6 +81,8 @@ fn a_request_over_a_limit_names_the_limit_and_the_document() {
         .rerank(&["--query", "q", "--documents", file.to_str().unwrap()])
         .fails(2, &["documents.txt, line 1001", "max_documents is limited to 1000, the file has more"]);
     bench.rerank(&["--query", "q", "--max-tokens", "2", "sun"]).fails(2, &["2"]);
+    let asked = bench.rerank(&["--query", "q", "--max-tokens", "100000", "sun"]).succeeds();
+    assert!(asked.stderr.contains("note: --max-tokens 100000 is more than"), "{}", asked.stderr);
 }
 
 #[test]

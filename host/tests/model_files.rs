@@ -485,6 +485,8 @@ fn a_models_page_shows_all_that_was_decided() {
     set(&dir.join("tokenizer_config.json"), &config);
     let options = ["--label", "2-0", "--scores", "sigmoid", "--prompt", "query: "];
     add(&bench, &dir, &options).succeeds();
+    let page = finish(bench.assay().args(["model", "show", "nli", "--json"])).succeeds();
+    assert_eq!(page.lines()[0]["labels"], json!(["LABEL_0", "LABEL_1", "LABEL_2"]));
     let page = finish(bench.assay().args(["model", "show", "nli"])).succeeds().stdout;
     for line in [
         "task          cross-encoder\n",

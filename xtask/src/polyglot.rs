@@ -132,7 +132,8 @@ fn through_registry(root: &Path, data_dir: &Path, guest: &Path) -> Result<()> {
         content.display()
     );
     std::fs::write(&config, settings)?;
-    let mut registry = Command::new(program).arg("serve").arg(config).stderr(Stdio::null()).spawn()?;
+    let mut registry =
+        Command::new(program).arg("serve").arg(config).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let done = (|| {
         let began = Instant::now();
         while TcpStream::connect(address).is_err() {
@@ -218,7 +219,7 @@ fn ask(root: &Path, data_dir: &Path, caller: &Path, tenant: &str, case: &Case) -
     Ok(hits)
 }
 
-/// The table of what guests cost: size, how they start, memory, and the time of a request.
+/// The table of what guests cost: size, how they start, memory, their processor time, and the time of a request.
 fn costs(
     root: &Path,
     data_dir: &Path,
@@ -236,6 +237,12 @@ fn costs(
         tenants.push((*name, key, Some(guest)));
     }
     let address = server.url.strip_prefix("http://").context("the server speaks no plain HTTP")?;
+    let usage = |name: &str| -> Result<Value> {
+        let shown = output(assay(root, data_dir).args(["tenant", "show", "--json", name]))?;
+        Ok(serde_json::from_str::<Value>(&shown)?["usage"].take())
+    };
+    let cpu = |usage: &Value| usage["guest_cpu_ms"].as_f64().context("usage");
+    let before = tenants.iter().map(|(name, ..)| cpu(&usage(name)?)).collect::<Result<Vec<f64>>>()?;
     let mut times: Vec<Vec<Duration>> = vec![Vec::new(); tenants.len()];
     for _ in 0..ROUNDS {
         for ((_, key, _), times) in tenants.iter().zip(&mut times) {
@@ -244,28 +251,25 @@ fn costs(
             times.push(began.elapsed());
         }
     }
-    let mut table =
-        "| guest | kB | starts from | memory (MiB) | request (ms) | more than the standard guest's (ms) |\n\
+    let mut table = "| guest | kB | starts from | memory (MiB) | its processor time a request (ms) | request (ms) |\n\
                      | --- | ---: | --- | ---: | ---: | ---: |\n"
-            .to_owned();
+        .to_owned();
     let median = |times: &[Duration]| {
         let mut sorted = times.to_vec();
         sorted.sort();
         sorted[sorted.len() / 2].as_secs_f64() * 1e3
     };
-    let base = median(&times[0]);
-    for ((name, _, guest), times) in tenants.iter().zip(&times) {
-        let shown: Value =
-            serde_json::from_str(&output(assay(root, data_dir).args(["tenant", "show", "--json", name]))?)?;
-        let usage = &shown["usage"];
+    for (((name, _, guest), times), before) in tenants.iter().zip(&times).zip(before) {
+        let usage = usage(name)?;
         let memory = usage["most_memory_bytes"].as_f64().context("usage")? / f64::from(1 << 20);
         let start = if usage["is_snapshotted"] == true { "a snapshot" } else { "prepared instances" };
         let size = match guest {
             Some(guest) => (std::fs::metadata(guest)?.len() / 1000).to_string(),
             None => "-".to_owned(),
         };
+        let spent = (cpu(&usage)? - before) / ROUNDS as f64;
         let (took, name) = (median(times), if *name == BASE { "standard" } else { name });
-        writeln!(table, "| {name} | {size} | {start} | {memory:.0} | {took:.1} | {:.1} |", took - base)?;
+        writeln!(table, "| {name} | {size} | {start} | {memory:.0} | {spent:.2} | {took:.0} |")?;
     }
     Ok(table)
 }

@@ -219,6 +219,10 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<(), CliError> {
     };
     let ranker = Ranker::open(&device, &stored, args.guest.as_deref(), data_dir)?;
     ranker.check_label(args.label.as_deref())?;
+    let longest = ranker.model.info().max_tokens;
+    if let Some(asked) = args.max_tokens.filter(|asked| *asked > longest) {
+        eprintln!("note: --max-tokens {asked} is more than the {longest} of the model's rows, which stay the limit");
+    }
     let writer = Writer {
         format,
         model: ranker.model.name().to_owned(),

@@ -42,8 +42,8 @@ pub struct ModelPage {
     pub vocabulary_size: usize,
     /// Longest row in tokens.
     pub max_tokens: usize,
-    /// The labels of its classifier, by number and name; empty for an embedding model.
-    pub labels: String,
+    /// The names of its classifier's labels, by number, empty for one without a name. An embedding model has none.
+    pub labels: Vec<String>,
     /// The parts of its tokenizer, with their settings.
     pub tokenizer: TokenizerSummary,
     /// What was decided when it was added.
@@ -78,8 +78,12 @@ impl ModelPage {
             vocabulary_size: architecture.vocab_size,
             max_tokens: settings.max_tokens.map_or(own_max, |max| own_max.min(max as usize)),
             labels: match whole.task() {
-                Task::CrossEncoder => named(&hugging_face::labels(&config), whole.outputs()),
-                Task::Embedding => String::new(),
+                Task::CrossEncoder => {
+                    let mut names = hugging_face::labels(&config);
+                    names.resize(whole.outputs(), String::new());
+                    names
+                }
+                Task::Embedding => Vec::new(),
             },
             tokenizer: TokenizerSummary::of(&tokenizer),
             settings,
@@ -108,7 +112,7 @@ impl fmt::Display for ModelPage {
         )?;
         line("rows", &format_args!("up to {} tokens", self.max_tokens))?;
         if !self.labels.is_empty() {
-            line("labels", &self.labels)?;
+            line("labels", &named(&self.labels, self.labels.len()))?;
         }
         if let Some(RankedLabel { label, minus }) = settings.label {
             match minus {
