@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use assay::device::{Decision, DeviceOptions, EngineChoice, EnginePrecision};
+use assay_kernels::cpu::Cores;
 use assay_kernels::{CheckedBatch, PackedBatch, RowShape, checkpoint};
 use clap::Args as ClapArgs;
 
@@ -40,7 +41,7 @@ pub(crate) struct Args {
     /// Numbers as stored and multiplied.
     #[arg(long, value_enum, default_value_t)]
     precision: EnginePrecision,
-    /// Threads that compute; all that the process may use unless given.
+    /// Threads that compute; one for each fast physical core unless given.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
     /// Requests, one JSON object with `query` and `documents` a line.
@@ -66,9 +67,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    if let Some(threads) = args.threads {
-        limit_ceiling_threads(threads);
-    }
+    limit_ceiling_threads(args.threads.unwrap_or_else(|| Cores::detect().threads()));
     let options = DeviceOptions {
         choice: args.engine,
         precision: args.precision,

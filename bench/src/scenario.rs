@@ -84,7 +84,7 @@ pub enum Start {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineSection {
-    /// Threads that compute; one for each core if absent.
+    /// Threads that compute; one for each fast physical core if absent.
     pub threads: Option<NonZeroUsize>,
     /// Most tokens in one batch; the host's default if absent.
     pub max_batch_tokens: Option<usize>,

@@ -1,9 +1,9 @@
 //! `assay devices`: lists adapters and the processor, the device that would be chosen, and what a running server has
 //! loaded.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 
+use assay_kernels::cpu::Cores;
 use assay_kernels::gpu::{self, AdapterDescription, AdapterKind};
 use assay_kernels::{InstructionSet, cpu};
 use serde::Serialize;
@@ -57,7 +57,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
         adapters: gpu::adapters(),
         processor: Processor {
             instruction_set: InstructionSet::detect().name(),
-            threads: std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            threads: Cores::detect().threads().get(),
             precisions: cpu::PRECISIONS.iter().map(|precision| precision.name()).collect(),
         },
         auto: Auto {

@@ -27,7 +27,7 @@ pub struct EngineArgs {
     /// Adapter of --engine gpu, by its number in `assay devices` or a part of its name [default: the best]
     #[arg(long, env = "ASSAY_ADAPTER", value_name = "ADAPTER")]
     adapter: Option<String>,
-    /// Threads that compute on the processor, for all models together [default: one for each core]
+    /// Threads that compute on the processor, for all models together [default: one for each fast physical core]
     #[arg(long, env = "ASSAY_THREADS", value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Most of the device's memory that models take, such as 2GiB [default: see `assay devices`]

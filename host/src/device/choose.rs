@@ -6,7 +6,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use assay_kernels::cpu;
+use assay_kernels::cpu::{self, Cores};
 use assay_kernels::gpu::{
     self, AdapterDescription, AdapterError, AdapterKind, AdapterSelection, GpuDevice, GpuError, GpuOptions,
     RememberError, TuneCache, TuneTable,
@@ -59,7 +59,7 @@ pub struct DeviceOptions {
     pub precision: EnginePrecision,
     /// The adapter of [`EngineChoice::Gpu`]; `None` means the best.
     pub adapter: Option<AdapterSelection>,
-    /// Compute threads on the processor; `None` means one per core.
+    /// Compute threads on the processor; `None` means one for each [fast physical core](Cores::threads).
     pub threads: Option<NonZeroUsize>,
     /// Most tokens in one batch; `None` means the engine's default.
     pub max_batch_tokens: Option<usize>,
@@ -205,7 +205,7 @@ impl DeviceOptions {
 
     /// Compute threads on the processor.
     pub(super) fn processor_threads(&self) -> usize {
-        self.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get)
+        self.threads.unwrap_or_else(|| Cores::detect().threads()).get()
     }
 
     /// Most tokens in a batch on the processor.

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::cores::Cores;
 use super::pool::{Pool, Work};
 use super::simd::{InstructionSet, Isa};
 use super::worker::{Arena, Needs, Worker};
@@ -15,7 +16,7 @@ use crate::engine::EngineError;
 /// How a [`CpuDevice`] is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuDeviceOptions {
-    /// Compute threads, including the caller's; `None` means as many as the process may use.
+    /// Compute threads, including the caller's; `None` means one for each [performance core](Cores::threads).
     pub threads: Option<NonZeroUsize>,
     /// The instruction set to use; `None` means the processor's best.
     pub instruction_set: Option<InstructionSet>,
@@ -40,8 +41,7 @@ impl CpuDevice {
         let instruction_set = options.instruction_set.unwrap_or_else(InstructionSet::detect);
         let isa = Isa::new(instruction_set)
             .ok_or_else(|| EngineError::Device(format!("this processor does not have {}", instruction_set.name())))?;
-        let available = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        let threads = options.threads.unwrap_or_else(available).get();
+        let threads = options.threads.unwrap_or_else(|| Cores::detect().threads()).get();
         let others = (1..threads).map(Worker::new).collect();
         let pool = Pool::start(Worker::new(0), others)
             .map_err(|error| EngineError::Device(format!("cannot start {threads} threads: {error}")))?;

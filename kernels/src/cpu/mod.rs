@@ -10,6 +10,7 @@
 
 mod attention;
 mod buffer;
+mod cores;
 mod device;
 mod feed_forward;
 mod forward;
@@ -42,6 +43,7 @@ use crate::batch::{CheckedBatch, PackedBatch};
 use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, Ticket};
 use crate::flops::{batch_flops, row_flops};
 use crate::weights::Model;
+pub use cores::Cores;
 pub use device::{CpuDevice, CpuDeviceOptions};
 use forward::Forward;
 use grouping::Limits;
