@@ -245,11 +245,11 @@ impl<W: Weight> Kernel for IntegerGemm<'_, W> {
         if rows == 0 || depth == 0 {
             return;
         }
-        const { assert!(S::TILE_ROWS <= MAX_TILE_ROWS && S::PANEL <= MAX_PANEL) };
+        const { assert!(S::INTEGER_TILE_ROWS <= MAX_TILE_ROWS && S::PANEL <= MAX_PANEL) };
         // The tiles below rely on these bounds.
         assert!(a.values.len() >= (rows - 1) * K_BLOCK + 2 * pairs, "left matrix too short");
         // Strips of equal height, and the next panel prefetched a part by each, as in the f32 product.
-        let strips = rows.div_ceil(S::TILE_ROWS);
+        let strips = rows.div_ceil(S::INTEGER_TILE_ROWS);
         let tile_rows = rows.div_ceil(strips);
         let panel_lines = (panel_len * size_of::<W>()).div_ceil(CACHE_LINE);
         let lines_per_strip = panel_lines.div_ceil(strips).min(MAX_PREFETCH_LINES);
@@ -304,9 +304,9 @@ impl IntegerTile {
     /// # Safety
     /// `a` is valid for `R` rows of `pairs` pairs, `K_BLOCK` apart; `b` for `pairs · PANEL` pairs.
     #[inline(always)]
-    unsafe fn rows<S: Simd, const R: usize>(self, s: S) -> [[S::I32; PANEL_VECTORS]; R] {
-        let mut sums = [[s.zero_i32(); PANEL_VECTORS]; R];
-        if R > S::TILE_ROWS {
+    unsafe fn rows<S: Simd, const R: usize>(self, s: S) -> [[S::Sum; PANEL_VECTORS]; R] {
+        let mut sums = [[s.zero_sum(); PANEL_VECTORS]; R];
+        if R > S::INTEGER_TILE_ROWS {
             return sums;
         }
         // SAFETY: the caller's promise covers every pair below `pairs`.
@@ -325,7 +325,7 @@ impl IntegerTile {
     /// # Safety
     /// As [`rows`](Self::rows); `pair` is below `pairs`.
     #[inline(always)]
-    unsafe fn multiply_add<S: Simd, const R: usize>(self, s: S, sums: &mut [[S::I32; PANEL_VECTORS]; R], pair: usize) {
+    unsafe fn multiply_add<S: Simd, const R: usize>(self, s: S, sums: &mut [[S::Sum; PANEL_VECTORS]; R], pair: usize) {
         // SAFETY: the caller's promise.
         unsafe {
             let b: [S::I32; PANEL_VECTORS] =
@@ -354,7 +354,7 @@ impl Columns<'_> {
         &self,
         s: S,
         row: usize,
-        sums: [[S::I32; PANEL_VECTORS]; R],
+        sums: [[S::Sum; PANEL_VECTORS]; R],
         a_scales: &[f32],
         c: &mut MatrixMut<'_>,
     ) {

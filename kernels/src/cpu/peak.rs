@@ -105,11 +105,11 @@ impl Kernel for Integers {
     fn run<S: Simd>(self, s: S) -> usize {
         // Times zero stays what it is, and no sum overflows. A chain is its own factor, so that no product is the same
         // in every step and could be taken out of the loop.
-        let zero = black_box(s.zero_i32());
-        let mut chains = [black_box(s.zero_i32()); CHAINS];
+        let zero = black_box(s.as_pairs(s.zero_sum()));
+        let mut chains = [black_box(s.zero_sum()); CHAINS];
         for _ in 0..STEPS {
             for chain in &mut chains {
-                *chain = s.dot_pairs(zero, *chain, *chain);
+                *chain = s.dot_pairs(zero, s.as_pairs(*chain), *chain);
             }
         }
         for chain in chains {

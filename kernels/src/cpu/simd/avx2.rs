@@ -22,6 +22,7 @@ impl<const VNNI: bool> Avx2<VNNI> {
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F32 = __m256;
     type I32 = __m256i;
+    type Sum = __m256i;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
 
@@ -125,13 +126,18 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn zero_i32(self) -> __m256i {
+    fn zero_sum(self) -> __m256i {
         unsafe { _mm256_setzero_si256() }
     }
 
     #[inline(always)]
     fn to_f32(self, a: __m256i) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    fn as_pairs(self, sum: __m256i) -> __m256i {
+        sum
     }
 
     #[inline(always)]

@@ -22,6 +22,7 @@ impl<const VNNI: bool> Avx512<VNNI> {
 impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F32 = __m512;
     type I32 = __m512i;
+    type Sum = __m512i;
     const LANES: usize = 16;
     const TILE_ROWS: usize = 12;
 
@@ -120,13 +121,18 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn zero_i32(self) -> __m512i {
+    fn zero_sum(self) -> __m512i {
         unsafe { _mm512_setzero_si512() }
     }
 
     #[inline(always)]
     fn to_f32(self, a: __m512i) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(a) }
+    }
+
+    #[inline(always)]
+    fn as_pairs(self, sum: __m512i) -> __m512i {
+        sum
     }
 
     #[inline(always)]

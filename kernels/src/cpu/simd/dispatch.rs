@@ -133,7 +133,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Set::Avx2(_) | Set::Avx512(_) => "vpmaddwd, vpaddd",
             #[cfg(target_arch = "aarch64")]
-            Set::Neon(_) => "smull, addp, add",
+            Set::Neon(_) => "smlal",
         }
     }
 

@@ -49,11 +49,17 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// [`LANES`](Self::LANES) i32, or twice as many i16 side by side.
     type I32: Copy;
 
+    /// Sums of products of pairs, in the form in which the set adds to them.
+    type Sum: Copy;
+
     /// Numbers in a vector.
     const LANES: usize;
 
     /// Rows of a matrix product's register tile: as many as the registers hold.
     const TILE_ROWS: usize;
+
+    /// The same for integers, whose sums may take more registers.
+    const INTEGER_TILE_ROWS: usize = Self::TILE_ROWS;
 
     /// Columns of a panel.
     const PANEL: usize = PANEL_VECTORS * Self::LANES;
@@ -93,11 +99,14 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// `to` is valid for writing [`LANES`](Self::LANES) f32; no alignment is asked.
     unsafe fn store_ptr(self, to: *mut f32, a: Self::F32);
 
-    fn zero_i32(self) -> Self::I32;
-    fn to_f32(self, a: Self::I32) -> Self::F32;
+    fn zero_sum(self) -> Self::Sum;
+    fn to_f32(self, sum: Self::Sum) -> Self::F32;
+
+    /// Some of a sum's numbers as pairs of i16: for measuring, where each product must depend on the one before.
+    fn as_pairs(self, sum: Self::Sum) -> Self::I32;
 
     /// `sum + a₀·b₀ + a₁·b₁` for each lane's two i16, exactly: no product of an i16 and an i8 pair overflows an i32.
-    fn dot_pairs(self, a: Self::I32, b: Self::I32, sum: Self::I32) -> Self::I32;
+    fn dot_pairs(self, a: Self::I32, b: Self::I32, sum: Self::Sum) -> Self::Sum;
 
     /// The same two i16 in every lane.
     ///

@@ -1,4 +1,5 @@
-//! NEON: 32 registers of 4 lanes. Twelve rows by two vectors are 24 sums, 2 of the panel and 1 of the rows.
+//! NEON: 32 registers of 4 lanes. Twelve rows by two vectors are 24 sums, 2 of the panel and 1 of the rows. A sum of
+//! integers is two registers, because `smlal` adds four products to four sums: six rows by two vectors.
 
 #![allow(unsafe_code, reason = "intrinsics")]
 #![allow(clippy::undocumented_unsafe_blocks, reason = "each block is one intrinsic, safe as the type's doc says")]
@@ -20,8 +21,11 @@ impl Neon {
 impl Simd for Neon {
     type F32 = float32x4_t;
     type I32 = int32x4_t;
+    /// Products of the first two lanes' pairs and of the last two's: each pair is still to be added up.
+    type Sum = [int32x4_t; 2];
     const LANES: usize = 4;
     const TILE_ROWS: usize = 12;
+    const INTEGER_TILE_ROWS: usize = 6;
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
@@ -111,21 +115,25 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn zero_i32(self) -> int32x4_t {
-        unsafe { vdupq_n_s32(0) }
+    fn zero_sum(self) -> [int32x4_t; 2] {
+        unsafe { [vdupq_n_s32(0); 2] }
     }
 
     #[inline(always)]
-    fn to_f32(self, a: int32x4_t) -> float32x4_t {
-        unsafe { vcvtq_f32_s32(a) }
+    fn to_f32(self, [low, high]: [int32x4_t; 2]) -> float32x4_t {
+        unsafe { vcvtq_f32_s32(vpaddq_s32(low, high)) }
     }
 
     #[inline(always)]
-    fn dot_pairs(self, a: int32x4_t, b: int32x4_t, sum: int32x4_t) -> int32x4_t {
+    fn as_pairs(self, [low, _]: [int32x4_t; 2]) -> int32x4_t {
+        low
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: int32x4_t, b: int32x4_t, [low, high]: [int32x4_t; 2]) -> [int32x4_t; 2] {
         unsafe {
             let (a, b) = (vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b));
-            let low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
-            vaddq_s32(vpaddq_s32(low, vmull_high_s16(a, b)), sum)
+            [vmlal_s16(low, vget_low_s16(a), vget_low_s16(b)), vmlal_high_s16(high, a, b)]
         }
     }
 

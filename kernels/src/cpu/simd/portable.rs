@@ -23,6 +23,7 @@ fn pair(low: i16, high: i16) -> i32 {
 impl Simd for Portable {
     type F32 = Lanes;
     type I32 = [i32; 4];
+    type Sum = [i32; 4];
     const LANES: usize = 4;
     const TILE_ROWS: usize = 4;
 
@@ -112,13 +113,18 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn zero_i32(self) -> [i32; 4] {
+    fn zero_sum(self) -> [i32; 4] {
         [0; 4]
     }
 
     #[inline(always)]
     fn to_f32(self, a: [i32; 4]) -> Lanes {
         a.map(|a| a as f32)
+    }
+
+    #[inline(always)]
+    fn as_pairs(self, sum: [i32; 4]) -> [i32; 4] {
+        sum
     }
 
     #[inline(always)]
