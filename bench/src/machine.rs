@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use crate::report::schema::{Ceiling, Machine};
 use crate::stats::Summary;
@@ -24,24 +23,15 @@ impl Machine {
     /// Asks the system, and `git` for the commit.
     #[must_use]
     pub fn detect() -> Self {
-        let what = RefreshKind::nothing()
-            .with_cpu(CpuRefreshKind::nothing())
-            .with_memory(MemoryRefreshKind::nothing().with_ram());
-        // A fact that the system does not tell is left out.
-        let system = System::new_with_specifics(what).ok();
-        let cpu = system.as_ref().and_then(|system| system.cpus().first()).map_or("", |cpu| cpu.brand()).trim();
+        let assay::machine::Machine { cpu, cores, memory_bytes, os, arch } = assay::machine::Machine::detect();
         let versions =
             [("assay-bench", env!("CARGO_PKG_VERSION")), ("assay", env!("CARGO_PKG_VERSION")), ("report schema", "1")];
         Self {
-            cpu: if cpu.is_empty() { "unknown".to_owned() } else { cpu.to_owned() },
-            cores: std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
-            memory_bytes: system.as_ref().map_or(0, System::total_memory),
-            os: [System::long_os_version(), System::kernel_version()]
-                .map(Result::unwrap_or_default)
-                .join(", kernel ")
-                .trim_matches([',', ' '])
-                .to_owned(),
-            arch: std::env::consts::ARCH.to_owned(),
+            cpu,
+            cores: cores.logical,
+            memory_bytes,
+            os,
+            arch: arch.to_owned(),
             versions: BTreeMap::from(versions.map(|(name, version)| (name.to_owned(), version.to_owned()))),
             commit: commit(),
             command: std::env::args().collect(),

@@ -15,6 +15,7 @@
 //! - [`http`]: requests over HTTP. The only module that knows it.
 //! - [`json`]: requests as JSON, as files and HTTP have them.
 //! - [`oracle`]: what must hold for any bytes from outside, for fuzzing.
+//! - [`machine`]: facts about this machine, for reports.
 //! - [`sweep`]: what a clean-up of the data directory removed.
 //! - [`dashboard`]: the counters as people read them, over the last hour.
 //! - [`metrics`]: the counters in Prometheus' format.
@@ -32,6 +33,7 @@ pub mod guest;
 pub mod http;
 pub mod json;
 pub mod limits;
+pub mod machine;
 pub mod metrics;
 pub mod model;
 mod oci;

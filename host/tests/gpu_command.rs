@@ -146,6 +146,33 @@ fn tune_prints_a_table_and_keeps_it_in_the_data_directory() {
 }
 
 #[test]
+fn the_doctor_checks_every_candidate_kernel_and_tunes_as_tune_does() {
+    let bench = bench();
+    let data = bench.path("data");
+    let Some(adapter) = adapter(&data) else { return };
+    let out = bench.path("found.json");
+    let args = ["doctor", "--engine", "gpu", "--short", "--out"];
+    let done = finish(with_driver(&data).args(args).arg(&out)).succeeds();
+    let found: Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
+    let gpu = &found["gpu"];
+    assert_eq!(gpu["adapter"]["name"], adapter["name"]);
+    for part in [adapter["name"].as_str().unwrap(), "loops over registers", "broadcasts", "candidate kernels"] {
+        assert!(done.stdout.contains(part), "no {part:?} in\n{}", done.stdout);
+    }
+    let numbers = ["multiply_adds", "rolled_multiply_adds", "broadcast_bytes_per_s", "dispatch_s", "round_trip_s"];
+    assert!(numbers.iter().all(|number| gpu["ceilings"][number].as_f64().unwrap() > 0.0), "{}", gpu["ceilings"]);
+    let f32 = &gpu["precisions"][0];
+    let candidates = f32["candidates"].as_array().unwrap();
+    assert!(candidates.len() >= 6 && candidates.iter().all(|entry| entry["right"] == true), "{candidates:?}");
+    assert_eq!(f32["numbers"]["right"], true);
+    let kernels = f32["kernels"].as_array().unwrap();
+    let is_judged = |kernel: &Value| kernel["verdict"]["sentence"].as_str().is_some_and(|text| !text.is_empty());
+    assert!(kernels.len() > 5 && kernels.iter().all(is_judged), "{kernels:?}");
+    let kept: Value = serde_json::from_slice(&std::fs::read(data.join("gpu-tune.json")).unwrap()).unwrap();
+    assert!(kept["entries"].as_object().unwrap().keys().any(|key| key.contains(" f32 ")), "{kept}");
+}
+
+#[test]
 fn an_adapter_is_taken_by_number_or_by_a_part_of_its_name() {
     let bench = bench();
     let data = bench.path("data");

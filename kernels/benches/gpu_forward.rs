@@ -13,13 +13,7 @@
 use std::time::Instant;
 
 use assay_kernels::gpu::{AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache, ceiling, tune};
-use assay_kernels::weights::{Linear, Module, NormWeights, Source};
-use assay_kernels::{Architecture, CheckedBatch, Engine, Model, PackedBatch, Precision, Row, Weights, families};
-
-const CONFIG: &[u8] =
-    br#"{"model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 30522,
-    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
-    "max_position_embeddings": 512, "num_labels": 1}"#;
+use assay_kernels::{CheckedBatch, Engine, PackedBatch, Precision, Row, families};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -39,8 +33,8 @@ fn main() {
         Ok(gpu) => gpu,
         Err(error) => return println!("skipped: {error}"),
     };
-    let architecture = families::read_config(CONFIG).unwrap();
-    let ceiling = ceiling(&gpu, 4096, 64).unwrap();
+    let architecture = families::stand_in_architecture();
+    let ceiling = ceiling(&gpu).unwrap();
     println!("{}, {} storage; ceiling {:.1} GFLOP/s", gpu.description(), precision.name(), ceiling / 1e9);
     if has("--tune") {
         println!("{}", tune(&gpu, &architecture, precision, tokens, None).unwrap());
@@ -52,7 +46,7 @@ fn main() {
         tune: if has("--tune") { TuneCache::Memory } else { TuneCache::Defaults },
         ..GpuOptions::default()
     };
-    let mut engine = GpuEngine::load(&gpu, random_model(architecture), &options).unwrap();
+    let mut engine = GpuEngine::load(&gpu, families::stand_in(architecture), &options).unwrap();
     let compiled = engine.compiled();
     println!("{} pipelines compiled in {:.1} s", compiled.pipelines, compiled.time.as_secs_f64());
     let mut batch = PackedBatch::default();
@@ -162,39 +156,4 @@ fn processor_seconds() -> Option<f64> {
     let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
     // Clock ticks in user mode; a hundred a second on every Linux there is.
     Some(fields.get(11)?.parse::<f64>().ok()? / 100.0)
-}
-
-fn random_model(architecture: Architecture) -> Model {
-    let Ok(weights) = Weights::collect(&architecture, &mut Random(1));
-    Model { architecture, weights }
-}
-
-/// Small numbers from a linear congruential generator.
-struct Random(u64);
-
-impl Random {
-    fn numbers(&mut self, count: usize) -> Vec<f32> {
-        let next = |_| {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            ((self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 0.05
-        };
-        (0..count).map(next).collect()
-    }
-}
-
-impl Source for Random {
-    type Error = std::convert::Infallible;
-
-    fn table(&mut self, _: Module, rows: usize, width: usize) -> Result<Vec<f32>, Self::Error> {
-        Ok(self.numbers(rows * width))
-    }
-
-    fn linear(&mut self, _: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Self::Error> {
-        let weight = self.numbers(outputs * inputs);
-        Ok(Linear { weight, bias: bias.then(|| self.numbers(outputs)), inputs })
-    }
-
-    fn norm(&mut self, _: Module, width: usize, bias: bool) -> Result<NormWeights, Self::Error> {
-        Ok(NormWeights { weight: vec![1.0; width], bias: bias.then(|| self.numbers(width)) })
-    }
 }

@@ -4,11 +4,56 @@
 use crate::architecture::{Architecture, Head, Mask, MlpKind, Pooling};
 use crate::batch::PackedBatch;
 
+/// Useful FLOPs of a forward pass by part.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// From the embeddings' width to the hidden size.
+    pub embeddings: u64,
+    /// Projections to queries, keys and values.
+    pub query_key_value: u64,
+    /// Scores, and sums of values.
+    pub attention: u64,
+    /// The attention's output projection.
+    pub projection: u64,
+    /// The feed-forward products.
+    pub feed_forward: u64,
+    /// The rest of a pruned last layer, and the head.
+    pub head: u64,
+}
+
+impl Parts {
+    /// All parts together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let Self { embeddings, query_key_value, attention, projection, feed_forward, head } = *self;
+        embeddings + query_key_value + attention + projection + feed_forward + head
+    }
+}
+
+impl std::iter::Sum for Parts {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |a, b| Self {
+            embeddings: a.embeddings + b.embeddings,
+            query_key_value: a.query_key_value + b.query_key_value,
+            attention: a.attention + b.attention,
+            projection: a.projection + b.projection,
+            feed_forward: a.feed_forward + b.feed_forward,
+            head: a.head + b.head,
+        })
+    }
+}
+
 /// Useful FLOPs of one row of `tokens` tokens, the last layer pruned to what the head reads.
 #[must_use]
 pub fn row_flops(architecture: &Architecture, tokens: usize) -> u64 {
+    row_parts(architecture, tokens).total()
+}
+
+/// As [`row_flops`], by part.
+#[must_use]
+pub fn row_parts(architecture: &Architecture, tokens: usize) -> Parts {
     if tokens == 0 {
-        return 0;
+        return Parts::default();
     }
     let hidden = architecture.hidden_size as u64;
     let (attention, mlp) = (&architecture.block.attention, &architecture.block.mlp);
@@ -18,26 +63,40 @@ pub fn row_flops(architecture: &Architecture, tokens: usize) -> u64 {
         MlpKind::Gated => 3,
     };
     let length = tokens as u64;
-    let keys_and_values = 4 * hidden * key_value;
-    let query_and_rest = 4 * hidden * query + 2 * mlp_products * hidden * mlp.intermediate_size as u64;
-    let layer = |mask: Mask| length * (keys_and_values + query_and_rest) + 4 * query * attended(mask, tokens);
-    let pruned = |mask: Mask, place| {
-        length * keys_and_values + query_and_rest + 4 * query * mask.keys(place, tokens).len() as u64
-    };
-    let projection = if architecture.has_projection() { architecture.embeddings.width as u64 } else { 0 };
-    let mut flops = length * 2 * projection * hidden;
-    if let Some((last, whole)) = architecture.layers.split_last() {
-        flops += whole.iter().map(|whole| layer(whole.mask)).sum::<u64>();
-        flops += match architecture.pooling {
-            Pooling::Mean => layer(last.mask),
-            Pooling::First => pruned(last.mask, 0),
-            Pooling::Last => pruned(last.mask, tokens - 1),
+    // Of one token each.
+    let (to_query, keys_and_values) = (2 * hidden * query, 4 * hidden * key_value);
+    let feed_forward = 2 * mlp_products * hidden * mlp.intermediate_size as u64;
+    let mut parts = Parts::default();
+    if architecture.has_projection() {
+        parts.embeddings = length * 2 * architecture.embeddings.width as u64 * hidden;
+    }
+    let last = architecture.layers.len().saturating_sub(1);
+    for (index, layer) in architecture.layers.iter().enumerate() {
+        // The one token that the head reads, if the layer is pruned to it.
+        let place = match architecture.pooling {
+            _ if index < last => None,
+            Pooling::Mean => None,
+            Pooling::First => Some(0),
+            Pooling::Last => Some(tokens - 1),
         };
+        parts.query_key_value += length * keys_and_values;
+        match place {
+            None => {
+                parts.query_key_value += length * to_query;
+                parts.attention += 4 * query * attended(layer.mask, tokens);
+                parts.projection += length * 2 * query * hidden;
+                parts.feed_forward += length * feed_forward;
+            }
+            Some(place) => {
+                parts.attention += 4 * query * layer.mask.keys(place, tokens).len() as u64;
+                parts.head += to_query + 2 * query * hidden + feed_forward;
+            }
+        }
     }
     if let Head::Classifier { dense, labels, .. } = architecture.head {
-        flops += dense.map_or(0, |_| 2 * hidden * hidden) + 2 * hidden * labels as u64;
+        parts.head += dense.map_or(0, |_| 2 * hidden * hidden) + 2 * hidden * labels as u64;
     }
-    flops
+    parts
 }
 
 /// Query-key pairs in one row.
@@ -52,6 +111,12 @@ fn attended(mask: Mask, tokens: usize) -> u64 {
             length * length - missed * (missed + 1)
         }
     }
+}
+
+/// As [`batch_flops`], by part.
+#[must_use]
+pub fn batch_parts(architecture: &Architecture, batch: &PackedBatch) -> Parts {
+    batch.iter().map(|row| row_parts(architecture, row.ids.len())).sum()
 }
 
 /// Useful FLOPs of a batch.

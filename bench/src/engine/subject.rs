@@ -14,18 +14,13 @@ use candle_core::{Device, Tensor};
 /// Shape of the ceiling's product: tokens, hidden size, intermediate size.
 const CEILING_SHAPE: (usize, usize, usize) = (3000, 384, 1536);
 
-/// What the ceiling of a GPU is measured with: 17 GFLOP, enough to fill a large one; 1 GFLOP for a software adapter.
-const PEAK_WORKGROUPS: u32 = 4096;
-const PEAK_TRIPS: u32 = 512;
-const SOFTWARE_PEAK_TRIPS: u32 = 32;
-
 /// Runs of each kernel of which the fastest counts.
 const PROFILE_REPEATS: u32 = 3;
 
 /// The engine that is measured, with the ceilings of its device.
 pub(super) enum Subject {
     Cpu(Box<CpuEngine>, Processor),
-    Gpu(Box<GpuEngine>, Registers),
+    Gpu(Box<GpuEngine>, Arc<GpuDevice>),
 }
 
 /// What one slice of time allowed, in 10⁹ operations a second.
@@ -45,12 +40,6 @@ pub(super) struct Processor {
     b: Tensor,
 }
 
-/// The ceiling of a GPU: multiply-adds on registers.
-pub(super) struct Registers {
-    device: Arc<GpuDevice>,
-    trips: u32,
-}
-
 impl Subject {
     pub(super) fn new(
         weights: Model,
@@ -62,12 +51,11 @@ impl Subject {
             (Some(adapter), Some(precision), _) => {
                 let software = adapter.kind == AdapterKind::Software;
                 let device = GpuDevice::open(&AdapterSelection::Index(adapter.index))?;
-                let trips = if software { SOFTWARE_PEAK_TRIPS } else { PEAK_TRIPS };
                 // Timed at each load: what is measured is the engine at its best. A software adapter takes too long.
                 let tune = if software { TuneCache::Defaults } else { TuneCache::Memory };
                 let options = GpuOptions { precision, tune, ..GpuOptions::default() };
                 let engine = Box::new(GpuEngine::load(&device, weights, &options)?);
-                Ok(Self::Gpu(engine, Registers { device, trips }))
+                Ok(Self::Gpu(engine, device))
             }
             (_, _, Some(precision)) => {
                 let threads = options.threads;
@@ -117,10 +105,7 @@ impl Subject {
                 let gemm = (2 * m * k * n) as f64 / started.elapsed().as_secs_f64() / 1e9;
                 Ok(Ceilings { registers, gemm: Some(gemm) })
             }
-            Self::Gpu(_, ceiling) => {
-                let registers = gpu::ceiling(&ceiling.device, PEAK_WORKGROUPS, ceiling.trips)? / 1e9;
-                Ok(Ceilings { registers, gemm: None })
-            }
+            Self::Gpu(_, device) => Ok(Ceilings { registers: gpu::ceiling(device)? / 1e9, gemm: None }),
         }
     }
 

@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use assay_kernels::gpu::AdapterSelection;
+use assay_kernels::EngineError;
+use assay_kernels::gpu::{AdapterSelection, GpuError};
 use bytesize::ByteSize;
 
 use super::error::CliError;
@@ -64,6 +65,18 @@ impl EngineArgs {
 /// An adapter by its number, or by a part of its name.
 pub(super) fn adapter(text: &str) -> AdapterSelection {
     text.parse().map_or_else(|_| AdapterSelection::Name(text.to_owned()), AdapterSelection::Index)
+}
+
+impl From<EngineError> for CliError {
+    fn from(error: EngineError) -> Self {
+        DeviceError::from(error).into()
+    }
+}
+
+impl From<GpuError> for CliError {
+    fn from(error: GpuError) -> Self {
+        DeviceError::from(error).into()
+    }
 }
 
 impl From<DeviceError> for CliError {

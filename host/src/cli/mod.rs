@@ -8,6 +8,7 @@ mod arguments;
 mod component;
 mod config;
 mod devices;
+mod doctor;
 mod engine;
 mod error;
 pub mod files;
@@ -45,7 +46,7 @@ pub use error::{CliError, Exit};
 /// Reranks documents for a query with a cross-encoder.
 ///
 /// Exit codes: 0 done, 2 bad input, 3 done but some requests have an error instead of an answer (--on-error skip), or
-/// scores are too far from others (`model verify`, `model check`), 1 anything else. Messages go to standard error.
+/// scores are too far from others (`model verify`, `model check`) or kernels are wrong (`doctor`), 1 anything else. Messages go to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "assay", version, max_term_width = 100)]
 pub struct Cli {
@@ -100,6 +101,8 @@ enum Command {
     Devices(devices::Args),
     /// Time the GPU engine's kernel variants and keep the fastest
     Tune(tune::Args),
+    /// Measure this machine and check every kernel on it: a page of words, and a file for an issue
+    Doctor(doctor::Args),
 }
 
 /// Runs the command line that the process was started with.
@@ -146,6 +149,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
             | Command::Gc(_)
             | Command::OperatorKey(_)
             | Command::Run(_)
+            | Command::Doctor(_)
     ) {
         close_to_others();
     }
@@ -164,6 +168,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::InternalCompile | Command::Config(_) | Command::Guest(_) => Ok(()),
         Command::Devices(args) => devices::run(&args, &data_dir),
         Command::Tune(args) => tune::run(&args, &data_dir),
+        Command::Doctor(args) => doctor::run(&args, &data_dir),
     };
     ended.map(done)
 }

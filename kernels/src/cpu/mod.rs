@@ -9,6 +9,7 @@
 //! and on any number of threads. Between instruction sets they differ by rounding.
 
 mod attention;
+mod bandwidth;
 mod buffer;
 mod cores;
 mod device;
@@ -43,6 +44,7 @@ use crate::batch::{CheckedBatch, PackedBatch};
 use crate::engine::{BatchReport, DeviceMemory, Engine, EngineError, EngineInfo, Precision, Ticket};
 use crate::flops::{batch_flops, row_flops};
 use crate::weights::Model;
+pub use bandwidth::MOST_READ_BYTES;
 pub use cores::Cores;
 pub use device::{CpuDevice, CpuDeviceOptions};
 use forward::Forward;

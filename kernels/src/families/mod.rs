@@ -14,10 +14,12 @@ mod gte;
 mod modernbert;
 mod names;
 mod roberta;
+mod stand_in;
 
 use crate::architecture::{Architecture, Head, Pooling};
 use config::labels;
 pub(crate) use names::{Intermediate, Names, QueryKeyValue};
+pub use stand_in::{stand_in, stand_in_architecture};
 
 /// Every supported family.
 const FAMILIES: &[Family] = &[

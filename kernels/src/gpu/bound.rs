@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::arena::Arena;
 use super::error::GpuError;
-use super::op::Work;
+use super::op::{Rereads, Work};
 use super::opened::{OpenDevice, Pipeline};
 use super::pass::ForwardPass;
 use super::slots::Slot;
@@ -90,13 +90,14 @@ impl BoundPass {
         totals
     }
 
-    /// The steps of a batch in the first slot, for profiles: name, pipeline, bind group, work.
+    /// The steps of a batch in the first slot, for profiles.
     pub(super) fn profiled(
         &self,
         extents: Extents,
-    ) -> impl Iterator<Item = (String, &Pipeline, &wgpu::BindGroup, Work)> {
-        self.steps(0)
-            .map(move |(step, pipeline, bind_group)| (step.op.name(), pipeline, bind_group, step.work(&extents)))
+    ) -> impl Iterator<Item = (&Step, &Pipeline, &wgpu::BindGroup, Work, Rereads)> {
+        self.steps(0).map(move |(step, pipeline, bind_group)| {
+            (step, pipeline, bind_group, step.work(&extents), step.rereads(&extents))
+        })
     }
 
     fn steps(&self, slot: usize) -> impl Iterator<Item = (&Step, &Pipeline, &wgpu::BindGroup)> {

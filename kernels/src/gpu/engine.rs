@@ -16,6 +16,7 @@ use super::choices::{BySize, Choices, Size};
 use super::device::GpuDevice;
 use super::error::{GpuError, Loss};
 use super::layout::{Layout, Storage, supports};
+use super::op::Rereads;
 use super::opened::OpenDevice;
 use super::origin::Origin;
 use super::pass::ForwardPass;
@@ -256,9 +257,18 @@ impl GpuEngine {
         slots[0].lend();
         let stopwatch = Stopwatch::new(gpu)?;
         let mut times = Vec::new();
-        for (name, pipeline, bind_group, work) in pass.profiled(extents) {
+        for (step, pipeline, bind_group, work, rereads) in pass.profiled(extents) {
             let time = stopwatch.one(pipeline, bind_group, &work, repeats)?;
-            times.push(KernelTime { name, flops: work.flops, bytes: work.bytes, time });
+            let (name, pipeline) = (step.op.name(), pipeline.name().to_owned());
+            times.push(KernelTime {
+                part: step.part,
+                name,
+                pipeline,
+                flops: work.flops,
+                bytes: work.bytes,
+                rereads,
+                time,
+            });
         }
         slots[0].resume(gpu)?;
         Ok(times)
@@ -359,12 +369,18 @@ fn batch_tokens(architecture: &Architecture, layout: &Layout, options: &GpuOptio
 /// Cost of one kernel of a forward pass.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KernelTime {
+    /// The part of the forward pass; all layers have the same parts.
+    pub part: &'static str,
     /// Op and shape.
     pub name: String,
+    /// Its pipeline's name.
+    pub pipeline: String,
     /// Useful floating-point operations.
     pub flops: u64,
     /// Bytes moved, by formula.
     pub bytes: u64,
+    /// What its threads read beyond that.
+    pub rereads: Rereads,
     /// The fastest measurement.
     pub time: Duration,
 }

@@ -8,9 +8,10 @@ use serde::Serialize;
 use super::choices::{BySize, SMALL_BATCH_TOKENS};
 use super::error::GpuError;
 use super::layout::Storage;
+use super::op::Rereads;
 use super::opened::OpenDevice;
 use super::sample_numbers::{Expected, decode, tolerance};
-use super::timing::{Round, Stopwatch};
+use super::timing::{Round, Stopwatch, seconds};
 
 /// One variant of one kernel, timed for one size of batch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -26,6 +27,13 @@ pub struct TuneEntry {
     pub time: Duration,
     /// Floating-point operations of a run.
     pub flops: u64,
+    /// Bytes that it moves, each array once.
+    pub bytes: u64,
+    /// What its threads read beyond that.
+    #[serde(flatten)]
+    pub rereads: Rereads,
+    /// The name of its pipeline, of the first if there are two.
+    pub pipeline: String,
     /// Largest difference from the float64 reference, as a part of the largest number.
     pub error: f64,
     /// Whether that is within what rounding makes. A wrong variant is never chosen.
@@ -34,12 +42,20 @@ pub struct TuneEntry {
     pub chosen: bool,
 }
 
+/// The cost of a round by formula.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Cost {
+    pub(super) flops: u64,
+    pub(super) bytes: u64,
+    pub(super) rereads: Rereads,
+}
+
 /// One variant of a kernel.
 pub(super) struct Candidate<T> {
     pub(super) choice: T,
     pub(super) name: String,
-    /// For each size, what is timed and its operations.
-    pub(super) timed: BySize<(Round, u64)>,
+    /// For each size, what is timed and its cost.
+    pub(super) timed: BySize<(Round, Cost)>,
     /// What is checked.
     pub(super) checked: Round,
 }
@@ -82,10 +98,11 @@ impl<'a> Judge<'a> {
             .map(|candidate| self.error(&candidate.checked, expected))
             .collect::<Result<Vec<_>, _>>()?;
         let right: Vec<bool> = errors.iter().map(|&error| error <= tolerance).collect();
-        let (choices, names): (Vec<T>, Vec<String>) = candidates.iter().map(|c| (c.choice, c.name.clone())).unzip();
+        let choices: Vec<T> = candidates.iter().map(|c| c.choice).collect();
+        let names: Vec<String> = candidates.iter().map(|c| c.name.clone()).collect();
         let (small, large): (Vec<_>, Vec<_>) = candidates.into_iter().map(|c| (c.timed.small, c.timed.large)).unzip();
-        let mut time = |tokens: usize, timed: Vec<(Round, u64)>, allowed: &dyn Fn(usize) -> bool| {
-            let (rounds, flops): (Vec<Round>, Vec<u64>) = timed.into_iter().unzip();
+        let mut time = |tokens: usize, timed: Vec<(Round, Cost)>, allowed: &dyn Fn(usize) -> bool| {
+            let (rounds, costs): (Vec<Round>, Vec<Cost>) = timed.into_iter().unzip();
             let times = self.stopwatch.in_turns(&rounds)?;
             let chosen =
                 fastest(&times, |index| right[index] && allowed(index)).ok_or_else(|| GpuError::WrongNumbers {
@@ -98,7 +115,10 @@ impl<'a> Judge<'a> {
                 variant: names[index].clone(),
                 tokens,
                 time: times[index],
-                flops: flops[index],
+                flops: costs[index].flops,
+                bytes: costs[index].bytes,
+                rereads: costs[index].rereads,
+                pipeline: rounds[index].first().map_or_else(String::new, |(pipeline, _, _)| pipeline.name().to_owned()),
                 error: errors[index],
                 right: right[index],
                 chosen: index == chosen,
@@ -131,10 +151,6 @@ impl<'a> Judge<'a> {
 /// The candidate that took the least time, of those that are allowed.
 fn fastest(times: &[Duration], allowed: impl Fn(usize) -> bool) -> Option<usize> {
     (0..times.len()).filter(|&index| allowed(index)).min_by_key(|&index| times[index])
-}
-
-fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -16,20 +16,24 @@
 //! - [`adapters`], [`auto`]: the machine's adapters, what each supports, and the default one.
 //! - [`GpuEngine`]: implements [`Engine`](crate::Engine).
 //! - [`TuneCache`], [`tune`](fn@tune): the fastest kernel variants on this device.
+//! - [`ceilings`]: what the device does at best.
 //! - [`shader`]: the table of shaders; [`ops`]: one kernel each, with its buffers, grid and cost by formula.
 //! - [`pass`]: the forward pass as a value, readable without a device.
+//! - [`predicted`]: how much of the peak a compiler's instructions allow.
 //!
 //! The engine never uses a software adapter unless asked to, and never falls back silently.
 
 pub mod adapter;
 mod arena;
 mod bound;
+pub mod ceilings;
 pub mod choices;
 pub mod device;
 #[cfg(feature = "drills")]
 mod drills;
 pub mod engine;
 pub mod error;
+mod facts;
 mod judge;
 pub mod layout;
 pub mod op;
@@ -37,6 +41,7 @@ pub mod opened;
 pub mod ops;
 mod origin;
 pub mod pass;
+pub mod predicted;
 mod probe;
 mod sample;
 mod sample_numbers;
@@ -52,8 +57,9 @@ mod uploaded;
 pub use adapter::{
     AdapterDescription, AdapterError, AdapterKind, AdapterSelection, AutoChoice, KernelFamily, adapters, auto, find,
 };
+pub use ceilings::{Ceilings, ReadRate, ceiling};
 pub use device::GpuDevice;
 pub use engine::{DEFAULT_MAX_BATCH_TOKENS, GpuEngine, GpuOptions};
 pub use error::GpuError;
-pub use timing::ceiling;
+pub use facts::{AdapterFacts, facts};
 pub use tune::{RememberError, TuneCache, TuneTable, remember, tune};

@@ -1,6 +1,8 @@
 //! What an op of the forward pass is: the pipeline that it needs, the buffers that it touches, and its cost. Plain
 //! values: nothing here knows a device.
 
+use serde::Serialize;
+
 use super::layout::Storage;
 use super::shader::Shader;
 
@@ -12,6 +14,20 @@ pub trait Op: std::fmt::Debug + Send + Sync {
     fn pipeline(&self) -> PipelineSpec;
     /// The cost of a dispatch over `extent`.
     fn work(&self, extent: &Extent) -> Work;
+    /// What the threads of such a dispatch read beyond each array once; nothing worth counting in most kernels.
+    fn rereads(&self, extent: &Extent) -> Rereads {
+        let _ = extent;
+        Rereads::default()
+    }
+}
+
+/// Reads that caches and workgroup memory serve: what may bound a kernel besides arithmetic and memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Rereads {
+    /// Bytes of weights that all workgroups together ask the caches for.
+    pub cached_bytes: u64,
+    /// Bytes that all threads together read from workgroup memory, all of a workgroup the same.
+    pub broadcast_bytes: u64,
 }
 
 /// Everything that a pipeline is compiled from. Models of equal shapes have equal specs and share the pipeline.

@@ -261,8 +261,9 @@ impl OpenDevice {
         // which have the longest row's; (3) row starts and lengths come from a
         // `PackedBatch`, whose constructors check them; (4) grids are computed from the same sizes by the ops, and
         // threads past a grid's end return or repeat the last item; (5) tuning sizes its buffers by a layout that
-        // `layout::supports` accepted, and any other caller that dispatches a kernel takes these on by `dispatch`'s
-        // contract. Tests poison what lies past each output and check that it stays.
+        // `layout::supports` accepted, ceilings mask
+        // their indices by their buffer's size, and any other caller that dispatches a kernel takes these on by
+        // `dispatch`'s contract. Tests poison what lies past each output and check that it stays.
         let module =
             unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -449,6 +450,12 @@ pub(super) fn padded_bytes(bytes: u64) -> u64 {
 }
 
 impl Pipeline {
+    /// Shader, storage and detail.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Records a dispatch, unless it is empty.
     pub(super) fn record(&self, bind_group: &wgpu::BindGroup, work: &Work, pass: &mut wgpu::ComputePass<'_>) {
         if work.workgroups.contains(&0) {

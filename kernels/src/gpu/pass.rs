@@ -35,6 +35,7 @@ use super::ops::layer_norm::{LayerNorm, LayerNormBuffers};
 use super::ops::peak::Peak;
 use super::ops::pool::{PoolMean, PoolMeanBuffers, PoolNormalise, PoolNormaliseBuffers};
 use super::ops::rotary::{Rotate, RotateBuffers};
+use super::shader::Loops;
 use super::step::{BufferAt, BufferName, Span, Step};
 use super::uploaded::{LayerWeight, WeightName};
 use crate::architecture::{Architecture, Dense, Head, Mask, Mlp, MlpKind, Norm, NormPlacement, Pooling, Positions};
@@ -94,7 +95,7 @@ fn of_choices(architecture: &Architecture, layout: &Layout, choices: &[Choices])
     let passes: Vec<ForwardPass> =
         choices.iter().map(|choices| ForwardPass::new(architecture, layout, choices)).collect();
     let steps = passes.iter().flat_map(|pass| pass.steps.iter().map(|step| step.op.pipeline()));
-    let peak = Peak { trips: 1, storage: layout.storage };
+    let peak = Peak { trips: 1, storage: layout.storage, loops: Loops::WrittenOut };
     let mut seen = std::collections::HashSet::new();
     steps.chain([peak.pipeline()]).filter(|spec| seen.insert(spec.key())).collect()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::adapter::KernelFamily;
 use super::choices::{BySize, NormChoice, norm_candidates};
 use super::error::GpuError;
-use super::judge::{Candidate, Judge, TuneEntry};
+use super::judge::{Candidate, Cost, Judge, TuneEntry};
 use super::layout::{Layout, Storage};
 use super::op::{Buffers, Extent, Op};
 use super::opened::{OpenDevice, Pipeline};
@@ -177,15 +177,17 @@ impl<'a> Sample<'a> {
             };
             self.round(&op, buffers, rows)
         };
-        let separate = |variant: GemmVariant, rows: usize| -> Result<(Round, u64), GpuError> {
+        let separate = |variant: GemmVariant, rows: usize| -> Result<(Round, Cost), GpuError> {
             let op = Gemm::new(GemmShape::new(k, n, Epilogue::Residual), variant, layout.storage);
-            let (mut round, flops) =
+            let (mut round, mut cost) =
                 self.round(&op, self.gemm_buffers(&op, &w, &params_buffer, &self.between), rows)?;
             let op = LayerNorm { rows: states, eps, family };
             let buffers =
                 LayerNormBuffers { x: whole(&self.between), norm: norm_params.clone(), y: whole(&self.judge.y) };
-            round.extend(self.round(&op, buffers, rows)?.0);
-            Ok((round, flops))
+            let (norm, of_norm) = self.round(&op, buffers, rows)?;
+            round.extend(norm);
+            cost.bytes += of_norm.bytes;
+            Ok((round, cost))
         };
         let candidate = |choice: NormChoice| -> Result<Candidate<NormChoice>, GpuError> {
             let (timed, checked) = match choice {
@@ -221,24 +223,25 @@ impl<'a> Sample<'a> {
         self.gpu.pipelines(&specs)
     }
 
-    /// One dispatch over `rows` tokens, and its operations.
-    fn round<'b, B>(&self, op: &impl Op, buffers: B, rows: usize) -> Result<(Round, u64), GpuError>
+    /// One dispatch over `rows` tokens, and its cost.
+    fn round<'b, B>(&self, op: &impl Op, buffers: B, rows: usize) -> Result<(Round, Cost), GpuError>
     where
         B: Buffers<wgpu::BufferBinding<'b>>,
     {
         self.round_over(op, buffers, &Extent { rows: rows as u32, ..Extent::default() })
     }
 
-    fn round_over<'b, B>(&self, op: &impl Op, buffers: B, extent: &Extent) -> Result<(Round, u64), GpuError>
+    fn round_over<'b, B>(&self, op: &impl Op, buffers: B, extent: &Extent) -> Result<(Round, Cost), GpuError>
     where
         B: Buffers<wgpu::BufferBinding<'b>>,
     {
         let pipeline = self.gpu.pipeline(&op.pipeline())?;
         let (group, work) = (self.gpu.bind(&pipeline, buffers), op.work(extent));
-        Ok((vec![(pipeline, group, work)], work.flops))
+        let cost = Cost { flops: work.flops, bytes: work.bytes, rereads: op.rereads(extent) };
+        Ok((vec![(pipeline, group, work)], cost))
     }
 
-    fn attention_round(&self, op: &Attention, lengths: &[u32]) -> Result<(Round, u64), GpuError> {
+    fn attention_round(&self, op: &Attention, lengths: &[u32]) -> Result<(Round, Cost), GpuError> {
         let offsets = offsets(lengths);
         let mut tiles = Vec::new();
         attention::query_tiles(&offsets, op.threads, &mut tiles);

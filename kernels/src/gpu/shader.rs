@@ -1,5 +1,5 @@
-//! Every kernel's shader, one row of [`TABLE`] each. Sources, pipelines and the [version](VERSION) come from this
-//! table.
+//! Every kernel's shader, one row of [`TABLE`] each, or of [`CEILINGS`] if it only measures. Sources, pipelines and the
+//! [version](VERSION) come from these tables.
 //!
 //! A source is a storage prelude (f32 or f16, the same names in both), the shared texts that the row names, and the
 //! kernel's own file, one after the other, with loops over registers [written out](super::unroll). Sizes are override
@@ -22,12 +22,23 @@ pub struct Shader {
     pub family: Option<KernelFamily>,
     /// Whether it needs cooperative matrices.
     pub cooperative: bool,
+    /// What becomes of its loops over registers.
+    pub loops: Loops,
     /// Constants that size arrays.
     pub sizes: &'static [&'static str],
     /// Override constants. The op sets all of them.
     pub overrides: &'static [&'static str],
     /// Members of the immediates, one word each.
     pub immediates: &'static [&'static str],
+}
+
+/// What becomes of a shader's loops over registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loops {
+    /// They are [written out](super::unroll), as in every kernel of a model.
+    WrittenOut,
+    /// They are left to the driver's compiler, to find out what it makes of them.
+    LeftAlone,
 }
 
 const ACTIVATIONS: &str = include_str!("../../wgsl/activations.wgsl");
@@ -37,6 +48,7 @@ const NORM_ROWS: &str = include_str!("../../wgsl/norm_rows.wgsl");
 const NORM_ROWS_CPU: &str = include_str!("../../wgsl/norm_rows_cpu.wgsl");
 const QUERY_TILE: &str = include_str!("../../wgsl/query_tile.wgsl");
 const ATTENTION_QUERY: &str = include_str!("../../wgsl/attention_query.wgsl");
+const PEAK: &str = include_str!("../../wgsl/peak.wgsl");
 const STORAGE_F32: &str = include_str!("../../wgsl/storage_f32.wgsl");
 const STORAGE_F16: &str = include_str!("../../wgsl/storage_f16.wgsl");
 
@@ -51,6 +63,7 @@ const ROW: Shader = Shader {
     preludes: &[],
     family: None,
     cooperative: false,
+    loops: Loops::WrittenOut,
     sizes: &[],
     overrides: &[],
     immediates: &[],
@@ -183,13 +196,7 @@ pub const TABLE: [Shader; 18] = [
         immediates: &["rows"],
         ..ROW
     },
-    Shader {
-        name: "peak",
-        text: include_str!("../../wgsl/peak.wgsl"),
-        overrides: &["THREADS"],
-        immediates: &["trips", "factor"],
-        ..ROW
-    },
+    Shader { name: "peak", text: PEAK, overrides: &["THREADS"], immediates: &["trips", "factor"], ..ROW },
     Shader {
         name: "pool_mean",
         text: include_str!("../../wgsl/pool_mean.wgsl"),
@@ -214,7 +221,33 @@ pub const TABLE: [Shader; 18] = [
     },
 ];
 
-/// Changes when any shader changes: part of the tuning cache's key.
+/// Shaders that only measure a device. No model runs them, and tuning does not depend on them.
+pub const CEILINGS: [Shader; 3] = [
+    Shader {
+        name: "broadcast",
+        text: include_str!("../../wgsl/broadcast.wgsl"),
+        overrides: &["THREADS"],
+        immediates: &["trips", "factor"],
+        ..ROW
+    },
+    Shader {
+        name: "peak_rolled",
+        text: PEAK,
+        loops: Loops::LeftAlone,
+        overrides: &["THREADS"],
+        immediates: &["trips", "factor"],
+        ..ROW
+    },
+    Shader {
+        name: "reads",
+        text: include_str!("../../wgsl/reads.wgsl"),
+        overrides: &["THREADS"],
+        immediates: &["trips", "mask"],
+        ..ROW
+    },
+];
+
+/// Changes when any shader of a model changes: part of the tuning cache's key.
 pub const VERSION: u64 = {
     let mut hash = fnv(fnv(FNV_OFFSET, STORAGE_F32), STORAGE_F16);
     let mut row = 0;
@@ -247,18 +280,22 @@ const fn fnv(mut hash: u64, text: &str) -> u64 {
 /// The row of a kernel. Ops look their row up in a constant, so an unknown name does not compile.
 ///
 /// # Panics
-/// The table has no such row.
+/// No table has such a row.
 #[must_use]
 pub const fn find(name: &str) -> &'static Shader {
-    const ROWS: &[Shader] = &TABLE;
-    let mut row = 0;
-    while row < ROWS.len() {
-        if equal(ROWS[row].name.as_bytes(), name.as_bytes()) {
-            return &ROWS[row];
+    const TABLES: [&[Shader]; 2] = [&TABLE, &CEILINGS];
+    let mut table = 0;
+    while table < TABLES.len() {
+        let mut row = 0;
+        while row < TABLES[table].len() {
+            if equal(TABLES[table][row].name.as_bytes(), name.as_bytes()) {
+                return &TABLES[table][row];
+            }
+            row += 1;
         }
-        row += 1;
+        table += 1;
     }
-    panic!("the table of shaders has no kernel of this name")
+    panic!("the tables of shaders have no kernel of this name")
 }
 
 const fn equal(a: &[u8], b: &[u8]) -> bool {
@@ -298,6 +335,9 @@ impl Shader {
         );
         parts.extend(self.preludes.iter().map(|&prelude| prelude.to_owned()));
         parts.push(self.text.to_owned());
-        unrolled(&parts.join("\n"))
+        match self.loops {
+            Loops::WrittenOut => unrolled(&parts.join("\n")),
+            Loops::LeftAlone => parts.join("\n"),
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! device.
 
 use super::arena::ArenaBuffer;
-use super::op::{Extent, Op, Work};
+use super::op::{Extent, Op, Rereads, Work};
 use super::uploaded::WeightName;
 
 /// One dispatch.
@@ -63,10 +63,20 @@ impl Step {
     /// The cost of the dispatch for a batch of `extents`.
     #[must_use]
     pub fn work(&self, extents: &Extents) -> Work {
-        self.op.work(match self.span {
+        self.op.work(self.extent(extents))
+    }
+
+    /// What the dispatch reads again, for a batch of `extents`.
+    #[must_use]
+    pub fn rereads(&self, extents: &Extents) -> Rereads {
+        self.op.rereads(self.extent(extents))
+    }
+
+    fn extent<'a>(&self, extents: &'a Extents) -> &'a Extent {
+        match self.span {
             Span::Tokens => &extents.tokens,
             Span::Rows => &extents.rows,
-        })
+        }
     }
 }
 

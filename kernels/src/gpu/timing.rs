@@ -6,12 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::device::GpuDevice;
 use super::error::GpuError;
-use super::layout::Storage;
-use super::op::{Extent, Op, Work};
+use super::op::Work;
 use super::opened::{OpenDevice, Pipeline};
-use super::ops::peak::{self, Peak, PeakBuffers};
 
 /// Least time of one measurement.
 const LEAST: Duration = Duration::from_millis(20);
@@ -147,21 +144,9 @@ pub(super) fn between(bytes: &[u8], period_ns: f32) -> Duration {
     Duration::from_nanos((at(1).saturating_sub(at(0)) as f64 * f64::from(period_ns)) as u64)
 }
 
-/// The device's ceiling, in FLOP/s: multiply-adds on registers, in `workgroups` workgroups of `trips` trips each. A
-/// large GPU needs thousands of workgroups.
-///
-/// # Errors
-/// The device failed.
-pub fn ceiling(device: &GpuDevice, workgroups: u32, trips: u32) -> Result<f64, GpuError> {
-    let gpu = device.opened()?;
-    let op = Peak { trips, storage: Storage::F32 };
-    let pipeline = gpu.pipeline(&op.pipeline())?;
-    let bytes = u64::from(workgroups) * u64::from(peak::THREADS) * 4;
-    let y = gpu.buffer("peak", bytes, wgpu::BufferUsages::STORAGE)?;
-    let group = gpu.bind(&pipeline, PeakBuffers { y: y.as_entire_buffer_binding() });
-    let work = op.work(&Extent { rows: workgroups, ..Extent::default() });
-    let time = Stopwatch::new(&gpu)?.one(&pipeline, &group, &work, TURNS)?;
-    Ok(work.flops as f64 / time.as_secs_f64())
+/// Writes a time in seconds.
+pub(super) fn seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! No hardware is asked. From the compilers come registers, threads in flight, spills and the instruction mix; from
 //! these, trip counts and the clock, the arithmetic-bound time of each kernel and of the whole forward pass. It is a
 //! bound from above: memory latency comes on top, and Apple's own compiler differs from Mesa's. The table is kept in
-//! `docs/kernels.md`; [`check`] compares with the figures kept beside this file, and fails on a spill or a lost share.
+//! `docs/kernels.md`; [`check`] compares with the figures in `kernels/wgsl/predicted.tsv`, which `assay doctor` holds
+//! measurements to, and fails on a spill or a lost share.
 
 mod forward;
 mod listing;
@@ -27,7 +28,7 @@ const DOCUMENT: &str = "docs/kernels.md";
 const BEGIN: &str = "<!-- gpu-report: begin -->";
 const END: &str = "<!-- gpu-report: end -->";
 /// The figures that [`check`] holds kernels to, one variant a line: name, threads in flight, multiply-add share.
-const BASELINE: &str = "xtask/gpu/baseline.tsv";
+const BASELINE: &str = "kernels/wgsl/predicted.tsv";
 /// A share may fall by this much before it counts as lost: rounding in the file, and Mesa's point releases.
 const SHARE_SLACK: f64 = 0.01;
 

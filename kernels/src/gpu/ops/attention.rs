@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::gpu::adapter::{AdapterDescription, KernelFamily};
 use crate::gpu::layout::{Layout, Storage};
-use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
+use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Rereads, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
 const SHADER: &Shader = shader::find("attention");
@@ -200,6 +200,17 @@ impl Op for Attention {
         let bytes = numbers * self.storage.bytes() as u64 + 16 * u64::from(extent.query_tiles);
         let groups = [extent.query_tiles, (heads * splits) as u32, 1];
         Work::new(&immediates(&self.shape, self.storage), groups, 4 * query_keys * width, bytes)
+    }
+
+    fn rereads(&self, extent: &Extent) -> Rereads {
+        if self.family == KernelFamily::Software {
+            return Rereads::default();
+        }
+        let AttentionShape { heads, head_dim, .. } = self.shape;
+        // A query reads each key once for each slice of the outputs, and each value once.
+        let numbers = head_dim * (head_dim / output_dim(head_dim) + 1);
+        let broadcast_bytes = extent.query_keys * (heads * numbers * self.storage.bytes()) as u64;
+        Rereads { cached_bytes: 0, broadcast_bytes }
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::architecture::Activation;
 use crate::gpu::adapter::{AdapterDescription, KernelFamily};
 use crate::gpu::layout::{Storage, WIDTH_STEP};
-use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
+use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Rereads, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
 const TILE_SHADER: &Shader = shader::find("gemm_tile");
@@ -348,5 +348,18 @@ impl Op for Gemm {
         let bytes = numbers * self.storage.bytes() as u64 + 4 * columns as u64;
         let immediates = [(first_column / 4) as u32, (stride / 4) as u32];
         Work::new(&immediates, groups, 2 * rows * self.shape.useful_multiply_adds, bytes)
+    }
+
+    fn rereads(&self, extent: &Extent) -> Rereads {
+        let [x, y, _] = self.work(extent).workgroups.map(u64::from);
+        // Numbers of one workgroup, for each of K.
+        let (cached, broadcast) = match self.variant {
+            GemmVariant::Tile(tile) => (4 * tile.threads, tile.workgroup() * tile.rows),
+            GemmVariant::Software { threads } => (4 * threads, 0),
+            // Each of four subgroups reads 32 rows and 32 columns.
+            GemmVariant::Cooperative { .. } => (4 * 64, 0),
+        };
+        let bytes = |numbers: u32| x * y * u64::from(numbers) * (self.shape.k * self.storage.bytes()) as u64;
+        Rereads { cached_bytes: bytes(cached), broadcast_bytes: bytes(broadcast) }
     }
 }

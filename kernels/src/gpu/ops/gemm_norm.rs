@@ -7,7 +7,7 @@
 use super::gemm::Tile;
 use crate::gpu::adapter::AdapterDescription;
 use crate::gpu::layout::RowLayout;
-use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
+use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Rereads, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
 const SHADER: &Shader = shader::find("gemm_tile_norm");
@@ -97,5 +97,12 @@ impl Op for GemmNorm {
         let bytes = numbers * self.states.storage.bytes() as u64 + 12 * n;
         let groups = [1, extent.rows.div_ceil(tile(&self.states).rows), 1];
         Work::new(&[], groups, 2 * rows * (self.inputs * self.states.width) as u64, bytes)
+    }
+
+    fn rereads(&self, extent: &Extent) -> Rereads {
+        let Tile { threads, rows, .. } = tile(&self.states);
+        let workgroups = u64::from(extent.rows.div_ceil(rows));
+        let bytes = |numbers: u32| workgroups * u64::from(numbers) * (self.k * self.states.storage.bytes()) as u64;
+        Rereads { cached_bytes: bytes(4 * threads), broadcast_bytes: bytes(threads * rows) }
     }
 }

@@ -2,9 +2,10 @@
 
 use crate::gpu::layout::Storage;
 use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Work, buffers};
-use crate::gpu::shader::{self, Shader};
+use crate::gpu::shader::{self, Loops, Shader};
 
 const SHADER: &Shader = shader::find("peak");
+const ROLLED_SHADER: &Shader = shader::find("peak_rolled");
 /// Threads per workgroup.
 pub(crate) const THREADS: u32 = 64;
 /// Multiply-adds per trip: CHAINS in the shader, four-wide.
@@ -19,6 +20,8 @@ pub struct Peak {
     pub trips: u32,
     /// Storage that the shader's source names; this kernel does not use it.
     pub storage: Storage,
+    /// Whether its loops over registers are written out.
+    pub loops: Loops,
 }
 
 buffers! {
@@ -36,7 +39,11 @@ impl Op for Peak {
 
     fn pipeline(&self) -> PipelineSpec {
         let constants = vec![("THREADS", f64::from(THREADS))];
-        PipelineSpec::new(SHADER, self.storage, PeakBuffers::<()>::BINDINGS, constants)
+        let shader = match self.loops {
+            Loops::WrittenOut => SHADER,
+            Loops::LeftAlone => ROLLED_SHADER,
+        };
+        PipelineSpec::new(shader, self.storage, PeakBuffers::<()>::BINDINGS, constants)
     }
 
     fn work(&self, extent: &Extent) -> Work {
