@@ -337,8 +337,10 @@ fn a_full_callee_says_when_to_try_again() {
     let limits = TenantLimits { max_concurrent_requests: 1, max_waiting_requests: 0, ..callers(&["front"]) };
     serving(deploy(house.platform(), "back", &component("trigger"), Some(limits)));
     serving(house.relay("front", "back", TenantLimits::default()));
-    let busy = house.begin("back", spin());
+    let busy = house.begin("front", spin());
     until("the callee to be full", || house.live("back").usage().running == 1);
+    // Calls and requests from outside keep each other out of nothing.
+    assert!(house.ask("back", request(&DOCUMENTS)).is_ok());
     let full = house.ask("front", request(&DOCUMENTS));
     assert!(matches!(full, Err(RerankError::Overloaded { retry_after }) if !retry_after.is_zero()), "{full:?}");
     busy.abort();

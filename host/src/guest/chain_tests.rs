@@ -1,4 +1,4 @@
-//! Chains of any shape end, though there is one place at each depth and each tenant has one permit.
+//! Chains of any shape end, though there is one place at each depth, and one permit of each tenant at each depth.
 //!
 //! Requests wait for permits and places as they do in a server and compute nothing, so one that waits for ever is seen
 //! at once: nothing is left to run.
@@ -12,7 +12,8 @@ use futures::future::LocalBoxFuture;
 use proptest::prelude::*;
 use tokio::sync::Semaphore;
 
-use super::super::pool::{DEPTHS, GUARANTEED_BYTES, Pool};
+use super::super::pool::{GUARANTEED_BYTES, Pool};
+use crate::limits::CALL_DEPTHS;
 
 /// What requests of some tenants hold.
 struct World {
@@ -20,26 +21,34 @@ struct World {
     names: Vec<Arc<str>>,
     /// The tenants that each calls, one after the other.
     links: Vec<Vec<usize>>,
-    permits: Vec<Semaphore>,
-    /// The places that a call at a depth takes.
-    places_of: fn(usize) -> usize,
+    permits: Vec<[Semaphore; CALL_DEPTHS]>,
+    of: Depths,
     /// What requests have done so far.
     steps: Cell<usize>,
 }
 
+/// Which places and permits a call at a depth takes: those of this depth.
+#[derive(Clone, Copy)]
+struct Depths {
+    places: fn(usize) -> usize,
+    permits: fn(usize) -> usize,
+}
+
+const OWN: Depths = Depths { places: |depth| depth, permits: |depth| depth };
+
 impl World {
-    fn new(links: Vec<Vec<usize>>, places_of: fn(usize) -> usize) -> Rc<Self> {
-        let pool = Pool::new([1; DEPTHS], GUARANTEED_BYTES, || false);
+    fn new(links: Vec<Vec<usize>>, of: Depths) -> Rc<Self> {
+        let pool = Pool::new([1; CALL_DEPTHS], GUARANTEED_BYTES, || false);
         let names = (0..links.len()).map(|number| number.to_string().into()).collect();
-        let permits = links.iter().map(|_| Semaphore::new(1)).collect();
-        Rc::new(Self { pool, names, links, permits, places_of, steps: Cell::new(0) })
+        let permits = links.iter().map(|_| std::array::from_fn(|_| Semaphore::new(1))).collect();
+        Rc::new(Self { pool, names, links, permits, of, steps: Cell::new(0) })
     }
 
     fn request(self: Rc<Self>, tenant: usize, depth: usize) -> LocalBoxFuture<'static, ()> {
         async move {
-            let _permit = self.permits[tenant].acquire().await.unwrap();
+            let _permit = self.permits[tenant][(self.of.permits)(depth)].acquire().await.unwrap();
             self.step().await;
-            let _place = self.pool.place(&self.names[tenant], (self.places_of)(depth)).await.unwrap();
+            let _place = self.pool.place(&self.names[tenant], (self.of.places)(depth)).await.unwrap();
             self.step().await;
             for &callee in &self.links[tenant] {
                 Rc::clone(&self).request(callee, depth + 1).await;
@@ -73,7 +82,7 @@ impl World {
 /// Links of up to eight tenants without a circle, no more than may be in a row: each tenant is at a depth and links to
 /// deeper ones.
 fn graphs() -> impl Strategy<Value = Vec<Vec<usize>>> {
-    proptest::collection::vec((0..DEPTHS, any::<u8>()), 1..8).prop_map(|tenants| {
+    proptest::collection::vec((0..CALL_DEPTHS, any::<u8>()), 1..8).prop_map(|tenants| {
         let links = |(depth, chosen): &(usize, u8)| {
             let deeper = tenants.iter().enumerate().filter(|(_, (other, _))| other > depth);
             deeper.map(|(number, _)| number).filter(|number| chosen >> number & 1 == 1).collect()
@@ -89,13 +98,21 @@ proptest! {
         requests in proptest::collection::vec(any::<prop::sample::Index>(), 1..24),
     ) {
         let requests: Vec<usize> = requests.iter().map(|request| request.index(links.len())).collect();
-        prop_assert_eq!(World::new(links, |depth| depth).run(&requests), requests.len());
+        prop_assert_eq!(World::new(links, OWN).run(&requests), requests.len());
     }
 }
 
 #[test]
 fn one_place_for_all_depths_would_end_no_chain() {
     let links = vec![vec![1], vec![]];
-    assert_eq!(World::new(links.clone(), |_| 0).run(&[0]), 0);
-    assert_eq!(World::new(links, |depth| depth).run(&[0]), 1);
+    assert_eq!(World::new(links.clone(), Depths { places: |_| 0, ..OWN }).run(&[0]), 0);
+    assert_eq!(World::new(links, OWN).run(&[0]), 1);
+}
+
+#[test]
+fn one_permit_for_all_depths_would_end_no_chain_whose_callee_is_asked_from_outside() {
+    // The chain has the place that the other request waits for, which has the permit that the chain waits for.
+    let links = vec![vec![1], vec![]];
+    assert_eq!(World::new(links.clone(), Depths { permits: |_| 0, ..OWN }).run(&[0, 1]), 0);
+    assert_eq!(World::new(links, OWN).run(&[0, 1]), 2);
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::room::{Refused, Room};
-use crate::limits::MAX_CHAIN_DEPTH;
+use crate::limits::CALL_DEPTHS;
 use crate::rerank::RerankError;
 
 /// Memory that each tenant is guaranteed: more than an instance of the standard guest takes with a vocabulary of thirty
@@ -24,12 +24,9 @@ pub(super) const GUARANTEED_BYTES: u64 = 32 << 20;
 /// When to retry if memory is short: requests that hold it take about so long.
 const MEMORY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Depths of calls: requests of callers outside, and what each link in a row leads to.
-pub(super) const DEPTHS: usize = MAX_CHAIN_DEPTH + 1;
-
 /// Places for requests of callers outside, and for calls at each depth: fewer the deeper they are, as most chains are
 /// short.
-pub(super) fn places_by_depth(requests: u32) -> [u32; DEPTHS] {
+pub(super) fn places_by_depth(requests: u32) -> [u32; CALL_DEPTHS] {
     std::array::from_fn(|depth| if depth == 0 { requests } else { (requests >> (depth + 1)).max(1) })
 }
 
@@ -49,7 +46,7 @@ impl std::fmt::Debug for Pool {
 #[derive(Debug)]
 struct State {
     /// By depth.
-    places: [Room; DEPTHS],
+    places: [Room; CALL_DEPTHS],
     memory: Room,
     /// Those who wait for a place, oldest first.
     waiting: VecDeque<Waiting>,
@@ -104,7 +101,7 @@ impl From<NoMemory> for RerankError {
 
 impl Pool {
     pub(super) fn new(
-        places: [u32; DEPTHS],
+        places: [u32; CALL_DEPTHS],
         memory_bytes: u64,
         make_room: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Arc<Self> {
@@ -116,7 +113,7 @@ impl Pool {
 
     /// Guarantees a tenant its place and memory, and a place at each depth of calls if other tenants may call it.
     pub(super) fn join(self: &Arc<Self>, tenant: &Arc<str>, is_called: bool) -> Membership {
-        let depths = if is_called { DEPTHS } else { 1 };
+        let depths = if is_called { CALL_DEPTHS } else { 1 };
         let mut state = self.lock();
         state.places[..depths].iter_mut().for_each(|places| places.join(tenant));
         state.memory.join(tenant);
@@ -295,13 +292,13 @@ mod tests {
     #[test]
     fn a_tenant_can_start_a_request_whatever_others_hold() {
         let (loud, quiet) = names();
-        let pool = Pool::new([4; DEPTHS], 8 * GUARANTEED_BYTES, || false);
+        let pool = Pool::new([4; CALL_DEPTHS], 8 * GUARANTEED_BYTES, || false);
         let _members = [pool.join(&loud, true), pool.join(&quiet, true)];
-        for depth in 0..DEPTHS {
+        for depth in 0..CALL_DEPTHS {
             a_place_is_kept_for(&pool, &loud, &quiet, depth);
         }
         // Callers that no tenant may call have no part of the deeper places.
-        let (pool, alone) = (Pool::new([4; DEPTHS], 8 * GUARANTEED_BYTES, || false), Arc::from("alone"));
+        let (pool, alone) = (Pool::new([4; CALL_DEPTHS], 8 * GUARANTEED_BYTES, || false), Arc::from("alone"));
         let _members = [pool.join(&loud, false), pool.join(&alone, true)];
         assert_eq!(std::iter::from_fn(|| pool.try_place(&alone, 1)).take(9).collect::<Vec<_>>().len(), 4);
     }
@@ -321,7 +318,7 @@ mod tests {
     #[test]
     fn memory_that_does_not_fit_is_refused_with_its_limits_name() {
         let (loud, quiet) = names();
-        let pool = Pool::new([4; DEPTHS], 4 * GUARANTEED_BYTES, || false);
+        let pool = Pool::new([4; CALL_DEPTHS], 4 * GUARANTEED_BYTES, || false);
         let _members = [pool.join(&loud, false), pool.join(&quiet, false)];
         let mut own = pool.memory(&loud, 2 * GUARANTEED_BYTES);
         assert_eq!(own.grow(2 * GUARANTEED_BYTES), Ok(()));

@@ -63,8 +63,11 @@ pub const DEFAULT_MAX_OPEN_MODELS: usize = 64;
 pub const DEFAULT_MAX_REQUESTS_PER_INSTANCE: u32 = 1;
 
 /// Most links in a row that a request may go through: a router, a cascade, and a stage that is one itself. Each depth
-/// has places of its own among the guests' instances.
+/// has permits of its own, and places of its own among the guests' instances.
 pub const MAX_CHAIN_DEPTH: usize = 3;
+
+/// Depths of calls: requests of callers outside, and what each link in a row leads to.
+pub const CALL_DEPTHS: usize = MAX_CHAIN_DEPTH + 1;
 
 /// The limits that one request runs under.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use super::concurrency::{ConcurrencyLimit, Permit};
 use super::meter::{Ended, Ending, Meter, Meters, StageTimes, Usage};
 use super::{Deployment, TenantName};
 use crate::guest::{Call, CallMeter, CallTerms, Guest, HeldMemory, Links, Membership, Models, Payer, Reranks};
-use crate::limits::{AdmittedRequest, RequestLimits, TokenRate};
+use crate::limits::{AdmittedRequest, CALL_DEPTHS, MAX_CHAIN_DEPTH, RequestLimits, TokenRate};
 use crate::model::{DefaultScores, ModelInfo};
 use crate::rerank::{Activation, CallError, Request, RerankError, Response, Timings};
 use crate::telemetry::LineLimit;
@@ -28,7 +28,8 @@ pub struct LiveTenant {
     limits: Arc<RequestLimits>,
     payer: Payer,
     rate: Arc<TokenRate>,
-    concurrency: Arc<ConcurrencyLimit>,
+    /// By depth of calls.
+    concurrency: Gates,
     meter: Arc<Meter>,
     /// Counts the requests of all tenants.
     all: Arc<Meter>,
@@ -41,6 +42,11 @@ pub struct LiveTenant {
     /// Its place and memory among all guests.
     _membership: Membership,
 }
+
+/// Bounds a tenant's requests of callers outside, and its calls at each depth. One who waits for a place holds a permit,
+/// and one who calls another tenant waits for its permit with a place. So each depth has permits of its own, as it has
+/// places: those that wait, wait for a deeper one.
+type Gates = [Arc<ConcurrencyLimit>; CALL_DEPTHS];
 
 /// Bytes of bodies that a tenant's callers may send a second, as a steady rate and at once. It is far more than any
 /// model can rank, and less than what would keep the connections' threads from other tenants.
@@ -76,11 +82,11 @@ impl LiveTenant {
             None => Arc::new(TokenRate::new(rate_limit, burst, Instant::now())),
         };
         let (max_running, max_waiting) = (limits.max_concurrent_requests, limits.max_waiting_requests);
-        let concurrency = match before {
-            Some(before) => Arc::clone(&before.concurrency),
-            None => ConcurrencyLimit::new(max_running, max_waiting),
+        let concurrency: Gates = match before {
+            Some(before) => before.concurrency.clone(),
+            None => std::array::from_fn(|_| ConcurrencyLimit::new(max_running, max_waiting)),
         };
-        concurrency.set(max_running, max_waiting);
+        concurrency.iter().for_each(|gate| gate.set(max_running, max_waiting));
         let meter = before.map_or_else(|| meters.of(&name), |before| Arc::clone(&before.meter));
         let all = Arc::clone(meters.all());
         let body_bytes = match before {
@@ -171,7 +177,7 @@ impl LiveTenant {
 
     async fn admit_on(self: &Arc<Self>, terms: CallTerms) -> Result<Admission, RerankError> {
         let arrived = Instant::now();
-        match self.permit(arrived, terms.deadline).await {
+        match self.permit(arrived, &terms).await {
             Ok(permit) => {
                 let memory = self.guest.memory(&self.payer);
                 Ok(Admission {
@@ -216,11 +222,12 @@ impl LiveTenant {
         self.all.count(ended);
     }
 
-    async fn permit(&self, arrived: Instant, callers: Option<Instant>) -> Result<Permit, RerankError> {
+    async fn permit(&self, arrived: Instant, terms: &CallTerms) -> Result<Permit, RerankError> {
         let late = |_| RerankError::DeadlineExceeded { limit: self.limits.max_wall };
         let own = arrived + self.limits.max_wall;
-        let deadline = callers.map_or(own, |callers| callers.min(own));
-        tokio::time::timeout_at(deadline.into(), self.concurrency.enter()).await.map_err(late)?
+        let deadline = terms.deadline.map_or(own, |callers| callers.min(own));
+        let gate = &self.concurrency[terms.depth.min(MAX_CHAIN_DEPTH)];
+        tokio::time::timeout_at(deadline.into(), gate.enter()).await.map_err(late)?
     }
 
     /// Runs work of the host on behalf of the tenant, in its turns among the guests. `None` if the work panicked.
@@ -231,7 +238,8 @@ impl LiveTenant {
     /// The tenant's current and past use.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let (running, waiting) = self.concurrency.occupancy();
+        let occupancy = self.concurrency.iter().map(|gate| gate.occupancy());
+        let (running, waiting) = occupancy.fold((0, 0), |sum, gate| (sum.0 + gate.0, sum.1 + gate.1));
         let devices = self.models.devices();
         let tenant = self.name.as_str();
         let device_time: Duration = devices.iter().map(|device| device.meter().device_time_of(tenant)).sum();
