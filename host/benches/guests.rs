@@ -11,8 +11,8 @@
 //!
 //! At last: what a call of another tenant through a link adds to that tenant's own time. The caller's guest passes its
 //! request on and the answer back. Its own time, in which it answers without a call, is taken off, and so is the
-//! callee's for the same request. Included: copies of the request and of the answer, the callee's admission, and the way
-//! there and back between threads.
+//! callee's for the same request, in which it answers without a model. Included: copies of the request and of the answer,
+//! the callee's admission and instance, and the way there and back between threads.
 //!
 //! `cargo xtask build && cargo bench --workspace --bench guests -- REQUESTS.jsonl --tokenizer TOKENIZER.json`, with
 //! requests as `assay rerank --requests` takes them; needs the default model (`assay model pull`), for its tokenizer.
@@ -46,6 +46,8 @@ const DOCUMENTS: usize = 32;
 const PASSAGES_PER_DOCUMENT: usize = 2;
 const MAX_TOKENS: usize = 512;
 const ROUNDS: usize = 200;
+/// Of a usual passage.
+const DOCUMENT_BYTES: usize = 400;
 /// Of calls through a link, which take little.
 const LINK_ROUNDS: usize = 1_000;
 /// Of what takes ten times as long, or a thousand times.
@@ -147,12 +149,18 @@ fn measure(name: &str, tokenizer: &Path, requests: &[Request], tokio: &'static t
 fn measure_links(tokio: &'static tokio::runtime::Runtime) {
     let dir = tenants::data_dir();
     let platform = tenants::platform(dir.path(), tokio.handle());
-    let seeded = tenants::seeded(1);
-    tenants::serving(tenants::deploy(&platform, "callee", &seeded, Some(tenants::callers(&["caller"]))));
-    tenants::serving(tenants::deploy_linked(&platform, "caller", &component("relays"), None, &[("", "callee")]));
-    let document = "x".repeat(tenants::MAX_TOKENS - 8);
-    let request = tenants::request(&[document.as_str(); DOCUMENTS]);
-    let alone = Request { settings: vec![("relay".to_owned(), "alone".to_owned())], ..request.clone() };
+    let (seeded, relays) = (tenants::seeded(1), component("relays"));
+    tenants::serving(tenants::deploy(&platform, "last", &seeded, Some(tenants::callers(&["callee"]))));
+    for (caller, callee, by) in [("callee", "last", "caller"), ("caller", "callee", "none")] {
+        let limits = Some(tenants::callers(&[by]));
+        tenants::serving(tenants::deploy_linked(&platform, caller, &relays, limits, &[("", callee)]));
+    }
+    let document = "x".repeat(DOCUMENT_BYTES);
+    let request = |setting: &str| Request {
+        settings: vec![(setting.to_owned(), "alone".to_owned())],
+        ..tenants::request(&[document.as_str(); DOCUMENTS])
+    };
+    let (alone, request) = (request("relay"), request("next.relay"));
     let time = |tenant: &str, request: &Request| {
         let (live, request) = (platform.tenant(&tenants::name(tenant)).expect("it serves"), request.clone());
         let asked = async move {
@@ -166,7 +174,7 @@ fn measure_links(tokio: &'static tokio::runtime::Runtime) {
     let mut times: [Vec<Duration>; 3] = Default::default();
     let mut added: Vec<f64> = Vec::new();
     for _ in 0..LINK_ROUNDS {
-        let [callee, own, both] = [("callee", &request), ("caller", &alone), ("caller", &request)]
+        let [callee, own, both] = [("callee", &alone), ("caller", &alone), ("caller", &request)]
             .map(|(tenant, request)| time(tenant, request));
         added.push((both.as_secs_f64() - own.as_secs_f64() - callee.as_secs_f64()) * 1e6);
         times.iter_mut().zip([callee, own, both]).for_each(|(times, time)| times.push(time));
