@@ -98,7 +98,7 @@ impl Reranks for Called {
 async fn prepare_may_call_no_tenant() {
     let host = Host::new();
     let called = Arc::<Called>::default();
-    let answers: Arc<dyn Reranks> = Arc::clone(&called);
+    let answers: Arc<dyn Reranks> = Arc::<Called>::clone(&called);
     let call = |guest: Guest| {
         let models = Models::only(Arc::clone(&host.model));
         let links: Links = [(None, Link::new("callee", Arc::clone(&answers)))].into_iter().collect();
