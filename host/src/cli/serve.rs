@@ -487,7 +487,7 @@ fn admin_orders(
         if stops.wait_for(|order| *order == Order::Drain).await.is_err() {
             std::future::pending::<()>().await;
         }
-        drop(tokio::time::timeout(drain_time, calls.drain()).await);
+        let _ = tokio::time::timeout(drain_time, calls.drain()).await;
     };
     Ok((async move { admin.serve(&platform).await }, answered))
 }

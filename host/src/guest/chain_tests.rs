@@ -85,7 +85,7 @@ fn graphs() -> impl Strategy<Value = Vec<Vec<usize>>> {
     proptest::collection::vec((0..CALL_DEPTHS, any::<u8>()), 1..8).prop_map(|tenants| {
         let links = |(depth, chosen): &(usize, u8)| {
             let deeper = tenants.iter().enumerate().filter(|(_, (other, _))| other > depth);
-            deeper.map(|(number, _)| number).filter(|number| chosen >> number & 1 == 1).collect()
+            deeper.map(|(number, _)| number).filter(|number| (chosen >> number) & 1 == 1).collect()
         };
         tenants.iter().map(links).collect()
     })
