@@ -208,8 +208,17 @@ pub const LIMIT_NAMES: [&str; 21] = [
 ];
 
 /// Kinds of faults of a guest, as [`GuestFault::kind`] names them.
-pub const FAULT_KINDS: [&str; 9] =
-    ["bad-answer", "call-bytes", "callee", "core-instances", "cpu-time", "left-open", "memory", "table-elements", "trap"];
+pub const FAULT_KINDS: [&str; 9] = [
+    "bad-answer",
+    "call-bytes",
+    "callee",
+    "core-instances",
+    "cpu-time",
+    "left-open",
+    "memory",
+    "table-elements",
+    "trap",
+];
 
 impl RerankError {
     /// The limit that was met, by one of [`LIMIT_NAMES`]; `None` if it was none, or none of these.
