@@ -114,14 +114,14 @@ fn main() {
     rows_in_flight(&mut engine, &one_row);
 }
 
-/// Batches of one row: how many a second with one and with three in flight, and how long a submission takes while two
-/// others are in flight.
+/// Batches of one row: how many a second with one and with three in flight, and how long a submission takes while none,
+/// one and two others are in flight.
 fn rows_in_flight(engine: &mut GpuEngine, row: &CheckedBatch) {
     const BATCHES: usize = 12;
     const TURNS: usize = 3;
     let mut outputs = Vec::new();
     let mut seconds = [f64::MAX; 2];
-    let mut longest_submit = 0.0f64;
+    let mut submissions = vec![Vec::new(); engine.max_in_flight()];
     for _ in 0..TURNS {
         for (depth, fastest) in [1, engine.max_in_flight()].into_iter().zip(&mut seconds) {
             let mut in_flight = std::collections::VecDeque::new();
@@ -132,7 +132,7 @@ fn rows_in_flight(engine: &mut GpuEngine, row: &CheckedBatch) {
                 }
                 let submit = Instant::now();
                 in_flight.push_back(engine.submit(row).unwrap());
-                longest_submit = longest_submit.max(submit.elapsed().as_secs_f64());
+                submissions[in_flight.len() - 1].push(submit.elapsed().as_secs_f64());
             }
             for ticket in in_flight {
                 engine.finish(ticket, &mut outputs).unwrap();
@@ -141,12 +141,16 @@ fn rows_in_flight(engine: &mut GpuEngine, row: &CheckedBatch) {
         }
     }
     let [one, three] = seconds.map(|seconds| BATCHES as f64 / seconds);
+    let medians = submissions.into_iter().map(|mut seconds| {
+        seconds.sort_by(f64::total_cmp);
+        format!("{:.2}", seconds[seconds.len() / 2] * 1e3)
+    });
     println!(
-        "batches of one row of {} tokens: {one:.1}/s with one in flight, {three:.1}/s with {}; longest submission \
-         {:.2} ms",
+        "batches of one row of {} tokens: {one:.1}/s with one in flight, {three:.1}/s with {}; a submission takes {} ms \
+         with none, one and two others in flight (medians)",
         row.tokens(),
         engine.max_in_flight(),
-        longest_submit * 1e3
+        medians.collect::<Vec<_>>().join(", ")
     );
 }
 
