@@ -11,7 +11,7 @@ use assay::tenant::TenantLimits;
 use assay::{AskError, Assay, Tenant};
 use common::finish;
 use common::server::copy_all;
-use common::tenants::{self, Oracle, Scores, component, request, seeded};
+use common::tenants::{self, Oracle, component, request, seeded};
 
 fn open(data_dir: &Path) -> Assay {
     Assay::builder(data_dir).compiler(common::PROGRAM).open().unwrap()

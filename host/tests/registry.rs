@@ -132,7 +132,11 @@ fn a_component_is_deployed_by_its_digest_and_nothing_else_is() {
     let swapped = registry.layer(b"promised", b"sent now");
     refused(&registry.manifest(&json!([swapped]), None), 1, &["digest"]);
     let longer = registry.layer(b"short", &[0; 100_000]);
-    refused(&registry.manifest(&json!([longer]), None), 1, &["more than its manifest promises"]);
+    refused(&registry.manifest(&json!([longer]), None), 1, &["more than 5 bytes"]);
+    let endless = digest(&[b' '; 5 << 20]);
+    let path = format!("/v2/acme/guest/manifests/{endless}");
+    registry.answers.lock().unwrap().insert(path, ("text/plain".to_owned(), vec![b' '; 5 << 20]));
+    refused(&format!("oci://{}/acme/guest@{endless}", registry.address), 1, &["more than 4194304 bytes"]);
     let text = registry.layer(b"text", b"text");
     refused(&registry.manifest(&json!([text]), None), 2, &["component"]);
     refused("oci://127.0.0.1:1/acme/guest@sha256:0000", 2, &["oci://127.0.0.1:1"]);

@@ -50,16 +50,15 @@ const HOST_MODULES: &[(&str, &[&str])] = &[
     ("oracle", &["cli", "http", "json", "limits", "model", "rerank", "tenant"]),
 ];
 
-/// Crates that only one place may name.
+/// Crates that only one place may name; one in two rows has two places.
 const OWNERS: &[(&str, &str)] = &[
     ("wasmtime", "host/src/guest/"),
     ("wasmtime_wasi", "host/src/guest/"),
     ("wasmtime_wizer", "host/src/guest/"),
     ("hyper_util", "host/src/http/"),
     ("hyper", "host/src/http/"),
-    ("docker_credential", "host/src/oci.rs"),
+    ("docker_credential", "host/src/oci/"),
     ("hf_hub", "host/src/model/hub.rs"),
-    ("oci_client", "host/src/oci.rs"),
     ("opentelemetry", "host/src/telemetry/traces/"),
     ("opentelemetry_http", "host/src/telemetry/traces/"),
     ("opentelemetry_otlp", "host/src/telemetry/traces/"),
@@ -69,6 +68,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("termion", "host/src/cli/top"),
     ("tracing_appender", "host/src/telemetry/"),
     ("tracing_subscriber", "host/src/telemetry/"),
+    ("ureq", "host/src/oci/"),
     ("ureq", "host/src/telemetry/traces/"),
     ("wgpu", "kernels/src/gpu/"),
 ];
@@ -106,7 +106,8 @@ fn a_crate_with_an_owner_is_named_nowhere_else() {
     let mut wrong = Vec::new();
     for source in sources("host/src").into_iter().chain(sources("kernels/src")) {
         for (name, owner) in OWNERS {
-            if source.names(name) && !source.path.starts_with(owner) {
+            let mut owners = OWNERS.iter().filter(|(owned, _)| owned == name).map(|(_, owner)| owner);
+            if source.names(name) && !owners.any(|owner| source.path.starts_with(owner)) {
                 wrong.push(format!("{} names {name}, which belongs to {owner}", source.path));
             }
         }

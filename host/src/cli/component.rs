@@ -33,7 +33,7 @@ impl ComponentArgs {
                 if let Some(key) = key {
                     verify(reference, key)?;
                 }
-                Ok(Some(block_on(oci::fetch(reference, MAX_COMPONENT_BYTES))?))
+                Ok(Some(oci::fetch(reference, MAX_COMPONENT_BYTES)?))
             }
             (None, Some(_)) => Err(CliError::bad_input(
                 "--cosign-key is for a component of a registry: name one as oci://HOST/NAME@sha256:DIGEST",
@@ -41,16 +41,6 @@ impl ComponentArgs {
             (None, None) => Ok(Some(read_component(path)?)),
         }
     }
-}
-
-/// Waits for a registry.
-///
-/// # Errors
-/// Those of the work, or no thread can be started.
-pub(super) fn block_on<T>(work: impl Future<Output = Result<T, oci::OciError>>) -> Result<T, CliError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-    Ok(runtime.block_on(work)?)
 }
 
 /// Has cosign look for a signature. The digest in the reference binds what is fetched afterwards to what was verified.

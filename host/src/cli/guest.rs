@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::component;
 use super::error::CliError;
 use crate::guest::read_component;
 use crate::oci;
@@ -19,8 +18,8 @@ const SOURCES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/guest_sourc
 /// What stands for the name in the templates.
 const PLACEHOLDERS: [&str; 2] = ["my-guest", "my-caller"];
 
-/// Most characters of a name, as file systems and registries have it.
-const MAX_NAME: usize = 64;
+/// Most characters of a name, as a tenant's.
+const MAX_NAME: usize = 63;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -63,7 +62,7 @@ pub(super) fn run(command: &Command) -> Result<(), CliError> {
     match command {
         Command::New(new) => make(new),
         Command::Push(Push { component, reference }) => {
-            let pinned = component::block_on(oci::push(reference, read_component(component)?))?;
+            let pinned = oci::push(reference, &read_component(component)?)?;
             println!("{pinned}");
             Ok(())
         }

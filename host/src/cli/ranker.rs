@@ -70,14 +70,24 @@ impl Ranker {
 }
 
 fn load_guest(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Result<Guest, CliError> {
-    match (path, guest::standard()) {
+    let guest = match (path, guest::standard()) {
         (Some(path), _) => {
             let wasm = guest::read_component(path)?;
-            Ok(runtime.load_prepared(&path.display().to_string(), &wasm, model.info())?)
+            runtime.load_prepared(&path.display().to_string(), &wasm, model.info())?
         }
-        (None, Some(standard)) => Ok(runtime.load_prepared("the standard guest", standard, model.info())?),
-        (None, None) => Err(CliError::failed(
-            "this program was built without the standard guest: build it with `cargo xtask build`, or name one with --guest",
-        )),
+        (None, Some(standard)) => runtime.load_prepared("the standard guest", standard, model.info())?,
+        (None, None) => {
+            return Err(CliError::failed(
+                "this program was built without the standard guest: build it with `cargo xtask build`, or name one with \
+                 --guest",
+            ));
+        }
+    };
+    if !guest.labels().is_empty() {
+        return Err(CliError::bad_input(
+            "the guest calls other tenants: deploy it with `assay tenant deploy NAME FILE --link TENANT`, and ask it with \
+             `assay run` or over HTTP",
+        ));
     }
+    Ok(guest)
 }

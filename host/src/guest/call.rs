@@ -207,7 +207,7 @@ impl Program {
         let limits = context.limits;
         let info = Arc::clone(budget.models.default.info());
         let request = with_defaults(request, &info)?;
-        let mut instance = self.instance(&info, Purpose::Request(budget), context).await?;
+        let mut instance = self.instance(&info, Purpose::Request(Box::new(budget)), context).await?;
         let (documents, top_n) = (request.documents.len(), request.top_n);
         let answer = instance.rerank(request).await;
         let state = instance.store.data();

@@ -40,9 +40,10 @@ impl Inference {
         used_cpu: Duration,
         max_cpu: Duration,
     ) -> Result<(Link, CallTerms, Left), CallError> {
-        let Purpose::Request(Budget { links, depth, deadline, max_tokens, meter, span, .. }) = &self.purpose else {
+        let Purpose::Request(budget) = &self.purpose else {
             return Err(CallError::Internal("no tenant can be called in prepare".to_owned()));
         };
+        let Budget { links, depth, deadline, max_tokens, meter, span, .. } = &**budget;
         let link = links.get(label)?;
         let depth = depth + 1;
         if depth > MAX_CHAIN_DEPTH {

@@ -1,5 +1,6 @@
 //! What a component must be before it is compiled.
 
+use std::io::Read;
 use std::path::Path;
 
 use super::error::GuestError;
@@ -13,11 +14,20 @@ pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 /// The file cannot be read, or is larger than [`MAX_COMPONENT_BYTES`].
 pub fn read_component(path: &Path) -> Result<Vec<u8>, GuestError> {
     let io = |source| GuestError::Io { path: path.to_owned(), source };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    let too_large =
+        |bytes| GuestError::TooLarge { name: path.display().to_string(), bytes, limit_bytes: MAX_COMPONENT_BYTES };
+    let file = std::fs::File::open(path).map_err(io)?;
+    let bytes = file.metadata().map_err(io)?.len();
     if bytes > MAX_COMPONENT_BYTES {
-        return Err(GuestError::TooLarge { name: path.display().to_string(), bytes, limit_bytes: MAX_COMPONENT_BYTES });
+        return Err(too_large(bytes));
     }
-    std::fs::read(path).map_err(io)
+    // A pipe or a device does not tell its length, and a file may grow.
+    let mut wasm = Vec::new();
+    file.take(MAX_COMPONENT_BYTES + 1).read_to_end(&mut wasm).map_err(io)?;
+    if wasm.len() as u64 > MAX_COMPONENT_BYTES {
+        return Err(too_large(wasm.len() as u64));
+    }
+    Ok(wasm)
 }
 
 /// Checks a component's first bytes and its size.

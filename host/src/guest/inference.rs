@@ -28,7 +28,7 @@ pub(super) enum Purpose {
     /// `prepare`: it may open the model, and run none.
     Prepare(Arc<ModelInfo>),
     /// A request: it may run models.
-    Request(Budget),
+    Request(Box<Budget>),
 }
 
 /// What one request may use.
@@ -119,9 +119,7 @@ impl Inference {
 
     fn unlisted(&self, name: String) -> Error {
         match &self.purpose {
-            Purpose::Request(Budget { models: Models { unlisted: Unlisted::Denied, .. }, .. }) => {
-                Error::AccessDenied(name)
-            }
+            Purpose::Request(budget) if matches!(budget.models.unlisted, Unlisted::Denied) => Error::AccessDenied(name),
             Purpose::Request(_) | Purpose::Prepare(_) => Error::NotFound(name),
         }
     }

@@ -38,7 +38,9 @@ pub enum ClientError {
     #[error("the server went away: {0}")]
     Gone(io::Error),
     /// The reply is invalid, perhaps because the server ended or has another version.
-    #[error("the server sent no reply: {0}")]
+    #[error(
+        "the server ended before it replied, so the command may have been carried out or not: `assay tenant show` tells ({0})"
+    )]
     Reply(serde_json::Error),
 }
 

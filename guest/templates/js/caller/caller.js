@@ -6,6 +6,10 @@ import { getArguments } from 'wasi:cli/environment@0.2.0';
 export const run = {
   run() {
     const [, query, ...documents] = getArguments();
+    if (query === undefined) {
+      console.error('usage: caller QUERY DOCUMENT…');
+      throw undefined;
+    }
     let response;
     try {
       response = rerank({ query, documents, truncation: 'longest-first', activation: 'none', settings: [] });

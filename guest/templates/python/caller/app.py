@@ -9,7 +9,11 @@ from wit_world.imports import environment, reranker
 
 class Run(exports.Run):
     def run(self) -> None:
-        _, query, *documents = environment.get_arguments()
+        arguments = environment.get_arguments()
+        if len(arguments) < 2:
+            print("usage: caller QUERY DOCUMENT…", file=sys.stderr)
+            raise Err(None)
+        _, query, *documents = arguments
         cut, logits = reranker.Truncation.LONGEST_FIRST, reranker.Activation.NONE
         try:
             response = reranker.rerank(reranker.Request(query, documents, None, None, cut, logits, []))

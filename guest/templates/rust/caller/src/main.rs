@@ -10,7 +10,10 @@ use bindings::assay::rerank::reranker::{Activation, Request, Truncation, rerank}
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let query = arguments.next().unwrap_or_default();
+    let Some(query) = arguments.next() else {
+        eprintln!("usage: caller QUERY DOCUMENT…");
+        return ExitCode::FAILURE;
+    };
     let documents: Vec<String> = arguments.collect();
     let request = Request {
         query,
