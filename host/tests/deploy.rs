@@ -190,7 +190,8 @@ fn a_compiler_process_is_stopped_at_its_limits() {
     let late = open(CompilerOptions { max_wall: Duration::from_millis(1), ..options() });
     assert!(refusal(deploy(&late, "acme", &seeded(51), None)).contains("took longer"));
     drop(late);
-    let small = open(CompilerOptions { max_memory_bytes: 32 << 20, ..options() });
+    // Enough for an engine, and not for compiling.
+    let small = open(CompilerOptions { max_memory_bytes: 96 << 20, ..options() });
     let message = refusal(deploy(&small, "acme", &component("standard"), None));
     assert!(message.contains("compiler process ended"), "{message}");
     drop(small);

@@ -20,11 +20,14 @@ const AUTHORIZATION: &str = "Basic dXNlcjpwYXNz";
 
 const LAYER: &str = "application/wasm";
 
+/// Types and bodies by path.
+type Answers = HashMap<String, (String, Vec<u8>)>;
+
 /// Answers by path.
 #[derive(Clone, Default)]
 struct Registry {
     address: String,
-    answers: Arc<Mutex<HashMap<String, (String, Vec<u8>)>>>,
+    answers: Arc<Mutex<Answers>>,
     is_closed: bool,
 }
 

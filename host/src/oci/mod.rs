@@ -101,10 +101,10 @@ pub(crate) fn fetch(argument: &str, limit_bytes: u64) -> Result<Vec<u8>, OciErro
              push` prints",
         ));
     };
-    let mut session = Session::new(&reference).map_err(reference.failed())?;
+    let mut session = Session::new(&reference).map_err(failed(&reference))?;
     let path = format!("manifests/{digest}");
-    let manifest = session.get(&path, Some(MANIFEST), MAX_MANIFEST_BYTES).map_err(reference.failed())?;
-    check_digest(&manifest, digest).map_err(reference.failed())?;
+    let manifest = session.get(&path, Some(MANIFEST), MAX_MANIFEST_BYTES).map_err(failed(&reference))?;
+    check_digest(&manifest, digest).map_err(failed(&reference))?;
     let no = |why: String| OciError::NoComponent { reference: reference.to_string(), why };
     let manifest: Manifest =
         serde_json::from_slice(&manifest).map_err(|_| no("its manifest is not that of an image".to_owned()))?;
@@ -122,8 +122,8 @@ pub(crate) fn fetch(argument: &str, limit_bytes: u64) -> Result<Vec<u8>, OciErro
     if !reference::is_digest(&layer.digest) {
         return Err(no("its layer has no digest of sha256".to_owned()));
     }
-    let component = session.get(&format!("blobs/{}", layer.digest), None, bytes).map_err(reference.failed())?;
-    check_digest(&component, &layer.digest).map_err(reference.failed())?;
+    let component = session.get(&format!("blobs/{}", layer.digest), None, bytes).map_err(failed(&reference))?;
+    check_digest(&component, &layer.digest).map_err(failed(&reference))?;
     Ok(component)
 }
 
@@ -153,14 +153,19 @@ pub(crate) fn push(argument: &str, component: &[u8]) -> Result<String, OciError>
         "layers": [layer],
     })
     .to_string();
-    let mut session = Session::new(&reference).map_err(reference.failed())?;
+    let mut session = Session::new(&reference).map_err(failed(&reference))?;
     for blob in [component, config.as_bytes()] {
-        session.put_blob(&digest(blob), blob).map_err(reference.failed())?;
+        session.put_blob(&digest(blob), blob).map_err(failed(&reference))?;
     }
     let tag = reference.tag.as_deref().unwrap_or(DEFAULT_TAG);
-    session.put_manifest(tag, MANIFEST, manifest.as_bytes()).map_err(reference.failed())?;
+    session.put_manifest(tag, MANIFEST, manifest.as_bytes()).map_err(failed(&reference))?;
     let Reference { host, name, .. } = &reference;
     Ok(format!("{SCHEME}{host}/{name}@{}", digest(manifest.as_bytes())))
+}
+
+/// Makes errors of what fails at a reference's registry.
+fn failed(reference: &Reference) -> impl Fn(Failure) -> OciError + '_ {
+    |failure| OciError::Registry { reference: reference.to_string(), failure }
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use super::OciError;
-use super::session::Failure;
 
 /// What a reference begins with.
 pub(crate) const SCHEME: &str = "oci://";
@@ -119,11 +118,6 @@ impl Reference {
     /// An error of this reference.
     pub(super) fn refused(&self, why: &str) -> OciError {
         OciError::Reference { reference: self.to_string(), why: why.to_owned() }
-    }
-
-    /// Makes errors of what fails at its registry.
-    pub(super) fn failed(&self) -> impl Fn(Failure) -> OciError + '_ {
-        |failure| OciError::Registry { reference: self.to_string(), failure }
     }
 }
 
