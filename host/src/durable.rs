@@ -2,6 +2,7 @@
 //!
 //! A file is written beside its place and renamed into it: a reader sees the old contents or the new ones. A process
 //! that is killed half-way leaves a file that begins with [`UNFINISHED_PREFIX`]; a [sweep](crate::sweep) removes it.
+//! Files that people name are read up to a bound.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -20,6 +21,19 @@ pub(crate) enum Durability {
     Machine,
     /// A crash of the process. For what can be made again.
     Process,
+}
+
+/// Reads a file of at most so many bytes. One that has more gives their number, or what is known of it: pipes and devices
+/// do not tell their length, and a file may grow.
+pub(crate) fn read_at_most(path: &Path, limit_bytes: u64) -> io::Result<Result<Vec<u8>, u64>> {
+    let file = File::open(path)?;
+    let told = file.metadata()?.len();
+    if told > limit_bytes {
+        return Ok(Err(told));
+    }
+    let mut bytes = Vec::new();
+    let read = file.take(limit_bytes + 1).read_to_end(&mut bytes)? as u64;
+    Ok(if read > limit_bytes { Err(read) } else { Ok(bytes) })
 }
 
 /// Writes a file, in place of the one that is there.
@@ -84,6 +98,17 @@ mod tests {
     use std::fs::TryLockError;
 
     use super::*;
+
+    #[test]
+    fn a_file_is_read_up_to_a_bound_whether_it_tells_its_length_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "four").unwrap();
+        assert_eq!(read_at_most(&path, 4).unwrap(), Ok(b"four".to_vec()));
+        assert_eq!(read_at_most(&path, 3).unwrap(), Err(4));
+        #[cfg(unix)]
+        assert_eq!(read_at_most(Path::new("/dev/zero"), 3).unwrap(), Err(4));
+    }
 
     #[test]
     fn a_file_is_replaced_and_nothing_else_is_left() {

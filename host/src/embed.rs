@@ -25,7 +25,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -36,14 +35,12 @@ use crate::rerank::{CallError, Request, Response};
 use crate::tenant::admin::{AdminError, AdminRequest, Command, Reply};
 use crate::tenant::compile::{self, CompilerOptions};
 use crate::tenant::{
-    Activity, DEFAULT_MAX_NAMED_TENANTS, LiveTenant, Platform, PlatformOptions, TenantLimits, TenantLink, TenantName,
+    Activity, DEFAULT_MAX_NAMED_TENANTS, LiveTenant, Platform, PlatformOptions, START_RETRY_AFTER, TenantLimits,
+    TenantLink, TenantName,
 };
 
 /// Threads that wait for guests and the device; computing has its own.
 const WAITING_THREADS: usize = 2;
-
-/// When to ask a tenant again that is being loaded.
-const STARTING_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Most characters of a name that is told in an error.
 const MAX_NAME_SHOWN: usize = 128;
@@ -58,16 +55,7 @@ static COMPILES: AtomicBool = AtomicBool::new(false);
 /// first in `main`: components are compiled in processes of their own, with limits on memory and time, and such a
 /// process is this program again. [`Builder::compiler`] names another one instead.
 pub fn compile_if_asked() {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == compile::SUBCOMMAND) {
-        let code = match compile::run_in_this_process() {
-            Ok(()) => 0,
-            Err(error) => {
-                eprintln!("error: {error}");
-                1
-            }
-        };
-        std::process::exit(code);
-    }
+    compile::end_if_asked();
     COMPILES.store(true, Ordering::Relaxed);
 }
 
@@ -257,7 +245,7 @@ impl Assay {
         let name: TenantName = name.parse().map_err(|_| none())?;
         match self.platform.as_ref().and_then(|platform| platform.activity(&name)).ok_or_else(none)? {
             Activity::Serving(live) => Ok(live),
-            Activity::Starting => Err(CallError::unavailable_for(STARTING_RETRY_AFTER).into()),
+            Activity::Starting => Err(CallError::unavailable_for(START_RETRY_AFTER).into()),
             Activity::Failed(why) => {
                 Err(CallError::Internal(format!("tenant {} cannot be loaded: {why}", name.as_str())).into())
             }

@@ -1,7 +1,8 @@
 //! `cargo xtask clients`: real client libraries against a real server, with a tenant and its key. What they need is
 //! installed below `target/clients`, at the versions that `clients/` pins.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -225,6 +226,23 @@ fn npm(root: &Path, folder: &Path, server: &Server, keyless: &Server, expected: 
     let (snippet, _) = snippet.context("docs/clients.md has no snippet of JavaScript")?;
     std::fs::write(folder.join("documented.mjs"), snippet.replace(DOCUMENTED_URL, &keyless.url))?;
     run(Command::new("node").arg("documented.mjs").current_dir(folder))
+}
+
+/// What a server answers to a request with JSON: the answer as it comes, head and body.
+///
+/// # Errors
+/// The server cannot be reached.
+pub(crate) fn post(address: &str, path: &str, key: &str, body: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    let length = body.len();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// What a command prints.

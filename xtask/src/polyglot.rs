@@ -5,16 +5,15 @@
 //! Then it tells what each language costs, and takes a guest through Debian's OCI registry. Downloads go to the tools' own caches, and to the folder, which is removed.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::clients::{Server, fresh_data_dir, output};
+use crate::clients::{Server, fresh_data_dir, output, post};
 use crate::debian::program;
 use crate::step::{cargo, run, say};
 use crate::{assay, target_dir};
@@ -247,8 +246,9 @@ fn costs(
     for _ in 0..ROUNDS {
         for ((_, key, _), times) in tenants.iter().zip(&mut times) {
             let began = Instant::now();
-            post(address, key, &body)?;
+            let answer = post(address, "/v2/rerank", key, &body)?;
             times.push(began.elapsed());
+            ensure!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         }
     }
     let mut table = "| guest | kB | starts from | memory (MiB) | its processor time a request (ms) | request (ms) |\n\
@@ -274,21 +274,4 @@ fn costs(
         writeln!(table, "| {name} | {size} | {start} | {memory:.0} | {spent:.2} | {took:.0} |")?;
     }
     Ok(table)
-}
-
-/// Has a request answered.
-fn post(address: &str, key: &str, body: &str) -> Result<()> {
-    let mut stream = TcpStream::connect(address)?;
-    let length = body.len();
-    write!(
-        stream,
-        "POST /v2/rerank HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
-         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    if !answer.starts_with("HTTP/1.1 200 ") {
-        bail!("{answer}");
-    }
-    Ok(())
 }

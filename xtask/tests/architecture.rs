@@ -43,7 +43,7 @@ const HOST_MODULES: &[(&str, &[&str])] = &[
     ("limits", &["rerank"]),
     ("machine", &[]),
     ("durable", &[]),
-    ("oci", &[]),
+    ("oci", &["model"]),
     ("rerank", &[]),
     ("telemetry", &[]),
     // Checks for fuzzing: it looks at everything from outside.

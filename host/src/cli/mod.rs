@@ -40,6 +40,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use etcetera::BaseStrategy;
 
+use crate::tenant::compile;
+
 pub use engine::EngineArgs;
 pub use error::{CliError, Exit};
 
@@ -94,9 +96,6 @@ enum Command {
     Config(config::ConfigCommand),
     /// Forget old versions, and remove unused components, compiled code and models
     Gc(gc::Args),
-    /// Compile the component that standard input names; the host starts itself with this
-    #[command(hide = true, name = crate::tenant::compile::SUBCOMMAND)]
-    InternalCompile,
     /// List adapters and the processor, the device that would be chosen, and the models of a running server
     Devices(devices::Args),
     /// Time the GPU engine's kernel variants and keep the fastest
@@ -108,6 +107,7 @@ enum Command {
 /// Runs the command line that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
+    compile::end_if_asked();
     let arguments = arguments::order(std::env::args_os().collect(), &mut Cli::command());
     let arguments = config::with_file(arguments, &Cli::command());
     match arguments.and_then(|arguments| run(Cli::parse_from(arguments))) {
@@ -124,11 +124,6 @@ pub fn main() -> ExitCode {
 /// Carries a command out. The exit code is 0, but for that of a program that was run.
 fn run(cli: Cli) -> Result<ExitCode, CliError> {
     let done = |()| ExitCode::SUCCESS;
-    if matches!(cli.command, Command::InternalCompile) {
-        // This command needs only its standard input.
-        let compiled = crate::tenant::compile::run_in_this_process();
-        return compiled.map(done).map_err(|error| CliError::failed(error.to_string()));
-    }
     match &cli.command {
         Command::Config(command) => return config::run(command, &Cli::command()).map(done),
         Command::Guest(command) => return guest::run(command).map(done),
@@ -165,7 +160,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Top(args) => top::run(&args, &data_dir),
         Command::OperatorKey(args) => metrics::print_key(&args, &data_dir),
         Command::Gc(args) => gc::run(&args, &data_dir),
-        Command::InternalCompile | Command::Config(_) | Command::Guest(_) => Ok(()),
+        Command::Config(_) | Command::Guest(_) => Ok(()),
         Command::Devices(args) => devices::run(&args, &data_dir),
         Command::Tune(args) => tune::run(&args, &data_dir),
         Command::Doctor(args) => doctor::run(&args, &data_dir),

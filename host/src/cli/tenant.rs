@@ -11,6 +11,7 @@ use super::link::LinkArg;
 use super::loaded::loaded_models;
 use super::table;
 use crate::device::{DeviceOptions, DeviceStatus, ModelStatus};
+use crate::durable::read_at_most;
 use crate::model::ModelRevision;
 use crate::tenant::admin::{
     AdminRequest, Command as AdminCommand, Description, HeldModel, OpenedModel, Reply, Served, ShownLink, Stored,
@@ -271,11 +272,9 @@ fn signed(command: AdminCommand) -> AdminRequest {
 fn read_limits(path: &Path) -> Result<TenantLimits, CliError> {
     let place = path.display().to_string();
     let bad = |error: &dyn std::fmt::Display| CliError::bad_input(error.to_string()).at(&place);
-    let bytes = std::fs::metadata(path).map_err(|error| bad(&error))?.len();
-    if bytes > MAX_LIMITS_BYTES as u64 {
-        return Err(bad(&LimitsError::TooLarge { bytes }));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| bad(&error))?;
+    let read = read_at_most(path, MAX_LIMITS_BYTES as u64).map_err(|error| bad(&error))?;
+    let text = read.map_err(|bytes| bad(&LimitsError::TooLarge { bytes }))?;
+    let text = String::from_utf8(text).map_err(|_| bad(&"stream did not contain valid UTF-8"))?;
     TenantLimits::parse(&text).map_err(|error| bad(&error))
 }
 

@@ -1,8 +1,8 @@
 //! A guest's calls of other tenants: what each is made under, and what of it counts for the guest's own request.
 //!
 //! The callee is charged for what it computes, as for any request. Its tokens and its processor time count against its
-//! caller's request too, so that a request costs no more than its tenant's limits say, whatever it asks of others. A
-//! callee gets what its caller has left of both and of its time. A guest waits for one callee at a time.
+//! caller's request too: the limits of a tenant bound a request together with its calls. A callee gets what its caller
+//! has left of both and of its time. A guest waits for one callee at a time.
 
 use std::time::Duration;
 

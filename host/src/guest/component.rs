@@ -1,9 +1,9 @@
 //! What a component must be before it is compiled.
 
-use std::io::Read;
 use std::path::Path;
 
 use super::error::GuestError;
+use crate::durable::read_at_most;
 
 /// Largest component that is compiled: a Python guest has 35 MB.
 pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
@@ -14,20 +14,9 @@ pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 /// The file cannot be read, or is larger than [`MAX_COMPONENT_BYTES`].
 pub fn read_component(path: &Path) -> Result<Vec<u8>, GuestError> {
     let io = |source| GuestError::Io { path: path.to_owned(), source };
-    let too_large =
-        |bytes| GuestError::TooLarge { name: path.display().to_string(), bytes, limit_bytes: MAX_COMPONENT_BYTES };
-    let file = std::fs::File::open(path).map_err(io)?;
-    let bytes = file.metadata().map_err(io)?.len();
-    if bytes > MAX_COMPONENT_BYTES {
-        return Err(too_large(bytes));
-    }
-    // A pipe or a device does not tell its length, and a file may grow.
-    let mut wasm = Vec::new();
-    file.take(MAX_COMPONENT_BYTES + 1).read_to_end(&mut wasm).map_err(io)?;
-    if wasm.len() as u64 > MAX_COMPONENT_BYTES {
-        return Err(too_large(wasm.len() as u64));
-    }
-    Ok(wasm)
+    let read = read_at_most(path, MAX_COMPONENT_BYTES).map_err(io)?;
+    let (name, limit_bytes) = (path.display().to_string(), MAX_COMPONENT_BYTES);
+    read.map_err(|bytes| GuestError::TooLarge { name, bytes, limit_bytes })
 }
 
 /// Checks a component's first bytes and its size.

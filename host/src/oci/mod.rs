@@ -9,13 +9,13 @@ mod session;
 
 use serde::Deserialize;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use wasmparser::{Parser, Payload};
 
 pub(crate) use reference::{SCHEME, is_reference};
 
 use self::reference::Reference;
 use self::session::{Failure, Session};
+use crate::model::manifest::sha256_hex;
 
 /// The type of a manifest.
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -169,8 +169,7 @@ fn failed(reference: &Reference) -> impl Fn(Failure) -> OciError + '_ {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", sha256_hex(bytes))
 }
 
 fn check_digest(bytes: &[u8], expected: &str) -> Result<(), Failure> {

@@ -62,7 +62,7 @@ impl Reference {
             return Err(OciError::Reference { reference: SCHEME.to_owned() + "…", why: why.to_owned() });
         }
         let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-        // A first part that is no host belongs to a registry that nobody named.
+        // Other tools take a first part that is no host for a name in a registry of their own.
         if !(host.contains(['.', ':']) || host == "localhost") || !host.bytes().all(is_host) {
             return Err(wrong("name the registry's host first: oci://HOST/NAME"));
         }

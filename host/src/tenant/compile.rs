@@ -4,7 +4,7 @@
 //! time with limits on memory, processor time and files, enforced by the system. That process reports only success or
 //! failure; the host finds the compiled code in the cache.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -17,8 +17,8 @@ use super::admin::AdminError;
 use crate::guest::{DEFAULT_MAX_PREPARE_CPU, GuestError, GuestRuntime, RuntimeOptions, read_component};
 use crate::model::ModelInfo;
 
-/// Hidden subcommand that starts the compiler process.
-pub const SUBCOMMAND: &str = "internal-compile";
+/// The argument that starts the compiler process.
+const SUBCOMMAND: &str = "internal-compile";
 
 /// Most writable memory of the process: twice the need of the largest accepted component.
 pub const DEFAULT_MAX_COMPILE_BYTES: u64 = 3 << 30;
@@ -214,11 +214,25 @@ impl CompilerOptions {
     }
 }
 
+/// Does what a compiler process does and ends it, if this process was started as one; does nothing otherwise. First in
+/// a program's `main`.
+pub fn end_if_asked() {
+    if std::env::args_os().nth(1).is_none_or(|argument| argument != SUBCOMMAND) {
+        return;
+    }
+    let code = run_in_this_process().map_or_else(
+        |error| {
+            // The host may be gone.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            1
+        },
+        |()| 0,
+    );
+    std::process::exit(code);
+}
+
 /// The compiler process: limits itself, reads its job, compiles, and reports.
-///
-/// # Errors
-/// The job cannot be read, or the limits cannot be set.
-pub fn run_in_this_process() -> Result<(), JobError> {
+fn run_in_this_process() -> Result<(), JobError> {
     let mut input = BufReader::new(std::io::stdin());
     let mut line = Vec::new();
     input.by_ref().take(MAX_JOB_BYTES).read_until(b'\n', &mut line).map_err(JobError::Input)?;

@@ -16,7 +16,7 @@ use super::{KeyHash, TenantName};
 use crate::rerank::CallError;
 
 /// When to try again while a tenant starts, or after the server went away.
-pub(super) const START_RETRY_AFTER: Duration = Duration::from_secs(1);
+pub const START_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// When to try again a tenant that could not be started: not before an operator has looked at it.
 const FAILED_RETRY_AFTER: Duration = Duration::from_secs(30);

@@ -1,7 +1,5 @@
 //! Requests that go on until they are stopped: most are answered, some are refused.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -10,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::Watched;
+use crate::clients::post;
 
 /// Connections at once.
 const THREADS: usize = 2;
@@ -78,16 +77,8 @@ fn ask(address: &str, key: &str, stop: &AtomicBool) -> Result<u64> {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let mut stream = TcpStream::connect(address)?;
         let key = if *status == REFUSED { "assay_wrong" } else { key };
-        let length = body.len();
-        write!(
-            stream,
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\
-             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        let answer = post(address, path, key, body)?;
         let head = answer.lines().next().unwrap_or_default();
         ensure!(head.contains(&format!(" {status} ")), "{path} with {body}: {head}, and not {status}");
         answered += u64::from(*status == "200");

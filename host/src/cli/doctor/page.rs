@@ -1,4 +1,4 @@
-//! The findings in words: one page for a person, and for whoever helps that person.
+//! The findings in words: one page, to read and to paste into an issue.
 
 use std::fmt::Write as _;
 
