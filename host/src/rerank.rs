@@ -2,6 +2,7 @@
 
 mod call;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -167,6 +168,16 @@ pub enum RerankError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The guest has its caller try again: a tenant that it calls cannot answer now, or it says so of itself.
+    #[error("{}: try again in {} ms", deferred_by(callee.as_ref(), *is_overloaded), retry_after.as_millis())]
+    Deferred {
+        /// The tenant that cannot answer, if the guest called one.
+        callee: Option<BusyCallee>,
+        /// Whether it is for want of room.
+        is_overloaded: bool,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The request's wall-clock time ran out.
     #[error("the request took longer than its limit of {} ms", limit.as_millis())]
     DeadlineExceeded {
@@ -179,6 +190,23 @@ pub enum RerankError {
     /// The host's or its device's fault.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// A tenant that a guest called and that cannot answer now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BusyCallee {
+    /// The tenant.
+    pub tenant: Arc<str>,
+    /// The limit of its own that it has reached, if that is why.
+    pub limit: Option<String>,
+}
+
+fn deferred_by(callee: Option<&BusyCallee>, is_overloaded: bool) -> String {
+    let who = callee.map_or("the guest says that it".to_owned(), |BusyCallee { tenant, limit }| {
+        let limit = limit.as_ref().map_or(String::new(), |limit| format!(" (its limit {limit})"));
+        format!("tenant {tenant}, which the guest calls{limit},")
+    });
+    format!("{who} {}", if is_overloaded { "is overloaded" } else { "cannot answer now" })
 }
 
 /// Names of the limits that a request can meet, as the limits file and the options call them, and `queue` for the room
@@ -208,7 +236,7 @@ pub const LIMIT_NAMES: [&str; 21] = [
 ];
 
 /// Kinds of faults of a guest, as [`GuestFault::kind`] names them.
-pub const FAULT_KINDS: [&str; 9] = [
+pub const FAULT_KINDS: [&str; 10] = [
     "bad-answer",
     "call-bytes",
     "callee",
@@ -216,6 +244,7 @@ pub const FAULT_KINDS: [&str; 9] = [
     "cpu-time",
     "left-open",
     "memory",
+    "reported",
     "table-elements",
     "trap",
 ];
@@ -289,6 +318,9 @@ pub enum GuestFault {
     /// A tenant that it calls failed, and it has no answer without. The text names the tenant.
     #[error("it calls another tenant, which failed: {0}")]
     Callee(String),
+    /// It says that it failed, by the contract's `internal`.
+    #[error("it says: {0}")]
+    Reported(String),
 }
 
 impl GuestFault {
@@ -305,6 +337,7 @@ impl GuestFault {
             Self::CpuTime { .. } => "cpu-time",
             Self::BadAnswer(_) => "bad-answer",
             Self::Callee(_) => "callee",
+            Self::Reported(_) => "reported",
         }
     }
 
@@ -316,7 +349,7 @@ impl GuestFault {
             Self::TableElements { .. } => Some("max_table_elements"),
             Self::CoreInstances { .. } => Some("max_core_instances"),
             Self::CpuTime { .. } => Some("max_guest_cpu_ms"),
-            Self::Trapped(_) | Self::LeftOpen(_) | Self::BadAnswer(_) | Self::Callee(_) => None,
+            Self::Trapped(_) | Self::LeftOpen(_) | Self::BadAnswer(_) | Self::Callee(_) | Self::Reported(_) => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use assay::device::DeviceOptions;
 use assay::model::ModelStore;
-use assay::rerank::RerankError;
+use assay::rerank::{GuestFault, RerankError};
 use assay::tenant::admin::{Command as AdminCommand, Reply};
 use assay::tenant::compile::CompilerOptions;
 use assay::tenant::{Action, Platform, PlatformOptions, TenantLimits};
@@ -65,7 +65,7 @@ fn versions_are_numbered_switched_rolled_back_and_remembered() {
 
     assert_eq!(
         admin(&platform, AdminCommand::Remove { tenant: name("acme"), drain: false, force: false }),
-        Reply::Done
+        Reply::Removed { callers: Vec::new() }
     );
     assert!(platform.tenant(&name("acme")).is_none());
     assert!(refusal(admin(&platform, AdminCommand::Show { tenant: name("acme") })).contains("there is no tenant acme"));
@@ -138,7 +138,12 @@ fn limits_are_a_version_of_their_own_and_hold_at_once() {
         admin(&platform, AdminCommand::SetLimits { tenant: name("acme"), limits: Box::new(limits) })
     };
     assert!(rerank(&["a", "b"]).is_ok());
-    // Limits are not tried, so they may be lower than what a deployment's test request needs.
+    // Limits are not tried with a request, so they may be lower than what a deployment's needs. One instance is started.
+    let message = refusal(set(TenantLimits { max_memory_bytes: 65_536, ..TenantLimits::default() }));
+    assert!(message.contains("no instance could start") && message.contains("65536"), "{message}");
+    let itself = vec![name("acme")];
+    let message = refusal(set(TenantLimits { callers: itself, ..TenantLimits::default() }));
+    assert!(message.contains("names acme itself"), "{message}");
     assert_eq!(serving(set(TenantLimits { max_documents: 1, ..TenantLimits::default() })).version, 2);
     assert!(matches!(rerank(&["a", "b"]), Err(RerankError::TooLarge { limit, .. }) if limit == "max_documents"));
     assert_eq!(serving(set(TenantLimits { max_documents: 2, ..TenantLimits::default() })).version, 3);
@@ -158,6 +163,21 @@ fn limits_are_a_version_of_their_own_and_hold_at_once() {
 }
 
 #[test]
+fn what_a_guest_prints_before_it_traps_is_told_to_who_deploys_it_and_to_no_caller() {
+    let (dir, runtime) = (tenants::data_dir(), runtime());
+    let platform = tenants::platform(dir.path(), runtime.handle());
+    // For such a tenant the host tries one document, for which this guest traps.
+    let single = TenantLimits { max_documents: 1, ..TenantLimits::default() };
+    let message = refusal(deploy(&platform, "acme", &component("prints"), Some(single)));
+    assert!(message.ends_with("it printed: KeyError: \"what is a reranker\""), "{message}");
+    serving(deploy(&platform, "acme", &component("prints"), None));
+    let live = platform.tenant(&name("acme")).unwrap();
+    let failed = runtime.block_on(live.rerank(request(&["a secret"]))).unwrap_err();
+    let RerankError::Guest(GuestFault::Trapped(said)) = failed else { panic!("{failed:?}") };
+    assert!(!said.contains("KeyError"), "{said}");
+}
+
+#[test]
 fn a_guest_opens_the_models_that_its_limits_name() {
     let (dir, runtime) = (tenants::data_dir(), runtime());
     let platform = tenants::platform(dir.path(), runtime.handle());
@@ -170,7 +190,7 @@ fn a_guest_opens_the_models_that_its_limits_name() {
     let limits = TenantLimits { models: vec!["tiny/two".to_owned()], ..TenantLimits::default() };
     serving(admin(&platform, AdminCommand::SetLimits { tenant: name("acme"), limits: Box::new(limits) }));
     let revision = ModelStore::new(dir.path()).open(Some("tiny/two")).unwrap().manifest.revision;
-    assert_eq!(opened("tiny/two"), RerankError::Internal(format!("opened tiny/two at {revision}")));
+    assert_eq!(opened("tiny/two"), GuestFault::Reported(format!("opened tiny/two at {revision}")).into());
 }
 
 #[test]

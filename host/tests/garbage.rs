@@ -205,7 +205,10 @@ fn removing_a_tenant_removes_its_files_and_keeps_shared_ones() {
     assert_eq!(serving(deploy(&platform, "beta", &seeded(1), None)).component, shared);
     let own = serving(deploy(&platform, "beta", &seeded(2), None)).component;
     age(&dir.path().join("tenants/blobs"));
-    assert_eq!(admin(&platform, Command::Remove { tenant: name("beta"), drain: false, force: false }), Reply::Done);
+    assert_eq!(
+        admin(&platform, Command::Remove { tenant: name("beta"), drain: false, force: false }),
+        Reply::Removed { callers: Vec::new() }
+    );
     platform.tidy().unwrap();
     assert!(blob(dir.path(), &shared).exists() && compiled(dir.path(), &shared) > 0);
     assert!(!blob(dir.path(), &own).exists() && compiled(dir.path(), &own) == 0);

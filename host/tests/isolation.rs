@@ -256,7 +256,7 @@ async fn a_guest_can_neither_wait_nor_measure_time() {
     assert!(host.call(&guest, trigger("sleep"), &limits).await.is_ok());
     for _ in 0..3 {
         let seen = host.call(&guest, trigger("clock"), &limits).await;
-        assert_eq!(seen, Err(RerankError::Internal("0 ms passed".to_owned())));
+        assert_eq!(seen, Err(GuestFault::Reported("0 ms passed".to_owned()).into()));
     }
 }
 
@@ -284,7 +284,7 @@ async fn long_instructions_and_long_host_calls_count_for_what_they_take() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wasi_grants_nothing() {
-    let RerankError::Internal(found) = Host::new().survives("looks-around", attack("")).await else {
+    let RerankError::Guest(GuestFault::Reported(found)) = Host::new().survives("looks-around", attack("")).await else {
         panic!("another error")
     };
     assert_eq!(found, "0 variables, 0 arguments, 0 directories, 0 s, 0 ns, socket: access-denied");

@@ -174,7 +174,7 @@ fn a_commit_checks_that_every_import_leads_to_a_tenant_that_allows_it() {
     assert!(message.contains("name stranger among `callers` in back's limits"), "{message}");
     // A component without such an import has no link.
     let message = refusal(deploy_linked(house.platform(), "other", &seeded(1), None, &[("", "back")]));
-    assert!(message.contains("imports none"), "{message}");
+    assert!(message.contains("imports no reranker"), "{message}");
     serving(deploy(house.platform(), "other", &seeded(1), None));
     // Nothing was called.
     assert_eq!(house.live("back").usage().answered, 0);
@@ -228,7 +228,7 @@ fn a_tenant_that_others_call_is_removed_by_force_only_and_its_callers_are_told()
     let message = refusal(house.remove("back", false));
     assert!(message.contains("back is called by front") && message.contains("--force"), "{message}");
     assert_eq!(house.scores("front"), house.expected("back"));
-    assert_eq!(house.remove("back", true), Reply::Done);
+    assert_eq!(house.remove("back", true), Reply::Removed { callers: vec![name("front")] });
     let is_told = |house: &House| {
         let RerankError::Guest(GuestFault::Callee(message)) = house.ask("front", request(&DOCUMENTS)).unwrap_err()
         else {
@@ -342,7 +342,10 @@ fn a_full_callee_says_when_to_try_again() {
     // Calls and requests from outside keep each other out of nothing.
     assert!(house.ask("back", request(&DOCUMENTS)).is_ok());
     let full = house.ask("front", request(&DOCUMENTS));
-    assert!(matches!(full, Err(RerankError::Overloaded { retry_after }) if !retry_after.is_zero()), "{full:?}");
+    let Err(error @ RerankError::Deferred { is_overloaded: true, .. }) = full else { panic!("{full:?}") };
+    let said = error.to_string();
+    assert!(said.starts_with("tenant back, which the guest calls (its limit max_concurrent_requests), is"), "{said}");
+    assert!(said.ends_with(" ms"), "{said}");
     busy.abort();
     until("the callee to have room", || house.live("back").usage().running == 0);
     assert!(house.ask("front", request(&DOCUMENTS)).is_ok());
@@ -382,7 +385,7 @@ fn a_callee_that_is_removed_in_the_middle_of_a_call_answers_it_and_no_other() {
     serving(house.relay("front", "back", TenantLimits::default()));
     let asked = house.begin("front", spin());
     until("the call to run", || house.live("back").usage().running == 1);
-    assert_eq!(house.remove("back", true), Reply::Done);
+    assert_eq!(house.remove("back", true), Reply::Removed { callers: vec![name("front")] });
     let ended = house.runtime.block_on(asked).unwrap();
     assert_eq!(ended, Err(GuestFault::Callee("tenant back: its guest failed (cpu-time)".to_owned()).into()));
     let next = house.ask("front", request(&DOCUMENTS)).unwrap_err().to_string();

@@ -106,7 +106,11 @@ async fn caller(platform: Arc<Platform>, mut oracle: impl Scores, counts: Arc<Co
             let Some(live) = platform.tenant(&name(guest)) else { continue };
             match live.rerank(attack(kind)).await {
                 Ok(answer) => panic!("{guest} was answered: {answer:?}"),
-                Err(RerankError::TooManyRequests { .. } | RerankError::Overloaded { .. }) => {}
+                Err(
+                    RerankError::TooManyRequests { .. }
+                    | RerankError::Overloaded { .. }
+                    | RerankError::Deferred { is_overloaded: true, .. },
+                ) => {}
                 Err(RerankError::Internal(message)) => panic!("{guest} reached the host: {message}"),
                 Err(_) => drop(counts.repelled.fetch_add(1, Ordering::Relaxed)),
             }
@@ -129,11 +133,17 @@ async fn caller(platform: Arc<Platform>, mut oracle: impl Scores, counts: Arc<Co
                 counter.fetch_add(1, Ordering::Relaxed);
             }
             // A full queue is an answer, and says when to come back.
-            Err(RerankError::TooManyRequests { .. } | RerankError::Overloaded { .. }) => {
+            Err(
+                RerankError::TooManyRequests { .. }
+                | RerankError::Overloaded { .. }
+                | RerankError::Deferred { is_overloaded: true, .. },
+            ) => {
                 counts.refused.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            Err(RerankError::Unavailable { .. }) => drop(counts.unavailable.fetch_add(1, Ordering::Relaxed)),
+            Err(RerankError::Unavailable { .. } | RerankError::Deferred { .. }) => {
+                drop(counts.unavailable.fetch_add(1, Ordering::Relaxed))
+            }
             Err(error) => panic!("tenant {tenant}, request {number}: {error}"),
         }
     }

@@ -6,7 +6,7 @@ mod common;
 use std::path::Path;
 
 use assay::model::ModelStore;
-use assay::rerank::RerankError;
+use assay::rerank::{GuestFault, RerankError};
 use assay::tenant::admin::{Command, Description, OpenedModel, Reply, Stored};
 use assay::tenant::{Platform, TenantLimits};
 use common::tenants::{self, MAX_TOKENS, Oracle, VOCABULARY_SIZE, add_model, admin, component, deploy, name};
@@ -60,7 +60,9 @@ impl House {
     fn opened(&self, tenant: &str, model: &str) -> String {
         let live = self.platform().tenant(&name(tenant)).unwrap();
         match self.runtime.block_on(live.rerank(tenants::attack(model))).unwrap_err() {
-            RerankError::Internal(message) => message.strip_prefix(&format!("opened {model} at ")).unwrap().to_owned(),
+            RerankError::Guest(GuestFault::Reported(message)) => {
+                message.strip_prefix(&format!("opened {model} at ")).unwrap().to_owned()
+            }
             other => panic!("{other:?}"),
         }
     }

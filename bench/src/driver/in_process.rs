@@ -193,6 +193,8 @@ fn failure(error: &RerankError) -> Failure {
         RerankError::Overloaded { .. } => "overloaded",
         RerankError::TooManyRequests { .. } => "too many requests",
         RerankError::Unavailable { .. } => "unavailable",
+        RerankError::Deferred { callee: Some(_), .. } => "callee",
+        RerankError::Deferred { callee: None, .. } => "deferred by the guest",
         RerankError::DeadlineExceeded { .. } => "deadline exceeded",
         RerankError::Guest(GuestFault::Trapped(_)) => "guest trapped",
         RerankError::Guest(_) => "guest fault",

@@ -1,6 +1,7 @@
-//! The tenants behind the two imports, in the types of the SDK: each label has types of its own.
+//! The tenants behind the two imports, in the types of the SDK: each label has types of its own for requests and
+//! answers.
 
-use assay_guest::{Activation, Error, Exceeded, Hit, Request, Response, Truncation, Usage};
+use assay_guest::{Activation, Error, Hit, Request, Response, Truncation, Usage};
 
 #[allow(
     unsafe_code,
@@ -15,11 +16,10 @@ mod bindings {
     wit_bindgen::generate!({
         path: ["../../wit", "wit"],
         world: "assay:cascade/cascade",
+        with: { "assay:rerank/types@0.2.0": assay_bindings::generated::assay::rerank::types },
         generate_all,
     });
 }
-
-use bindings::assay::rerank::types;
 
 /// A function that asks the tenant behind a label.
 macro_rules! stage {
@@ -43,7 +43,7 @@ macro_rules! stage {
                 },
                 settings: request.settings,
             };
-            let wit::Response { hits, usage } = wit::rerank(&asked).map_err(error)?;
+            let wit::Response { hits, usage } = wit::rerank(&asked)?;
             Ok(Response {
                 hits: hits.into_iter().map(|hit| Hit { index: hit.index, score: hit.score }).collect(),
                 usage: Usage { tokens: usage.tokens, rows: usage.rows, truncated: usage.truncated },
@@ -54,18 +54,3 @@ macro_rules! stage {
 
 stage!(cheap);
 stage!(costly);
-
-fn error(error: types::Error) -> Error {
-    match error {
-        types::Error::AccessDenied(model) => Error::AccessDenied(model),
-        types::Error::NotFound(model) => Error::NotFound(model),
-        types::Error::InvalidInput(message) => Error::InvalidInput(message),
-        types::Error::TooLarge(types::Exceeded { limit, requested, allowed }) => {
-            Error::TooLarge(Exceeded { limit, requested, allowed })
-        }
-        types::Error::Overloaded(milliseconds) => Error::Overloaded(milliseconds),
-        types::Error::Unavailable(milliseconds) => Error::Unavailable(milliseconds),
-        types::Error::DeadlineExceeded => Error::DeadlineExceeded,
-        types::Error::Internal(message) => Error::Internal(message),
-    }
-}

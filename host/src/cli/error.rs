@@ -191,6 +191,7 @@ impl From<RerankError> for CliError {
             RerankError::Overloaded { .. }
             | RerankError::TooManyRequests { .. }
             | RerankError::Unavailable { .. }
+            | RerankError::Deferred { .. }
             | RerankError::DeadlineExceeded { .. }
             | RerankError::Guest(_)
             | RerankError::Internal(_) => Self::failed(error.to_string()),

@@ -16,6 +16,11 @@ impl FromStr for LinkArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (label, tenant) = match text.split_once('=') {
+            Some(("", tenant)) => {
+                return Err(format!(
+                    "a label is missing before `=`: TENANT alone is for the import without one ({tenant})"
+                ));
+            }
             Some((label, tenant)) => (Some(label.to_owned()), tenant),
             None => (None, text),
         };
@@ -36,7 +41,7 @@ mod tests {
 
     #[test]
     fn a_link_names_a_tenant() {
-        for bad in ["news=", "=", "news=No Tenant"] {
+        for bad in ["news=", "=", "=acme", "news=No Tenant"] {
             assert!(bad.parse::<LinkArg>().is_err(), "{bad}");
         }
     }

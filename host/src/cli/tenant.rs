@@ -1,6 +1,9 @@
 //! `assay tenant`: deploys guests, changes limits, rolls back, and manages keys.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use tokio::runtime::Handle;
@@ -22,6 +25,9 @@ use crate::tenant::{
     Counts, DEFAULT_MAX_NAMED_TENANTS, Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, Snapshot,
     TenantLimits, TenantName, held_models_in,
 };
+
+/// How long a command may take before it says why.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -234,12 +240,16 @@ pub(super) fn check_tenant(name: &TenantName, data_dir: &Path) -> Result<(), Cli
 
 /// Sends a request to the server that runs on the data directory, or carries it out here if none runs.
 pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Reply, CliError> {
+    let _patience = matches!(command, AdminCommand::Deploy { .. }).then(|| {
+        Patience::new("the component is compiled and tried, unless both was done before: a minute for a large one")
+    });
     let mut name_component = |hash: String| {
         if let AdminCommand::Deploy { component, .. } = &mut command {
             *component = Some(hash);
         }
     };
-    if let Some(client) = AdminClient::connect(data_dir)? {
+    let client = AdminClient::connect(data_dir)?;
+    if let Some(client) = client {
         if let Some(wasm) = wasm {
             name_component(client.put_component(wasm)?);
         }
@@ -260,6 +270,24 @@ pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: 
         let _ = platform.tidy();
     }
     Ok(reply)
+}
+
+/// Says on standard error why nothing happens, if it lasts longer than a moment.
+struct Patience {
+    _ended: mpsc::Sender<()>,
+}
+
+impl Patience {
+    fn new(why: &'static str) -> Self {
+        let (_ended, end) = mpsc::channel();
+        // Without the thread nothing is said.
+        let _ = thread::Builder::new().spawn(move || {
+            if end.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{why}");
+            }
+        });
+        Self { _ended }
+    }
 }
 
 /// Signs a request with the user's name, for the history. Permission depends only on write access to the data
@@ -324,6 +352,11 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
         Reply::Keys(keys) => {
             let rows: Vec<_> = keys.into_iter().map(|key| vec![key.id, time(key.created_ms), key.by]).collect();
             print!("{}", table::columns(&["key", "created", "by"], &rows));
+        }
+        Reply::Removed { callers } => {
+            for caller in callers {
+                eprintln!("calls by {caller} fail from now on");
+            }
         }
         // These are handled elsewhere, or print nothing.
         Reply::HeldModels(_)

@@ -22,7 +22,7 @@ use super::turns::CpuShare;
 use crate::device::Account;
 use crate::limits::{AdmittedRequest, MAX_CHAIN_DEPTH, RequestLimits, TokenRate};
 use crate::model::ModelInfo;
-use crate::rerank::{GuestFault, Request, RerankError, Response, SETTING_LABEL, SETTING_TRUNCATION_DIRECTION, Timings};
+use crate::rerank::{Request, RerankError, Response, SETTING_LABEL, SETTING_TRUNCATION_DIRECTION, Timings};
 
 /// Prepared instances kept for a guest without a snapshot: enough that two requests at once do not wait for `prepare`.
 const WARM_INSTANCES: usize = 2;
@@ -162,14 +162,30 @@ impl Program {
             let meter = Arc::clone(&meter);
             self.shared.threads.run(cpu, Arc::clone(&meter), async move { program.rerank_here(call, meter).await })
         };
-        running
-            .await
-            .unwrap_or_else(|error: Unfinished| Err(RerankError::Internal(format!("running the guest: {error}"))))
+        running.await.unwrap_or_else(|error| Err(unfinished(&error)))
+    }
+
+    /// Starts an instance on the guests' threads and drops it.
+    pub(super) async fn start_one(
+        self: &Arc<Self>,
+        info: Arc<ModelInfo>,
+        payer: Payer,
+        limits: RequestLimits,
+    ) -> Result<(), RerankError> {
+        let (share, cpu, program) = (Arc::clone(&payer.cpu), Arc::<CpuMeter>::default(), Arc::clone(self));
+        let running = self.shared.threads.run(share, Arc::clone(&cpu), async move {
+            let (purpose, depth) = (Purpose::Prepare(Arc::clone(&info)), 0);
+            let late = RerankError::DeadlineExceeded { limit: limits.max_wall };
+            let context = Context { payer, limits: &limits, cpu, depth, is_trial: true };
+            let started = tokio::time::timeout(limits.max_wall, program.fresh(&info, purpose, &context)).await;
+            started.map_err(|_| late)?.map(drop)
+        });
+        running.await.unwrap_or_else(|error| Err(unfinished(&error)))
     }
 
     async fn rerank_here(self: &Arc<Self>, call: Call, cpu: Arc<CpuMeter>) -> Result<Response, RerankError> {
         let Call { request, arrived, models, links, payer, terms } = call;
-        let CallTerms { depth, deadline, max_tokens, max_cpu, meter, span } = terms;
+        let CallTerms { depth, deadline, max_tokens, max_cpu, meter, span, is_trial } = terms;
         let (request, limits) = request.into_parts();
         let own_deadline = arrived + limits.max_wall;
         let deadline = deadline.map_or(own_deadline, |callers| callers.min(own_deadline));
@@ -187,7 +203,7 @@ impl Program {
             span,
         };
         let late = RerankError::DeadlineExceeded { limit: limits.max_wall };
-        let context = Context { payer, limits: &limits, cpu, depth };
+        let context = Context { payer, limits: &limits, cpu, depth, is_trial };
         let answer = self.answer(request, budget, &context, &meter);
         let answered = tokio::time::timeout(time_left(deadline), answer).await;
         let (mut response, used) = answered.map_err(|_| late)??;
@@ -219,20 +235,7 @@ impl Program {
         self.keep(instance, context);
         match answer {
             Ok(answer) => Ok((convert::response(&answer, documents, top_n)?, used)),
-            // A guest passes on what it was told: that the host is overloaded, or (built for 0.1.0, which has no word for
-            // it) that it is when the device failed.
-            Err(error) => Err(match (convert::error(error, limits), used.device_fault, used.over_rate) {
-                (RerankError::Internal(message), None, _) if used.callee_failed => GuestFault::Callee(message).into(),
-                (
-                    RerankError::Overloaded { retry_after } | RerankError::Unavailable { retry_after, .. },
-                    Some(fault),
-                    _,
-                ) => RerankError::Unavailable { reason: format!("the device failed: {fault}"), retry_after },
-                (RerankError::Overloaded { retry_after }, None, Some(allowed)) => {
-                    RerankError::TooManyRequests { limit: "max_tokens_per_s", allowed, retry_after }
-                }
-                (error, ..) => error,
-            }),
+            Err(error) => Err(convert::error(error, limits, used)),
         }
     }
 
@@ -242,33 +245,44 @@ impl Program {
         purpose: Purpose,
         context: &Context<'_>,
     ) -> Result<Instance, RerankError> {
-        let (tenant, most_memory) = (&context.payer.cpu.tenant, context.payer.max_guest_memory_bytes);
-        let depth = context.depth;
-        let terms = Terms { purpose, limits: context.limits, meter: Arc::clone(&context.cpu) };
         let starts = &self.shared.starts;
-        let instance = match (self.idle_for(context.limits, depth), self.start) {
+        let instance = match (self.idle_for(context.limits, context.depth), self.start) {
             (Some(mut instance), _) => {
                 Starts::count(if instance.served > 0 { &starts.reused } else { &starts.warm });
-                instance.begin(terms, most_memory);
+                instance.begin(context.terms(purpose), context.payer.max_guest_memory_bytes);
                 instance
             }
-            (None, Start::Snapshotted) => {
-                Starts::count(&starts.snapshotted);
-                let place = self.shared.pool.place(tenant, depth).await?;
-                Instance::open(&self.pre, terms, place, self.shared.pool.memory(tenant, most_memory)).await?
-            }
-            (None, Start::Prepare) => {
-                Starts::count(&starts.prepared);
-                let place = self.shared.pool.place(tenant, depth).await?;
-                let mut instance = self.prepare(info, context, place).await?;
-                instance.begin(terms, most_memory);
-                instance
+            (None, start) => {
+                Starts::count(if start == Start::Snapshotted { &starts.snapshotted } else { &starts.prepared });
+                self.fresh(info, purpose, context).await?
             }
         };
         if self.start == Start::Prepare {
             self.warm_up(info, context);
         }
         Ok(instance)
+    }
+
+    /// A fresh instance that can serve a request.
+    async fn fresh(
+        &self,
+        info: &Arc<ModelInfo>,
+        purpose: Purpose,
+        context: &Context<'_>,
+    ) -> Result<Instance, RerankError> {
+        let (tenant, most_memory) = (&context.payer.cpu.tenant, context.payer.max_guest_memory_bytes);
+        let place = self.shared.pool.place(tenant, context.depth).await?;
+        match self.start {
+            Start::Snapshotted => {
+                let memory = self.shared.pool.memory(tenant, most_memory);
+                Instance::open(&self.pre, context.terms(purpose), place, memory).await
+            }
+            Start::Prepare => {
+                let mut instance = self.prepare(info, context, place).await?;
+                instance.begin(context.terms(purpose), most_memory);
+                Ok(instance)
+            }
+        }
     }
 
     /// An idle instance that may serve another request. Drops those that have served too many, which happens after the
@@ -292,8 +306,9 @@ impl Program {
     ) -> Result<Instance, RerankError> {
         let limits = RequestLimits { max_guest_cpu: self.max_prepare_cpu, ..context.limits.clone() };
         let memory = self.shared.pool.memory(&context.payer.cpu.tenant, context.payer.max_guest_memory_bytes);
-        let (purpose, meter) = (Purpose::Prepare(Arc::clone(info)), Arc::clone(&context.cpu));
-        Instance::prepare(&self.pre, Terms { purpose, limits: &limits, meter }, place, memory).await
+        let purpose = Purpose::Prepare(Arc::clone(info));
+        let terms = Terms { limits: &limits, ..context.terms(purpose) };
+        Instance::prepare(&self.pre, terms, place, memory).await
     }
 
     /// Prepares instances for the next requests in the background, up to [`WARM_INSTANCES`].
@@ -306,7 +321,7 @@ impl Program {
         let (payer, meter) = (context.payer.clone(), Arc::<CpuMeter>::default());
         let cpu = Arc::clone(&payer.cpu);
         self.shared.threads.detach(cpu, Arc::clone(&meter), async move {
-            let context = Context { payer, limits: &limits, cpu: meter, depth };
+            let context = Context { payer, limits: &limits, cpu: meter, depth, is_trial: false };
             // A failure is not reported: the next request meets it too, and reports it.
             while program.shared.idle.count(program.id, depth) < WARM_INSTANCES
                 && program.warm_one(&info, &context).await.is_some()
@@ -342,6 +357,10 @@ impl Program {
     }
 }
 
+fn unfinished(error: &Unfinished) -> RerankError {
+    RerankError::Internal(format!("running the guest: {error}"))
+}
+
 /// What every instance of a request runs under.
 #[derive(Debug)]
 struct Context<'a> {
@@ -350,4 +369,12 @@ struct Context<'a> {
     cpu: Arc<CpuMeter>,
     /// Links that led to the request.
     depth: usize,
+    /// Whether the host tries the guest with texts of its own.
+    is_trial: bool,
+}
+
+impl Context<'_> {
+    fn terms(&self, purpose: Purpose) -> Terms<'_> {
+        Terms { purpose, limits: self.limits, meter: Arc::clone(&self.cpu), is_trial: self.is_trial }
+    }
 }

@@ -4,14 +4,15 @@
 //! caller's request too: the limits of a tenant bound a request together with its calls. A callee gets what its caller
 //! has left of both and of its time. A guest waits for one callee at a time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::inference::{Budget, Inference, Purpose};
+use super::inference::{Budget, Deferral, Inference, Purpose};
 use super::instance::{StoreData, millis};
 use super::link::{CallTerms, Link};
 use super::outgoing::Calls;
 use crate::limits::MAX_CHAIN_DEPTH;
-use crate::rerank::{CallError, Request, Response};
+use crate::rerank::{BusyCallee, CallError, Request, Response};
 
 /// What a request has left when its guest calls a tenant.
 #[derive(Debug, Clone, Copy)]
@@ -26,8 +27,9 @@ impl Calls for StoreData {
     async fn call(&mut self, label: Option<&str>, request: Request) -> Result<Response, CallError> {
         let (used_cpu, max_cpu) = (self.spent_cpu(), self.max_cpu());
         let (link, terms, left) = self.inference.outgoing(label, used_cpu, max_cpu)?;
+        let callee = link.tenant();
         let answer = link.ask(request, terms).await;
-        self.inference.came_back(&answer);
+        self.inference.came_back(callee, &answer);
         answer.map_err(|error| left.in_callers_terms(error))
     }
 }
@@ -62,12 +64,13 @@ impl Inference {
             max_cpu: Some(cpu_left),
             meter: meter.begin_call(),
             span: span.clone(),
+            is_trial: false,
         };
         Ok((link, terms, left))
     }
 
     /// Takes in what a call cost, and where its time went.
-    fn came_back(&mut self, answer: &Result<Response, CallError>) {
+    fn came_back(&mut self, tenant: Arc<str>, answer: &Result<Response, CallError>) {
         if let Purpose::Request(budget) = &self.purpose {
             budget.meter.end_call();
         }
@@ -77,6 +80,12 @@ impl Inference {
                 self.used.inference += response.timings.inference;
             }
             Err(CallError::Internal(_)) => self.used.callee_failed = true,
+            Err(CallError::Overloaded { limit, .. }) => {
+                self.used.deferral = Some(Deferral::Callee(BusyCallee { tenant, limit: limit.clone() }));
+            }
+            Err(CallError::Unavailable { .. }) => {
+                self.used.deferral = Some(Deferral::Callee(BusyCallee { tenant, limit: None }));
+            }
             Err(_) => {}
         }
     }

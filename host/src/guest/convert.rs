@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::bindings::assay::rerank::types::Error;
 use super::bindings::exports::assay::rerank::reranker as wit;
+use super::inference::{Deferral, Used};
 use crate::limits::RequestLimits;
 use crate::rerank::{
     Activation, GuestFault, Hit, MAX_MESSAGE_BYTES, Request, RerankError, Response, Timings, Truncation, Usage, cut,
@@ -53,8 +54,8 @@ pub(super) fn response(response: &wit::Response, documents: usize, top_n: Option
     })
 }
 
-/// A guest's error as the host's.
-pub(super) fn error(error: Error, limits: &RequestLimits) -> RerankError {
+/// A guest's error as the host's. A guest passes on what it was told, most often: then the error says whose it is.
+pub(super) fn error(error: Error, limits: &RequestLimits, used: Used) -> RerankError {
     let cut = |text: String| cut(&text, MAX_MESSAGE_BYTES);
     match error {
         Error::AccessDenied(model) => RerankError::AccessDenied(cut(model)),
@@ -64,14 +65,66 @@ pub(super) fn error(error: Error, limits: &RequestLimits) -> RerankError {
             let limit = cut(exceeded.limit);
             RerankError::TooLarge { limit, requested: exceeded.requested, allowed: exceeded.allowed }
         }
-        Error::Overloaded(milliseconds) => {
-            RerankError::Overloaded { retry_after: Duration::from_millis(milliseconds.into()) }
-        }
-        Error::Unavailable(milliseconds) => {
-            let retry_after = Duration::from_millis(milliseconds.into());
-            RerankError::Unavailable { reason: "what the guest needs is not available".to_owned(), retry_after }
-        }
+        Error::Overloaded(milliseconds) => deferred(true, milliseconds, used.deferral),
+        Error::Unavailable(milliseconds) => deferred(false, milliseconds, used.deferral),
         Error::DeadlineExceeded => RerankError::DeadlineExceeded { limit: limits.max_wall },
-        Error::Internal(message) => RerankError::Internal(cut(message)),
+        Error::Internal(message) if used.callee_failed => GuestFault::Callee(cut(message)).into(),
+        Error::Internal(message) => GuestFault::Reported(cut(message)).into(),
+    }
+}
+
+/// What a guest that has its caller try again was told itself.
+fn deferred(is_overloaded: bool, milliseconds: u32, told: Option<Deferral>) -> RerankError {
+    let retry_after = Duration::from_millis(milliseconds.into());
+    match told {
+        // One built for 0.1.0 is told that the host is overloaded: its contract has no other word.
+        Some(Deferral::Device(fault)) => {
+            RerankError::Unavailable { reason: format!("the device failed: {fault}"), retry_after }
+        }
+        Some(Deferral::Queue) if is_overloaded => RerankError::Overloaded { retry_after },
+        Some(Deferral::Rate(allowed)) if is_overloaded => {
+            RerankError::TooManyRequests { limit: "max_tokens_per_s", allowed, retry_after }
+        }
+        Some(Deferral::Callee(callee)) => RerankError::Deferred { callee: Some(callee), is_overloaded, retry_after },
+        Some(Deferral::Queue | Deferral::Rate(_)) | None => {
+            RerankError::Deferred { callee: None, is_overloaded, retry_after }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rerank::BusyCallee;
+
+    /// What a caller is told that gets this of a guest, which was told to try again for that reason.
+    fn told(error: Error, deferral: Option<Deferral>) -> RerankError {
+        super::error(error, &RequestLimits::default(), Used { deferral, ..Used::default() })
+    }
+
+    #[test]
+    fn whose_fault_it_is_that_a_request_must_be_tried_again_does_not_depend_on_what_the_guest_says() {
+        let retry_after = Duration::from_millis(250);
+        assert_eq!(told(Error::Overloaded(250), Some(Deferral::Queue)), RerankError::Overloaded { retry_after });
+        let failed = RerankError::Unavailable { reason: "the device failed: lost".to_owned(), retry_after };
+        assert_eq!(told(Error::Overloaded(250), Some(Deferral::Device("lost".to_owned()))), failed);
+        assert_eq!(told(Error::Unavailable(250), Some(Deferral::Device("lost".to_owned()))), failed);
+        let limit = "max_tokens_per_s";
+        let rate = RerankError::TooManyRequests { limit, allowed: 7, retry_after };
+        assert_eq!(told(Error::Overloaded(250), Some(Deferral::Rate(7))), rate);
+        // What a guest claims without having been told so is its own word.
+        for (error, is_overloaded) in [(Error::Overloaded(250), true), (Error::Unavailable(250), false)] {
+            let own = RerankError::Deferred { callee: None, is_overloaded, retry_after };
+            assert_eq!(told(error, None), own);
+        }
+        assert_eq!(told(Error::Internal("lost".to_owned()), None), GuestFault::Reported("lost".to_owned()).into());
+    }
+
+    #[test]
+    fn a_callee_that_cannot_answer_is_named() {
+        let callee = BusyCallee { tenant: "news".into(), limit: None };
+        let error = told(Error::Unavailable(1_000), Some(Deferral::Callee(callee)));
+        assert_eq!(error.to_string(), "tenant news, which the guest calls, cannot answer now: try again in 1000 ms");
+        assert_eq!(error.limit(), None);
     }
 }

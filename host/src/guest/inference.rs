@@ -17,6 +17,7 @@ use super::models::{Models, OpenModel, Unlisted};
 use crate::device::{Account, LoadedModel, ScoreError};
 use crate::limits::{RateExceeded, RequestLimits, TokenRate};
 use crate::model::{ModelInfo, ModelTask};
+use crate::rerank::BusyCallee;
 use crate::telemetry::traces::Span;
 
 /// When to retry after a fault of the device: the engine is ready for the next batch at once.
@@ -51,6 +52,19 @@ pub(super) struct Budget {
     pub(super) span: Option<Span>,
 }
 
+/// Why a guest was told to try again.
+#[derive(Debug, Clone)]
+pub(super) enum Deferral {
+    /// The queue of the device is full.
+    Queue,
+    /// The tenant may compute so many tokens a second.
+    Rate(u64),
+    /// The device failed.
+    Device(String),
+    /// A tenant that it called cannot answer.
+    Callee(BusyCallee),
+}
+
 /// What a request has used, over all calls.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Used {
@@ -60,10 +74,8 @@ pub(super) struct Used {
     pub(super) queue: Duration,
     /// Time that rows were on the device.
     pub(super) inference: Duration,
-    /// The tokens that the tenant may compute a second, if the last rows were refused for that.
-    pub(super) over_rate: Option<u64>,
-    /// The last fault of the device.
-    pub(super) device_fault: Option<String>,
+    /// Why the guest was last told to try again.
+    pub(super) deferral: Option<Deferral>,
     /// Whether a tenant that the guest called failed.
     pub(super) callee_failed: bool,
 }
@@ -142,7 +154,9 @@ impl Inference {
         let asked = Instant::now();
         if let Some(rate) = &budget.rate {
             let spent = rate.spend(tokens, asked);
-            self.used.over_rate = matches!(spent, Err(RateExceeded::Later { .. })).then(|| rate.tokens_per_s());
+            if matches!(spent, Err(RateExceeded::Later { .. })) {
+                self.used.deferral = Some(Deferral::Rate(rate.tokens_per_s()));
+            }
             spent?;
         }
         self.used.rows += row_count;
@@ -169,13 +183,16 @@ impl Inference {
                 Ok(scored.outputs)
             }
             Err(ScoreError::Device(fault)) => {
-                self.used.device_fault = Some(fault.to_string());
+                self.used.deferral = Some(Deferral::Device(fault.to_string()));
                 Err(Error::Unavailable(milliseconds(DEVICE_RETRY_AFTER)))
             }
             Err(ScoreError::TooLarge { requested, allowed }) => {
                 Err(Error::TooLarge(Exceeded { limit: "max_queued_tokens".to_owned(), requested, allowed }))
             }
-            Err(ScoreError::Overloaded { retry_after }) => Err(Error::Overloaded(milliseconds(retry_after))),
+            Err(ScoreError::Overloaded { retry_after }) => {
+                self.used.deferral = Some(Deferral::Queue);
+                Err(Error::Overloaded(milliseconds(retry_after)))
+            }
             Err(ScoreError::DeadlineExceeded) => Err(Error::DeadlineExceeded),
         }
     }

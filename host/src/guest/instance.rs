@@ -64,6 +64,8 @@ pub(super) struct Terms<'a> {
     pub(super) limits: &'a RequestLimits,
     /// Measures the polls of the future that runs the guest.
     pub(super) meter: Arc<CpuMeter>,
+    /// Whether the host tries the guest with texts of its own.
+    pub(super) is_trial: bool,
 }
 
 impl Quota {
@@ -143,12 +145,14 @@ pub(super) struct Cost {
 }
 
 impl StoreData {
-    fn new(Terms { purpose, limits, meter }: Terms<'_>, held: Option<HeldMemory>) -> Self {
+    fn new(Terms { purpose, limits, meter, is_trial }: Terms<'_>, held: Option<HeldMemory>) -> Self {
         let inference = Inference::new(purpose, limits);
+        let mut wasi = Wasi::default();
+        wasi.set_tried(is_trial);
         Self {
             max_cpu: max_cpu(&inference, limits),
             inference,
-            wasi: Wasi::default(),
+            wasi,
             quota: Quota::new(limits, held),
             cpu_before: meter.spent_now(),
             meter,
@@ -196,7 +200,8 @@ impl StoreData {
         if cause.contains("instance count too high") {
             return GuestFault::CoreInstances { allowed: limits.max_core_instances as u64 }.into();
         }
-        GuestFault::Trapped(cause).into()
+        let words = self.wasi.last_words();
+        GuestFault::Trapped(words.map_or(cause.clone(), |words| format!("{cause}; it printed: {words}"))).into()
     }
 }
 
@@ -294,8 +299,9 @@ impl Instance {
     }
 
     /// Readies a prepared or idle instance for a request on these terms, of a tenant that may hold so much memory.
-    pub(super) fn begin(&mut self, Terms { purpose, limits, meter }: Terms<'_>, most_memory: u64) {
+    pub(super) fn begin(&mut self, Terms { purpose, limits, meter, is_trial }: Terms<'_>, most_memory: u64) {
         let state = self.store.data_mut();
+        state.wasi.set_tried(is_trial);
         state.inference.begin(purpose);
         (state.cpu_before, state.max_cpu) = (meter.spent_now(), max_cpu(&state.inference, limits));
         state.meter = meter;

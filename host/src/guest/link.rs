@@ -33,6 +33,8 @@ pub struct CallTerms {
     pub meter: Arc<CallMeter>,
     /// The span that its spans are within, if it is sampled.
     pub span: Option<Span>,
+    /// Whether the host tries the guest with texts of its own: what the guest prints last is told then if it traps.
+    pub is_trial: bool,
 }
 
 /// The label of an import.
@@ -51,6 +53,11 @@ impl Link {
     /// A tenant, with the name by which errors call it.
     pub fn new(tenant: &str, answers: Arc<dyn Reranks>) -> Self {
         Self { tenant: tenant.into(), answers }
+    }
+
+    /// The tenant's name.
+    pub(super) fn tenant(&self) -> Arc<str> {
+        Arc::clone(&self.tenant)
     }
 
     /// Asks the tenant. A fault of its guest or the host says whose it is: a caller may have several.

@@ -149,7 +149,7 @@ macro_rules! version {
                     CallError::TooLarge { limit, requested, allowed } => {
                         types::Error::TooLarge(types::Exceeded { limit, requested, allowed })
                     }
-                    CallError::Overloaded { retry_after_ms } => types::Error::Overloaded(retry_after_ms),
+                    CallError::Overloaded { retry_after_ms, .. } => types::Error::Overloaded(retry_after_ms),
                     CallError::Unavailable { retry_after_ms } => types::Error::$unavailable(retry_after_ms),
                     CallError::DeadlineExceeded => types::Error::DeadlineExceeded,
                     CallError::Internal(message) => types::Error::Internal(message),

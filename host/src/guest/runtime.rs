@@ -350,6 +350,19 @@ impl Guest {
         self.program.rerank(call).await
     }
 
+    /// Starts an instance under these limits and drops it. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// None can start: the variant says whose fault it is.
+    pub async fn start_one(
+        &self,
+        info: &Arc<ModelInfo>,
+        payer: Payer,
+        limits: RequestLimits,
+    ) -> Result<(), RerankError> {
+        self.program.start_one(Arc::clone(info), payer, limits).await
+    }
+
     /// The labels of its imports of `reranker`, in its order: each needs a link. `None` is the import without a label.
     #[must_use]
     pub fn labels(&self) -> &[Option<String>] {

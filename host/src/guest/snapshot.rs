@@ -98,7 +98,7 @@ pub(super) async fn take(
         Err(error) => return impossible(error),
     };
     let (purpose, meter) = (Purpose::Prepare(Arc::clone(info)), Arc::<CpuMeter>::default());
-    let terms = Terms { purpose, limits, meter: Arc::clone(&meter) };
+    let terms = Terms { purpose, limits, meter: Arc::clone(&meter), is_trial: true };
     let mut store = instance::store(engine, terms, None);
     let preparing = Metered::new(meter, prepare(&mut store, linker, &component));
     let prepared = tokio::time::timeout(limits.max_wall, preparing).await;

@@ -165,7 +165,8 @@ impl HttpError {
                 RerankError::AccessDenied(_) => StatusCode::FORBIDDEN,
                 RerankError::ModelNotFound(_) => StatusCode::NOT_FOUND,
                 RerankError::Overloaded { .. } | RerankError::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
-                RerankError::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                RerankError::Deferred { is_overloaded: true, .. } => StatusCode::TOO_MANY_REQUESTS,
+                RerankError::Unavailable { .. } | RerankError::Deferred { .. } => StatusCode::SERVICE_UNAVAILABLE,
                 RerankError::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
                 RerankError::Guest(_) => StatusCode::BAD_GATEWAY,
                 RerankError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -179,7 +180,8 @@ impl HttpError {
             Self::Rerank(
                 RerankError::Overloaded { retry_after }
                 | RerankError::TooManyRequests { retry_after, .. }
-                | RerankError::Unavailable { retry_after, .. },
+                | RerankError::Unavailable { retry_after, .. }
+                | RerankError::Deferred { retry_after, .. },
             ) => Some(*retry_after),
             Self::Starting => Some(Duration::from_secs(1)),
             Self::Draining | Self::TooManyStreams { .. } => Some(Duration::from_secs(5)),
@@ -214,7 +216,8 @@ impl HttpError {
                 | RerankError::TooManyRequests { .. }
                 | RerankError::Overloaded { .. }
                 | RerankError::DeadlineExceeded { .. } => "limit",
-                RerankError::Guest(_) => "guest",
+                RerankError::Guest(_) | RerankError::Deferred { callee: None, .. } => "guest",
+                RerankError::Deferred { callee: Some(_), .. } => "callee",
                 RerankError::Unavailable { .. } => "device",
                 RerankError::Internal(_) => "host",
             },

@@ -68,6 +68,8 @@ struct Failure {
     kind: &'static str,
     limit: Option<&'static str>,
     guest: Option<GuestFault>,
+    /// The tenant that the guest calls and that cannot answer.
+    callee: Option<Arc<str>>,
 }
 
 impl Record {
@@ -138,7 +140,11 @@ impl Record {
             HttpError::Rerank(RerankError::Guest(fault)) => Some(fault.clone()),
             _ => None,
         };
-        self.failure = Some(Failure { kind: error.kind(), limit: error.limit(), guest });
+        let callee = match error {
+            HttpError::Rerank(RerankError::Deferred { callee: Some(callee), .. }) => Some(Arc::clone(&callee.tenant)),
+            _ => None,
+        };
+        self.failure = Some(Failure { kind: error.kind(), limit: error.limit(), guest, callee });
     }
 
     /// It is answered with this status.
@@ -198,6 +204,11 @@ impl Record {
             "limit" => {
                 if let Some(unwritten) = lines.pass(now) {
                     warn!(%request_id, tenant, limit, unwritten, "a limit was met");
+                }
+            }
+            "callee" => {
+                if let (Some(callee), Some(unwritten)) = (&failure.callee, lines.pass(now)) {
+                    warn!(%request_id, tenant, %callee, unwritten, "a tenant that the guest calls cannot answer");
                 }
             }
             "host" | "device" => {

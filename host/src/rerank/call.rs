@@ -35,6 +35,9 @@ pub enum CallError {
     Overloaded {
         /// When to try again.
         retry_after_ms: u32,
+        /// The limit of the tenant's that was reached, if it is one of its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit: Option<String>,
     },
     /// The tenant or its device cannot answer now.
     #[error("unavailable: try again in {retry_after_ms} ms")]
@@ -65,10 +68,16 @@ impl From<RerankError> for CallError {
             RerankError::TooLarge { limit, requested, allowed } => Self::TooLarge { limit, requested, allowed },
             RerankError::AccessDenied(model) => Self::AccessDenied(model),
             RerankError::ModelNotFound(model) => Self::NotFound(model),
-            RerankError::Overloaded { retry_after } | RerankError::TooManyRequests { retry_after, .. } => {
-                Self::Overloaded { retry_after_ms: milliseconds(retry_after) }
+            RerankError::Overloaded { retry_after }
+            | RerankError::Deferred { is_overloaded: true, retry_after, .. } => {
+                Self::Overloaded { retry_after_ms: milliseconds(retry_after), limit: None }
             }
-            RerankError::Unavailable { retry_after, .. } => Self::unavailable_for(retry_after),
+            RerankError::TooManyRequests { limit, retry_after, .. } => {
+                Self::Overloaded { retry_after_ms: milliseconds(retry_after), limit: Some(limit.to_owned()) }
+            }
+            RerankError::Unavailable { retry_after, .. } | RerankError::Deferred { retry_after, .. } => {
+                Self::unavailable_for(retry_after)
+            }
             RerankError::DeadlineExceeded { .. } => Self::DeadlineExceeded,
             RerankError::Guest(_) => Self::Internal(cut(&error.to_string(), MAX_MESSAGE_BYTES)),
             RerankError::Internal(message) => Self::Internal(message),
@@ -90,8 +99,9 @@ mod tests {
         let trap = RerankError::from(GuestFault::Trapped("unreachable".to_owned()));
         assert_eq!(CallError::from(trap), CallError::Internal("the guest failed: it trapped: unreachable".to_owned()));
         let retry_after = Duration::from_millis(250);
+        let limit = Some("max_waiting_requests".to_owned());
         let full = RerankError::TooManyRequests { limit: "max_waiting_requests", allowed: 1, retry_after };
-        assert_eq!(CallError::from(full), CallError::Overloaded { retry_after_ms: 250 });
+        assert_eq!(CallError::from(full), CallError::Overloaded { retry_after_ms: 250, limit });
         let failed = RerankError::Unavailable { reason: "r".to_owned(), retry_after: Duration::from_micros(1) };
         assert_eq!(CallError::from(failed), CallError::Unavailable { retry_after_ms: 1 });
     }

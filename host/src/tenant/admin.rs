@@ -157,6 +157,11 @@ pub enum Reply {
     },
     /// The server's device.
     Device(Box<DeviceStatus>),
+    /// The tenant is removed, and calls of it by these tenants fail from now on.
+    Removed {
+        /// The tenants.
+        callers: Vec<TenantName>,
+    },
     /// Done, without data.
     Done,
     /// The command failed and changed nothing.
@@ -430,9 +435,10 @@ impl From<LoadError> for AdminError {
 impl From<RerankError> for AdminError {
     fn from(error: RerankError) -> Self {
         match error {
-            RerankError::Internal(_) | RerankError::Unavailable { .. } | RerankError::Overloaded { .. } => {
-                Self::host(error.to_string())
-            }
+            RerankError::Internal(_)
+            | RerankError::Unavailable { .. }
+            | RerankError::Overloaded { .. }
+            | RerankError::Deferred { .. } => Self::host(error.to_string()),
             _ => Self::command(error.to_string()),
         }
     }

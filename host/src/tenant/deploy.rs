@@ -34,7 +34,7 @@ const STAND_ALONE: &str = "stand-alone";
 impl Platform {
     pub(super) fn deploy(&self, tenant: &TenantName, change: &Change, by: String) -> Result<Reply, AdminError> {
         if let Some(limits) = &change.limits {
-            check(limits)?;
+            check(tenant, limits)?;
         }
         let before = self.current_deployment(tenant)?;
         let deployment = self.plan(tenant, change, before.as_ref(), by)?;
@@ -148,7 +148,7 @@ impl Platform {
         limits: TenantLimits,
         by: String,
     ) -> Result<Reply, AdminError> {
-        check(&limits)?;
+        check(tenant, &limits)?;
         let (_, current) = self.current(tenant)?;
         let other_models = self.other_models(&limits, &current.model, &current.models(), &[])?;
         let before = current.clone();
@@ -160,6 +160,10 @@ impl Platform {
             Some(live) => live.parts_with(deployment),
             None => self.ready(tenant, deployment)?,
         };
+        self.start_one(&parts).map_err(|error| {
+            let error = AdminError::from(error);
+            AdminError { message: format!("no instance could start under these limits: {}", error.message), ..error }
+        })?;
         self.commit(tenant, parts, Some(&before), Action::Limits, |mine, now| {
             (&mine.component, mine.models(), &mine.links) == (&now.component, now.models(), &now.links)
         })
@@ -323,8 +327,17 @@ impl Platform {
         let request = Request { query: "what is a reranker".to_owned(), documents, ..Request::default() };
         let request = Arc::new(limits).admit(request)?;
         let (arrived, models, links) = (Instant::now(), parts.models.clone(), parts.links.clone());
-        let (payer, terms) = (parts.deployment.limits.payer(OPERATOR, None), CallTerms::default());
+        let (payer, terms) =
+            (parts.deployment.limits.payer(OPERATOR, None), CallTerms { is_trial: true, ..CallTerms::default() });
         self.tokio.block_on(parts.guest.call(Call { request, arrived, models, links, payer, terms }))
+    }
+
+    /// Starts an instance under a version's limits and drops it, to see that one can. It is asked nothing: what else a
+    /// request needs may not be there now.
+    fn start_one(&self, parts: &Parts) -> Result<(), RerankError> {
+        let payer = parts.deployment.limits.payer(OPERATOR, None);
+        let limits = parts.deployment.limits.request();
+        self.tokio.block_on(parts.guest.start_one(parts.models.default.info(), payer, limits))
     }
 
     pub(super) fn put_in_place(&self, parts: Parts) -> Arc<LiveTenant> {
@@ -341,6 +354,11 @@ impl Platform {
 }
 
 /// Limits may come from another program over the socket, so the server checks them itself.
-fn check(limits: &TenantLimits) -> Result<(), AdminError> {
-    limits.check().map_err(|error| AdminError::command(error.to_string()))
+fn check(tenant: &TenantName, limits: &TenantLimits) -> Result<(), AdminError> {
+    limits.check().map_err(|error| AdminError::command(error.to_string()))?;
+    if limits.callers.contains(tenant) {
+        let message = format!("`callers` names {tenant} itself: a tenant cannot call itself, so leave it out");
+        return Err(AdminError::command(message));
+    }
+    Ok(())
 }

@@ -142,6 +142,12 @@ pub enum LimitsError {
         /// The key.
         key: String,
     },
+    /// A caller that is named more than once.
+    #[error("callers has {name} twice: name each caller once")]
+    CallerTwice {
+        /// The caller.
+        name: TenantName,
+    },
     /// A number out of range.
     #[error("{limit} is {value}, but must be between {least} and {most}")]
     Range {
@@ -176,11 +182,11 @@ impl TenantLimits {
         Ok(limits)
     }
 
-    /// Whether every number is in its range. Limits that came from elsewhere than [`parse`](Self::parse) are checked
+    /// Whether every number is in its range, and every caller is named once. Limits that came from elsewhere than [`parse`](Self::parse) are checked
     /// before they are used.
     ///
     /// # Errors
-    /// A number is out of range; the error names it and the allowed values.
+    /// The error names what is wrong, and the allowed values of a number.
     pub fn check(&self) -> Result<(), LimitsError> {
         for (limit, value, range) in self.ranges() {
             if !range.contains(&value) {
@@ -188,7 +194,11 @@ impl TenantLimits {
                 return Err(LimitsError::Range { limit, value, least, most });
             }
         }
-        Ok(())
+        let twice = |(at, name): (usize, &TenantName)| self.callers[..at].contains(name).then(|| name.clone());
+        match self.callers.iter().enumerate().find_map(twice) {
+            Some(name) => Err(LimitsError::CallerTwice { name }),
+            None => Ok(()),
+        }
     }
 
     /// Writes a limits file that [`parse`](Self::parse) reads.
@@ -312,6 +322,7 @@ mod tests {
         assert_eq!(message("weight = 0"), "weight is 0, but must be between 1 and 1000");
         assert!(message("weight = -1").contains("-1"));
         assert!(message("weight = \"heavy\"").contains("weight"));
+        assert_eq!(message("callers = [\"a\", \"b\", \"a\"]"), "callers has a twice: name each caller once");
         assert!(message("callers = [\"No Body\"]").contains("\"No Body\" is not a tenant's name"));
         assert!(message(&" ".repeat(MAX_LIMITS_BYTES + 1)).contains("bytes"));
         assert!(TenantLimits::default().ranges().iter().all(|(_, value, range)| range.contains(value)));

@@ -15,7 +15,7 @@ use super::serving::{Serving, answering};
 use super::{Platform, RegistryError, TenantName};
 use crate::guest::{CallTerms, Link, Links, Reranks};
 use crate::limits::MAX_CHAIN_DEPTH;
-use crate::rerank::{CallError, Request, RerankError, Response};
+use crate::rerank::{CallError, GuestFault, Request, RerankError, Response};
 
 /// Most callers that a message names.
 const MAX_SHOWN: usize = 8;
@@ -47,6 +47,7 @@ impl Callee {
     /// kind.
     fn told(&self, error: RerankError) -> CallError {
         match error {
+            RerankError::Guest(GuestFault::Reported(message)) => CallError::Internal(message),
             RerankError::Guest(fault) => CallError::Internal(format!("its guest failed ({})", fault.kind())),
             RerankError::TooLarge { limit, requested, allowed } => {
                 CallError::TooLarge { limit: format!("{limit} of tenant {}", self.name), requested, allowed }
@@ -92,8 +93,12 @@ pub(super) fn settled(
     for (number, link) in asked.iter().enumerate() {
         if !labels.contains(&link.label) {
             let (wanted, _) = import(link.label.as_deref());
+            if labels.is_empty() {
+                let message = format!("{}: the component imports no reranker, so it calls no tenant", written(link));
+                return Err(AdminError::command(message));
+            }
             let there: Vec<String> = labels.iter().map(|label| import(label.as_deref()).0).collect();
-            let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+            let there = there.join(", ");
             let link = written(link);
             return Err(AdminError::command(format!(
                 "{link}: the component does not import {wanted}; it imports {there}"
@@ -167,23 +172,6 @@ impl Platform {
         Ok(current.filter(|(_, version)| calls(version)).map(|(name, _)| name).collect())
     }
 
-    /// Refuses the removal of a tenant that others call.
-    pub(super) fn check_not_called(&self, tenant: &TenantName) -> Result<(), AdminError> {
-        // A store that cannot be read keeps nothing in service.
-        let mut callers = self.callers_of(tenant).unwrap_or_default();
-        if callers.is_empty() {
-            return Ok(());
-        }
-        let more = callers.len().saturating_sub(MAX_SHOWN);
-        callers.truncate(MAX_SHOWN);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let callers = callers.iter().map(TenantName::as_str).collect::<Vec<_>>().join(", ");
-        Err(AdminError::command(format!(
-            "{tenant} is called by {callers}{more}: link them to another tenant first, or remove it with --force, which \
-             fails their calls"
-        )))
-    }
-
     /// Callers whose calls a version refuses.
     pub(super) fn refused_callers(&self, tenant: &TenantName, version: &Deployment) -> Vec<TenantName> {
         let mut callers = self.callers_of(tenant).unwrap_or_default();
@@ -234,6 +222,20 @@ impl Platform {
     }
 }
 
+/// Refuses the removal of a tenant that others call.
+pub(super) fn check_not_called(tenant: &TenantName, callers: &[TenantName]) -> Result<(), AdminError> {
+    if callers.is_empty() {
+        return Ok(());
+    }
+    let more = callers.len().saturating_sub(MAX_SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let callers = callers.iter().take(MAX_SHOWN).map(TenantName::as_str).collect::<Vec<_>>().join(", ");
+    Err(AdminError::command(format!(
+        "{tenant} is called by {callers}{more}: link them to another tenant first, or remove it with --force, which \
+         fails their calls"
+    )))
+}
+
 fn arrows(chain: &[TenantName]) -> String {
     chain.iter().map(TenantName::as_str).collect::<Vec<_>>().join(" → ")
 }
@@ -269,7 +271,7 @@ mod tests {
         refused(&["news"], &[], &["imports a reranker news", "--link news=TENANT"]);
         refused(&[""], &[], &["without a label", "--link TENANT"]);
         refused(&["news"], &[link("nwes", "a")], &["link nwes=a", "imports a reranker news"]);
-        refused(&[], &[link("", "a")], &["link a", "imports none"]);
+        refused(&[], &[link("", "a")], &["link a", "imports no reranker"]);
         refused(&["news"], &[link("news", "a"), link("news", "b")], &["link news=b", "already"]);
     }
 }

@@ -195,7 +195,9 @@ impl From<&RerankError> for Ending {
             | RerankError::TooLarge { .. }
             | RerankError::AccessDenied(_)
             | RerankError::ModelNotFound(_) => Self::Refused,
-            RerankError::Overloaded { .. } | RerankError::TooManyRequests { .. } => Self::TurnedAway,
+            RerankError::Overloaded { .. } | RerankError::TooManyRequests { .. } | RerankError::Deferred { .. } => {
+                Self::TurnedAway
+            }
             RerankError::DeadlineExceeded { .. } => Self::Late,
             RerankError::Guest(_) => Self::GuestFault,
             RerankError::Unavailable { .. } | RerankError::Internal(_) => Self::HostFault,

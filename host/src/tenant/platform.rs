@@ -18,6 +18,7 @@ use super::admin::{AdminError, AdminRequest, Command, Description, HeldModel, Op
 use super::blobs::Blobs;
 use super::compile::CompilerOptions;
 use super::compiles::Compiles;
+use super::links::check_not_called;
 use super::live::LiveTenant;
 use super::meter::Meters;
 use super::operator_key::OperatorKey;
@@ -361,9 +362,17 @@ impl Platform {
     /// for example, does not keep a leaked key working.
     fn withdraw(&self, request: AdminRequest) -> Result<Reply, AdminError> {
         let _change = self.change();
-        if let Command::Remove { tenant, force: false, .. } = &request.command {
-            self.check_not_called(tenant)?;
-        }
+        let done = match &request.command {
+            Command::Remove { tenant, force, .. } => {
+                // A store that cannot be read keeps nothing in service.
+                let callers = self.callers_of(tenant).unwrap_or_default();
+                if !force {
+                    check_not_called(tenant, &callers)?;
+                }
+                Reply::Removed { callers }
+            }
+            _ => Reply::Done,
+        };
         let in_work = |drain: bool| if drain { InWork::Ends } else { InWork::Stops };
         match &request.command {
             Command::Remove { tenant, drain, .. } => self.serving.retire(tenant, in_work(*drain)),
@@ -371,7 +380,7 @@ impl Platform {
             _ => {}
         }
         match self.store_withdrawal(&request) {
-            Ok(()) => Ok(Reply::Done),
+            Ok(()) => Ok(done),
             Err(error @ RegistryError::Store { .. }) => {
                 self.unstored.lock().unwrap_or_else(PoisonError::into_inner).push(request);
                 let message = format!("it is out of service, but that is not stored yet and is tried again: {error}");

@@ -4,7 +4,7 @@
 //! refused, and then fail with that, `alone` to answer without asking. The tenant behind the import gets the other
 //! settings; `next.relay` is its `relay`.
 
-use assay_bindings::{Activation, Error, Exceeded, Guest, Hit, Request, Response, Truncation, Usage};
+use assay_bindings::{Activation, Error, Guest, Hit, Request, Response, Truncation, Usage};
 
 #[allow(
     unsafe_code,
@@ -19,12 +19,12 @@ mod bindings {
     wit_bindgen::generate!({
         path: ["../../../wit", "wit"],
         world: "conformance:relays/relays",
+        with: { "assay:rerank/types@0.2.0": assay_bindings::generated::assay::rerank::types },
         generate_all,
     });
 }
 
 use bindings::assay::rerank::reranker as wit;
-use bindings::assay::rerank::types;
 
 struct Relays;
 
@@ -36,14 +36,14 @@ impl Guest for Relays {
             return Ok(Response { hits, usage: Usage { tokens: 0, rows: 0, truncated: 0 } });
         }
         let asked = asked(request);
-        let response = wit::rerank(&asked).map_err(error)?;
+        let response = wit::rerank(&asked)?;
         match kind.as_deref() {
             Some("trap") => panic!("as asked"),
             Some("spin") => loop {
                 std::hint::spin_loop();
             },
             Some("again") => loop {
-                wit::rerank(&asked).map_err(error)?;
+                wit::rerank(&asked)?;
             },
             _ => {}
         }
@@ -71,21 +71,6 @@ fn asked(request: Request) -> wit::Request {
             Activation::Sigmoid => wit::Activation::Sigmoid,
         },
         settings: settings.collect(),
-    }
-}
-
-fn error(error: types::Error) -> Error {
-    match error {
-        types::Error::AccessDenied(model) => Error::AccessDenied(model),
-        types::Error::NotFound(model) => Error::NotFound(model),
-        types::Error::InvalidInput(message) => Error::InvalidInput(message),
-        types::Error::TooLarge(types::Exceeded { limit, requested, allowed }) => {
-            Error::TooLarge(Exceeded { limit, requested, allowed })
-        }
-        types::Error::Overloaded(milliseconds) => Error::Overloaded(milliseconds),
-        types::Error::Unavailable(milliseconds) => Error::Unavailable(milliseconds),
-        types::Error::DeadlineExceeded => Error::DeadlineExceeded,
-        types::Error::Internal(message) => Error::Internal(message),
     }
 }
 

@@ -17,6 +17,7 @@ export const run = {
       console.error(JSON.stringify(error.payload, (_, value) => (typeof value === 'bigint' ? Number(value) : value)));
       throw undefined;
     }
+    // Whether it could be written, the console does not say: import `wasi:cli/stdout` where that matters.
     for (const { index, score } of response.hits) {
       console.log(`${score}\t${documents[index]}`);
     }

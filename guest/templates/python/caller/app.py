@@ -20,5 +20,10 @@ class Run(exports.Run):
         except Err as error:
             print(error.value, file=sys.stderr)
             raise Err(None)
-        for hit in response.hits:
-            print(hit.score, documents[hit.index], sep="\t")
+        try:
+            for hit in response.hits:
+                print(hit.score, documents[hit.index], sep="\t")
+            sys.stdout.flush()
+        except OSError as error:
+            print(f"the answer cannot be written: {error}", file=sys.stderr)
+            raise Err(None)

@@ -46,6 +46,7 @@ impl RequestFault {
             | RerankError::Overloaded { .. }
             | RerankError::TooManyRequests { .. }
             | RerankError::Unavailable { .. }
+            | RerankError::Deferred { .. }
             | RerankError::Internal(_) => return Err(error.into()),
         };
         Ok(Self { kind, message: error.to_string() })

@@ -1,12 +1,13 @@
 //! A program that asks a tenant: its arguments are a query and documents, and it prints them in the tenant's order.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 mod bindings {
     wit_bindgen::generate!({ path: "wit", world: "example:caller/caller", generate_all });
 }
 
-use bindings::assay::rerank::reranker::{Activation, Request, Truncation, rerank};
+use bindings::assay::rerank::reranker::{Activation, Hit, Request, Truncation, rerank};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -26,8 +27,12 @@ fn main() -> ExitCode {
     };
     match rerank(&request) {
         Ok(response) => {
-            for hit in response.hits {
-                println!("{}\t{}", hit.score, documents[hit.index as usize]);
+            let line = |hit: &Hit| format!("{}\t{}\n", hit.score, documents[hit.index as usize]);
+            let lines: String = response.hits.iter().map(line).collect();
+            // `println!` would panic where standard output is closed.
+            if let Err(error) = std::io::stdout().write_all(lines.as_bytes()) {
+                eprintln!("the answer cannot be written: {error}");
+                return ExitCode::FAILURE;
             }
             ExitCode::SUCCESS
         }
