@@ -22,24 +22,36 @@
 //! - [`telemetry`]: the log, and the forms in which things are counted.
 //! - [`cli`]: the command line.
 //!
-//! A program of one's own embeds all of it with [`Assay`].
+//! A program of one's own embeds all of it with [`Assay`]. These pages show that and what it names. The other modules are
+//! public for this project's own programs, tests and measurements, and change as they need.
 
+#[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
 pub mod dashboard;
 pub mod device;
 mod durable;
 mod embed;
+#[doc(hidden)]
 pub mod guest;
+#[doc(hidden)]
 pub mod http;
+#[doc(hidden)]
 pub mod json;
+#[doc(hidden)]
 pub mod limits;
+#[doc(hidden)]
 pub mod machine;
+#[doc(hidden)]
 pub mod metrics;
 pub mod model;
 mod oci;
+#[doc(hidden)]
 pub mod oracle;
 pub mod rerank;
+#[doc(hidden)]
 pub mod sweep;
+#[doc(hidden)]
 pub mod telemetry;
 pub mod tenant;
 

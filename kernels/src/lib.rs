@@ -1,13 +1,13 @@
 //! Computes packed batches of encoder models: cross-encoders and embedders.
 //!
 //! Owns everything between token ids and numbers: the packed batch, the model as a value and its weights, the
-//! checkpoint reader, the float64 [`reference`] that every engine is tested against, and the [engines](Engine). Knows
+//! checkpoint reader, the float64 [`mod@reference`] that every engine is tested against, and the [engines](Engine). Knows
 //! nothing of text, WebAssembly, tenants or HTTP.
 //!
 //! - [`PackedBatch`], [`CheckedBatch`]: rows end to end, without padding.
 //! - [`Architecture`], [`Weights`]: the model; [`checkpoint`] reads both from a Hugging Face directory by the rules of
 //!   its [family](families).
-//! - [`reference`]: the forward pass in float64, slow and plain.
+//! - [`mod@reference`]: the forward pass in float64, slow and plain.
 //! - [`Engine`]: the contract of an engine; [`cpu`] and [`gpu`] have one each.
 
 pub mod architecture;

@@ -73,7 +73,7 @@ pub(super) struct Args {
     /// Private key of the certificate in PEM form
     #[arg(long, env = "ASSAY_TLS_KEY", value_name = "FILE", requires = "tls_certificate")]
     tls_key: Option<PathBuf>,
-    /// Let pages of this origin call from a browser, such as https://search.example.org; * is every origin. May be
+    /// Let pages of this origin call from a browser, such as `https://search.example.org`; * is every origin. May be
     /// repeated; the variable separates several with commas
     #[arg(long, env = "ASSAY_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     cors_origin: Vec<String>,
