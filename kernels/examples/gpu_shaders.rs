@@ -1,8 +1,8 @@
 //! What `cargo xtask gpu-report` and `msl-check` ask of this crate: every GPU shader as a file, the forward pass that
 //! runs them, and a compiler's statistics of one shader.
 //!
-//! `gpu_shaders list DIR` writes the shaders that GPUs run for a model of MiniLM-L6's shape into a folder, and prints
-//! lines of fields separated by tabs:
+//! `gpu_shaders list DIR` writes the shaders that GPUs run for a model of MiniLM-L6's shape, also with a gate, into a
+//! folder, and prints lines of fields separated by tabs:
 //!
 //! ```text
 //! batch     rows   tokens of each
@@ -61,9 +61,11 @@ fn list(dir: &Path) -> Result<()> {
     println!("batch\t{ROWS}\t{ROW_TOKENS}");
     let classifier = families::stand_in_architecture();
     let embedder = Architecture { head: Head::Embedding, pooling: Pooling::Mean, ..classifier.clone() };
+    let mut gated = classifier.clone();
+    gated.block.mlp.kind = MlpKind::Gated;
     for storage in [Storage::F32, Storage::F16] {
         let mut listed = BTreeMap::new();
-        for architecture in [&classifier, &embedder] {
+        for architecture in [&classifier, &embedder, &gated] {
             for spec in pipelines(architecture, &Layout::new(architecture, storage)?) {
                 // Cooperative matrices are in neither compiler; kernels for software adapters never reach these GPUs.
                 if spec.shader.family != Some(KernelFamily::Software) && !spec.shader.cooperative && is_listed(&spec) {
@@ -87,7 +89,7 @@ fn list(dir: &Path) -> Result<()> {
 fn is_listed(spec: &PipelineSpec) -> bool {
     let usual = |tile: &str| tile.bytes().all(|byte| byte.is_ascii_digit());
     let tile = spec.detail.split_once("tile").map(|(_, tile)| tile);
-    tile.is_none_or(usual) || spec.detail.contains("gelu")
+    tile.is_none_or(usual) || spec.detail.contains("gelu ")
 }
 
 fn metal(dir: &Path) -> Result<()> {

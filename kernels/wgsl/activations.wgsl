@@ -1,4 +1,4 @@
-// Activations of single numbers. Prefixed to `epilogue.wgsl` and to `gate.wgsl`.
+// Activations of single numbers. Prefixed to `epilogue.wgsl` and to `epilogue_gate.wgsl`.
 //
 //   GELU      x · (1 + erf(x / √2)) / 2, the exact one
 //   TANH      tanh(x)

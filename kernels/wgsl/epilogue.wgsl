@@ -1,5 +1,5 @@
 // Transforms and stores a GEMM's sums. Prefixed to every GEMM kernel except `gemm_tile_norm.wgsl`, which stores
-// normalised rows.
+// normalised rows, and those with the epilogue of `epilogue_gate.wgsl`.
 //
 //   BIAS      y = sum + bias             (the bias is what the sum starts from)
 //   RESIDUAL  y = sum + bias + residual

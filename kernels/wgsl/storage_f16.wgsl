@@ -7,6 +7,8 @@
 
 /// Four consecutive numbers of a row.
 alias Packed4 = vec2<u32>;
+/// Two consecutive numbers of a row.
+alias Packed2 = u32;
 /// One 16-byte load: `RUN` consecutive numbers of a row.
 alias Run = vec4<u32>;
 /// Numbers in a `Run`.
@@ -22,6 +24,11 @@ fn unpack4(packed: Packed4) -> vec4<f32> {
 fn pack4(values: vec4<f32>) -> Packed4 {
     let clamped = clamp(values, vec4(-65504.0), vec4(65504.0));
     return vec2(pack2x16float(clamped.xy), pack2x16float(clamped.zw));
+}
+
+/// Clamps values as `pack4` does.
+fn pack2(values: vec2<f32>) -> Packed2 {
+    return pack2x16float(clamp(values, vec2(-65504.0), vec2(65504.0)));
 }
 
 /// Numbers `4 * part` to `4 * part + 3` of a run; `part` is below `RUN4`.

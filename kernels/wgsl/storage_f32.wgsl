@@ -5,6 +5,8 @@
 
 /// Four consecutive numbers of a row.
 alias Packed4 = vec4<f32>;
+/// Two consecutive numbers of a row.
+alias Packed2 = vec2<f32>;
 /// One 16-byte load: `RUN` consecutive numbers of a row.
 alias Run = vec4<f32>;
 /// Numbers in a `Run`.
@@ -17,6 +19,10 @@ fn unpack4(packed: Packed4) -> vec4<f32> {
 }
 
 fn pack4(values: vec4<f32>) -> Packed4 {
+    return values;
+}
+
+fn pack2(values: vec2<f32>) -> Packed2 {
     return values;
 }
 

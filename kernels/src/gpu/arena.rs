@@ -8,7 +8,6 @@ use super::error::GpuError;
 use super::layout::Layout;
 use super::opened::OpenDevice;
 use super::ops::gemm::MAX_ROWS;
-use crate::architecture::MlpKind;
 
 /// Buffers of an arena.
 const BUFFERS: usize = 6;
@@ -20,8 +19,7 @@ pub(super) enum ArenaBuffer {
     X,
     /// Hidden states, `[tokens, stride]`.
     Y,
-    /// Queries, keys and values, `[tokens, 3 · stride]`; after attention what is activated and the gate of the
-    /// feed-forward part, `[tokens, 2 · intermediate]`.
+    /// Queries, keys and values, `[tokens, 3 · stride]`.
     QueryKeyValue,
     /// The outputs of attention, `[tokens, stride]`.
     Context,
@@ -55,12 +53,8 @@ impl ArenaSizes {
         let hidden = layout.states.stride;
         let embedded = if layout.has_projection() { layout.embeddings.stride } else { 0 };
         let inner = layout.intermediate_stride().max(hidden);
-        let gated = match layout.mlp {
-            MlpKind::Plain => 0,
-            MlpKind::Gated => layout.intermediate_columns(),
-        };
         // In the order of `ArenaBuffer`.
-        let widths = [hidden, hidden, gated.max(3 * hidden), hidden, inner, embedded];
+        let widths = [hidden, hidden, 3 * hidden, hidden, inner, embedded];
         Self { bytes: widths.map(bytes), shared: !layout.has_padding() }
     }
 

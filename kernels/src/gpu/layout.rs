@@ -153,7 +153,7 @@ impl Layout {
         self.intermediate.next_multiple_of(WIDTH_STEP)
     }
 
-    /// Columns of the first feed-forward GEMM: what is activated and the gate, each padded.
+    /// Columns of the first feed-forward GEMM: what is activated and the gate, padded together to twice the stride.
     #[must_use]
     pub fn intermediate_columns(&self) -> usize {
         match self.mlp {

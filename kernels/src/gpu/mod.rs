@@ -9,7 +9,7 @@
 //! adapter ◀─ opened ◀─ arena ◀─ device ◀─┐
 //! layout, unroll ◀─ shader ◀─ op ◀─ ops ◀─ choices ◀─ pass ◀─ bound ◀─ engine
 //!                                           └─ judge ◀─ sample ◀─ tune ◀───┘
-//! origin, uploaded: weights of one model, and where they come from
+//! origin, columns, uploaded: weights of one model, where they come from and how they are packed
 //! scratch, slots: its batches on the way and in flight
 //! ```
 //!
@@ -28,6 +28,7 @@ mod arena;
 mod bound;
 pub mod ceilings;
 pub mod choices;
+mod columns;
 pub mod device;
 #[cfg(feature = "drills")]
 mod drills;

@@ -3,7 +3,7 @@
 //!
 //! Engines bind it to buffers ([`bound`](super::bound)); the kernel report and the tests of shaders read it without a
 //! device. Per layer: query, key and value in one GEMM, then rotated if positions are; attention; output GEMM with the
-//! residual; LayerNorm; GEMM with the activation, or GEMM and gate; output GEMM with the residual; LayerNorm. With
+//! residual; LayerNorm; GEMM with the activation or the gate; output GEMM with the residual; LayerNorm. With
 //! norms before, each LayerNorm comes before its GEMM instead. A classifier over the first token of each row reads no
 //! other, so the last layer computes keys and values of all tokens and everything else of first tokens. All layers
 //! share five buffers:
@@ -15,7 +15,6 @@
 //! last layer: x ─kv─▶ qkv, x ─gather─▶ y ─q─▶ inner; (inner, qkv) ─attention─▶ context; from there as above with x and y
 //!             exchanged, then ─dense─▶ context ─classifier─▶ outputs
 //! before:     x ─norm─▶ y ─kv─▶ qkv, y ─gather─▶ context ─q─▶ inner, x ─gather─▶ y; the rest as without
-//! gate:       x ─GEMM─▶ qkv ─gate─▶ inner in place of x ─activation─▶ inner
 //! ```
 
 use super::adapter::AdapterDescription;
@@ -27,7 +26,6 @@ use super::ops::attention::{Attention, AttentionBuffers, AttentionShape};
 use super::ops::attention_relative::{RelativeAttention, RelativeAttentionBuffers};
 use super::ops::classify::{Classify, ClassifyBuffers};
 use super::ops::embed::{Embed, EmbedBuffers};
-use super::ops::gate::{Gate, GateBuffers};
 use super::ops::gather::{Gather, GatherBuffers};
 use super::ops::gemm::{Epilogue, Gemm, GemmBuffers, GemmShape, GemmVariant};
 use super::ops::gemm_norm::{GemmNorm, GemmNormBuffers};
@@ -343,28 +341,19 @@ impl Builder<'_> {
         }
     }
 
-    /// From `a` into `inner`, with a gate by way of the buffer of queries, keys and values, which are no longer needed.
+    /// From `a` into `inner`.
     fn feed_forward_in(&mut self, part: &'static str, span: Span, layer: usize, a: ArenaBuffer) {
-        let Layout { states, intermediate, storage, mlp, .. } = *self.layout;
-        let Mlp { activation, .. } = self.architecture.block.mlp;
+        let Layout { states, intermediate, storage, .. } = *self.layout;
         let (columns, stride) = (self.layout.intermediate_columns(), self.layout.intermediate_stride());
-        let inputs = (states.width * intermediate) as u64;
+        let useful_columns = intermediate * (columns / stride);
         let shape = GemmShape {
-            useful_multiply_adds: inputs * (columns / stride) as u64,
+            useful_multiply_adds: (states.width * useful_columns) as u64,
             ..GemmShape::new(states.stride, columns, intermediate_epilogue(&self.architecture.block.mlp))
         };
         let op = Gemm::new(shape, self.choices.intermediate, storage);
         let weight = |weight| WeightName::Layer(layer, weight);
         let weights = (weight(LayerWeight::Intermediate), weight(LayerWeight::IntermediateBias).into());
-        match mlp {
-            MlpKind::Plain => self.gemm(part, span, op, weights, (a, a, ArenaBuffer::Inner)),
-            MlpKind::Gated => {
-                let both = ArenaBuffer::QueryKeyValue;
-                self.gemm(part, span, op, weights, (a, a, both));
-                let buffers = GateBuffers { x: both.into(), y: ArenaBuffer::Inner.into() };
-                self.push(part, span, Gate { stride, activation, storage }, buffers);
-            }
-        }
+        self.gemm(part, span, op, weights, (a, a, ArenaBuffer::Inner));
     }
 
     /// `a · w + bias + residual` into `y`.
@@ -473,10 +462,10 @@ impl Builder<'_> {
     }
 }
 
-/// What the first feed-forward GEMM ends with: with a gate, the activation comes later.
+/// What the first feed-forward GEMM ends with.
 pub(super) fn intermediate_epilogue(mlp: &Mlp) -> Epilogue {
     match mlp.kind {
         MlpKind::Plain => Epilogue::Activation(mlp.activation),
-        MlpKind::Gated => Epilogue::Bias,
+        MlpKind::Gated => Epilogue::Gate(mlp.activation),
     }
 }

@@ -11,7 +11,7 @@ use super::layout::{Layout, Storage};
 use super::op::{Buffers, Extent, Op};
 use super::opened::{OpenDevice, Pipeline};
 use super::ops::attention::{self, Attention, AttentionBuffers, AttentionShape};
-use super::ops::gemm::{Epilogue, Gemm, GemmBuffers, GemmShape, GemmVariant, MAX_ROWS};
+use super::ops::gemm::{Epilogue, Gemm, GemmBuffers, GemmShape, GemmVariant, MAX_ROWS, pair_columns};
 use super::ops::gemm_norm::{GemmNorm, GemmNormBuffers};
 use super::ops::layer_norm::{LayerNorm, LayerNormBuffers};
 use super::sample_numbers::{Expected, Of, number};
@@ -115,17 +115,23 @@ impl<'a> Sample<'a> {
         };
         let candidates = ops.iter().zip(&variants).map(candidate).collect::<Result<Vec<_>, GpuError>>()?;
 
-        let columns: Vec<usize> = (0..n).step_by(COLUMN_STEP).collect();
-        let mut numbers = self.product(k, n, &numbers, &bias, &columns);
-        for (index, value) in numbers.iter_mut().enumerate() {
-            let (row, column) = (index / columns.len(), columns[index % columns.len()]);
-            *value = match epilogue {
-                Epilogue::Bias => *value,
-                Epilogue::Residual => *value + self.residual_at(row, column),
-                Epilogue::Activation(activation) => reference::activate(activation, *value),
-            };
-        }
-        let expected = Expected { stride: n, columns, numbers };
+        let columns: Vec<usize> = (0..epilogue.outputs(n)).step_by(COLUMN_STEP).collect();
+        let sums = |columns: &[usize]| self.product(k, n, &numbers, &bias, columns);
+        let numbers = match epilogue {
+            Epilogue::Bias => sums(&columns),
+            Epilogue::Residual => {
+                let at = |index| self.residual_at(index / columns.len(), columns[index % columns.len()]);
+                sums(&columns).into_iter().enumerate().map(|(index, sum)| sum + at(index)).collect()
+            }
+            Epilogue::Activation(activation) => {
+                sums(&columns).into_iter().map(|sum| reference::activate(activation, sum)).collect()
+            }
+            Epilogue::Gate(activation) => {
+                let pairs: Vec<usize> = columns.iter().flat_map(|&output| pair_columns(output)).collect();
+                sums(&pairs).as_chunks().0.iter().map(|&[x, gate]| reference::activate(activation, x) * gate).collect()
+            }
+        };
+        let expected = Expected { stride: shape.stride, columns, numbers };
         // A row's score must not depend on the size of its batch, so sums are formed alike in both.
         self.judge.choose(kernel, candidates, &expected, entries, |a, b| a.is_cooperative() == b.is_cooperative())
     }

@@ -12,7 +12,8 @@ use super::unroll::unrolled;
 /// A kernel's shader.
 #[derive(Debug)]
 pub struct Shader {
-    /// The kernel's name, which is its file's: ends with `_cpu` if for software adapters.
+    /// The kernel's name: its file's, and the shared text that stands in for another; ends with `_cpu` if for software
+    /// adapters.
     pub name: &'static str,
     /// The kernel's own file.
     text: &'static str,
@@ -43,6 +44,7 @@ pub enum Loops {
 
 const ACTIVATIONS: &str = include_str!("../../wgsl/activations.wgsl");
 const EPILOGUE: &str = include_str!("../../wgsl/epilogue.wgsl");
+const EPILOGUE_GATE: &str = include_str!("../../wgsl/epilogue_gate.wgsl");
 const TILE_PRODUCT: &str = include_str!("../../wgsl/tile_product.wgsl");
 const NORM_ROWS: &str = include_str!("../../wgsl/norm_rows.wgsl");
 const NORM_ROWS_CPU: &str = include_str!("../../wgsl/norm_rows_cpu.wgsl");
@@ -55,6 +57,9 @@ const STORAGE_F16: &str = include_str!("../../wgsl/storage_f16.wgsl");
 /// Immediates of `attention_query.wgsl`.
 const ATTENTION_IMMEDIATES: &[&str] =
     &["q_stride", "kv_stride", "key_column", "value_column", "context_stride4", "radius", "queries_are_tokens"];
+
+/// Immediates of GEMMs that write no row past the batch.
+const GEMM_ROWS_IMMEDIATES: &[&str] = &["column4", "y_stride4", "rows"];
 
 /// A row without preludes and constants, for any adapter.
 const ROW: Shader = Shader {
@@ -69,8 +74,38 @@ const ROW: Shader = Shader {
     immediates: &[],
 };
 
+const GEMM_COOPERATIVE: Shader = Shader {
+    name: "gemm_cooperative",
+    text: include_str!("../../wgsl/gemm_cooperative.wgsl"),
+    preludes: &[ACTIVATIONS, EPILOGUE],
+    family: Some(KernelFamily::Gpu),
+    cooperative: true,
+    overrides: &["K", "N", "EPILOGUE", "SUBGROUP", "BARRIER"],
+    immediates: &["column4", "y_stride4"],
+    ..ROW
+};
+const GEMM_CPU: Shader = Shader {
+    name: "gemm_cpu",
+    text: include_str!("../../wgsl/gemm_cpu.wgsl"),
+    preludes: &[ACTIVATIONS, EPILOGUE],
+    family: Some(KernelFamily::Software),
+    overrides: &["K", "N", "EPILOGUE", "THREADS"],
+    immediates: &["column4", "y_stride4"],
+    ..ROW
+};
+const GEMM_TILE: Shader = Shader {
+    name: "gemm_tile",
+    text: include_str!("../../wgsl/gemm_tile.wgsl"),
+    preludes: &[ACTIVATIONS, EPILOGUE, TILE_PRODUCT],
+    family: Some(KernelFamily::Gpu),
+    sizes: &["ROWS", "DEPTH", "ROW_TILES"],
+    overrides: &["K", "N", "EPILOGUE", "THREADS"],
+    immediates: &["column4", "y_stride4"],
+    ..ROW
+};
+
 /// Every kernel. To add one: its WGSL file, its op in [`ops`](super::ops), and a row here.
-pub const TABLE: [Shader; 18] = [
+pub const TABLE: [Shader; 20] = [
     Shader {
         name: "attention",
         text: include_str!("../../wgsl/attention.wgsl"),
@@ -126,13 +161,6 @@ pub const TABLE: [Shader; 18] = [
         ..ROW
     },
     Shader {
-        name: "gate",
-        text: include_str!("../../wgsl/gate.wgsl"),
-        preludes: &[ACTIVATIONS],
-        overrides: &["STRIDE4", "ACTIVATION", "THREADS"],
-        ..ROW
-    },
-    Shader {
         name: "gather",
         text: include_str!("../../wgsl/gather.wgsl"),
         preludes: &[QUERY_TILE],
@@ -140,34 +168,26 @@ pub const TABLE: [Shader; 18] = [
         immediates: &["rows"],
         ..ROW
     },
+    GEMM_COOPERATIVE,
     Shader {
-        name: "gemm_cooperative",
-        text: include_str!("../../wgsl/gemm_cooperative.wgsl"),
-        preludes: &[ACTIVATIONS, EPILOGUE],
-        family: Some(KernelFamily::Gpu),
-        cooperative: true,
-        overrides: &["K", "N", "EPILOGUE", "SUBGROUP", "BARRIER"],
-        immediates: &["column4", "y_stride4"],
-        ..ROW
+        name: "gemm_cooperative_gate",
+        preludes: &[ACTIVATIONS, EPILOGUE_GATE],
+        immediates: GEMM_ROWS_IMMEDIATES,
+        ..GEMM_COOPERATIVE
     },
+    GEMM_CPU,
     Shader {
-        name: "gemm_cpu",
-        text: include_str!("../../wgsl/gemm_cpu.wgsl"),
-        preludes: &[ACTIVATIONS, EPILOGUE],
-        family: Some(KernelFamily::Software),
-        overrides: &["K", "N", "EPILOGUE", "THREADS"],
-        immediates: &["column4", "y_stride4"],
-        ..ROW
+        name: "gemm_gate_cpu",
+        preludes: &[ACTIVATIONS, EPILOGUE_GATE],
+        immediates: GEMM_ROWS_IMMEDIATES,
+        ..GEMM_CPU
     },
+    GEMM_TILE,
     Shader {
-        name: "gemm_tile",
-        text: include_str!("../../wgsl/gemm_tile.wgsl"),
-        preludes: &[ACTIVATIONS, EPILOGUE, TILE_PRODUCT],
-        family: Some(KernelFamily::Gpu),
-        sizes: &["ROWS", "DEPTH", "ROW_TILES"],
-        overrides: &["K", "N", "EPILOGUE", "THREADS"],
-        immediates: &["column4", "y_stride4"],
-        ..ROW
+        name: "gemm_tile_gate",
+        preludes: &[ACTIVATIONS, EPILOGUE_GATE, TILE_PRODUCT],
+        immediates: GEMM_ROWS_IMMEDIATES,
+        ..GEMM_TILE
     },
     Shader {
         name: "gemm_tile_norm",

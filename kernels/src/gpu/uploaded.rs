@@ -6,8 +6,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::columns;
 use super::error::GpuError;
-use super::layout::{Layout, RowLayout, Storage, WIDTH_STEP};
+use super::layout::{Layout, RowLayout, Storage};
 use super::opened::{OpenDevice, padded_bytes};
 use super::ops::{attention_relative, rotary};
 use crate::architecture::{Architecture, Head, MlpKind, Positions, RelativePositions};
@@ -67,7 +68,7 @@ pub(super) enum LayerWeight {
     AttentionOutput,
     /// `[3, h]` in f32: the bias of the output, the norm's weight and its bias; zeros for a missing norm.
     AttentionParams,
-    /// `[h, i]`; with a gate `[h, 2 · i]`: what is activated, then the gate.
+    /// `[h, i]`; with a gate `[h, 2 · i]`, in [pairs](columns::gated).
     Intermediate,
     /// `[i]` or `[2 · i]` in f32.
     IntermediateBias,
@@ -224,8 +225,9 @@ fn values<'a>(name: WeightName, model: &'a Model, layout: &Layout) -> Cow<'a, [f
     let weights = &model.weights;
     let tables = &weights.embeddings;
     let head = weights.head.as_ref();
-    let matrix = |linear: Option<&Linear>| linear.map_or(Vec::new(), |linear| pack(&[(linear, 1.0)]));
-    let vector = |linear: Option<&Linear>| linear.map_or(Vec::new(), |linear| biases(&[(linear, 1.0)]));
+    let plain = |linear: Option<&'a Linear>| linear.map_or(Vec::new(), |linear| columns::plain(linear, 1.0));
+    let matrix = |linear| columns::weights(&plain(linear));
+    let vector = |linear| columns::biases(&plain(linear));
     let norm = |norm: Option<&NormWeights>| norm.map_or(Vec::new(), |norm| norm_params(&layout.states, norm));
     match name {
         // Not copied.
@@ -265,28 +267,26 @@ fn values<'a>(name: WeightName, model: &'a Model, layout: &Layout) -> Cow<'a, [f
 /// `scale` is that of scores.
 fn layer_values(weight: LayerWeight, layer: &LayerWeights, layout: &Layout, scale: f64) -> Vec<f32> {
     let scale = std::f64::consts::LOG2_E * scale;
-    let query_key_value = [(&layer.query, scale), (&layer.key, 1.0), (&layer.value, 1.0)];
+    let plain = |linear| columns::plain(linear, 1.0);
+    let query_key_value = || [columns::plain(&layer.query, scale), plain(&layer.key), plain(&layer.value)].concat();
+    let intermediate = || match layout.mlp {
+        MlpKind::Plain => plain(&layer.intermediate),
+        MlpKind::Gated => columns::gated(&layer.intermediate),
+    };
     let params = |linear: &Linear, norm: Option<&NormWeights>| {
         let norm = norm.map_or_else(|| vec![0.0; 2 * layout.states.stride], |norm| norm_params(&layout.states, norm));
-        [biases(&[(linear, 1.0)]), norm].concat()
-    };
-    let intermediate = |make: fn(&[(&Linear, f64)]) -> Vec<f32>| match layout.mlp {
-        MlpKind::Plain => make(&[(&layer.intermediate, 1.0)]),
-        MlpKind::Gated => {
-            let (activated, gate) = halves(&layer.intermediate);
-            make(&[(&activated, 1.0), (&gate, 1.0)])
-        }
+        [columns::biases(&columns::plain(linear, 1.0)), norm].concat()
     };
     match weight {
-        LayerWeight::QueryKeyValue => pack(&query_key_value),
-        LayerWeight::QueryKeyValueBias => biases(&query_key_value),
+        LayerWeight::QueryKeyValue => columns::weights(&query_key_value()),
+        LayerWeight::QueryKeyValueBias => columns::biases(&query_key_value()),
         // Of the model's table too.
         LayerWeight::Relative => Vec::new(),
-        LayerWeight::AttentionOutput => pack(&[(&layer.attention_output, 1.0)]),
+        LayerWeight::AttentionOutput => columns::weights(&plain(&layer.attention_output)),
         LayerWeight::AttentionParams => params(&layer.attention_output, layer.attention_norm.as_ref()),
-        LayerWeight::Intermediate => intermediate(pack),
-        LayerWeight::IntermediateBias => intermediate(biases),
-        LayerWeight::Output => pack(&[(&layer.output, 1.0)]),
+        LayerWeight::Intermediate => columns::weights(&intermediate()),
+        LayerWeight::IntermediateBias => columns::biases(&intermediate()),
+        LayerWeight::Output => columns::weights(&plain(&layer.output)),
         LayerWeight::OutputParams => params(&layer.output, Some(&layer.output_norm)),
     }
 }
@@ -332,47 +332,8 @@ fn project(x: &[f64], linear: &Linear) -> Vec<f32> {
     y
 }
 
-/// The first half of a layer's outputs, and the second.
-fn halves(linear: &Linear) -> (Linear, Linear) {
-    let half = linear.outputs() / 2;
-    let part = |outputs: std::ops::Range<usize>| Linear {
-        weight: linear.weight[outputs.start * linear.inputs..outputs.end * linear.inputs].to_vec(),
-        bias: linear.bias.as_ref().map(|bias| bias[outputs.clone()].to_vec()),
-        inputs: linear.inputs,
-    };
-    (part(0..half), part(half..2 * half))
-}
-
 fn classifier_bias(head: &HeadWeights) -> Vec<f32> {
     (0..head.classifier.outputs()).map(|output| head.classifier.bias_of(output)).collect()
-}
-
-/// Linear layers over the same input, side by side: `[k, Σ n]`, transposed from the checkpoint's `[n, k]`, each scaled,
-/// each padded with zeros to [`WIDTH_STEP`].
-fn pack(parts: &[(&Linear, f64)]) -> Vec<f32> {
-    let k = parts.first().map_or(0, |(linear, _)| linear.inputs).next_multiple_of(WIDTH_STEP);
-    let n: usize = parts.iter().map(|(linear, _)| linear.outputs().next_multiple_of(WIDTH_STEP)).sum();
-    let mut weight = vec![0.0; k * n];
-    let mut first = 0;
-    for &(linear, scale) in parts {
-        for (column, row) in linear.weight.chunks_exact(linear.inputs).enumerate() {
-            for (index, &value) in row.iter().enumerate() {
-                weight[index * n + first + column] = (f64::from(value) * scale) as f32;
-            }
-        }
-        first += linear.outputs().next_multiple_of(WIDTH_STEP);
-    }
-    weight
-}
-
-/// The biases of the same layers, side by side: `[Σ n]`.
-fn biases(parts: &[(&Linear, f64)]) -> Vec<f32> {
-    let mut biases = Vec::new();
-    for &(linear, scale) in parts {
-        biases.extend((0..linear.outputs()).map(|output| (f64::from(linear.bias_of(output)) * scale) as f32));
-        biases.resize(biases.len().next_multiple_of(WIDTH_STEP), 0.0);
-    }
-    biases
 }
 
 /// A norm over `rows`: `[2, stride]`, weight and bias, each padded with zeros.

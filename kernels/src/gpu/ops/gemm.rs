@@ -1,6 +1,7 @@
 //! GEMM with an epilogue: `y = epilogue(a · w + bias)`; `gemm_tile.wgsl`, `gemm_cooperative.wgsl`, `gemm_cpu.wgsl`.
 //!
-//! Shapes: a `[rows, k]`, w `[k, n]` (transposed from the checkpoint at load), bias `[n]` in f32, y `[rows, stride]`.
+//! Shapes: a `[rows, k]`, w `[k, n]` (packed by [`columns`](crate::gpu::columns) at load), bias `[n]` in f32, y
+//! `[rows, stride]`.
 //! Every index is in bounds without a check: k and n are multiples of [`WIDTH_STEP`], and a's and y's buffers have rows
 //! up to the next multiple of [`MAX_ROWS`], which is a multiple of every variant's [`rows`](GemmVariant::rows).
 
@@ -10,9 +11,17 @@ use crate::gpu::layout::{Storage, WIDTH_STEP};
 use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Rereads, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
-const TILE_SHADER: &Shader = shader::find("gemm_tile");
-const COOPERATIVE_SHADER: &Shader = shader::find("gemm_cooperative");
-const SOFTWARE_SHADER: &Shader = shader::find("gemm_cpu");
+const TILE_SHADERS: Shaders = Shaders { plain: shader::find("gemm_tile"), gate: shader::find("gemm_tile_gate") };
+const COOPERATIVE_SHADERS: Shaders =
+    Shaders { plain: shader::find("gemm_cooperative"), gate: shader::find("gemm_cooperative_gate") };
+const SOFTWARE_SHADERS: Shaders = Shaders { plain: shader::find("gemm_cpu"), gate: shader::find("gemm_gate_cpu") };
+
+/// The shaders of a variant, by their epilogue.
+#[derive(Debug)]
+struct Shaders {
+    plain: &'static Shader,
+    gate: &'static Shader,
+}
 
 /// Most rows per workgroup of any variant: the step of rows in buffers.
 pub const MAX_ROWS: usize = 64;
@@ -23,7 +32,7 @@ const COOPERATIVE_COLUMNS: usize = 64;
 /// Rows per workgroup of the kernel for software adapters.
 const SOFTWARE_ROWS: usize = 16;
 
-/// Applied to a sum before it is stored; `epilogue.wgsl`.
+/// Applied to sums before they are stored; `epilogue.wgsl` and `epilogue_gate.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
     /// The bias alone.
@@ -32,6 +41,9 @@ pub enum Epilogue {
     Residual,
     /// Bias, then a function of each number.
     Activation(Activation),
+    /// Bias, then the function of one number of each [pair](pair_columns) times the other: y has half the columns of w.
+    /// Rows past the batch are not written.
+    Gate(Activation),
 }
 
 /// An algorithm and its tile.
@@ -93,7 +105,7 @@ pub struct GemmShape {
     pub first_column: usize,
     /// Columns to compute: a multiple of [`WIDTH_STEP`].
     pub columns: usize,
-    /// Row stride of y and the residual.
+    /// Row stride of y and the residual: `n`, or half of it with a gate.
     pub stride: usize,
     /// Applied to each sum.
     pub epilogue: Epilogue,
@@ -139,6 +151,20 @@ impl Epilogue {
             Self::Activation(Activation::Relu) => "relu",
             Self::Activation(Activation::Tanh) => "tanh",
             Self::Activation(Activation::Silu) => "silu",
+            Self::Gate(Activation::Gelu) => "gelu_gate",
+            Self::Gate(Activation::GeluTanh) => "gelu_tanh_gate",
+            Self::Gate(Activation::Relu) => "relu_gate",
+            Self::Gate(Activation::Tanh) => "tanh_gate",
+            Self::Gate(Activation::Silu) => "silu_gate",
+        }
+    }
+
+    /// How many numbers it makes of the sums of `columns` columns.
+    #[must_use]
+    pub fn outputs(self, columns: usize) -> usize {
+        match self {
+            Self::Bias | Self::Residual | Self::Activation(_) => columns,
+            Self::Gate(_) => columns / 2,
         }
     }
 
@@ -147,28 +173,32 @@ impl Epilogue {
         match self {
             Self::Bias => 0,
             Self::Residual => 2,
-            Self::Activation(activation) => activation_number(activation),
+            // Those of `activations.wgsl`.
+            Self::Activation(activation) | Self::Gate(activation) => match activation {
+                Activation::Gelu => 1,
+                Activation::Tanh => 3,
+                Activation::Relu => 4,
+                Activation::GeluTanh => 5,
+                Activation::Silu => 6,
+            },
         }
     }
 }
 
-/// An activation in `activations.wgsl`.
-pub(super) fn activation_number(activation: Activation) -> u32 {
-    match activation {
-        Activation::Gelu => 1,
-        Activation::Tanh => 3,
-        Activation::Relu => 4,
-        Activation::GeluTanh => 5,
-        Activation::Silu => 6,
-    }
+/// The columns of the two numbers of a pair which an epilogue takes together: among four that one thread has, the first
+/// two are of two pairs, and so are the last two.
+#[must_use]
+pub fn pair_columns(pair: usize) -> [usize; 2] {
+    let first = pair / 2 * 4 + pair % 2;
+    [first, first + 2]
 }
 
 impl GemmShape {
-    /// A GEMM over all `n` columns, without padding.
+    /// A GEMM over all `n` columns of w, without padding.
     #[must_use]
     pub fn new(k: usize, n: usize, epilogue: Epilogue) -> Self {
         let useful_multiply_adds = (k * n) as u64;
-        Self { k, n, first_column: 0, columns: n, stride: n, epilogue, useful_multiply_adds }
+        Self { k, n, first_column: 0, columns: n, stride: epilogue.outputs(n), epilogue, useful_multiply_adds }
     }
 }
 
@@ -253,11 +283,15 @@ impl GemmVariant {
         }
     }
 
-    fn shader(self) -> &'static Shader {
-        match self {
-            Self::Tile(_) => TILE_SHADER,
-            Self::Cooperative { .. } => COOPERATIVE_SHADER,
-            Self::Software { .. } => SOFTWARE_SHADER,
+    fn shader(self, epilogue: Epilogue) -> &'static Shader {
+        let Shaders { plain, gate } = match self {
+            Self::Tile(_) => TILE_SHADERS,
+            Self::Cooperative { .. } => COOPERATIVE_SHADERS,
+            Self::Software { .. } => SOFTWARE_SHADERS,
+        };
+        match epilogue {
+            Epilogue::Bias | Epilogue::Residual | Epilogue::Activation(_) => plain,
+            Epilogue::Gate(_) => gate,
         }
     }
 }
@@ -332,22 +366,23 @@ impl Op for Gemm {
                 constants.extend([("SUBGROUP", f64::from(subgroup)), ("BARRIER", f64::from(u8::from(barrier)))]);
             }
         }
-        PipelineSpec::new(self.variant.shader(), self.storage, GemmBuffers::<()>::BINDINGS, constants).named(format!(
-            "{k}x{n} {} {}",
-            epilogue.name(),
-            self.variant.name()
-        ))
+        PipelineSpec::new(self.variant.shader(epilogue), self.storage, GemmBuffers::<()>::BINDINGS, constants)
+            .named(format!("{k}x{n} {} {}", epilogue.name(), self.variant.name()))
     }
 
     fn work(&self, extent: &Extent) -> Work {
-        let GemmShape { k, columns, first_column, stride, .. } = self.shape;
+        let GemmShape { k, columns, first_column, stride, epilogue, .. } = self.shape;
         let rows = u64::from(extent.rows);
         let groups = [(columns / self.variant.columns()) as u32, extent.rows.div_ceil(self.variant.rows() as u32), 1];
-        let outputs = if self.shape.epilogue == Epilogue::Residual { 2 } else { 1 };
-        let numbers = rows * (k + outputs * columns) as u64 + (k * columns) as u64;
+        let residual = if epilogue == Epilogue::Residual { columns } else { 0 };
+        let numbers = rows * (k + residual + epilogue.outputs(columns)) as u64 + (k * columns) as u64;
         let bytes = numbers * self.storage.bytes() as u64 + 4 * columns as u64;
-        let immediates = [(first_column / 4) as u32, (stride / 4) as u32];
-        Work::new(&immediates, groups, 2 * rows * self.shape.useful_multiply_adds, bytes)
+        let immediates = [(first_column / 4) as u32, (stride / 4) as u32, extent.rows];
+        let immediates = match epilogue {
+            Epilogue::Bias | Epilogue::Residual | Epilogue::Activation(_) => &immediates[..2],
+            Epilogue::Gate(_) => &immediates,
+        };
+        Work::new(immediates, groups, 2 * rows * self.shape.useful_multiply_adds, bytes)
     }
 
     fn rereads(&self, extent: &Extent) -> Rereads {

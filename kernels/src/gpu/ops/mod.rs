@@ -6,7 +6,6 @@ pub mod attention_relative;
 pub mod broadcast;
 pub mod classify;
 pub mod embed;
-pub mod gate;
 pub mod gather;
 pub mod gemm;
 pub mod gemm_norm;
