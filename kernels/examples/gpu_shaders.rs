@@ -1,8 +1,8 @@
 //! What `cargo xtask gpu-report` and `msl-check` ask of this crate: every GPU shader as a file, the forward pass that
 //! runs them, and a compiler's statistics of one shader.
 //!
-//! `gpu_shaders list DIR` writes the shaders that GPUs run for a model of MiniLM-L6's shape, also with a gate, into a
-//! folder, and prints lines of fields separated by tabs:
+//! `gpu_shaders list DIR` writes the shaders that GPUs run for a model of MiniLM-L6's shape, also with a gate and
+//! rotary positions, into a folder, and prints lines of fields separated by tabs:
 //!
 //! ```text
 //! batch     rows   tokens of each
@@ -61,15 +61,18 @@ fn list(dir: &Path) -> Result<()> {
     println!("batch\t{ROWS}\t{ROW_TOKENS}");
     let classifier = families::stand_in_architecture();
     let embedder = Architecture { head: Head::Embedding, pooling: Pooling::Mean, ..classifier.clone() };
-    let mut gated = classifier.clone();
-    gated.block.mlp.kind = MlpKind::Gated;
+    let mut modern = classifier.clone();
+    modern.block.mlp.kind = MlpKind::Gated;
+    modern.embeddings.positions = Positions::None;
+    modern.layers.iter_mut().for_each(|layer| layer.rotary = Some(Rotary::of_theta(10_000.0)));
     for storage in [Storage::F32, Storage::F16] {
         let mut listed = BTreeMap::new();
-        for architecture in [&classifier, &embedder, &gated] {
+        for architecture in [&classifier, &embedder, &modern] {
             for spec in pipelines(architecture, &Layout::new(architecture, storage)?) {
                 // Cooperative matrices are in neither compiler; kernels for software adapters never reach these GPUs.
                 if spec.shader.family != Some(KernelFamily::Software) && !spec.shader.cooperative && is_listed(&spec) {
-                    listed.insert(spec.name(), spec);
+                    // Where a name is of two shapes, the classifier is the one that has the name.
+                    listed.entry(spec.name()).or_insert(spec);
                 }
             }
         }

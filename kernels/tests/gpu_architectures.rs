@@ -145,7 +145,7 @@ fn rows_of_8192_tokens_match_the_reference() {
 #[test]
 fn every_part_that_is_not_computed_is_refused_by_name() {
     type Change = fn(&mut Architecture);
-    let cases: [(Change, &str); 10] = [
+    let cases: [(Change, &str); 11] = [
         (|a| a.embeddings.norm = None, "embeddings without a norm"),
         (|a| a.embeddings.width = 18, "embeddings of 18 numbers"),
         (|a| a.block.norm.kind = NormKind::Rms, "RMSNorm"),
@@ -155,6 +155,14 @@ fn every_part_that_is_not_computed_is_refused_by_name() {
         (|a| a.block.attention.heads = 2, "key and value heads"),
         (|a| a.layers[1].mask = Mask::Causal, "causal attention"),
         (|a| a.layers[0].rotary = Some(Rotary::of_theta(10_000.0)), "rotary positions beside a position table"),
+        (
+            |a| {
+                a.embeddings.positions = Positions::None;
+                a.layers[0].rotary = Some(Rotary::of_theta(10_000.0));
+                a.block.attention.relative = Some(RelativePositions { span: 8, max_distance: None, norm: None });
+            },
+            "rotary positions beside relative ones",
+        ),
         (|a| a.pooling = Pooling::Last, "pooling of the last token"),
     ];
     GpuEngine::supports(&base()).unwrap();

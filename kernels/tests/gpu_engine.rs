@@ -242,8 +242,12 @@ fn tuning_is_remembered_and_changes_no_numbers() {
 
 #[test]
 fn tuning_checks_every_variant_of_both_families_and_scores_rows_alike_in_any_batch() {
-    let (Some((model, golden)), Some(device)) = (tiny("bert-hd32"), shared_device()) else { return };
-    for (precision, family) in [(Precision::F32, KernelFamily::Gpu), (Precision::F16, KernelFamily::Software)] {
+    let Some(device) = shared_device() else { return };
+    let kinds = [(Precision::F32, KernelFamily::Gpu), (Precision::F16, KernelFamily::Software)];
+    // The second has gates and rotary positions.
+    let models = ["bert-hd32", "modernbert-cls"].into_iter().flat_map(|name| kinds.map(|kind| (name, kind)));
+    for (name, (precision, family)) in models {
+        let Some((model, golden)) = tiny(name) else { return };
         let table = tune(&device, &model.architecture, precision, 1024, Some(family)).unwrap();
         eprintln!("{table}");
         assert!(table.entries.iter().all(|entry| entry.right), "{table}");

@@ -21,9 +21,9 @@ use assay_kernels::gpu::ops::embed::{Embed, EmbedBuffers, Token};
 use assay_kernels::gpu::ops::gather::{Gather, GatherBuffers};
 use assay_kernels::gpu::ops::gemm::{Epilogue, Gemm, GemmBuffers, GemmShape, GemmVariant, Tile, pair_columns};
 use assay_kernels::gpu::ops::gemm_norm::{GemmNorm, GemmNormBuffers};
+use assay_kernels::gpu::ops::gemm_rotary::{self, GemmRotary, GemmRotaryBuffers};
 use assay_kernels::gpu::ops::layer_norm::{LayerNorm, LayerNormBuffers};
 use assay_kernels::gpu::ops::pool::{PoolMean, PoolMeanBuffers, PoolNormalise, PoolNormaliseBuffers};
-use assay_kernels::gpu::ops::rotary::{self, Rotate, RotateBuffers};
 use assay_kernels::reference;
 use assay_kernels::weights::{Linear, NormWeights};
 use gpu_support::{Random, assert_close, decode, device};
@@ -279,43 +279,85 @@ fn attention_within_a_window_matches_float64() {
 }
 
 #[test]
-fn rotary_positions_match_float64_and_leave_the_values() {
+fn queries_and_keys_turned_by_rotary_positions_match_float64_and_values_stay() {
     let Some(gpu) = device() else { return };
     let mut random = Random(15);
     for storage in STORAGES {
         for (heads, head_dim) in [(3, 16), (2, 64), (1, 8), (2, 96)] {
             let layout = layout(heads, head_dim, storage);
-            let (stride, places) = (3 * layout.states.stride, [0, 1, 2, 0, 511, 8_191]);
-            let x = rounded(storage, &random.numbers(places.len() * stride));
-            let rotary = Rotary::of_theta(10_000.0);
-            let table = plain(&gpu, &rotary::table(rotary, 8_192, head_dim));
-            let tokens: Vec<Token> = places.iter().map(|&place| Token::new(7, place, 1)).collect();
-            let tokens = gpu.buffer_with("tokens", bytemuck::cast_slice(&tokens), BufferUsages::STORAGE).unwrap();
-            for (op, parts) in [(Rotate::queries_and_keys(&layout), 0..2), (Rotate::keys(&layout), 1..2)] {
-                let mut contents = x.clone();
-                contents.resize((places.len() + SPARE_ROWS) * stride, POISON);
-                let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC;
-                let buffer = gpu.buffer_with("rotated", &storage.encode(&contents), usage).unwrap();
-                let buffers = RotateBuffers { tokens: whole(&tokens), table: whole(&table), x: whole(&buffer) };
-                dispatch(&gpu, &op, buffers, &Extent { rows: places.len() as u32, ..Extent::default() });
-                let mut expected = widen(&x);
-                for (token, place) in expected.chunks_exact_mut(stride).zip(places) {
-                    for part in parts.clone() {
-                        let heads = &mut token[part * layout.states.stride..][..heads * head_dim];
-                        for head in heads.chunks_exact_mut(head_dim) {
-                            // The reference rotates rows from their first token on.
-                            let mut row = vec![0.0; place * head_dim];
-                            row.extend_from_slice(head);
-                            reference::rotate(&mut row, 1, head_dim, rotary);
-                            head.copy_from_slice(&row[place * head_dim..]);
-                        }
-                    }
+            let cooperative = GemmVariant::cooperative(gpu.description(), storage, false);
+            let others = [GemmVariant::Tile(Tile::wide(32)), GemmVariant::Software { threads: 32 }];
+            for variant in others.into_iter().chain(cooperative) {
+                // Of every token, and of the last layer, whose queries are those of first tokens.
+                for parts in [0..3, 1..3] {
+                    check_rotary(&gpu, &layout, parts, variant, &mut random);
                 }
-                let what = format!("rotary {heads}x{head_dim} {storage:?}");
-                check_output(&gpu, &what, storage, &buffer, &expected, expected.len(), 1e-6, 1e-3);
             }
         }
     }
+}
+
+/// `parts` are of queries, keys and values.
+fn check_rotary(
+    gpu: &OpenDevice,
+    layout: &Layout,
+    parts: std::ops::Range<usize>,
+    variant: GemmVariant,
+    random: &mut Random,
+) {
+    let &Layout { heads, head_dim, storage, .. } = layout;
+    let (k, part, rotary) = (WIDTH_STEP, layout.states.stride, Rotary::of_theta(10_000.0));
+    let (n, rows) = (3 * part, 17);
+    let shape = GemmShape {
+        first_column: parts.start * part,
+        columns: parts.len() * part,
+        ..GemmShape::new(k, n, Epilogue::Bias)
+    };
+    // As loaded: padding is zero.
+    let real = |values: Vec<f32>| -> Vec<f32> {
+        values.iter().enumerate().map(|(i, x)| if i % part < heads * head_dim { 0.1 * x } else { 0.0 }).collect()
+    };
+    let a = rounded(storage, &random.numbers(WIDTH_STEP * k));
+    let (w, bias) = (rounded(storage, &real(random.numbers(k * n))), real(random.numbers(n)));
+    let places: Vec<usize> = [0, 1, 2, 511, 8_191].into_iter().cycle().take(rows).collect();
+    let tokens: Vec<Token> = places.iter().map(|&place| Token::new(7, place, 1)).collect();
+    let tokens = gpu.buffer_with("tokens", bytemuck::cast_slice(&tokens), BufferUsages::STORAGE).unwrap();
+    let table = plain(gpu, &gemm_rotary::table(rotary, 8_192, head_dim));
+    let [a_buffer, w_buffer] = [&a, &w].map(|values| stored(gpu, storage, values));
+    let (bias_buffer, y) = (plain(gpu, &bias), poisoned(gpu, storage, (rows + SPARE_ROWS) * n));
+    let gemm = Gemm::new(shape, variant, storage);
+    let buffers = GemmRotaryBuffers {
+        a: whole(&a_buffer),
+        w: whole(&w_buffer),
+        bias: whole(&bias_buffer),
+        tokens: whole(&tokens),
+        y: whole(&y),
+        w_next: from(&w_buffer, gemm.second_row()),
+        table: whole(&table),
+    };
+    let extent = Extent { rows: rows as u32, ..Extent::default() };
+    dispatch(gpu, &GemmRotary::new(gemm, layout), buffers, &extent);
+
+    let weight = (0..n).flat_map(|column| w[column..].iter().step_by(n).copied()).collect();
+    let linear = Linear { weight, bias: Some(bias), inputs: k };
+    let mut expected = reference::linear(&widen(&a[..rows * k]), &linear);
+    for (token, &place) in expected.chunks_exact_mut(n).zip(&places) {
+        token[..parts.start * part].fill(f64::from(POISON));
+        for queries_or_keys in token[parts.start * part..2 * part].chunks_exact_mut(part) {
+            for head in queries_or_keys[..heads * head_dim].chunks_exact_mut(head_dim) {
+                // The reference rotates rows from their first token on, and has pairs half a head apart.
+                let mut row = vec![0.0; place * head_dim];
+                row.extend((0..head_dim / 2).map(|pair| head[pair_columns(pair)[0]]));
+                row.extend((0..head_dim / 2).map(|pair| head[pair_columns(pair)[1]]));
+                reference::rotate(&mut row, 1, head_dim, rotary);
+                for (dim, value) in row[place * head_dim..].iter().enumerate() {
+                    head[pair_columns(dim % (head_dim / 2))[dim / (head_dim / 2)]] = *value;
+                }
+            }
+        }
+    }
+    let what = format!("rotary {heads}x{head_dim} {parts:?} {variant:?} {storage:?}");
+    check_output(gpu, &what, storage, &y, &expected, rows * n, 2e-5, 4e-3);
 }
 
 fn check_attention(

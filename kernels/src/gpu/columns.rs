@@ -27,6 +27,14 @@ pub(super) fn gated(linear: &Linear) -> Vec<Column<'_>> {
     paired(linear, 1.0, pairs, 2 * half.next_multiple_of(WIDTH_STEP))
 }
 
+/// Every output of a layer whose heads of `head_dim` numbers rotary positions turn: number i of a head is the pair of
+/// number i + `head_dim` / 2.
+pub(super) fn turned(linear: &Linear, scale: f64, head_dim: usize) -> Vec<Column<'_>> {
+    let (outputs, half) = (linear.outputs(), head_dim / 2);
+    let pairs = (0..outputs / 2).map(|pair| pair / half * head_dim + pair % half).map(|first| [first, first + half]);
+    paired(linear, scale, pairs, outputs.next_multiple_of(WIDTH_STEP))
+}
+
 fn paired(linear: &Linear, scale: f64, pairs: impl Iterator<Item = [usize; 2]>, columns: usize) -> Vec<Column<'_>> {
     let mut placed = vec![None; columns];
     for (pair, outputs) in pairs.enumerate() {
@@ -74,6 +82,15 @@ mod tests {
         assert_eq!(biases.len(), 2 * 256);
         assert_eq!(biases[..8], [0.0, 1.0, 130.0, 131.0, 2.0, 3.0, 132.0, 133.0]);
         assert_eq!(biases[256..262], [128.0, 129.0, 258.0, 259.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn what_rotary_positions_turn_together_lies_in_four_columns() {
+        let biases = biases(&turned(&numbered(2 * 16), 1.0, 16));
+        assert_eq!(biases.len(), WIDTH_STEP);
+        assert_eq!(biases[..8], [0.0, 1.0, 8.0, 9.0, 2.0, 3.0, 10.0, 11.0]);
+        assert_eq!(biases[16..20], [16.0, 17.0, 24.0, 25.0]);
+        assert!(biases[32..].iter().all(|&bias| bias == 0.0));
     }
 
     #[test]

@@ -233,6 +233,9 @@ pub fn supports(architecture: &Architecture) -> Result<(), Unsupported> {
         if layer.rotary.is_some() && embeddings.positions != Positions::None {
             return unsupported("rotary positions beside a position table", "one of both");
         }
+        if layer.rotary.is_some() && attention.relative.is_some() {
+            return unsupported("rotary positions beside relative ones", "one of both");
+        }
     }
     match architecture.pooling {
         Pooling::First | Pooling::Mean => Ok(()),

@@ -2,7 +2,7 @@
 //! variants.
 //!
 //! Engines bind it to buffers ([`bound`](super::bound)); the kernel report and the tests of shaders read it without a
-//! device. Per layer: query, key and value in one GEMM, then rotated if positions are; attention; output GEMM with the
+//! device. Per layer: query, key and value in one GEMM, rotated if positions are; attention; output GEMM with the
 //! residual; LayerNorm; GEMM with the activation or the gate; output GEMM with the residual; LayerNorm. With
 //! norms before, each LayerNorm comes before its GEMM instead. A classifier over the first token of each row reads no
 //! other, so the last layer computes keys and values of all tokens and everything else of first tokens. All layers
@@ -29,10 +29,10 @@ use super::ops::embed::{Embed, EmbedBuffers};
 use super::ops::gather::{Gather, GatherBuffers};
 use super::ops::gemm::{Epilogue, Gemm, GemmBuffers, GemmShape, GemmVariant};
 use super::ops::gemm_norm::{GemmNorm, GemmNormBuffers};
+use super::ops::gemm_rotary::{GemmRotary, GemmRotaryBuffers};
 use super::ops::layer_norm::{LayerNorm, LayerNormBuffers};
 use super::ops::peak::Peak;
 use super::ops::pool::{PoolMean, PoolMeanBuffers, PoolNormalise, PoolNormaliseBuffers};
-use super::ops::rotary::{Rotate, RotateBuffers};
 use super::shader::Loops;
 use super::step::{BufferAt, BufferName, Span, Step};
 use super::uploaded::{LayerWeight, WeightName};
@@ -158,7 +158,6 @@ impl Builder<'_> {
         let part = "query, key, value";
         let input = self.attention_input(part, layer);
         self.query_key_value(part, Span::Tokens, layer, shape, (input, qkv));
-        self.rotate(part, layer, Rotate::queries_and_keys(self.layout));
         let shape = AttentionShape { radius: self.radius(layer), ..AttentionShape::all(self.layout) };
         self.attention("attention", Span::Tokens, layer, shape, (qkv, BufferName::QueryTiles));
         let parts = ["attention output, norm", "feed-forward in", "feed-forward out, norm"];
@@ -174,8 +173,6 @@ impl Builder<'_> {
             GemmShape { first_column: stride, columns: 2 * stride, useful_multiply_adds: 2 * width * width, ..all };
         let input = self.attention_input("last layer: key, value", layer);
         self.query_key_value("last layer: key, value", Span::Tokens, layer, keys_and_values, (input, qkv));
-        self.rotate("last layer: key, value", layer, Rotate::keys(self.layout));
-        // First tokens have position 0, which turns nothing: their queries are not rotated.
         let part = "last layer: query";
         let query_input = if input == x { y } else { ArenaBuffer::Context };
         self.gather(part, input, query_input);
@@ -237,17 +234,10 @@ impl Builder<'_> {
         other
     }
 
-    /// Rotates what is in the buffer of queries, keys and values, if the layer does.
-    fn rotate(&mut self, part: &'static str, layer: usize, op: Rotate) {
-        let Some(rotary) = self.architecture.layers[layer].rotary else { return };
-        let rotations = self.architecture.rotations();
-        let Some(index) = rotations.iter().position(|&other| other == rotary) else { return };
-        let buffers = RotateBuffers {
-            tokens: BufferName::Tokens.into(),
-            table: WeightName::Rotary(index).into(),
-            x: ArenaBuffer::QueryKeyValue.into(),
-        };
-        self.push(part, Span::Tokens, op, buffers);
+    /// The table of a layer's rotary positions, if it has any.
+    fn rotation(&self, layer: usize) -> Option<WeightName> {
+        let rotary = self.architecture.layers[layer].rotary?;
+        self.architecture.rotations().iter().position(|&other| other == rotary).map(WeightName::Rotary)
     }
 
     fn radius(&self, layer: usize) -> Option<usize> {
@@ -268,8 +258,24 @@ impl Builder<'_> {
     ) {
         let op = Gemm::new(shape, self.choices.qkv, self.layout.storage);
         let weight = |weight| WeightName::Layer(layer, weight);
-        let weights = (weight(LayerWeight::QueryKeyValue), weight(LayerWeight::QueryKeyValueBias).into());
-        self.gemm(part, span, op, weights, (a, a, y));
+        let (w, bias) = (weight(LayerWeight::QueryKeyValue), weight(LayerWeight::QueryKeyValueBias).into());
+        match (self.rotation(layer), span) {
+            (Some(table), Span::Tokens) => {
+                let (op, w) = (GemmRotary::new(op, self.layout), BufferAt::from(w));
+                let buffers = GemmRotaryBuffers {
+                    a: a.into(),
+                    w,
+                    bias,
+                    tokens: BufferName::Tokens.into(),
+                    y: y.into(),
+                    w_next: w.plus(op.second_row()),
+                    table: table.into(),
+                };
+                self.push(part, span, op, buffers);
+            }
+            // First tokens have position 0, which turns nothing.
+            (None, _) | (Some(_), Span::Rows) => self.gemm(part, span, op, (w, bias), (a, a, y)),
+        }
     }
 
     /// Keys and values are always in `QueryKeyValue`.

@@ -12,7 +12,7 @@ pub fn multiply_add_share(pipeline: &str) -> Option<f64> {
         let words: Vec<&str> = name.split_whitespace().collect();
         let [shader, storage, .., variant] = words[..] else { return None };
         // Shapes and epilogues lie between. Where one is a shader's own text, the loop is still the same.
-        let shader = shader.strip_suffix("_gate").unwrap_or(shader);
+        let shader = shader.strip_suffix("_gate").or(shader.strip_suffix("_rotary")).unwrap_or(shader);
         Some([shader, storage, variant].map(str::to_owned))
     };
     let wanted = key(pipeline)?;

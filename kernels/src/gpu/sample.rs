@@ -11,12 +11,14 @@ use super::layout::{Layout, Storage};
 use super::op::{Buffers, Extent, Op};
 use super::opened::{OpenDevice, Pipeline};
 use super::ops::attention::{self, Attention, AttentionBuffers, AttentionShape};
+use super::ops::embed::Token;
 use super::ops::gemm::{Epilogue, Gemm, GemmBuffers, GemmShape, GemmVariant, MAX_ROWS, pair_columns};
 use super::ops::gemm_norm::{GemmNorm, GemmNormBuffers};
+use super::ops::gemm_rotary::{self, GemmRotary, GemmRotaryBuffers};
 use super::ops::layer_norm::{LayerNorm, LayerNormBuffers};
 use super::sample_numbers::{Expected, Of, number};
 use super::timing::Round;
-use crate::architecture::{Architecture, Attention as Heads, Mask};
+use crate::architecture::{Architecture, Attention as Heads, Mask, Rotary};
 use crate::reference;
 use crate::weights::{Linear, NormWeights};
 
@@ -53,6 +55,14 @@ pub(super) struct Sample<'a> {
     residual: wgpu::Buffer,
     /// What lies between two kernels.
     between: wgpu::Buffer,
+}
+
+/// The weight of a GEMM, `[k, n]`, and its bias: as numbers and on the device.
+struct Operands {
+    numbers: Vec<f32>,
+    bias: Vec<f32>,
+    w: wgpu::Buffer,
+    params: wgpu::Buffer,
 }
 
 impl<'a> Sample<'a> {
@@ -96,16 +106,90 @@ impl<'a> Sample<'a> {
         columns: usize,
         entries: &mut Vec<TuneEntry>,
     ) -> Result<BySize<GemmVariant>, GpuError> {
-        let Subject { layout, family, .. } = self.subject;
         let GemmShape { k, n, epilogue, .. } = shape;
-        let numbers = self.weights(k, n, n);
-        let bias: Vec<f32> = (0..n).map(|c| number(Of::Params, c)).collect();
-        let (w, params) = (self.stored(&numbers)?, self.plain(&bias)?);
+        let Operands { numbers, bias, w, params } = self.operands(k, n)?;
+        let checked: Vec<usize> = (0..epilogue.outputs(n)).step_by(COLUMN_STEP).collect();
+        let sums = |columns: &[usize]| self.product(k, n, &numbers, &bias, columns);
+        let numbers = match epilogue {
+            Epilogue::Bias => sums(&checked),
+            Epilogue::Residual => {
+                let at = |index| self.residual_at(index / checked.len(), checked[index % checked.len()]);
+                sums(&checked).into_iter().enumerate().map(|(index, sum)| sum + at(index)).collect()
+            }
+            Epilogue::Activation(activation) => {
+                sums(&checked).into_iter().map(|sum| reference::activate(activation, sum)).collect()
+            }
+            Epilogue::Gate(activation) => {
+                let pairs: Vec<usize> = checked.iter().flat_map(|&output| pair_columns(output)).collect();
+                sums(&pairs).as_chunks().0.iter().map(|&[x, gate]| reference::activate(activation, x) * gate).collect()
+            }
+        };
+        let expected = Expected { stride: shape.stride, columns: checked, numbers };
+        let op = |variant| Gemm::new(shape, variant, self.subject.layout.storage);
+        let buffers = |op: &Gemm| self.gemm_buffers(op, &w, &params, &self.judge.y);
+        self.gemm_variant(kernel, columns, (op, buffers), &expected, entries)
+    }
+
+    /// The same for queries, keys and values where `rotary` turns queries and keys.
+    pub(super) fn rotary_gemm(
+        &self,
+        kernel: &'static str,
+        shape: GemmShape,
+        rotary: Rotary,
+        columns: usize,
+        entries: &mut Vec<TuneEntry>,
+    ) -> Result<BySize<GemmVariant>, GpuError> {
+        let Layout { head_dim, states, storage, .. } = *self.subject.layout;
+        let GemmShape { k, n, .. } = shape;
+        let Operands { numbers, bias, w, params } = self.operands(k, n)?;
+        let place = |row: usize| row % ROW_TOKENS;
+        let rows = self.judge.sizes.large.next_multiple_of(MAX_ROWS);
+        let tokens: Vec<Token> = (0..rows).map(|row| Token::new(0, place(row), 0)).collect();
+        let tokens = self.gpu.buffer_with("tune tokens", bytemuck::cast_slice(&tokens), wgpu::BufferUsages::STORAGE)?;
+        let table = self.plain(&gemm_rotary::table(rotary, ROW_TOKENS, head_dim))?;
+
+        let checked: Vec<usize> = (0..n).step_by(COLUMN_STEP).collect();
+        let pair = |column: usize| column / 4 * 2 + column % 2;
+        let pairs: Vec<usize> = checked.iter().flat_map(|&column| pair_columns(pair(column))).collect();
+        let sums = self.product(k, n, &numbers, &bias, &pairs);
+        let turned = |(index, &[x, y]): (usize, &[f64; 2])| {
+            let (row, column) = (index / checked.len(), checked[index % checked.len()]);
+            let is_value = column >= 2 * states.stride;
+            let pair_of_head = pair(column % states.stride % head_dim);
+            let angle = if is_value { 0.0 } else { rotary.angle(place(row), pair_of_head, head_dim) };
+            let (sine, cosine) = f64::from(angle).sin_cos();
+            if column % 4 < 2 { x * cosine - y * sine } else { y * cosine + x * sine }
+        };
+        let numbers = sums.as_chunks().0.iter().enumerate().map(turned).collect();
+        let expected = Expected { stride: n, columns: checked, numbers };
+        let op = |variant| GemmRotary::new(Gemm::new(shape, variant, storage), self.subject.layout);
+        let buffers = |op: &GemmRotary| GemmRotaryBuffers {
+            a: whole(&self.a),
+            w: whole(&w),
+            bias: whole(&params),
+            tokens: whole(&tokens),
+            y: whole(&self.judge.y),
+            w_next: from(&w, op.second_row()),
+            table: whole(&table),
+        };
+        self.gemm_variant(kernel, columns, (op, buffers), &expected, entries)
+    }
+
+    /// Chooses the variant of a GEMM, given what it makes an op of and the op's buffers.
+    fn gemm_variant<'b, O: Op, B: Buffers<wgpu::BufferBinding<'b>>>(
+        &self,
+        kernel: &'static str,
+        columns: usize,
+        (op, buffers): (impl Fn(GemmVariant) -> O, impl Fn(&O) -> B),
+        expected: &Expected,
+        entries: &mut Vec<TuneEntry>,
+    ) -> Result<BySize<GemmVariant>, GpuError> {
+        let Subject { layout, family, .. } = self.subject;
         let variants = GemmVariant::candidates(self.gpu.description(), family, columns, layout.storage);
-        let ops: Vec<Gemm> = variants.iter().map(|&variant| Gemm::new(shape, variant, layout.storage)).collect();
+        let ops: Vec<O> = variants.iter().map(|&variant| op(variant)).collect();
         let _held = self.compile(&ops)?;
-        let candidate = |(op, &choice): (&Gemm, &GemmVariant)| -> Result<Candidate<GemmVariant>, GpuError> {
-            let round = |rows: usize| self.round(op, self.gemm_buffers(op, &w, &params, &self.judge.y), rows);
+        let candidate = |(op, &choice): (&O, &GemmVariant)| -> Result<Candidate<GemmVariant>, GpuError> {
+            let round = |rows: usize| self.round(op, buffers(op), rows);
             Ok(Candidate {
                 choice,
                 name: choice.name(),
@@ -114,26 +198,15 @@ impl<'a> Sample<'a> {
             })
         };
         let candidates = ops.iter().zip(&variants).map(candidate).collect::<Result<Vec<_>, GpuError>>()?;
-
-        let columns: Vec<usize> = (0..epilogue.outputs(n)).step_by(COLUMN_STEP).collect();
-        let sums = |columns: &[usize]| self.product(k, n, &numbers, &bias, columns);
-        let numbers = match epilogue {
-            Epilogue::Bias => sums(&columns),
-            Epilogue::Residual => {
-                let at = |index| self.residual_at(index / columns.len(), columns[index % columns.len()]);
-                sums(&columns).into_iter().enumerate().map(|(index, sum)| sum + at(index)).collect()
-            }
-            Epilogue::Activation(activation) => {
-                sums(&columns).into_iter().map(|sum| reference::activate(activation, sum)).collect()
-            }
-            Epilogue::Gate(activation) => {
-                let pairs: Vec<usize> = columns.iter().flat_map(|&output| pair_columns(output)).collect();
-                sums(&pairs).as_chunks().0.iter().map(|&[x, gate]| reference::activate(activation, x) * gate).collect()
-            }
-        };
-        let expected = Expected { stride: shape.stride, columns, numbers };
         // A row's score must not depend on the size of its batch, so sums are formed alike in both.
-        self.judge.choose(kernel, candidates, &expected, entries, |a, b| a.is_cooperative() == b.is_cooperative())
+        self.judge.choose(kernel, candidates, expected, entries, |a, b| a.is_cooperative() == b.is_cooperative())
+    }
+
+    fn operands(&self, k: usize, n: usize) -> Result<Operands, GpuError> {
+        let numbers = self.weights(k, n, n);
+        let bias: Vec<f32> = (0..n).map(|c| number(Of::Params, c)).collect();
+        let (w, params) = (self.stored(&numbers)?, self.plain(&bias)?);
+        Ok(Operands { numbers, bias, w, params })
     }
 
     /// Chooses how many queries a workgroup of attention has.

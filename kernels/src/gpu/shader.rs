@@ -45,6 +45,7 @@ pub enum Loops {
 const ACTIVATIONS: &str = include_str!("../../wgsl/activations.wgsl");
 const EPILOGUE: &str = include_str!("../../wgsl/epilogue.wgsl");
 const EPILOGUE_GATE: &str = include_str!("../../wgsl/epilogue_gate.wgsl");
+const EPILOGUE_ROTARY: &str = include_str!("../../wgsl/epilogue_rotary.wgsl");
 const TILE_PRODUCT: &str = include_str!("../../wgsl/tile_product.wgsl");
 const NORM_ROWS: &str = include_str!("../../wgsl/norm_rows.wgsl");
 const NORM_ROWS_CPU: &str = include_str!("../../wgsl/norm_rows_cpu.wgsl");
@@ -105,7 +106,7 @@ const GEMM_TILE: Shader = Shader {
 };
 
 /// Every kernel. To add one: its WGSL file, its op in [`ops`](super::ops), and a row here.
-pub const TABLE: [Shader; 20] = [
+pub const TABLE: [Shader; 22] = [
     Shader {
         name: "attention",
         text: include_str!("../../wgsl/attention.wgsl"),
@@ -175,6 +176,13 @@ pub const TABLE: [Shader; 20] = [
         immediates: GEMM_ROWS_IMMEDIATES,
         ..GEMM_COOPERATIVE
     },
+    Shader {
+        name: "gemm_cooperative_rotary",
+        preludes: &[EPILOGUE_ROTARY],
+        overrides: &["K", "N", "HEAD_DIM", "PART4", "SUBGROUP", "BARRIER"],
+        immediates: GEMM_ROWS_IMMEDIATES,
+        ..GEMM_COOPERATIVE
+    },
     GEMM_CPU,
     Shader {
         name: "gemm_gate_cpu",
@@ -182,10 +190,24 @@ pub const TABLE: [Shader; 20] = [
         immediates: GEMM_ROWS_IMMEDIATES,
         ..GEMM_CPU
     },
+    Shader {
+        name: "gemm_rotary_cpu",
+        preludes: &[EPILOGUE_ROTARY],
+        overrides: &["K", "N", "HEAD_DIM", "PART4", "THREADS"],
+        immediates: GEMM_ROWS_IMMEDIATES,
+        ..GEMM_CPU
+    },
     GEMM_TILE,
     Shader {
         name: "gemm_tile_gate",
         preludes: &[ACTIVATIONS, EPILOGUE_GATE, TILE_PRODUCT],
+        immediates: GEMM_ROWS_IMMEDIATES,
+        ..GEMM_TILE
+    },
+    Shader {
+        name: "gemm_tile_rotary",
+        preludes: &[EPILOGUE_ROTARY, TILE_PRODUCT],
+        overrides: &["K", "N", "HEAD_DIM", "PART4", "THREADS"],
         immediates: GEMM_ROWS_IMMEDIATES,
         ..GEMM_TILE
     },
@@ -230,13 +252,6 @@ pub const TABLE: [Shader; 20] = [
         text: include_str!("../../wgsl/pool_normalise.wgsl"),
         overrides: &["HIDDEN4", "STRIDE4", "THREADS"],
         immediates: &["rows"],
-        ..ROW
-    },
-    Shader {
-        name: "rotary",
-        text: include_str!("../../wgsl/rotary.wgsl"),
-        overrides: &["HEAD_DIM", "STRIDE4", "THREADS"],
-        immediates: &["column4", "part_fours", "part4", "fours"],
         ..ROW
     },
 ];

@@ -215,7 +215,11 @@ fn time_all(gpu: &OpenDevice, subject: Subject<'_>) -> Result<TuneTable, GpuErro
     let (h, i, columns) = (layout.states.stride, layout.intermediate_stride(), layout.intermediate_columns());
     let end = pass::intermediate_epilogue(&architecture.block.mlp);
     let mut entries = Vec::new();
-    let qkv = sample.gemm("qkv", GemmShape::new(h, 3 * h, Epilogue::Bias), h, &mut entries)?;
+    let qkv = GemmShape::new(h, 3 * h, Epilogue::Bias);
+    let qkv = match architecture.rotations().first() {
+        Some(&rotary) => sample.rotary_gemm("qkv", qkv, rotary, h, &mut entries)?,
+        None => sample.gemm("qkv", qkv, h, &mut entries)?,
+    };
     let hidden = sample.gemm("hidden", GemmShape::new(h, h, Epilogue::Residual), h, &mut entries)?;
     let intermediate = sample.gemm("intermediate", GemmShape::new(h, columns, end), columns, &mut entries)?;
     let output = sample.gemm("output", GemmShape::new(i, h, Epilogue::Residual), h, &mut entries)?;
@@ -237,9 +241,10 @@ fn time_all(gpu: &OpenDevice, subject: Subject<'_>) -> Result<TuneTable, GpuErro
 fn key(adapter: &AdapterDescription, family: KernelFamily, architecture: &Architecture, layout: &Layout) -> String {
     let AdapterDescription { name, backend, driver, .. } = adapter;
     let Layout { states, heads, storage, mlp, norm_placement, .. } = layout;
+    let positions = if architecture.rotations().is_empty() { "" } else { " rotary" };
     format!(
         "{name} | {backend} | {driver} | {family:?} kernels {:016x} | {} | hidden {} heads {heads} intermediate {} {} \
-         {mlp:?} norms {norm_placement:?}",
+         {mlp:?} norms {norm_placement:?}{positions}",
         shader::VERSION,
         storage.name(),
         states.width,

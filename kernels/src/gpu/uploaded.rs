@@ -10,8 +10,8 @@ use super::columns;
 use super::error::GpuError;
 use super::layout::{Layout, RowLayout, Storage};
 use super::opened::{OpenDevice, padded_bytes};
-use super::ops::{attention_relative, rotary};
-use crate::architecture::{Architecture, Head, MlpKind, Positions, RelativePositions};
+use super::ops::{attention_relative, gemm_rotary};
+use crate::architecture::{Architecture, Head, MlpKind, Positions, RelativePositions, Rotary};
 use crate::reference;
 use crate::weights::{HeadWeights, LayerWeights, Linear, Model, NormWeights, Table, Weights};
 
@@ -34,7 +34,7 @@ pub(super) enum WeightName {
     Projection,
     /// `[h]` in f32.
     ProjectionBias,
-    /// `[longest row, head_dim]` in f32: cosines and sines of rotary positions, for one of the model's
+    /// `[longest row, head_dim]` in f32: the [table](gemm_rotary::table) of one of the model's
     /// [rotations](Architecture::rotations).
     Rotary(usize),
     /// `[2 · longest row − 1]` in f32: the row of relative positions by distance.
@@ -58,7 +58,8 @@ pub(super) enum WeightName {
 /// A buffer of one layer's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LayerWeight {
-    /// `[h, 3 · h]`: query, key and value side by side.
+    /// `[h, 3 · h]`: query, key and value side by side; with rotary positions, query and key in
+    /// [pairs](columns::turned).
     QueryKeyValue,
     /// `[3 · h]` in f32.
     QueryKeyValueBias,
@@ -243,7 +244,7 @@ fn values<'a>(name: WeightName, model: &'a Model, layout: &Layout) -> Cow<'a, [f
         WeightName::ProjectionBias => vector(tables.projection.as_ref()).into(),
         WeightName::Rotary(index) => {
             let rotary = model.architecture.rotations()[index];
-            rotary::table(rotary, model.architecture.max_tokens, layout.head_dim).into()
+            gemm_rotary::table(rotary, model.architecture.max_tokens, layout.head_dim).into()
         }
         WeightName::DistanceRows => {
             let positions = model.architecture.block.attention.relative;
@@ -254,8 +255,10 @@ fn values<'a>(name: WeightName, model: &'a Model, layout: &Layout) -> Cow<'a, [f
         WeightName::FinalNorm => norm(weights.final_norm.as_ref()).into(),
         WeightName::DenseNorm => norm(head.and_then(|head| head.dense_norm.as_ref())).into(),
         WeightName::Layer(layer, weight) => {
-            let scale = model.architecture.block.attention.scale();
-            layer_values(weight, &weights.layers[layer], layout, scale).into()
+            let architecture = &model.architecture;
+            let scale = architecture.block.attention.scale();
+            let rotary = architecture.layers[layer].rotary;
+            layer_values(weight, &weights.layers[layer], layout, (scale, rotary)).into()
         }
         WeightName::Dense => matrix(head.and_then(|head| head.dense.as_ref())).into(),
         WeightName::DenseBias => vector(head.and_then(|head| head.dense.as_ref())).into(),
@@ -264,11 +267,20 @@ fn values<'a>(name: WeightName, model: &'a Model, layout: &Layout) -> Cow<'a, [f
     }
 }
 
-/// `scale` is that of scores.
-fn layer_values(weight: LayerWeight, layer: &LayerWeights, layout: &Layout, scale: f64) -> Vec<f32> {
-    let scale = std::f64::consts::LOG2_E * scale;
+/// `scale` is that of scores, `rotary` the layer's.
+fn layer_values(
+    weight: LayerWeight,
+    layer: &LayerWeights,
+    layout: &Layout,
+    (scale, rotary): (f64, Option<Rotary>),
+) -> Vec<f32> {
     let plain = |linear| columns::plain(linear, 1.0);
-    let query_key_value = || [columns::plain(&layer.query, scale), plain(&layer.key), plain(&layer.value)].concat();
+    let turned = |linear, scale| match rotary {
+        None => columns::plain(linear, scale),
+        Some(_) => columns::turned(linear, scale, layout.head_dim),
+    };
+    let query = || turned(&layer.query, std::f64::consts::LOG2_E * scale);
+    let query_key_value = || [query(), turned(&layer.key, 1.0), plain(&layer.value)].concat();
     let intermediate = || match layout.mlp {
         MlpKind::Plain => plain(&layer.intermediate),
         MlpKind::Gated => columns::gated(&layer.intermediate),

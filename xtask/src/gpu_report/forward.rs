@@ -56,7 +56,7 @@ pub(crate) fn trips(name: &str, constants: &[String], listing: &Listing, keys: u
     let (k, hidden4) = (value("K").unwrap_or(32), value("HIDDEN4").unwrap_or(0));
     match name.split_whitespace().next().unwrap_or_default() {
         // One loop, 32 numbers of K a trip, or 16 where the variant's name says so.
-        "gemm_tile" | "gemm_tile_gate" => vec![k / if name.ends_with("k16") { 16 } else { 32 }],
+        "gemm_tile" | "gemm_tile_gate" | "gemm_tile_rotary" => vec![k / if name.ends_with("k16") { 16 } else { 32 }],
         // The same, then two loops over a partial sum from each thread, that one of THREADS / 32 simdgroups runs.
         "gemm_tile_norm" => vec![k / 32, 32, 32],
         "attention" => vec![keys.div_ceil(16)],

@@ -8,19 +8,34 @@
 use crate::architecture::Activation;
 use crate::gpu::adapter::{AdapterDescription, KernelFamily};
 use crate::gpu::layout::{Storage, WIDTH_STEP};
-use crate::gpu::op::{Buffers, Extent, Op, PipelineSpec, Rereads, Work, buffers};
+use crate::gpu::op::{Binding, Buffers, Extent, Op, PipelineSpec, Rereads, Work, buffers};
 use crate::gpu::shader::{self, Shader};
 
-const TILE_SHADERS: Shaders = Shaders { plain: shader::find("gemm_tile"), gate: shader::find("gemm_tile_gate") };
-const COOPERATIVE_SHADERS: Shaders =
-    Shaders { plain: shader::find("gemm_cooperative"), gate: shader::find("gemm_cooperative_gate") };
-const SOFTWARE_SHADERS: Shaders = Shaders { plain: shader::find("gemm_cpu"), gate: shader::find("gemm_gate_cpu") };
+const TILE_SHADERS: Shaders = Shaders {
+    plain: shader::find("gemm_tile"),
+    gate: shader::find("gemm_tile_gate"),
+    rotary: shader::find("gemm_tile_rotary"),
+};
+const COOPERATIVE_SHADERS: Shaders = Shaders {
+    plain: shader::find("gemm_cooperative"),
+    gate: shader::find("gemm_cooperative_gate"),
+    rotary: shader::find("gemm_cooperative_rotary"),
+};
+const SOFTWARE_SHADERS: Shaders = Shaders {
+    plain: shader::find("gemm_cpu"),
+    gate: shader::find("gemm_gate_cpu"),
+    rotary: shader::find("gemm_rotary_cpu"),
+};
 
 /// The shaders of a variant, by their epilogue.
 #[derive(Debug)]
 struct Shaders {
+    /// `epilogue.wgsl`.
     plain: &'static Shader,
+    /// `epilogue_gate.wgsl`.
     gate: &'static Shader,
+    /// `epilogue_rotary.wgsl`.
+    rotary: &'static Shader,
 }
 
 /// Most rows per workgroup of any variant: the step of rows in buffers.
@@ -32,7 +47,8 @@ const COOPERATIVE_COLUMNS: usize = 64;
 /// Rows per workgroup of the kernel for software adapters.
 const SOFTWARE_ROWS: usize = 16;
 
-/// Applied to sums before they are stored; `epilogue.wgsl` and `epilogue_gate.wgsl`.
+/// Applied to sums before they are stored; `epilogue.wgsl` and `epilogue_gate.wgsl`. Rotary positions are an op of their
+/// own, [`GemmRotary`](super::gemm_rotary::GemmRotary).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Epilogue {
     /// The bias alone.
@@ -283,15 +299,11 @@ impl GemmVariant {
         }
     }
 
-    fn shader(self, epilogue: Epilogue) -> &'static Shader {
-        let Shaders { plain, gate } = match self {
+    fn shaders(self) -> Shaders {
+        match self {
             Self::Tile(_) => TILE_SHADERS,
             Self::Cooperative { .. } => COOPERATIVE_SHADERS,
             Self::Software { .. } => SOFTWARE_SHADERS,
-        };
-        match epilogue {
-            Epilogue::Bias | Epilogue::Residual | Epilogue::Activation(_) => plain,
-            Epilogue::Gate(_) => gate,
         }
     }
 }
@@ -348,6 +360,42 @@ impl Gemm {
     pub fn second_row(&self) -> u64 {
         (self.shape.n * self.storage.bytes()) as u64
     }
+
+    /// The pipeline of the same GEMM that ends with `epilogue_rotary.wgsl`, whose constants are `of_epilogue`.
+    pub(super) fn rotary_pipeline(
+        &self,
+        bindings: &'static [Binding],
+        of_epilogue: &[(&'static str, f64)],
+        detail: &str,
+    ) -> PipelineSpec {
+        self.pipeline_of(self.variant.shaders().rotary, bindings, of_epilogue, detail)
+    }
+
+    fn pipeline_of(
+        &self,
+        shader: &'static Shader,
+        bindings: &'static [Binding],
+        of_epilogue: &[(&'static str, f64)],
+        detail: &str,
+    ) -> PipelineSpec {
+        let GemmShape { k, n, .. } = self.shape;
+        let mut constants = vec![("K", k as f64), ("N", n as f64)];
+        constants.extend(of_epilogue);
+        match self.variant {
+            GemmVariant::Tile(tile) => constants.extend(tile.constants()),
+            GemmVariant::Software { threads } => constants.push(("THREADS", f64::from(threads))),
+            GemmVariant::Cooperative { subgroup, barrier } => {
+                constants.extend([("SUBGROUP", f64::from(subgroup)), ("BARRIER", f64::from(u8::from(barrier)))]);
+            }
+        }
+        PipelineSpec::new(shader, self.storage, bindings, constants)
+            .named(format!("{k}x{n} {detail} {}", self.variant.name()))
+    }
+
+    /// First column and row stride in fours, then rows, which `epilogue.wgsl` does without.
+    pub(super) fn immediates(&self, extent: &Extent) -> [u32; 3] {
+        [(self.shape.first_column / 4) as u32, (self.shape.stride / 4) as u32, extent.rows]
+    }
 }
 
 impl Op for Gemm {
@@ -357,32 +405,22 @@ impl Op for Gemm {
     }
 
     fn pipeline(&self) -> PipelineSpec {
-        let GemmShape { k, n, epilogue, .. } = self.shape;
-        let mut constants = vec![("K", k as f64), ("N", n as f64), ("EPILOGUE", f64::from(epilogue.number()))];
-        match self.variant {
-            GemmVariant::Tile(tile) => constants.extend(tile.constants()),
-            GemmVariant::Software { threads } => constants.push(("THREADS", f64::from(threads))),
-            GemmVariant::Cooperative { subgroup, barrier } => {
-                constants.extend([("SUBGROUP", f64::from(subgroup)), ("BARRIER", f64::from(u8::from(barrier)))]);
-            }
-        }
-        PipelineSpec::new(self.variant.shader(epilogue), self.storage, GemmBuffers::<()>::BINDINGS, constants)
-            .named(format!("{k}x{n} {} {}", epilogue.name(), self.variant.name()))
+        let (Shaders { plain, gate, .. }, epilogue) = (self.variant.shaders(), self.shape.epilogue);
+        let shader = if matches!(epilogue, Epilogue::Gate(_)) { gate } else { plain };
+        let constants = [("EPILOGUE", f64::from(epilogue.number()))];
+        self.pipeline_of(shader, GemmBuffers::<()>::BINDINGS, &constants, epilogue.name())
     }
 
     fn work(&self, extent: &Extent) -> Work {
-        let GemmShape { k, columns, first_column, stride, epilogue, .. } = self.shape;
+        let GemmShape { k, columns, epilogue, .. } = self.shape;
         let rows = u64::from(extent.rows);
         let groups = [(columns / self.variant.columns()) as u32, extent.rows.div_ceil(self.variant.rows() as u32), 1];
         let residual = if epilogue == Epilogue::Residual { columns } else { 0 };
         let numbers = rows * (k + residual + epilogue.outputs(columns)) as u64 + (k * columns) as u64;
         let bytes = numbers * self.storage.bytes() as u64 + 4 * columns as u64;
-        let immediates = [(first_column / 4) as u32, (stride / 4) as u32, extent.rows];
-        let immediates = match epilogue {
-            Epilogue::Bias | Epilogue::Residual | Epilogue::Activation(_) => &immediates[..2],
-            Epilogue::Gate(_) => &immediates,
-        };
-        Work::new(immediates, groups, 2 * rows * self.shape.useful_multiply_adds, bytes)
+        let immediates = self.immediates(extent);
+        let used = if matches!(epilogue, Epilogue::Gate(_)) { 3 } else { 2 };
+        Work::new(&immediates[..used], groups, 2 * rows * self.shape.useful_multiply_adds, bytes)
     }
 
     fn rereads(&self, extent: &Extent) -> Rereads {
