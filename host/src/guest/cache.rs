@@ -15,7 +15,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::durable::{self, Durability};
-use crate::sweep::{DroppedKind, Sweep};
+use crate::sweep::{DroppedKind, GRACE, Sweep};
 
 /// Extension of a file that says why there can be no snapshot.
 const NO_SNAPSHOT: &str = "no-snapshot";
@@ -121,7 +121,8 @@ impl CompiledCache {
                 // Not a file of ours.
                 _ => true,
             };
-            if !is_needed {
+            // A component that is no tenant's is kept for the next run.
+            if !is_needed && sweep.is_older_than(&path, GRACE) {
                 sweep.file(DroppedKind::CompiledCode, name, &path);
             }
         }
