@@ -116,13 +116,15 @@ impl CompiledCache {
             };
             let is_needed = match stem.split('-').collect::<Vec<_>>()[..] {
                 _ if extension == BEFORE_NO_SNAPSHOT => false,
-                [component, by] => by == compatibility && is_held(component, ""),
+                // A program's, most often, which belongs to no tenant and may be run again.
+                [component, by] => {
+                    by == compatibility && (is_held(component, "") || !sweep.is_older_than(&path, GRACE))
+                }
                 [component, revision, by] => by == compatibility && is_held(component, revision),
                 // Not a file of ours.
                 _ => true,
             };
-            // A component that is no tenant's is kept for the next run.
-            if !is_needed && sweep.is_older_than(&path, GRACE) {
+            if !is_needed {
                 sweep.file(DroppedKind::CompiledCode, name, &path);
             }
         }
