@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use assay_kernels::gpu::{GpuDevice, GpuEngine, GpuOptions};
 use assay_kernels::{Engine, PackedBatch, Precision, Row, checkpoint};
 use gpu_support::shared_device;
-use large_models::{Shape, Stored, write};
+use large_models::{Shape, Stored, write, xlm_roberta};
 
 /// The system's allocator, counted.
 struct Counting;
@@ -65,7 +65,7 @@ fn run(engine: &mut GpuEngine) -> Vec<f32> {
 fn an_f16_file_is_served_without_a_copy_in_the_processors_memory() {
     let Some(device) = shared_device() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let file = write(dir.path(), Shape { layers: 12, hidden: 512, words: 20_000, stored: Stored::F16 }) as usize;
+    let file = write(dir.path(), &Shape { config: xlm_roberta(12, 512, 20_000), stored: Stored::F16 }) as usize;
     let before = HELD.load(Ordering::Relaxed);
     let held = || HELD.load(Ordering::Relaxed).saturating_sub(before);
     MOST.store(before, Ordering::Relaxed);
