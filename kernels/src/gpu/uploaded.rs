@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::error::GpuError;
+use super::freed;
 use super::host_words::HostWords;
 use super::layout::{Layout, RowLayout, Storage, WIDTH_STEP, WordTable};
 use super::opened::{OpenDevice, padded_bytes};
@@ -120,10 +121,17 @@ impl Uploaded {
             }
         }
         gpu.take_uploads()?;
+        let is_freed = matches!(model, ModelToLoad::Read(_));
         let words = match layout.word_table {
-            WordTable::OnDevice => None,
+            WordTable::OnDevice => {
+                drop(model);
+                None
+            }
             WordTable::OnHost => Some(HostWords::new(model, layout)),
         };
+        if is_freed {
+            freed::give_back();
+        }
         Ok(Self { buffers, words })
     }
 
