@@ -9,7 +9,7 @@
 //! adapter ◀─ opened ◀─ arena ◀─ device ◀─┐
 //! layout, unroll ◀─ shader ◀─ op ◀─ ops ◀─ choices ◀─ pass ◀─ bound ◀─ engine
 //!                                           └─ judge ◀─ sample ◀─ tune ◀───┘
-//! origin, uploaded: weights of one model, and where they come from
+//! origin, uploaded, host_words, freed: weights of one model, and where they come from
 //! scratch, slots: its batches on the way and in flight
 //! ```
 //!
@@ -34,6 +34,8 @@ mod drills;
 pub mod engine;
 pub mod error;
 mod facts;
+mod freed;
+mod host_words;
 mod judge;
 pub mod layout;
 pub mod op;
