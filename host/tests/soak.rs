@@ -184,7 +184,7 @@ async fn caller(platform: Arc<Platform>, mut oracle: impl Scores, counts: Arc<Co
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             Err(RerankError::Unavailable { .. } | RerankError::Deferred { .. }) => {
-                drop(counts.unavailable.fetch_add(1, Ordering::Relaxed))
+                counts.unavailable.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => panic!("tenant {tenant}, request {number}: {error}"),
         }
