@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use assay::device::{Decision, DeviceOptions, EngineChoice, EnginePrecision};
-use assay_kernels::cpu::Cores;
+use assay_kernels::cpu::{Cores, InstructionSet};
 use assay_kernels::{CheckedBatch, PackedBatch, RowShape, checkpoint};
 use clap::Args as ClapArgs;
 
@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Threads that compute; one for each fast physical core unless given.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
+    /// Instruction set of the processor's engine: avx512f+bw, avx2+fma, neon or portable; the processor's best unless given.
+    #[arg(long, value_name = "SET", value_parser = instruction_set)]
+    instructions: Option<InstructionSet>,
     /// Requests, one JSON object with `query` and `documents` a line.
     #[arg(long)]
     requests: PathBuf,
@@ -66,6 +69,12 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// Reads the name of an instruction set.
+fn instruction_set(name: &str) -> Result<InstructionSet, String> {
+    let found = InstructionSet::ALL.into_iter().find(|set| set.name() == name);
+    found.ok_or_else(|| format!("there are {}", InstructionSet::ALL.map(InstructionSet::name).join(", ")))
+}
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     limit_ceiling_threads(args.threads.unwrap_or_else(|| Cores::detect().threads()));
     let options = DeviceOptions {
@@ -79,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let loading = Instant::now();
     let files = args.model.files()?;
     let load = || checkpoint::load(&files.dir, files.adapter.as_deref());
-    let mut subject = Subject::new(load()?, &options, adapter)?;
+    let mut subject = Subject::new(load()?, &options, adapter, args.instructions)?;
     let load_ms = milliseconds(loading.elapsed());
     let loaded = Loaded { load_ms, peak_rss_bytes: peak_rss() };
     let pairs = pairs::read(&args.requests, args.pairs)?;

@@ -178,6 +178,12 @@ pub enum RerankError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// A tenant that the guest calls had no answer in the time that it may take, or the guest says so of itself.
+    #[error("{}", late_by(callee.as_deref()))]
+    Late {
+        /// The tenant, if the guest called one.
+        callee: Option<Arc<str>>,
+    },
     /// The request's wall-clock time ran out.
     #[error("the request took longer than its limit of {} ms", limit.as_millis())]
     DeadlineExceeded {
@@ -207,6 +213,12 @@ fn deferred_by(callee: Option<&BusyCallee>, is_overloaded: bool) -> String {
         format!("tenant {tenant}, which the guest calls{limit},")
     });
     format!("{who} {}", if is_overloaded { "is overloaded" } else { "cannot answer now" })
+}
+
+fn late_by(callee: Option<&str>) -> String {
+    callee.map_or("the guest says that its time is over".to_owned(), |tenant| {
+        format!("tenant {tenant}, which the guest calls, took longer than its limit max_wall_ms allows")
+    })
 }
 
 /// Names of the limits that a request can meet, as the limits file and the options call them, and `queue` for the room

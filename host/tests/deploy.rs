@@ -141,9 +141,6 @@ fn limits_are_a_version_of_their_own_and_hold_at_once() {
     // Limits are not tried with a request, so they may be lower than what a deployment's needs. One instance is started.
     let message = refusal(set(TenantLimits { max_memory_bytes: 65_536, ..TenantLimits::default() }));
     assert!(message.contains("no instance could start") && message.contains("65536"), "{message}");
-    let itself = vec![name("acme")];
-    let message = refusal(set(TenantLimits { callers: itself, ..TenantLimits::default() }));
-    assert!(message.contains("names acme itself"), "{message}");
     assert_eq!(serving(set(TenantLimits { max_documents: 1, ..TenantLimits::default() })).version, 2);
     assert!(matches!(rerank(&["a", "b"]), Err(RerankError::TooLarge { limit, .. }) if limit == "max_documents"));
     assert_eq!(serving(set(TenantLimits { max_documents: 2, ..TenantLimits::default() })).version, 3);

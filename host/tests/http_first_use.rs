@@ -19,6 +19,20 @@ fn without_tenants_local_callers_need_no_key() {
     server.post("/v1/rerank", BODY).refused(401, &["assay tenant key create"]);
     let key = server.tenant(&["key", "create", "acme"]);
     assert_eq!(server.post_as(&key, "/v1/rerank", BODY).status, 200);
+    // Removing the last tenant lets nobody in again, and least of all by its key.
+    server.tenant(&["remove", "acme"]);
+    server.post_as(&key, "/v1/rerank", BODY).refused(401, &["no valid API key"]);
+    server.post("/v1/rerank", BODY).refused(401, &["no valid API key"]);
+}
+
+#[test]
+fn a_server_whose_last_tenant_is_gone_still_wants_a_key() {
+    let dir = keyless_dir();
+    let data_dir = dir.path().join("data");
+    tenant(&data_dir, &["deploy", "acme", common::component("standard").to_str().unwrap()]);
+    tenant(&data_dir, &["remove", "acme"]);
+    let server = Server::on(&data_dir, &[]);
+    assert_eq!(server.post("/v1/rerank", BODY).status, 401);
 }
 
 #[test]

@@ -332,6 +332,18 @@ fn a_callees_fault_is_a_value_that_names_the_tenant_and_not_its_words() {
 }
 
 #[test]
+fn a_callee_that_takes_too_long_is_told_by_its_name() {
+    let house = House::new();
+    let limits = TenantLimits { max_wall_ms: 50, ..callers(&["front"]) };
+    serving(deploy(house.platform(), "back", &component("trigger"), Some(limits)));
+    serving(house.relay("front", "back", TenantLimits::default()));
+    let late = house.ask("front", spin());
+    assert_eq!(late, Err(RerankError::Late { callee: Some("back".into()) }));
+    assert!(house.ask("front", request(&DOCUMENTS)).is_ok());
+    house.is_empty();
+}
+
+#[test]
 fn a_full_callee_says_when_to_try_again() {
     let house = House::new();
     let limits = TenantLimits { max_concurrent_requests: 1, max_waiting_requests: 0, ..callers(&["front"]) };

@@ -80,7 +80,7 @@ fn no_text_document_or_key_is_ever_written() {
     assert_eq!(server.send(&named(&spaced, "/v2/rerank", Some(&key), &text)).status, 200);
     assert!(server.stop());
     let log = std::fs::read_to_string(&log).unwrap();
-    assert!(log.contains("the guest failed") && log.contains("the host failed") && log.contains("/v2/rerank"), "{log}");
+    assert!(log.contains("the guest failed") && log.contains("/v2/rerank"), "{log}");
     assert!(!log.contains(MARKER), "{log}");
     assert!(!log.contains(&key), "the log has a key");
 }

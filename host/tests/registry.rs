@@ -23,6 +23,9 @@ const LAYER: &str = "application/wasm";
 /// Types and bodies by path.
 type Answers = HashMap<String, (String, Vec<u8>)>;
 
+/// The type of an answer that is the place of another one.
+const REDIRECT: &str = "redirect";
+
 /// Answers by path.
 #[derive(Clone, Default)]
 struct Registry {
@@ -56,6 +59,15 @@ impl Registry {
             });
             let path = request.split(' ').nth(1)?;
             let answer = self.answers.lock().unwrap().get(path).cloned();
+            // What is kept elsewhere.
+            if let Some((kind, place)) = &answer
+                && kind == REDIRECT
+            {
+                let place = String::from_utf8_lossy(place);
+                let head = format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n");
+                stream.write_all(head.as_bytes()).ok()?;
+                continue;
+            }
             let (status, kind, body) = match answer {
                 _ if self.is_closed && !knows => ("401 Unauthorized", "text/plain".to_owned(), Vec::new()),
                 Some((kind, body)) => ("200 OK", kind, body),
@@ -147,6 +159,31 @@ fn a_component_is_deployed_by_its_digest_and_nothing_else_is() {
 
     let deployed = deploy(dir.path(), &good, None).succeeds();
     assert!(deployed.stderr.contains("version 1") || deployed.stdout.contains("version 1"), "{}", deployed.stdout);
+}
+
+#[test]
+fn a_redirect_is_followed_where_a_registry_may_be_and_nowhere_else() {
+    let dir = tenants::data_dir();
+    let registry = Registry::start(false);
+    let wasm = tenants::seeded(9);
+    let reference = registry.manifest(&json!([registry.layer(&wasm, &wasm)]), None);
+    let blob = format!("/v2/acme/guest/blobs/{}", digest(&wasm));
+    let content = registry.answers.lock().unwrap().remove(&blob).unwrap();
+    let to = |place: &str| {
+        registry.answers.lock().unwrap().insert(blob.clone(), (REDIRECT.to_owned(), place.as_bytes().to_owned()));
+    };
+    for (place, why) in [
+        ("http://192.0.2.1/blob", "it names a place without TLS"),
+        ("//192.0.2.1/blob", "it names a place without TLS"),
+        (blob.as_str(), "it redirects again and again"),
+        ("/nowhere", "404"),
+    ] {
+        to(place);
+        deploy(dir.path(), &reference, None).fails(1, &[why]);
+    }
+    registry.answers.lock().unwrap().insert("/kept".to_owned(), content);
+    to("/kept");
+    deploy(dir.path(), &reference, None).succeeds();
 }
 
 #[test]

@@ -92,6 +92,11 @@ fn a_program_gets_its_arguments_its_variables_and_standard_input_and_its_exit_co
     assert_eq!(one.stdout.matches("2 hits, but at most 1 were requested").count(), 2, "{}", one.stdout);
     let no_number = with_input(&mut run(dir.path(), &LINKED, "ask", &["--top-n"]), INPUT);
     assert_eq!((no_number.code, no_number.stdout.as_str()), (Some(1), "the argument must be a number of hits\n"));
+    // Options of `assay run` are the program's where they follow it.
+    for own in ["--help", "--memory=1MiB", "-h"] {
+        let told = with_input(&mut run(dir.path(), &LINKED, "ask", &[own]), INPUT);
+        assert_eq!((told.code, told.stdout.as_str()), (Some(1), "the argument must be a number of hits\n"), "{own}");
+    }
     let hits = finish(&mut run(dir.path(), &["--link", "plain"], "plain", &["hits", "a", "b", "c"]));
     assert_eq!((hits.code, hits.stderr.as_str()), (Some(3), ""));
     // A variable reaches the program, which makes a setting for the tenant's guest of it.

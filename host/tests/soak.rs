@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use assay::device::EngineChoice;
+use assay::model::{ModelStore, Source};
 use assay::rerank::{Request, RerankError};
 use assay::tenant::admin::{Command, Reply};
 use assay::tenant::{Platform, TenantLimits};
@@ -40,6 +41,10 @@ const HOSTILE: [(&str, &str); 6] =
 /// Tenants that call: the first one the second, and that tenant 0.
 const FRONT: &str = "front";
 const MIDDLE: &str = "middle";
+
+/// A tenant with a model of another family, and its directory in `testdata/models`.
+const OTHER_FAMILY: &str = "other-family";
+const OTHER_MODEL: &str = "modernbert-mean";
 
 /// A tenant whose guest calls a hostile tenant, which traps in the middle of a request.
 const BROKEN: &str = "broken";
@@ -64,6 +69,8 @@ struct Counts {
     answered: AtomicU64,
     /// Answered through two links.
     chained: AtomicU64,
+    /// Answered by the model of another family.
+    other_family: AtomicU64,
     repelled: AtomicU64,
     refused: AtomicU64,
     /// Requests that met an engine's failure.
@@ -81,9 +88,44 @@ impl Counts {
 
 /// A data directory with the tests' models, where the setting says.
 fn data_dir() -> TempDir {
-    match std::env::var_os("ASSAY_SOAK_DIR") {
+    let dir = match std::env::var_os("ASSAY_SOAK_DIR") {
         Some(parent) => tenants::data_dir_in(tempfile::tempdir_in(parent).unwrap()),
         None => tenants::data_dir(),
+    };
+    let (model, source) = (testdata::model(OTHER_MODEL), Source::Directory { path: OTHER_MODEL.to_owned() });
+    ModelStore::new(dir.path()).add(OTHER_MODEL, &model, source, None).unwrap();
+    dir
+}
+
+/// What the tenant with the other family's model answers while nobody else asks anything, by a request's number.
+fn scores_alone(host: &Host) -> Vec<Vec<u32>> {
+    (0..20).map(|number| host.service.runtime.block_on(score(&host.service.platform, number)).unwrap()).collect()
+}
+
+/// The bits of the scores that this tenant gives, by document.
+async fn score(platform: &Platform, number: u64) -> Result<Vec<u32>, RerankError> {
+    let live = platform.tenant(&name(OTHER_FAMILY)).unwrap();
+    let request = Request { documents: documents(number), ..tenants::request(&[]) };
+    let mut hits = live.rerank(request).await?.hits;
+    hits.sort_by_key(|hit| hit.index);
+    Ok(hits.iter().map(|hit| hit.score.to_bits()).collect())
+}
+
+/// Asks the tenant with the other family's model, and checks each answer against the one that it gave alone.
+async fn other_family(platform: Arc<Platform>, alone: Arc<Vec<Vec<u32>>>, counts: Arc<Counts>, until: Instant) {
+    let mut numbers = (0..alone.len()).cycle();
+    while Instant::now() < until {
+        let number = numbers.next().unwrap();
+        match score(&platform, number as u64).await {
+            Ok(scores) => {
+                assert_eq!(scores, alone[number], "request {number} of {OTHER_FAMILY}");
+                counts.other_family.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(RerankError::TooManyRequests { .. } | RerankError::Overloaded { .. }) => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(error) => panic!("request {number} of {OTHER_FAMILY}: {error}"),
+        }
     }
 }
 
@@ -142,7 +184,7 @@ async fn caller(platform: Arc<Platform>, mut oracle: impl Scores, counts: Arc<Co
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             Err(RerankError::Unavailable { .. } | RerankError::Deferred { .. }) => {
-                drop(counts.unavailable.fetch_add(1, Ordering::Relaxed))
+                counts.unavailable.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => panic!("tenant {tenant}, request {number}: {error}"),
         }
@@ -309,6 +351,16 @@ fn tenants_share_a_host_and_each_gets_its_own_answers() {
     let (relays, links) = (component("relays"), [("", HOSTILE_CALLEE)]);
     serving(tenants::deploy_linked(&host.service.platform, BROKEN, &relays, Some(hostile.clone()), &links));
     serving(deploy(&host.service.platform, "trigger", &component("trigger"), None));
+    let other = Command::Deploy {
+        tenant: name(OTHER_FAMILY),
+        component: Some(host.service.platform.put_component(&component("standard")).unwrap()),
+        limits: None,
+        model: Some(OTHER_MODEL.to_owned()),
+        other_models: Vec::new(),
+        links: Vec::new(),
+    };
+    serving(admin(&host.service.platform, other));
+    let scores_alone = Arc::new(scores_alone(&host));
     host.until = Instant::now() + Duration::from_secs(seconds);
     let (platform, address, until) = (&host.service.platform, &host.service.address, host.until);
     let target =
@@ -316,7 +368,9 @@ fn tenants_share_a_host_and_each_gets_its_own_answers() {
 
     let counts = Arc::new(Counts::default());
     let oracle = || Oracle::new(&data_dir);
-    let callers = host.callers(&counts, oracle);
+    let mut callers = host.callers(&counts, oracle);
+    let other = other_family(Arc::clone(platform), scores_alone, Arc::clone(&counts), until);
+    callers.push(host.service.runtime.spawn(other));
     let third = Duration::from_secs(seconds) / 3;
     let (beside, alone, early, revoked, switches) = std::thread::scope(|scope| {
         let early = scope.spawn(move || {
@@ -338,10 +392,11 @@ fn tenants_share_a_host_and_each_gets_its_own_answers() {
     host.finish(callers);
     let late = resident_bytes();
     let (answered, repelled) = (Counts::get(&counts.answered), Counts::get(&counts.repelled));
-    let chained = Counts::get(&counts.chained);
+    let (chained, other_family) = (Counts::get(&counts.chained), Counts::get(&counts.other_family));
     let mib = |bytes: Option<u64>| bytes.map_or(0, |bytes| bytes >> 20);
     println!(
-        "{seconds} s, {} tenants: {answered} answered, {chained} through two links, {repelled} attacks repelled, {} \
+        "{seconds} s, {} tenants: {answered} answered, {chained} through two links, {other_family} by a model of \
+         another family, {repelled} attacks repelled, {} \
          refused, {switches} switches, {} without room on the disk, {revoked} keys revoked, {} MiB a third in, {} MiB \
          at the end; over HTTP {} answers beside attackers, p99 {:.1} ms, and {} without them, p99 {:.1} ms",
         host.tenants,
@@ -357,6 +412,7 @@ fn tenants_share_a_host_and_each_gets_its_own_answers() {
     assert!(
         answered > 0
             && chained > 0
+            && other_family > 0
             && repelled > 0
             && switches > 0
             && revoked > 0

@@ -4,10 +4,11 @@
 //! MiniLM-L6; nothing is read from disk. Excluded: loading, and the first pass (drivers put work off until then). Each
 //! kernel's time is the fastest of three measurements of 20 ms or more, by the device's clock; the whole pass is the
 //! median of the runs shown with its spread, with the device idle before each. Then batches of one row each, in turns
-//! with one and with three of them in flight.
+//! with one and with three of them in flight. With `--host-words` the whole batch also with the word table in the
+//! processor's memory, in turns with the table on the device.
 //!
-//! `cargo bench -p assay-kernels --bench gpu_forward -- [--f16] [--rows N] [--row-tokens N] [--runs N] [--tune]`, or
-//! `--lengths N,N,…` in place of the rows of equal length.
+//! `cargo bench -p assay-kernels --bench gpu_forward -- [--f16] [--rows N] [--row-tokens N] [--runs N] [--tune]
+//! [--host-words]`, or `--lengths N,N,…` in place of the rows of equal length.
 #![allow(clippy::unwrap_used, reason = "a bench")]
 
 use std::time::Instant;
@@ -112,6 +113,49 @@ fn main() {
         println!("processor time {:.0} ms a pass, {:.2} useful GFLOP/s a core", each * 1e3, flops / each / 1e9);
     }
     rows_in_flight(&mut engine, &one_row);
+    if has("--host-words") {
+        let options = GpuOptions { max_table_bytes: 0, ..options };
+        let model = families::stand_in(families::stand_in_architecture());
+        let other = GpuEngine::load(&gpu, model, &options).unwrap();
+        word_table([engine, other], &batch, runs);
+    }
+}
+
+/// What a batch takes with the word table on the device, and in the processor's memory: its submission, in which the
+/// processor gathers the words' rows, and the whole pass.
+fn word_table(mut engines: [GpuEngine; 2], batch: &CheckedBatch, runs: usize) {
+    let mut scores = [Vec::new(), Vec::new()];
+    let mut milliseconds = [const { [Vec::new(), Vec::new()] }; 2];
+    for run in 0..=runs {
+        for ((engine, scores), [submissions, passes]) in engines.iter_mut().zip(&mut scores).zip(&mut milliseconds) {
+            scores.clear();
+            let start = Instant::now();
+            let ticket = engine.submit(batch).unwrap();
+            let submitted = start.elapsed();
+            engine.finish(ticket, scores).unwrap();
+            // The first is a warm-up.
+            if run > 0 {
+                submissions.push(submitted.as_secs_f64() * 1e3);
+                passes.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        assert_eq!(scores[0], scores[1]);
+    }
+    for (engine, times) in engines.iter().zip(milliseconds) {
+        let [submission, pass] = times.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            format!("{:.2} ms ({:.2} to {:.2})", times[times.len() / 2], times[0], times[times.len() - 1])
+        });
+        let memory = engine.memory();
+        println!(
+            "word table {:?}: a submission {submission}, the whole pass {pass}; {:.1} MiB of weights, {:.1} MiB of \
+             buffers, {:.1} MiB on the host",
+            engine.word_table(),
+            memory.weights_bytes as f64 / f64::from(1 << 20),
+            memory.io_bytes as f64 / f64::from(1 << 20),
+            memory.host_bytes as f64 / f64::from(1 << 20),
+        );
+    }
 }
 
 /// Batches of one row: how many a second with one and with three in flight, and how long a submission takes while none,

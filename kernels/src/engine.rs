@@ -121,6 +121,8 @@ pub struct DeviceMemory {
     pub arena_bytes: u64,
     /// Uploads and read-backs.
     pub io_bytes: u64,
+    /// In the processor's memory, beside a device of its own: a word table that is larger than the device's buffers.
+    pub host_bytes: u64,
 }
 
 /// Costs of one batch.

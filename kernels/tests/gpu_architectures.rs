@@ -11,7 +11,7 @@ use assay_kernels::architecture::{
 use assay_kernels::gpu::{GpuEngine, GpuError, GpuOptions, KernelFamily};
 use assay_kernels::{Architecture, PackedBatch, Precision, Row, Task, TokenTypes, reference};
 use gpu_support::common::{Shape, architecture, random_model, random_rows};
-use gpu_support::{F16_TOLERANCE, F32_TOLERANCE, assert_close, engine_of, run, shared_device};
+use gpu_support::{F32_TOLERANCE, assert_close, engine_of, run, shared_device, tolerance};
 
 fn base() -> Architecture {
     let task = Task::CrossEncoder;
@@ -118,11 +118,10 @@ fn every_part_that_is_computed_matches_the_reference() {
         let model = random_model(architecture, 7);
         let expected = reference::forward(&model, &rows());
         for precision in [Precision::F32, Precision::F16] {
-            let tolerance = if precision == Precision::F16 { F16_TOLERANCE } else { F32_TOLERANCE };
             for family in [KernelFamily::Software, KernelFamily::Gpu] {
                 let Some(mut engine) = engine_of(model.clone(), precision, 1024, Some(family)) else { return };
                 let what = format!("{what} {} {family:?}", precision.name());
-                assert_close(&what, &run(&mut engine, &rows()), &expected, tolerance);
+                assert_close(&what, &run(&mut engine, &rows()), &expected, tolerance(precision));
             }
         }
     }

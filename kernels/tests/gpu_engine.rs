@@ -255,7 +255,13 @@ fn tuning_checks_every_variant_of_both_families_and_scores_rows_alike_in_any_bat
             let of_kernel = table.entries.iter().filter(|o| (o.kernel, o.tokens) == (entry.kernel, entry.tokens));
             assert_eq!(of_kernel.filter(|other| other.chosen).count(), 1, "{} {}", entry.kernel, entry.tokens);
         }
-        let options = GpuOptions { precision, max_batch_tokens: 1024, tune: TuneCache::Memory, family: Some(family) };
+        let options = GpuOptions {
+            precision,
+            max_batch_tokens: 1024,
+            tune: TuneCache::Memory,
+            family: Some(family),
+            ..GpuOptions::default()
+        };
         let mut engine = GpuEngine::load(&device, model.clone(), &options).unwrap();
         let row = golden.batch.row(2);
         let mut many = PackedBatch::default();

@@ -9,7 +9,7 @@ use assay_kernels::gpu::KernelFamily;
 use assay_kernels::gpu::choices::NormChoice;
 use assay_kernels::{Model, PackedBatch, Precision};
 use gpu_support::{
-    F16_TOLERANCE, F32_TOLERANCE, Golden, assert_close, default_goldens, default_model, engine, engine_of, run, tiny,
+    F16_TOLERANCE, Golden, assert_close, default_goldens, default_model, engine, engine_of, run, tiny, tolerance,
 };
 
 /// Models of `testdata/models` that the engine computes.
@@ -154,11 +154,4 @@ fn check(name: &str, weights: Model, golden: &Golden, precision: Precision) -> O
     let logits = run(&mut engine, &golden.batch);
     assert_close(&format!("{name} {}", precision.name()), &logits, &golden.logits, tolerance(precision));
     Some(logits)
-}
-
-fn tolerance(precision: Precision) -> f64 {
-    match precision {
-        Precision::F16 => F16_TOLERANCE,
-        _ => F32_TOLERANCE,
-    }
 }

@@ -12,7 +12,7 @@ mod gpu_support;
 
 use assay_kernels::architecture::{Activation, Attention as Heads, Mask, MlpKind, NormPlacement, Pooling, Rotary};
 use assay_kernels::gpu::KernelFamily;
-use assay_kernels::gpu::layout::{Layout, RowLayout, Storage, WIDTH_STEP};
+use assay_kernels::gpu::layout::{Layout, RowLayout, Storage, WIDTH_STEP, WordTable};
 use assay_kernels::gpu::op::{Buffers, Extent, Op};
 use assay_kernels::gpu::opened::OpenDevice;
 use assay_kernels::gpu::ops::attention::{Attention, AttentionBuffers, AttentionShape, QueryTile, query_tiles};
@@ -616,6 +616,7 @@ fn layout(heads: usize, head_dim: usize, storage: Storage) -> Layout {
         heads,
         head_dim,
         storage,
+        word_table: WordTable::OnDevice,
     }
 }
 

@@ -16,11 +16,12 @@ use crate::step::cargo;
 use crate::wasm_std::debian_mirrors;
 
 /// Test files that need a driver. The GPU engine's other tests run with all the rest.
-pub(crate) const GPU_TESTS: [&str; 9] = [
+pub(crate) const GPU_TESTS: [&str; 10] = [
     "gpu_kernels",
     "gpu_golden",
     "gpu_architectures",
     "gpu_engine",
+    "gpu_word_table",
     "gpu_shared_device",
     "gpu_loading_memory",
     "gpu_command",

@@ -195,7 +195,7 @@ fn failure(error: &RerankError) -> Failure {
         RerankError::Unavailable { .. } => "unavailable",
         RerankError::Deferred { callee: Some(_), .. } => "callee",
         RerankError::Deferred { callee: None, .. } => "deferred by the guest",
-        RerankError::DeadlineExceeded { .. } => "deadline exceeded",
+        RerankError::DeadlineExceeded { .. } | RerankError::Late { .. } => "deadline exceeded",
         RerankError::Guest(GuestFault::Trapped(_)) => "guest trapped",
         RerankError::Guest(_) => "guest fault",
         RerankError::Internal(_) => "internal",

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use assay::device::{DeviceOptions, EnginePrecision};
+use assay_kernels::cpu::InstructionSet;
 use assay_kernels::gpu::{
     self, AdapterDescription, AdapterKind, AdapterSelection, GpuDevice, GpuEngine, GpuOptions, TuneCache,
 };
@@ -45,6 +46,7 @@ impl Subject {
         weights: Model,
         options: &DeviceOptions,
         adapter: Option<AdapterDescription>,
+        instruction_set: Option<InstructionSet>,
     ) -> anyhow::Result<Self> {
         let (m, k, n) = CEILING_SHAPE;
         match (adapter, options.precision.gpu(), options.precision.cpu()) {
@@ -59,7 +61,7 @@ impl Subject {
             }
             (_, _, Some(precision)) => {
                 let threads = options.threads;
-                let device = CpuDevice::new(CpuDeviceOptions { threads, ..CpuDeviceOptions::default() })?;
+                let device = CpuDevice::new(CpuDeviceOptions { threads, instruction_set })?;
                 let options = CpuOptions { precision, ..CpuOptions::default() };
                 let engine = Box::new(CpuEngine::load(&device, weights, options)?);
                 let a = Tensor::rand(-1f32, 1f32, (m, k), &Device::Cpu)?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::error::CliError;
+use super::patience::Patience;
 use crate::guest::{MAX_COMPONENT_BYTES, read_component};
 use crate::oci;
 
@@ -33,6 +34,7 @@ impl ComponentArgs {
                 if let Some(key) = key {
                     verify(reference, key)?;
                 }
+                let _patience = Patience::new("the registry is asked for the component");
                 Ok(Some(oci::fetch(reference, MAX_COMPONENT_BYTES)?))
             }
             (None, Some(_)) => Err(CliError::bad_input(

@@ -192,6 +192,7 @@ impl From<RerankError> for CliError {
             | RerankError::TooManyRequests { .. }
             | RerankError::Unavailable { .. }
             | RerankError::Deferred { .. }
+            | RerankError::Late { .. }
             | RerankError::DeadlineExceeded { .. }
             | RerankError::Guest(_)
             | RerankError::Internal(_) => Self::failed(error.to_string()),

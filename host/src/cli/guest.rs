@@ -62,7 +62,7 @@ pub(super) fn run(command: &Command) -> Result<(), CliError> {
     match command {
         Command::New(new) => make(new),
         Command::Push(Push { component, reference }) => {
-            let pinned = oci::push(reference, &read_component(component)?)?;
+            let pinned = oci::push(reference, &component.display().to_string(), &read_component(component)?)?;
             println!("{pinned}");
             Ok(())
         }

@@ -16,10 +16,8 @@ impl FromStr for LinkArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (label, tenant) = match text.split_once('=') {
-            Some(("", tenant)) => {
-                return Err(format!(
-                    "a label is missing before `=`: TENANT alone is for the import without one ({tenant})"
-                ));
+            Some(("", _)) => {
+                return Err("a label is missing before `=`: TENANT alone is for the import without one".to_owned());
             }
             Some((label, tenant)) => (Some(label.to_owned()), tenant),
             None => (None, text),

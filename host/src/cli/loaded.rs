@@ -19,13 +19,15 @@ pub(super) fn loaded_models(status: &DeviceStatus, shown: &dyn Fn(&ModelStatus) 
                 size(model.weights_bytes),
                 size(model.arena_bytes),
                 size(model.io_bytes),
+                size(model.host_bytes),
                 model.holders.to_string(),
                 model.tokens.to_string(),
                 format!("{} ms", model.device_time_ms),
             ]
         })
         .collect();
-    let header = ["model", "precision", "weights", "activations", "buffers", "held by", "tokens", "device time"];
+    let header =
+        ["model", "precision", "weights", "activations", "buffers", "on host", "held by", "tokens", "device time"];
     let processor = status.processor.as_ref().map_or_else(String::new, |processor| loaded_models(processor, shown));
     format!(
         "{} {}, {}\n{}all models take {}; the budget is {}\n{processor}",

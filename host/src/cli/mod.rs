@@ -21,6 +21,7 @@ mod logs;
 mod metrics;
 mod model;
 mod pair;
+mod patience;
 mod ranker;
 mod ready;
 mod rerank;

@@ -13,6 +13,7 @@ use super::engine::EngineArgs;
 use super::error::CliError;
 use super::link::LinkArg;
 use super::pair::name_and_value;
+use super::patience::Patience;
 use super::tenant::{PlatformArgs, check_tenant, open_platform};
 use crate::guest::{
     CallerComponent, CallerSetting, DEFAULT_MAX_CALLER_MEMORY_BYTES, Link, Links, Reranks, read_component,
@@ -36,7 +37,6 @@ const MAX_MEMORY_BYTES: u64 = 16 << 30;
 ///
 /// The exit code is the component's. Before it starts: 2 bad input, 1 anything else; 1 if it traps.
 #[derive(Debug, clap::Args)]
-#[command(trailing_var_arg = true)]
 pub(super) struct Args {
     /// The tenant behind an import, by the import's label; TENANT alone is for the import without a label. May be
     /// repeated
@@ -50,12 +50,10 @@ pub(super) struct Args {
     memory: ByteSize,
     #[command(flatten)]
     engine: EngineArgs,
-    /// The component
-    #[arg(value_name = "COMPONENT.wasm")]
-    component: PathBuf,
-    /// Arguments of the component
-    #[arg(value_name = "ARGUMENT", allow_hyphen_values = true)]
-    arguments: Vec<String>,
+    /// The component, and all that follows it as its arguments
+    // In one, so that options after the component are the component's.
+    #[arg(value_names = ["COMPONENT.wasm", "ARGUMENT"], required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+    component: Vec<String>,
 }
 
 /// The tenant of each import.
@@ -74,11 +72,21 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<ExitCode, CliError> {
             )));
         }
     };
+    let mut words = args.component.into_iter();
+    let component = words.next().unwrap_or_default();
+    if component.starts_with('-') {
+        return Err(CliError::bad_input(format!(
+            "{component:.60} is no option of `assay run`: `assay run --help` has them"
+        )));
+    }
+    let (component, arguments) = (PathBuf::from(component), words.collect());
     // Checks everything that is checked quickly before anything slow.
     let device = args.engine.options(data_dir)?;
-    let wasm = read_component(&args.component)?;
-    let name = args.component.display().to_string();
+    let wasm = read_component(&component)?;
+    let name = component.display().to_string();
+    let patience = Patience::new("the component is compiled, as it is not kept from an earlier run");
     let caller = CallerComponent::load(&data_dir.join("compiled"), &name, &wasm)?;
+    drop(patience);
     let tenants = tenants(&args.links, caller.labels()).map_err(|error| error.at(&name))?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -104,7 +112,7 @@ pub(super) fn run(args: Args, data_dir: &Path) -> Result<ExitCode, CliError> {
         };
         linked(&tenants, live)?
     };
-    let setting = CallerSetting { arguments: args.arguments, environment: args.environment, max_memory_bytes };
+    let setting = CallerSetting { arguments, environment: args.environment, max_memory_bytes };
     let ended = runtime.block_on(caller.run(links, setting));
     // Tenants' guests use the runtime's timers: they end first.
     drop(platform);

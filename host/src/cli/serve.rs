@@ -162,6 +162,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
         tracer.finish();
     }
     // What is still being compiled may be left undone: nothing of it is committed.
+    platform.stop_changes();
     runtime.shutdown_background();
     served
 }
@@ -203,7 +204,7 @@ fn load_keyless(
         Ok(platform.stand_alone(standard, model.as_deref())?)
     });
     match loaded {
-        Ok(_) if model.is_none() && !platform.is_empty() => {
+        Ok(_) if model.is_none() && !platform.is_untouched() => {
             info!("callers need a key: a tenant or a key was made meanwhile");
             Ok(None)
         }
@@ -378,7 +379,7 @@ impl Args {
 
     /// What callers without a key get, to be loaded.
     fn keyless(&self, platform: &Platform) -> Result<Option<Keyless>, CliError> {
-        let until = match (&self.model, platform.is_empty()) {
+        let until = match (&self.model, platform.is_untouched()) {
             (Some(_), _) => KeylessUntil::End,
             (None, true) => KeylessUntil::FirstTenant,
             (None, false) => return Ok(None),

@@ -1,9 +1,6 @@
 //! `assay tenant`: deploys guests, changes limits, rolls back, and manages keys.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use tokio::runtime::Handle;
@@ -12,6 +9,7 @@ use super::component::ComponentArgs;
 use super::error::CliError;
 use super::link::LinkArg;
 use super::loaded::loaded_models;
+use super::patience::Patience;
 use super::table;
 use crate::device::{DeviceOptions, DeviceStatus, ModelStatus};
 use crate::durable::read_at_most;
@@ -25,9 +23,6 @@ use crate::tenant::{
     Counts, DEFAULT_MAX_NAMED_TENANTS, Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, Snapshot,
     TenantLimits, TenantName, held_models_in,
 };
-
-/// How long a command may take before it says why.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -270,24 +265,6 @@ pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: 
         let _ = platform.tidy();
     }
     Ok(reply)
-}
-
-/// Says on standard error why nothing happens, if it lasts longer than a moment.
-struct Patience {
-    _ended: mpsc::Sender<()>,
-}
-
-impl Patience {
-    fn new(why: &'static str) -> Self {
-        let (_ended, end) = mpsc::channel();
-        // Without the thread nothing is said.
-        let _ = thread::Builder::new().spawn(move || {
-            if end.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("{why}");
-            }
-        });
-        Self { _ended }
-    }
 }
 
 /// Signs a request with the user's name, for the history. Permission depends only on write access to the data

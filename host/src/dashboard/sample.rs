@@ -257,7 +257,7 @@ fn facts(now: &Snapshot, flops_per_s: f64) -> Value {
 }
 
 fn model(model: &ModelStatus) -> Value {
-    let bytes = model.weights_bytes + model.io_bytes;
+    let bytes = model.weights_bytes + model.io_bytes + model.host_bytes;
     json!({
         "name": model.name,
         "revision": format!("{:.12}", model.revision),

@@ -143,9 +143,10 @@ impl fmt::Display for MemoryBudget {
     }
 }
 
-/// A model's memory without the shared arena.
+/// A model's memory without the shared arena. What it keeps in the processor's memory counts as well: the GPUs with
+/// small buffers share that memory.
 fn own_bytes(memory: &DeviceMemory) -> u64 {
-    memory.weights_bytes + memory.io_bytes
+    memory.weights_bytes + memory.io_bytes + memory.host_bytes
 }
 
 impl<T> Default for Holdings<T> {
@@ -243,7 +244,7 @@ mod tests {
     }
 
     fn memory(weights_bytes: u64, arena_bytes: u64) -> DeviceMemory {
-        DeviceMemory { weights_bytes, arena_bytes, io_bytes: 1 }
+        DeviceMemory { weights_bytes, arena_bytes, io_bytes: 1, host_bytes: 0 }
     }
 
     fn budget(bytes: u64) -> MemoryBudget {

@@ -67,6 +67,9 @@ pub struct ModelStatus {
     pub arena_bytes: u64,
     /// Bytes for uploads and read-backs.
     pub io_bytes: u64,
+    /// Bytes of a word table that stays in the processor's memory, because a GPU's buffers are too small for it.
+    #[serde(default)]
+    pub host_bytes: u64,
     /// Number of holders: tenants' versions that serve or still have running requests. The model makes room for others
     /// only at 0.
     pub holders: usize,
@@ -111,6 +114,7 @@ impl Device {
                 weights_bytes: holding.memory.weights_bytes,
                 arena_bytes: holding.memory.arena_bytes,
                 io_bytes: holding.memory.io_bytes,
+                host_bytes: holding.memory.host_bytes,
                 holders: holding.holders,
                 batches: done.batches,
                 rows: done.rows,

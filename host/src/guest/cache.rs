@@ -15,7 +15,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::durable::{self, Durability};
-use crate::sweep::{DroppedKind, Sweep};
+use crate::sweep::{DroppedKind, GRACE, Sweep};
 
 /// Extension of a file that says why there can be no snapshot.
 const NO_SNAPSHOT: &str = "no-snapshot";
@@ -116,7 +116,10 @@ impl CompiledCache {
             };
             let is_needed = match stem.split('-').collect::<Vec<_>>()[..] {
                 _ if extension == BEFORE_NO_SNAPSHOT => false,
-                [component, by] => by == compatibility && is_held(component, ""),
+                // A program's, most often, which belongs to no tenant and may be run again.
+                [component, by] => {
+                    by == compatibility && (is_held(component, "") || !sweep.is_older_than(&path, GRACE))
+                }
                 [component, revision, by] => by == compatibility && is_held(component, revision),
                 // Not a file of ours.
                 _ => true,

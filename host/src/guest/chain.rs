@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::inference::{Budget, Deferral, Inference, Purpose};
-use super::instance::{StoreData, millis};
+use super::inference::{Budget, Deferral, Inference, Late, Purpose};
+use super::instance::{StoreData, millis, time_left};
 use super::link::{CallTerms, Link};
 use super::outgoing::Calls;
 use crate::limits::MAX_CHAIN_DEPTH;
@@ -71,9 +71,8 @@ impl Inference {
 
     /// Takes in what a call cost, and where its time went.
     fn came_back(&mut self, tenant: Arc<str>, answer: &Result<Response, CallError>) {
-        if let Purpose::Request(budget) = &self.purpose {
-            budget.meter.end_call();
-        }
+        let Purpose::Request(budget) = &self.purpose else { return };
+        budget.meter.end_call();
         match answer {
             Ok(response) => {
                 self.used.queue += response.timings.queue;
@@ -86,6 +85,11 @@ impl Inference {
             Err(CallError::Unavailable { .. }) => {
                 self.used.deferral = Some(Deferral::Callee(BusyCallee { tenant, limit: None }));
             }
+            // A callee has no more time than its caller.
+            Err(CallError::DeadlineExceeded) if time_left(budget.deadline).is_zero() => {
+                self.used.late = Some(Late::Request);
+            }
+            Err(CallError::DeadlineExceeded) => self.used.late = Some(Late::Callee(tenant)),
             Err(_) => {}
         }
     }

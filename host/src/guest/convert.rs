@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bindings::assay::rerank::types::Error;
 use super::bindings::exports::assay::rerank::reranker as wit;
-use super::inference::{Deferral, Used};
+use super::inference::{Deferral, Late, Used};
 use crate::limits::RequestLimits;
 use crate::rerank::{
     Activation, GuestFault, Hit, MAX_MESSAGE_BYTES, Request, RerankError, Response, Timings, Truncation, Usage, cut,
@@ -54,6 +54,9 @@ pub(super) fn response(response: &wit::Response, documents: usize, top_n: Option
     })
 }
 
+/// Most time that a guest may have its caller wait before the next try.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3_600);
+
 /// A guest's error as the host's. A guest passes on what it was told, most often: then the error says whose it is.
 pub(super) fn error(error: Error, limits: &RequestLimits, used: Used) -> RerankError {
     let cut = |text: String| cut(&text, MAX_MESSAGE_BYTES);
@@ -67,7 +70,11 @@ pub(super) fn error(error: Error, limits: &RequestLimits, used: Used) -> RerankE
         }
         Error::Overloaded(milliseconds) => deferred(true, milliseconds, used.deferral),
         Error::Unavailable(milliseconds) => deferred(false, milliseconds, used.deferral),
-        Error::DeadlineExceeded => RerankError::DeadlineExceeded { limit: limits.max_wall },
+        Error::DeadlineExceeded => match used.late {
+            Some(Late::Request) => RerankError::DeadlineExceeded { limit: limits.max_wall },
+            Some(Late::Callee(tenant)) => RerankError::Late { callee: Some(tenant) },
+            None => RerankError::Late { callee: None },
+        },
         Error::Internal(message) if used.callee_failed => GuestFault::Callee(cut(message)).into(),
         Error::Internal(message) => GuestFault::Reported(cut(message)).into(),
     }
@@ -75,7 +82,7 @@ pub(super) fn error(error: Error, limits: &RequestLimits, used: Used) -> RerankE
 
 /// What a guest that has its caller try again was told itself.
 fn deferred(is_overloaded: bool, milliseconds: u32, told: Option<Deferral>) -> RerankError {
-    let retry_after = Duration::from_millis(milliseconds.into());
+    let retry_after = Duration::from_millis(milliseconds.into()).min(MAX_RETRY_AFTER);
     match told {
         // One built for 0.1.0 is told that the host is overloaded: its contract has no other word.
         Some(Deferral::Device(fault)) => {

@@ -65,6 +65,15 @@ pub(super) enum Deferral {
     Callee(BusyCallee),
 }
 
+/// Whose time was over.
+#[derive(Debug, Clone)]
+pub(super) enum Late {
+    /// The request's.
+    Request,
+    /// A call's of this tenant.
+    Callee(Arc<str>),
+}
+
 /// What a request has used, over all calls.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Used {
@@ -76,6 +85,8 @@ pub(super) struct Used {
     pub(super) inference: Duration,
     /// Why the guest was last told to try again.
     pub(super) deferral: Option<Deferral>,
+    /// Whose time was over when the guest was last told that one was.
+    pub(super) late: Option<Late>,
     /// Whether a tenant that the guest called failed.
     pub(super) callee_failed: bool,
 }
@@ -193,7 +204,10 @@ impl Inference {
                 self.used.deferral = Some(Deferral::Queue);
                 Err(Error::Overloaded(milliseconds(retry_after)))
             }
-            Err(ScoreError::DeadlineExceeded) => Err(Error::DeadlineExceeded),
+            Err(ScoreError::DeadlineExceeded) => {
+                self.used.late = Some(Late::Request);
+                Err(Error::DeadlineExceeded)
+            }
         }
     }
 }

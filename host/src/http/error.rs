@@ -29,7 +29,7 @@ pub(super) enum HttpError {
     #[error("the tenant is starting: try again in a second")]
     Starting,
     /// The key is good, but its tenant could not be loaded.
-    #[error("tenant {tenant} is not being served: {reason}")]
+    #[error("tenant {tenant} is not being served: `assay tenant show {tenant}` tells its operator why")]
     Unavailable {
         /// The tenant.
         tenant: TenantName,
@@ -167,7 +167,7 @@ impl HttpError {
                 RerankError::Overloaded { .. } | RerankError::TooManyRequests { .. } => StatusCode::TOO_MANY_REQUESTS,
                 RerankError::Deferred { is_overloaded: true, .. } => StatusCode::TOO_MANY_REQUESTS,
                 RerankError::Unavailable { .. } | RerankError::Deferred { .. } => StatusCode::SERVICE_UNAVAILABLE,
-                RerankError::DeadlineExceeded { .. } => StatusCode::GATEWAY_TIMEOUT,
+                RerankError::DeadlineExceeded { .. } | RerankError::Late { .. } => StatusCode::GATEWAY_TIMEOUT,
                 RerankError::Guest(_) => StatusCode::BAD_GATEWAY,
                 RerankError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
@@ -216,8 +216,10 @@ impl HttpError {
                 | RerankError::TooManyRequests { .. }
                 | RerankError::Overloaded { .. }
                 | RerankError::DeadlineExceeded { .. } => "limit",
-                RerankError::Guest(_) | RerankError::Deferred { callee: None, .. } => "guest",
-                RerankError::Deferred { callee: Some(_), .. } => "callee",
+                RerankError::Guest(_)
+                | RerankError::Deferred { callee: None, .. }
+                | RerankError::Late { callee: None } => "guest",
+                RerankError::Deferred { callee: Some(_), .. } | RerankError::Late { callee: Some(_) } => "callee",
                 RerankError::Unavailable { .. } => "device",
                 RerankError::Internal(_) => "host",
             },

@@ -87,7 +87,7 @@ impl Keyless {
     /// Whether callers without a key are answered now.
     fn answers(&self, platform: &Platform) -> bool {
         let is_loaded_or_loading = self.tenant.get().is_none_or(Option::is_some);
-        is_loaded_or_loading && (self.until == KeylessUntil::End || platform.is_empty())
+        is_loaded_or_loading && (self.until == KeylessUntil::End || platform.is_untouched())
     }
 }
 

@@ -15,7 +15,7 @@ use super::error::HttpError;
 use crate::rerank::{GuestFault, RerankError, Response, Timings};
 use crate::telemetry::logs::ACCESS;
 use crate::telemetry::traces::{self, Field, Kind, Outcome, Span, Told, Tracer};
-use crate::telemetry::{HttpCounts, LineLimit, RequestId};
+use crate::telemetry::{HttpCounts, LineLimit, RequestId, RequestLines};
 use crate::tenant::LiveTenant;
 
 /// What the log calls the status of a request whose caller went away, as nginx does.
@@ -28,8 +28,10 @@ const TRACEPARENT: HeaderName = HeaderName::from_static(traces::TRACEPARENT);
 #[derive(Debug)]
 pub(super) struct Books {
     counts: Arc<HttpCounts>,
-    /// Bounds on the lines about requests for which no tenant answers.
     no_key: LineLimit,
+    /// Bounds on the lines about requests for which no tenant answers.
+    others: RequestLines,
+    /// Bounds the lines about faults of the host, whosever request meets them.
     faults: LineLimit,
     /// Where sampled requests' spans go.
     tracer: Option<Arc<Tracer>>,
@@ -37,8 +39,8 @@ pub(super) struct Books {
 
 impl Books {
     pub(super) fn new(counts: &Arc<HttpCounts>, tracer: Option<Arc<Tracer>>) -> Arc<Self> {
-        let (no_key, faults) = Default::default();
-        Arc::new(Self { counts: Arc::clone(counts), no_key, faults, tracer })
+        let (no_key, others, faults) = Default::default();
+        Arc::new(Self { counts: Arc::clone(counts), no_key, others, faults, tracer })
     }
 }
 
@@ -142,6 +144,7 @@ impl Record {
         };
         let callee = match error {
             HttpError::Rerank(RerankError::Deferred { callee: Some(callee), .. }) => Some(Arc::clone(&callee.tenant)),
+            HttpError::Rerank(RerankError::Late { callee: Some(tenant) }) => Some(Arc::clone(tenant)),
             _ => None,
         };
         self.failure = Some(Failure { kind: error.kind(), limit: error.limit(), guest, callee });
@@ -188,7 +191,7 @@ impl Record {
     fn tell_of(&self, failure: &Failure) {
         let (limit, now) = (failure.limit.unwrap_or("-"), Instant::now());
         let (request_id, tenant) = (&self.id, self.tenant());
-        let lines = self.tenant.as_ref().map_or(&self.books.faults, |tenant| tenant.lines());
+        let lines = self.tenant.as_ref().map_or(&self.books.others, |tenant| tenant.lines());
         match failure.kind {
             "no-key" => {
                 if let Some(unwritten) = self.books.no_key.pass(now) {
@@ -196,18 +199,22 @@ impl Record {
                 }
             }
             "guest" => {
-                if let (Some(fault), Some(unwritten)) = (&failure.guest, lines.pass(now)) {
-                    let (fault, cause) = (fault.kind(), trap(fault));
-                    warn!(%request_id, tenant, fault, cause, limit, unwritten, "the guest failed");
+                let Some(unwritten) = lines.guest.pass(now) else { return };
+                match &failure.guest {
+                    Some(fault) => {
+                        let (fault, cause) = (fault.kind(), trap(fault));
+                        warn!(%request_id, tenant, fault, cause, limit, unwritten, "the guest failed");
+                    }
+                    None => warn!(%request_id, tenant, unwritten, "the guest has its caller try again, or gives up"),
                 }
             }
             "limit" => {
-                if let Some(unwritten) = lines.pass(now) {
+                if let Some(unwritten) = lines.limit.pass(now) {
                     warn!(%request_id, tenant, limit, unwritten, "a limit was met");
                 }
             }
             "callee" => {
-                if let (Some(callee), Some(unwritten)) = (&failure.callee, lines.pass(now)) {
+                if let (Some(callee), Some(unwritten)) = (&failure.callee, lines.callee.pass(now)) {
                     warn!(%request_id, tenant, %callee, unwritten, "a tenant that the guest calls cannot answer");
                 }
             }

@@ -182,7 +182,12 @@ fn models(devices: &[&DeviceReading], writer: &mut Writer<'_>) -> Result<(), Err
             labels.push(("kind", kind.to_owned()));
             (labels, bytes as f64)
         };
-        [of("weights", model.weights_bytes), of("activations", model.arena_bytes), of("buffers", model.io_bytes)]
+        [
+            of("weights", model.weights_bytes),
+            of("activations", model.arena_bytes),
+            of("buffers", model.io_bytes),
+            of("host", model.host_bytes),
+        ]
     });
     writer.gauges("assay_model_memory_bytes", "Device memory; models share that of activations.", memory)?;
     let holders = models().map(|(labels, model)| (labels, model.holders as f64));

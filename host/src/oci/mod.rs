@@ -127,17 +127,17 @@ pub(crate) fn fetch(argument: &str, limit_bytes: u64) -> Result<Vec<u8>, OciErro
     Ok(component)
 }
 
-/// Publishes a component as `oci://HOST/NAME:TAG`. Gives the reference with the digest that it has there.
+/// Publishes a component, which messages call by `name`, as `oci://HOST/NAME:TAG`. Gives the reference with the digest that it has there.
 ///
 /// # Errors
 /// See [`OciError`].
-pub(crate) fn push(argument: &str, component: &[u8]) -> Result<String, OciError> {
+pub(crate) fn push(argument: &str, name: &str, component: &[u8]) -> Result<String, OciError> {
     let reference = Reference::parse(argument)?;
     if reference.digest.is_some() {
         return Err(reference.refused("what is published gets its digest from its content: name oci://HOST/NAME:TAG"));
     }
     let (imports, exports) = interfaces(component)
-        .map_err(|why| OciError::NoComponent { reference: "the file".to_owned(), why: why.to_owned() })?;
+        .map_err(|why| OciError::NoComponent { reference: name.to_owned(), why: why.to_owned() })?;
     let layer = json!({"mediaType": LAYER, "digest": digest(component), "size": component.len()});
     let config = json!({
         "architecture": "wasm",
@@ -220,7 +220,7 @@ mod tests {
         let error = fetch("oci://localhost/guest:1", 1).unwrap_err().to_string();
         assert!(error.contains("sha256"), "{error}");
         let pinned = format!("oci://localhost/guest@sha256:{}", "0".repeat(64));
-        let error = push(&pinned, &[]).unwrap_err().to_string();
+        let error = push(&pinned, "guest.wasm", &[]).unwrap_err().to_string();
         assert!(error.contains("TAG"), "{error}");
     }
 
@@ -231,8 +231,8 @@ mod tests {
             (b"\0asm\x01\0\0\0", "core module"),
             (b"\0asm\x0d\0\x01\0\xff\xff", "damaged"),
         ] {
-            let error = push("oci://localhost/guest:1", bytes).unwrap_err().to_string();
-            assert!(error.contains("no WebAssembly component") && error.contains(why), "{error}");
+            let error = push("oci://localhost/guest:1", "guest.wasm", bytes).unwrap_err().to_string();
+            assert!(error.contains("guest.wasm is no WebAssembly component") && error.contains(why), "{error}");
         }
     }
 }

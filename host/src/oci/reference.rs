@@ -25,16 +25,27 @@ pub(super) struct Reference {
     pub(super) digest: Option<String>,
 }
 
-/// Whether an argument names a component in a registry.
+/// Whether an argument names a component elsewhere than in a file. [`Reference::parse`] says what is wrong with others
+/// than `oci://`.
 #[must_use]
 pub(crate) fn is_reference(argument: &str) -> bool {
-    argument.starts_with(SCHEME)
+    argument.contains("://")
 }
 
 /// Whether it is one of sha256.
 pub(super) fn is_digest(text: &str) -> bool {
     let hex = text.strip_prefix("sha256:").unwrap_or_default();
     hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether `HOST[:PORT]` is this machine.
+pub(super) fn is_here(host: &str) -> bool {
+    let host = match host.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => host,
+    };
+    host == "localhost"
+        || host.trim_matches(['[', ']']).parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
 
 impl Reference {
@@ -65,6 +76,10 @@ impl Reference {
         // Other tools take a first part that is no host for a name in a registry of their own.
         if !(host.contains(['.', ':']) || host == "localhost") || !host.bytes().all(is_host) {
             return Err(wrong("name the registry's host first: oci://HOST/NAME"));
+        }
+        let port = host.rsplit_once(':').map(|(_, port)| port).filter(|port| port.bytes().all(|b| b.is_ascii_digit()));
+        if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+            return Err(wrong("a port is a number up to 65535"));
         }
         let (path, digest) = match path.split_once('@') {
             Some((path, digest)) => (path, Some(digest)),
@@ -107,12 +122,7 @@ impl Reference {
 
     /// Whether the registry is on this machine.
     pub(super) fn is_here(&self) -> bool {
-        let host = match self.host.rsplit_once(':') {
-            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-            _ => &self.host,
-        };
-        host == "localhost"
-            || host.trim_matches(['[', ']']).parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+        is_here(&self.host)
     }
 
     /// An error of this reference.
@@ -168,6 +178,8 @@ mod tests {
             ("alpine", "oci://HOST/NAME"),
             ("oci://guest:1", "host"),
             ("oci://acme/guest:1", "host"),
+            ("oci://127.0.0.1:99999/guest", "65535"),
+            ("OCI://ghcr.io/guest", "oci://HOST/NAME"),
             ("oci://ghcr.io/", "name"),
             ("oci://ghcr.io/A b", "name"),
             ("oci://ghcr.io/a/../b", "name"),

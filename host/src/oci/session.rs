@@ -15,13 +15,19 @@ use serde::Deserialize;
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
-use super::reference::Reference;
+use super::reference::{Reference, is_here};
 
 /// Most time to connect.
 const MAX_CONNECT: Duration = Duration::from_secs(30);
 
+/// Most time until an answer begins.
+const MAX_ANSWER: Duration = Duration::from_secs(30);
+
 /// Most time of one request with its answer.
 const MAX_REQUEST: Duration = Duration::from_secs(300);
+
+/// Most redirects to where a registry keeps what is asked for.
+const MAX_REDIRECTS: usize = 5;
 
 /// Most bytes of an answer that only says how it went.
 const MAX_WORDS: u64 = 64 << 10;
@@ -47,6 +53,12 @@ pub(crate) enum Failure {
         status: StatusCode,
         /// Whether there are credentials.
         had_some: bool,
+    },
+    /// It keeps what is asked for elsewhere, where it is refused.
+    #[error("the place that the registry names answers {status}")]
+    Elsewhere {
+        /// Of HTTP.
+        status: StatusCode,
     },
     /// It sends more than it may.
     #[error("the registry sends more than {limit_bytes} bytes where no more are expected")]
@@ -120,8 +132,10 @@ impl Session {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(MAX_CONNECT))
+            .timeout_recv_response(Some(MAX_ANSWER))
             .timeout_global(Some(MAX_REQUEST))
-            .max_redirects(5)
+            // Followed here, where the rules of a registry's address hold for them too.
+            .max_redirects(0)
             .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))
             .build();
         Ok(Self {
@@ -135,14 +149,35 @@ impl Session {
 
     /// What is at a path of the repository, if it has no more bytes than this.
     pub(super) fn get(&mut self, path: &str, accept: Option<&str>, limit_bytes: u64) -> Result<Vec<u8>, Failure> {
-        let url = self.url(path);
-        let answer = self.send(&url, |session| {
-            let request = session.agent.get(&url);
-            let request = accept.map_or_else(|| session.agent.get(&url), |accept| request.header("accept", accept));
-            session.authorized(request, &url).call()
-        })?;
-        let answer = expect(answer, &[StatusCode::OK])?;
-        read(answer.into_body(), limit_bytes)
+        let mut url = self.url(path);
+        for _ in 0..=MAX_REDIRECTS {
+            let answer = self.send(&url, |session| {
+                let request = session.agent.get(&url);
+                let request = accept.map_or_else(|| session.agent.get(&url), |accept| request.header("accept", accept));
+                session.authorized(request, &url).call()
+            })?;
+            match answer.status() {
+                status if status.is_redirection() => url = self.place(answer.headers())?,
+                // Whoever keeps it was given no credentials.
+                status if status != StatusCode::OK && !self.is_own(&url) => return Err(Failure::Elsewhere { status }),
+                _ => return read(expect(answer, &[StatusCode::OK])?.into_body(), limit_bytes),
+            }
+        }
+        Err(Failure::Nonsense("it redirects again and again"))
+    }
+
+    /// The place that an answer names: with TLS, unless it is on this machine and the registry is.
+    fn place(&self, headers: &HeaderMap) -> Result<String, Failure> {
+        let place = header(headers, "location").ok_or(Failure::Nonsense("an answer that names no place"))?;
+        if place.starts_with('/') && !place.starts_with("//") {
+            return Ok(format!("{}{place}", self.origin));
+        }
+        let plain = place.strip_prefix("http://").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+        let is_allowed = |host: &str| self.origin.starts_with("http://") && is_here(host);
+        match place.starts_with("https://") || plain.is_some_and(is_allowed) {
+            true => Ok(place),
+            false => Err(Failure::Nonsense("it names a place without TLS")),
+        }
     }
 
     /// Stores bytes under their digest, unless they are there.
@@ -154,8 +189,7 @@ impl Session {
         let url = self.url("blobs/uploads/");
         let begun = self.send(&url, |session| session.authorized(session.agent.post(&url), &url).send_empty())?;
         let begun = expect(begun, &[StatusCode::ACCEPTED])?;
-        let place = header(begun.headers(), "location").ok_or(Failure::Nonsense("no place for the upload"))?;
-        let place = if place.starts_with('/') { format!("{}{place}", self.origin) } else { place };
+        let place = self.place(begun.headers())?;
         let separator = if place.contains('?') { '&' } else { '?' };
         let url = format!("{place}{separator}digest={digest}");
         let put = self.send(&url, |session| {

@@ -78,7 +78,7 @@ impl From<RerankError> for CallError {
             RerankError::Unavailable { retry_after, .. } | RerankError::Deferred { retry_after, .. } => {
                 Self::unavailable_for(retry_after)
             }
-            RerankError::DeadlineExceeded { .. } => Self::DeadlineExceeded,
+            RerankError::DeadlineExceeded { .. } | RerankError::Late { .. } => Self::DeadlineExceeded,
             RerankError::Guest(_) => Self::Internal(cut(&error.to_string(), MAX_MESSAGE_BYTES)),
             RerankError::Internal(message) => Self::Internal(message),
         }

@@ -41,6 +41,17 @@ impl LineLimit {
     }
 }
 
+/// The bounds on the lines about a tenant's requests, one of each kind: a flood of one hides no other.
+#[derive(Debug, Default)]
+pub struct RequestLines {
+    /// Faults of its guest.
+    pub guest: LineLimit,
+    /// Limits that were met.
+    pub limit: LineLimit,
+    /// Tenants that it calls and that cannot answer.
+    pub callee: LineLimit,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,6 @@ pub mod traces;
 
 pub use histogram::Histogram;
 pub use http_counts::{Happening, HttpCounts, HttpReading};
-pub use line_limit::LineLimit;
+pub use line_limit::{LineLimit, RequestLines};
 pub use process::{Process, ProcessReading};
 pub use request_id::RequestId;

@@ -438,7 +438,7 @@ impl From<RerankError> for AdminError {
             RerankError::Internal(_)
             | RerankError::Unavailable { .. }
             | RerankError::Overloaded { .. }
-            | RerankError::Deferred { .. } => Self::host(error.to_string()),
+            | RerankError::Deferred { callee: Some(_), .. } => Self::host(error.to_string()),
             _ => Self::command(error.to_string()),
         }
     }

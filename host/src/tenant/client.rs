@@ -37,10 +37,13 @@ pub enum ClientError {
     /// The connection broke. The server may or may not have carried out the request.
     #[error("the server went away: {0}")]
     Gone(io::Error),
-    /// The reply is invalid, perhaps because the server ended or has another version.
+    /// The server ended before it replied.
     #[error(
-        "the server ended before it replied, so the command may have been carried out or not: `assay tenant show` tells ({0})"
+        "the server ended before it replied, so the command may have been carried out or not: `assay tenant show` tells"
     )]
+    Ended,
+    /// The reply is not what this version reads.
+    #[error("the server's reply cannot be read, perhaps because it is of another version: {0}")]
     Reply(serde_json::Error),
 }
 
@@ -81,6 +84,9 @@ impl AdminClient {
         self.stream.write_all(&text).map_err(ClientError::Gone)?;
         let mut line = String::new();
         BufReader::new(self.stream).read_line(&mut line).map_err(ClientError::Gone)?;
+        if !line.ends_with('\n') {
+            return Err(ClientError::Ended);
+        }
         serde_json::from_str(&line).map_err(ClientError::Reply)
     }
 }

@@ -19,7 +19,7 @@ use super::{Action, Platform, RegistryError, TenantLimits, TenantName, links};
 use crate::device::LoadedModel;
 use crate::guest::{Call, CallTerms, Guest, Models, Unlisted};
 use crate::model::{ModelError, ModelInfo, ModelRevision};
-use crate::rerank::{Request, RerankError, Response};
+use crate::rerank::{Request, Response};
 
 /// Most wall-clock time of a deployment's test request.
 const MAX_SMOKE_WALL: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ const STAND_ALONE: &str = "stand-alone";
 impl Platform {
     pub(super) fn deploy(&self, tenant: &TenantName, change: &Change, by: String) -> Result<Reply, AdminError> {
         if let Some(limits) = &change.limits {
-            check(tenant, limits)?;
+            check(limits)?;
         }
         let before = self.current_deployment(tenant)?;
         let deployment = self.plan(tenant, change, before.as_ref(), by)?;
@@ -47,7 +47,6 @@ impl Platform {
         self.check_links(tenant, &parts.deployment)?;
         self.wake_callees(&parts.deployment);
         self.smoke(&parts).map_err(|error| {
-            let error = AdminError::from(error);
             let message = format!("the guest did not answer the request it was tried with: {}", error.message);
             AdminError { message, ..error }
         })?;
@@ -148,7 +147,7 @@ impl Platform {
         limits: TenantLimits,
         by: String,
     ) -> Result<Reply, AdminError> {
-        check(tenant, &limits)?;
+        check(&limits)?;
         let (_, current) = self.current(tenant)?;
         let other_models = self.other_models(&limits, &current.model, &current.models(), &[])?;
         let before = current.clone();
@@ -161,8 +160,8 @@ impl Platform {
             None => self.ready(tenant, deployment)?,
         };
         self.start_one(&parts).map_err(|error| {
-            let error = AdminError::from(error);
-            AdminError { message: format!("no instance could start under these limits: {}", error.message), ..error }
+            let message = format!("no instance could start under these limits: {}", error.message);
+            AdminError { message, ..error }
         })?;
         self.commit(tenant, parts, Some(&before), Action::Limits, |mine, now| {
             (&mine.component, mine.models(), &mine.links) == (&now.component, now.models(), &now.links)
@@ -310,7 +309,7 @@ impl Platform {
             self.compiler.compile(&name, &blob, &self.compiled_dir, info).await
         };
         let began = Instant::now();
-        let compiled = self.tokio.block_on(compiled);
+        let compiled = self.wait(compiled)?;
         self.compiles.count(compiled.is_ok(), began.elapsed());
         compiled.map_err(failed)?;
         let found = self.runtime.find_prepared(&name, component, &info.revision)?;
@@ -318,7 +317,7 @@ impl Platform {
     }
 
     /// Tests a version with the host's own request, under the version's limits but outside the tenant's quotas.
-    fn smoke(&self, parts: &Parts) -> Result<Response, RerankError> {
+    fn smoke(&self, parts: &Parts) -> Result<Response, AdminError> {
         let mut limits = parts.deployment.limits.request();
         limits.max_wall = limits.max_wall.min(MAX_SMOKE_WALL);
         let mut documents = vec!["A reranker puts documents in order.".to_owned(), "Rain is wet.".to_owned()];
@@ -329,15 +328,15 @@ impl Platform {
         let (arrived, models, links) = (Instant::now(), parts.models.clone(), parts.links.clone());
         let (payer, terms) =
             (parts.deployment.limits.payer(OPERATOR, None), CallTerms { is_trial: true, ..CallTerms::default() });
-        self.tokio.block_on(parts.guest.call(Call { request, arrived, models, links, payer, terms }))
+        Ok(self.wait(parts.guest.call(Call { request, arrived, models, links, payer, terms }))??)
     }
 
     /// Starts an instance under a version's limits and drops it, to see that one can. It is asked nothing: what else a
     /// request needs may not be there now.
-    fn start_one(&self, parts: &Parts) -> Result<(), RerankError> {
+    fn start_one(&self, parts: &Parts) -> Result<(), AdminError> {
         let payer = parts.deployment.limits.payer(OPERATOR, None);
         let limits = parts.deployment.limits.request();
-        self.tokio.block_on(parts.guest.start_one(parts.models.default.info(), payer, limits))
+        Ok(self.wait(parts.guest.start_one(parts.models.default.info(), payer, limits))??)
     }
 
     pub(super) fn put_in_place(&self, parts: Parts) -> Arc<LiveTenant> {
@@ -354,11 +353,6 @@ impl Platform {
 }
 
 /// Limits may come from another program over the socket, so the server checks them itself.
-fn check(tenant: &TenantName, limits: &TenantLimits) -> Result<(), AdminError> {
-    limits.check().map_err(|error| AdminError::command(error.to_string()))?;
-    if limits.callers.contains(tenant) {
-        let message = format!("`callers` names {tenant} itself: a tenant cannot call itself, so leave it out");
-        return Err(AdminError::command(message));
-    }
-    Ok(())
+fn check(limits: &TenantLimits) -> Result<(), AdminError> {
+    limits.check().map_err(|error| AdminError::command(error.to_string()))
 }

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use super::admin::{AdminError, ShownLink};
 use super::link_graph::LinkGraph;
 use super::records::{Deployment, TenantLink};
-use super::serving::{Serving, answering};
+use super::serving::{Activity, Serving, answering};
 use super::{Platform, RegistryError, TenantName};
 use crate::guest::{CallTerms, Link, Links, Reranks};
 use crate::limits::MAX_CHAIN_DEPTH;
@@ -19,6 +19,9 @@ use crate::rerank::{CallError, GuestFault, Request, RerankError, Response};
 
 /// Most callers that a message names.
 const MAX_SHOWN: usize = 8;
+
+/// Between the name of a limit and the tenant whose it is.
+const OF_TENANT: &str = " of tenant ";
 
 /// A tenant as another one's guest calls it: whatever version serves at the time.
 #[derive(Debug)]
@@ -50,7 +53,9 @@ impl Callee {
             RerankError::Guest(GuestFault::Reported(message)) => CallError::Internal(message),
             RerankError::Guest(fault) => CallError::Internal(format!("its guest failed ({})", fault.kind())),
             RerankError::TooLarge { limit, requested, allowed } => {
-                CallError::TooLarge { limit: format!("{limit} of tenant {}", self.name), requested, allowed }
+                // Of one further down the chain it is told already.
+                let limit = if limit.contains(OF_TENANT) { limit } else { format!("{limit}{OF_TENANT}{}", self.name) };
+                CallError::TooLarge { limit, requested, allowed }
             }
             other => other.into(),
         }
@@ -187,7 +192,10 @@ impl Platform {
             Ok((_, version)) if !version.limits.callers.contains(tenant) => {
                 Some(format!("its limit `callers` does not name {tenant}"))
             }
-            Ok(_) => None,
+            Ok(_) => match self.serving.activity(callee) {
+                Some(Activity::Failed(_)) => Some("it is not being served".to_owned()),
+                _ => None,
+            },
         };
         let shown = |link: &TenantLink| ShownLink { link: link.clone(), trouble: trouble(&link.tenant) };
         version.links.iter().map(shown).collect()

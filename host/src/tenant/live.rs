@@ -13,7 +13,7 @@ use crate::guest::{Call, CallMeter, CallTerms, Guest, HeldMemory, Links, Members
 use crate::limits::{AdmittedRequest, CALL_DEPTHS, MAX_CHAIN_DEPTH, RequestLimits, TokenRate};
 use crate::model::{DefaultScores, ModelInfo};
 use crate::rerank::{Activation, CallError, Request, RerankError, Response, Timings};
-use crate::telemetry::LineLimit;
+use crate::telemetry::RequestLines;
 use crate::telemetry::traces::{Field, Outcome, Span, Told};
 
 /// One version of a tenant, ready for requests. A request stays on the version it began on. All versions of a tenant
@@ -36,7 +36,7 @@ pub struct LiveTenant {
     /// Bytes of the bodies of its requests.
     body_bytes: Arc<TokenRate>,
     /// Bounds the log's lines about its requests.
-    lines: Arc<LineLimit>,
+    lines: Arc<RequestLines>,
     /// Whether the guest honours each setting that was asked for so far. The names are constants of the host's own.
     honoured: Mutex<HashMap<&'static str, bool>>,
     /// Its place and memory among all guests.
@@ -133,9 +133,9 @@ impl LiveTenant {
         &self.name
     }
 
-    /// The bound on the log's lines about its requests.
+    /// The bounds on the log's lines about its requests.
     #[must_use]
-    pub fn lines(&self) -> &LineLimit {
+    pub fn lines(&self) -> &RequestLines {
         &self.lines
     }
 

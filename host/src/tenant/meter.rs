@@ -198,7 +198,7 @@ impl From<&RerankError> for Ending {
             RerankError::Overloaded { .. } | RerankError::TooManyRequests { .. } | RerankError::Deferred { .. } => {
                 Self::TurnedAway
             }
-            RerankError::DeadlineExceeded { .. } => Self::Late,
+            RerankError::DeadlineExceeded { .. } | RerankError::Late { .. } => Self::Late,
             RerankError::Guest(_) => Self::GuestFault,
             RerankError::Unavailable { .. } | RerankError::Internal(_) => Self::HostFault,
         }

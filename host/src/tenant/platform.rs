@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::admin::{AdminError, AdminRequest, Command, Description, HeldModel, OpenedModel, Reply, Stored};
 use super::blobs::Blobs;
@@ -67,13 +68,15 @@ pub struct Platform {
     pub(super) models: ModelStore,
     pub(super) compiled_dir: PathBuf,
     pub(super) compiler: CompilerOptions,
-    pub(super) tokio: Handle,
+    tokio: Handle,
     device_options: DeviceOptions,
     device: OnceLock<Arc<Device>>,
     pub(super) serving: Arc<Serving>,
     pub(super) pins: Pins,
     /// Room for compiler processes.
     pub(super) compiling: Semaphore,
+    /// Cancelled when the process is about to end: what a change waits for uses the runtime's timers.
+    ending: CancellationToken,
     /// Held while a change is committed.
     changing: Mutex<()>,
     /// Revocations that are in force and not stored yet.
@@ -135,6 +138,7 @@ impl Platform {
             device_options,
             device: OnceLock::new(),
             serving: Arc::default(),
+            ending: CancellationToken::new(),
             pins: Pins::default(),
             compiling: Semaphore::new(cores().min(MAX_COMPILERS)),
             changing: Mutex::default(),
@@ -201,6 +205,9 @@ impl Platform {
     pub fn begin(&self) -> Result<(), AdminError> {
         let keys = self.registry.keys()?.into_iter().map(|(hash, key)| (hash, key.tenant)).collect();
         self.serving.begin(self.registry.tenant_names()?, keys);
+        if self.registry.has_history()? {
+            self.serving.take();
+        }
         self.has_begun.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -303,10 +310,26 @@ impl Platform {
         Counts { device_fails, ..self.serving.counts() }
     }
 
-    /// Whether there is neither a tenant nor a key.
+    /// Ends what changes wait for, before the runtime ends. They fail, and change nothing.
+    pub fn stop_changes(&self) {
+        self.ending.cancel();
+    }
+
+    /// Waits for work of a change, unless the process is about to end.
+    pub(super) fn wait<T>(&self, work: impl Future<Output = T>) -> Result<T, AdminError> {
+        self.tokio.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.ending.cancelled() => Err(AdminError::host("the server is being stopped")),
+                done = work => Ok(done),
+            }
+        })
+    }
+
+    /// Whether there never was a tenant or a key: removing the last one does not let everybody in again.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.serving.is_empty()
+    pub fn is_untouched(&self) -> bool {
+        self.serving.is_untouched()
     }
 
     /// Stores a component. A command must name its hash within an hour, or a sweep may remove it.

@@ -190,11 +190,28 @@ impl Registry {
     /// # Errors
     /// The store failed.
     pub fn current_deployments(&self) -> Result<Vec<(TenantName, Deployment)>, RegistryError> {
-        let current = self.tenants()?.into_iter().map(|TenantRecord { name, current, .. }| {
-            let deployment = self.deployment(&name, current)?;
-            Ok((name, deployment))
-        });
-        current.collect()
+        // In one transaction: a tenant may be removed meanwhile.
+        self.read(|transaction| {
+            let (tenants, versions) = (transaction.open_table(TENANTS)?, transaction.open_table(DEPLOYMENTS)?);
+            let mut found = Vec::new();
+            for entry in tenants.iter()? {
+                let TenantRecord { name, current, .. } = decode(entry?.1.value())?;
+                let version = versions.get((name.as_str(), current))?;
+                let version = version
+                    .ok_or_else(|| corrupted(&RegistryError::NoVersion { tenant: name.clone(), version: current }))?;
+                let version = decode(version.value())?;
+                found.push((name, version));
+            }
+            Ok(found)
+        })
+    }
+
+    /// Whether anything was ever recorded of a tenant or a key.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub fn has_history(&self) -> Result<bool, RegistryError> {
+        self.read(|transaction| Ok(transaction.open_table(HISTORY)?.first()?.is_some()))
     }
 
     /// A tenant's history, oldest first. Works for removed tenants too.

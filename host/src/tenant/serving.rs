@@ -71,6 +71,8 @@ pub(super) struct Serving {
     tables: RwLock<Tables>,
     /// Whether what answers callers without a key is being loaded.
     keyless_starts: AtomicBool,
+    /// Whether there ever was a tenant or a key.
+    is_taken: AtomicBool,
     changed: watch::Sender<()>,
 }
 
@@ -85,6 +87,9 @@ struct Tables {
 impl Serving {
     /// Fills the tables: every tenant is starting.
     pub(super) fn begin(&self, tenants: Vec<TenantName>, keys: Vec<(KeyHash, TenantName)>) {
+        if !tenants.is_empty() || !keys.is_empty() {
+            self.take();
+        }
         let mut tables = self.write();
         tables.tenants.extend(tenants.into_iter().map(|tenant| (tenant, Activity::Starting)));
         tables.keys.extend(keys.into_iter().map(|(hash, tenant)| (hash.0, caller(tenant))));
@@ -98,10 +103,14 @@ impl Serving {
         self.read().keys.get(&hash.0).cloned()
     }
 
-    /// Whether there is neither a tenant nor a key.
-    pub(super) fn is_empty(&self) -> bool {
-        let tables = self.read();
-        tables.tenants.is_empty() && tables.keys.is_empty()
+    /// Whether there never was a tenant or a key.
+    pub(super) fn is_untouched(&self) -> bool {
+        !self.is_taken.load(Ordering::Relaxed)
+    }
+
+    /// Says that there is a tenant or a key, or was one.
+    pub(super) fn take(&self) {
+        self.is_taken.store(true, Ordering::Relaxed);
     }
 
     /// Says whether what answers callers without a key is being loaded.
@@ -129,6 +138,7 @@ impl Serving {
         make: impl FnOnce(Option<&LiveTenant>) -> LiveTenant,
         name: &TenantName,
     ) -> Arc<LiveTenant> {
+        self.take();
         let mut tables = self.write();
         let before = tables.tenants.get(name).and_then(Activity::live).cloned();
         let tenant = Arc::new(make(before.as_deref()));
@@ -171,6 +181,7 @@ impl Serving {
     }
 
     pub(super) fn add_key(&self, hash: KeyHash, tenant: TenantName) {
+        self.take();
         self.write().keys.insert(hash.0, caller(tenant));
     }
 

@@ -132,7 +132,7 @@ impl CpuEngine {
         Ok(DeviceMemory {
             weights_bytes: PackedModel::bytes_of(isa, format, architecture),
             arena_bytes: device.threads() as u64 * needs.bytes(),
-            io_bytes: 0,
+            ..DeviceMemory::default()
         })
     }
 
@@ -243,6 +243,7 @@ impl Engine for CpuEngine {
             weights_bytes: self.weights_bytes,
             arena_bytes: self.device.arena_bytes(),
             io_bytes: (outputs.capacity() * size_of::<f32>()) as u64,
+            host_bytes: 0,
         }
     }
 

@@ -19,7 +19,7 @@ mod stand_in;
 use crate::architecture::{Architecture, Head, Pooling};
 use config::labels;
 pub(crate) use names::{Intermediate, Names, QueryKeyValue};
-pub use stand_in::{stand_in, stand_in_architecture};
+pub use stand_in::{stand_in, stand_in_architecture, stand_in_tensors};
 
 /// Every supported family.
 const FAMILIES: &[Family] = &[

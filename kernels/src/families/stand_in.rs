@@ -1,9 +1,11 @@
-//! A model with random weights in the default model's shape: what measurements compute where no model is at hand. Its
-//! scores mean nothing.
+//! Models of random weights: what measurements compute where no model is at hand. Their scores mean nothing. One is in
+//! memory, in the default model's shape; files of others are made from the names and shapes of their tensors.
 
-use super::read_config;
+use std::convert::Infallible;
+
+use super::{Config, ConfigError, Names, QueryKeyValue, read_config};
 use crate::architecture::Architecture;
-use crate::weights::{Linear, Model, Module, NormWeights, Source, Weights};
+use crate::weights::{LayerModule, Linear, Model, Module, NormWeights, Source, Weights};
 
 /// MiniLM-L6, a cross-encoder.
 const CONFIG: &[u8] =
@@ -44,7 +46,7 @@ impl Random {
 }
 
 impl Source for Random {
-    type Error = std::convert::Infallible;
+    type Error = Infallible;
 
     fn table(&mut self, _: Module, rows: usize, width: usize) -> Result<Vec<f32>, Self::Error> {
         Ok(self.numbers(rows * width, 1.0))
@@ -58,6 +60,65 @@ impl Source for Random {
 
     fn norm(&mut self, _: Module, width: usize, bias: bool) -> Result<NormWeights, Self::Error> {
         Ok(NormWeights { weight: vec![1.0; width], bias: bias.then(|| self.numbers(width, 0.2)) })
+    }
+}
+
+/// The tensors that files of a configuration have, by name and shape.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn stand_in_tensors(config: &[u8]) -> Result<Vec<(String, Vec<usize>)>, ConfigError> {
+    let config = Config::parse(config)?;
+    let architecture = config.architecture(None, None)?;
+    let mut list = Listed { names: &config.family.names, architecture: &architecture, tensors: Vec::new() };
+    let Ok(_) = Weights::collect(&architecture, &mut list);
+    Ok(list.tensors)
+}
+
+/// Lists what it is asked for, and gives nothing.
+struct Listed<'a> {
+    names: &'a Names,
+    architecture: &'a Architecture,
+    tensors: Vec<(String, Vec<usize>)>,
+}
+
+impl Listed<'_> {
+    fn add(&mut self, module: Module, shape: Vec<usize>, bias: bool) {
+        let name = self.names.of(module);
+        if bias {
+            self.tensors.push((format!("{name}.bias"), vec![shape[0]]));
+        }
+        self.tensors.push((format!("{name}.weight"), shape));
+    }
+}
+
+impl Source for Listed<'_> {
+    type Error = Infallible;
+
+    fn table(&mut self, module: Module, rows: usize, width: usize) -> Result<Vec<f32>, Infallible> {
+        self.add(module, vec![rows, width], false);
+        Ok(Vec::new())
+    }
+
+    fn linear(&mut self, module: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Infallible> {
+        let attention = &self.architecture.block.attention;
+        let outputs = match (module, self.names.query_key_value) {
+            // All three are in the query's tensor.
+            (Module::Layer(_, LayerModule::Query), QueryKeyValue::Fused(_)) => {
+                Some(outputs + 2 * attention.key_value_width())
+            }
+            (Module::Layer(_, LayerModule::Key | LayerModule::Value), QueryKeyValue::Fused(_)) => None,
+            _ => Some(outputs),
+        };
+        if let Some(outputs) = outputs {
+            self.add(module, vec![outputs, inputs], bias);
+        }
+        Ok(Linear { weight: Vec::new(), bias: None, inputs })
+    }
+
+    fn norm(&mut self, module: Module, width: usize, bias: bool) -> Result<NormWeights, Infallible> {
+        self.add(module, vec![width], bias);
+        Ok(NormWeights { weight: Vec::new(), bias: None })
     }
 }
 

@@ -112,6 +112,7 @@ impl BoundBuffers<'_> {
             BufferName::Tokens => slot.tokens(),
             BufferName::QueryTiles => slot.query_tiles(),
             BufferName::Rows => slot.rows(),
+            BufferName::Words => slot.words(),
             BufferName::Outputs => slot.outputs(),
             BufferName::Arena(name) => self.arena.buffer(name).as_entire_buffer_binding(),
             BufferName::Weight(name) => self.weights.buffer(name).as_entire_buffer_binding(),
@@ -123,7 +124,9 @@ impl BoundBuffers<'_> {
 
 fn is_of_slot(buffer: BufferName) -> bool {
     match buffer {
-        BufferName::Tokens | BufferName::QueryTiles | BufferName::Rows | BufferName::Outputs => true,
+        BufferName::Tokens | BufferName::QueryTiles | BufferName::Rows | BufferName::Words | BufferName::Outputs => {
+            true
+        }
         BufferName::Arena(_) | BufferName::Weight(_) => false,
     }
 }

@@ -4,7 +4,6 @@
 //! holds of its own: the weights on the device and the buffers of its batches in flight. After a fault of the device it
 //! loads the model again, from its files or from a copy that it keeps.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,14 +14,15 @@ use super::bound::{BoundBuffers, BoundPass};
 use super::choices::{BySize, Choices, Size};
 use super::device::GpuDevice;
 use super::error::{GpuError, Loss};
-use super::layout::{Layout, Storage, supports};
+use super::host_words::HostWords;
+use super::layout::{Layout, Storage, WordTable, supports};
 use super::op::Rereads;
 use super::opened::OpenDevice;
-use super::origin::Origin;
+use super::origin::{ModelToLoad, Origin};
 use super::pass::ForwardPass;
 use super::sample::Subject;
 use super::scratch::Scratch;
-use super::slots::{self, SLOTS, Slot};
+use super::slots::{SLOTS, Slot, SlotSizes};
 use super::step::Extents;
 use super::timing::Stopwatch;
 use super::tune::TuneCache;
@@ -48,6 +48,9 @@ pub struct GpuOptions {
     pub tune: TuneCache,
     /// Kernel family; `None` means the adapter's own. The other family is slower and computes the same.
     pub family: Option<KernelFamily>,
+    /// Largest word table on the device, in bytes, if that is less than the device takes in one buffer. A larger one
+    /// stays in the processor's memory, and each batch brings the rows of its tokens: the numbers are the same.
+    pub max_table_bytes: u64,
 }
 
 impl Default for GpuOptions {
@@ -57,6 +60,7 @@ impl Default for GpuOptions {
             max_batch_tokens: DEFAULT_MAX_BATCH_TOKENS,
             tune: TuneCache::default(),
             family: None,
+            max_table_bytes: u64::MAX,
         }
     }
 }
@@ -134,7 +138,8 @@ impl GpuEngine {
         supports(architecture)
     }
 
-    /// [`memory`](Engine::memory) of a model on `device`, by formula, without uploading anything.
+    /// [`memory`](Engine::memory) of a model on `device`, by formula, without uploading anything. A word table in the
+    /// processor's memory is counted in f32; it takes half if it is stored in 16 bits.
     ///
     /// # Errors
     /// The engine lacks a part of the model or the precision, or the token budget exceeds one dispatch.
@@ -143,12 +148,14 @@ impl GpuEngine {
         architecture: &Architecture,
         options: &GpuOptions,
     ) -> Result<DeviceMemory, GpuError> {
-        let layout = Layout::new(architecture, Storage::try_from(options.precision)?)?;
+        let gpu = device.opened()?;
+        let layout = layout(&gpu, architecture, options)?;
         let max_batch_tokens = batch_tokens(architecture, &layout, options)?;
         Ok(DeviceMemory {
             weights_bytes: uploaded::bytes(architecture, &layout),
             arena_bytes: ArenaSizes::new(&layout, max_batch_tokens).total(),
-            io_bytes: slots::bytes(&*device.opened()?, max_batch_tokens, architecture.outputs()),
+            io_bytes: SlotSizes::new(&layout, max_batch_tokens, architecture.outputs()).all_bytes(&gpu),
+            host_bytes: uploaded::host_bytes(architecture, &layout),
         })
     }
 
@@ -163,11 +170,11 @@ impl GpuEngine {
     /// The weights do not fit the architecture.
     pub fn load(device: &Arc<GpuDevice>, model: impl Into<Arc<Model>>, options: &GpuOptions) -> Result<Self, GpuError> {
         let model = model.into();
-        Self::load_from(device, Origin::Kept(Arc::clone(&model)), Cow::Borrowed(&model), options)
+        Self::load_from(device, Origin::Kept(Arc::clone(&model)), ModelToLoad::Kept(model), options)
     }
 
     /// As [`load`](Self::load), without a copy in the processor's memory: each layer is freed when it is on the device.
-    /// After a fault of the device, `read` gives the same model again.
+    /// Only a word table that the device cannot bind stays. After a fault of the device, `read` gives the same model again.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -180,20 +187,20 @@ impl GpuEngine {
         read: ReadModel,
         options: &GpuOptions,
     ) -> Result<Self, GpuError> {
-        Self::load_from(device, Origin::Read(read), Cow::Owned(model), options)
+        Self::load_from(device, Origin::Read(read), ModelToLoad::Read(Box::new(model)), options)
     }
 
     fn load_from(
         device: &Arc<GpuDevice>,
         origin: Origin,
-        model: Cow<'_, Model>,
+        model: ModelToLoad,
         options: &GpuOptions,
     ) -> Result<Self, GpuError> {
         let architecture = Arc::new(model.architecture.clone());
         let memory = Self::memory_needed(device, &architecture, options)?;
-        let layout = Layout::new(&architecture, Storage::try_from(options.precision)?)?;
-        let max_batch_tokens = batch_tokens(&architecture, &layout, options)?;
         let gpu = device.opened()?;
+        let layout = layout(&gpu, &architecture, options)?;
+        let max_batch_tokens = batch_tokens(&architecture, &layout, options)?;
         let family = options.family.unwrap_or(gpu.description().kernel_family());
         let subject = Subject { architecture: &architecture, layout: &layout, family, max_batch_tokens };
         let choices = options.tune.choose(&gpu, subject)?;
@@ -219,7 +226,9 @@ impl GpuEngine {
             scratch: Scratch::default(),
         };
         let (pipelines, time) = (gpu.created().pipelines, gpu.compile_time());
-        engine.loaded = Some(engine.load_on(&gpu, model)?);
+        let loaded = engine.load_on(&gpu, model)?;
+        engine.memory.host_bytes = loaded.weights.words().map_or(0, HostWords::bytes);
+        engine.loaded = Some(loaded);
         engine.compiled = Compiled { pipelines: gpu.created().pipelines - pipelines, time: gpu.compile_time() - time };
         Ok(engine)
     }
@@ -234,6 +243,12 @@ impl GpuEngine {
     #[must_use]
     pub fn compiled(&self) -> Compiled {
         self.compiled
+    }
+
+    /// Where the model's word table is.
+    #[must_use]
+    pub fn word_table(&self) -> WordTable {
+        self.layout.word_table
     }
 
     /// The device that the model is on.
@@ -274,7 +289,7 @@ impl GpuEngine {
         Ok(times)
     }
 
-    fn load_on(&self, gpu: &Arc<OpenDevice>, model: Cow<'_, Model>) -> Result<Loaded, GpuError> {
+    fn load_on(&self, gpu: &Arc<OpenDevice>, model: ModelToLoad) -> Result<Loaded, GpuError> {
         self.upload(Arc::clone(gpu), model).inspect_err(|error| {
             if error.ends_opening() {
                 gpu.fail(error.clone());
@@ -282,10 +297,11 @@ impl GpuEngine {
         })
     }
 
-    fn upload(&self, gpu: Arc<OpenDevice>, model: Cow<'_, Model>) -> Result<Loaded, GpuError> {
+    fn upload(&self, gpu: Arc<OpenDevice>, model: ModelToLoad) -> Result<Loaded, GpuError> {
         let architecture = &self.architecture;
         let weights = gpu.scoped(|| Uploaded::new(&gpu, model, &self.layout))?;
-        let slot = |_| Slot::new(&gpu, self.max_batch_tokens, architecture.outputs());
+        let sizes = SlotSizes::new(&self.layout, self.max_batch_tokens, architecture.outputs());
+        let slot = |_| Slot::new(&gpu, sizes);
         let slots = gpu.scoped(|| (0..SLOTS).map(slot).collect::<Result<Vec<_>, _>>())?;
         let arena = self.device.arena(&gpu, ArenaSizes::new(&self.layout, self.max_batch_tokens))?;
         let BySize { small, large } = &self.choices;
@@ -357,6 +373,13 @@ impl GpuEngine {
     }
 }
 
+/// The layout of a model, with its word table where the device can bind it.
+fn layout(gpu: &OpenDevice, architecture: &Architecture, options: &GpuOptions) -> Result<Layout, GpuError> {
+    let layout = Layout::new(architecture, Storage::try_from(options.precision)?)?;
+    let most = options.max_table_bytes.min(gpu.description().max_buffer_bytes);
+    Ok(layout.with_tables_up_to(architecture, most))
+}
+
 /// The token budget of a model: at least its longest row.
 fn batch_tokens(architecture: &Architecture, layout: &Layout, options: &GpuOptions) -> Result<usize, GpuError> {
     let (tokens, limit) = (options.max_batch_tokens.max(architecture.max_tokens), layout.max_batch_tokens());
@@ -398,18 +421,18 @@ impl Loaded {
     fn submit(
         &mut self,
         (slot, number): (usize, u64),
-        scratch: &Scratch,
+        (batch, scratch): (&CheckedBatch, &Scratch),
         extents: &Extents,
         outputs_bytes: u64,
         report: &mut BatchReport,
     ) -> Result<wgpu::SubmissionIndex, GpuError> {
-        let Self { gpu, slots, passes, .. } = self;
+        let Self { gpu, weights, slots, passes, .. } = self;
         let bound = passes.of(Size::of(report.tokens));
         let place = &mut slots[slot];
         place.set_timed(number);
         let label = Some("batch");
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label });
-        place.upload(&mut encoder, (&scratch.tokens, &scratch.query_tiles, &scratch.rows))?;
+        place.upload(&mut encoder, scratch, weights.words().map(|words| (words, batch.ids())))?;
         {
             let timestamp_writes = place.timestamp_writes();
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label, timestamp_writes });
@@ -487,10 +510,12 @@ impl Engine for GpuEngine {
             let mut scratch = std::mem::take(&mut self.scratch);
             let outputs_bytes = (batch.rows() * expected.outputs * 4) as u64;
             let (place, architecture) = ((self.free_slot(), self.next_ticket), Arc::clone(&self.architecture));
+            let word_table = self.layout.word_table;
             let submit = self.current().and_then(|loaded| {
-                scratch.fill(&architecture, batch, loaded.passes.of(Size::of(tokens)).queries_per_tile());
+                let queries_per_tile = loaded.passes.of(Size::of(tokens)).queries_per_tile();
+                scratch.fill(&architecture, word_table, batch, queries_per_tile);
                 let extents = scratch.extents(batch);
-                let submitted = loaded.submit(place, &scratch, &extents, outputs_bytes, &mut report);
+                let submitted = loaded.submit(place, (batch, &scratch), &extents, outputs_bytes, &mut report);
                 submitted.inspect_err(|error| loaded.gpu.fail(error.clone()))
             });
             self.scratch = scratch;

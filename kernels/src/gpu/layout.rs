@@ -14,6 +14,8 @@ use crate::engine::Precision;
 pub const WIDTH_STEP: usize = 128;
 /// Widest attention head that the kernels hold in registers.
 pub const MAX_HEAD_DIM: usize = 128;
+/// The largest finite half.
+const LARGEST_HALF: f32 = 65504.0;
 /// Most workgroups that wgpu dispatches along one dimension.
 const MAX_WORKGROUPS: usize = 65_535;
 
@@ -59,9 +61,14 @@ impl Storage {
             Self::F32 => bytemuck::cast_slice(values).to_vec(),
             Self::F16 => values
                 .iter()
-                .flat_map(|&value| half::f16::from_f32(value.clamp(-65504.0, 65504.0)).to_le_bytes())
+                .flat_map(|&value| half::f16::from_f32(value.clamp(-LARGEST_HALF, LARGEST_HALF)).to_le_bytes())
                 .collect(),
         }
+    }
+
+    /// Brings values into the range of a half, as [`encode`](Self::encode) does.
+    pub(crate) fn clamp_to_halves(values: &mut [f32]) {
+        values.iter_mut().for_each(|value| *value = value.clamp(-LARGEST_HALF, LARGEST_HALF));
     }
 }
 
@@ -107,7 +114,16 @@ impl RowLayout {
     }
 }
 
-/// A model's widths for its kernels.
+/// Where a model's word table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WordTable {
+    /// On the device, whole.
+    OnDevice,
+    /// In the processor's memory, as it is stored. Each batch brings the rows of its tokens.
+    OnHost,
+}
+
+/// A model's widths for its kernels, and where its word table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     /// Hidden states.
@@ -126,10 +142,12 @@ pub struct Layout {
     pub head_dim: usize,
     /// How numbers are stored.
     pub storage: Storage,
+    /// Where the word table is.
+    pub word_table: WordTable,
 }
 
 impl Layout {
-    /// The layout of a model.
+    /// The layout of a model whose word table is on the device.
     ///
     /// # Errors
     /// The kernels lack a part of the model: see [`supports`].
@@ -144,7 +162,15 @@ impl Layout {
             heads: architecture.block.attention.heads,
             head_dim: architecture.block.attention.head_dim,
             storage,
+            word_table: WordTable::OnDevice,
         })
+    }
+
+    /// The same with the word table in the processor's memory, if it would take more than `most` bytes on the device.
+    #[must_use]
+    pub fn with_tables_up_to(self, architecture: &Architecture, most: u64) -> Self {
+        let bytes = (architecture.vocab_size * self.embeddings.width * self.storage.bytes()) as u64;
+        Self { word_table: if bytes > most { WordTable::OnHost } else { WordTable::OnDevice }, ..self }
     }
 
     /// The feed-forward width, padded.

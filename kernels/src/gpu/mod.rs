@@ -9,7 +9,7 @@
 //! adapter ◀─ opened ◀─ arena ◀─ device ◀─┐
 //! layout, unroll ◀─ shader ◀─ op ◀─ ops ◀─ choices ◀─ pass ◀─ bound ◀─ engine
 //!                                           └─ judge ◀─ sample ◀─ tune ◀───┘
-//! origin, columns, uploaded: weights of one model, where they come from and how they are packed
+//! origin, columns, uploaded, host_words, freed: weights of one model, where they come from and how they are packed
 //! scratch, slots: its batches on the way and in flight
 //! ```
 //!
@@ -35,6 +35,8 @@ mod drills;
 pub mod engine;
 pub mod error;
 mod facts;
+mod freed;
+mod host_words;
 mod judge;
 pub mod layout;
 pub mod op;

@@ -3,9 +3,9 @@
 //! Files are read again where there are files, so that a large model is on the device only: its copy in the processor's
 //! memory would be in f32, up to twice the file. A model that was made in memory is kept there.
 
-use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::error::GpuError;
@@ -20,21 +20,30 @@ pub(super) enum Origin {
     Read(ReadModel),
 }
 
+/// A model on its way to a device.
+#[derive(Debug)]
+pub(super) enum ModelToLoad {
+    /// Its origin keeps it.
+    Kept(Arc<Model>),
+    /// Read for this load alone: what is on the device is freed.
+    Read(Box<Model>),
+}
+
 impl Origin {
     /// The model once more; it must be one of `architecture`, whose layout and kernels the engine has.
     ///
     /// # Errors
     /// It cannot be read, or it is another model.
-    pub(super) fn model(&self, architecture: &Architecture) -> Result<Cow<'_, Model>, GpuError> {
+    pub(super) fn model(&self, architecture: &Architecture) -> Result<ModelToLoad, GpuError> {
         match self {
-            Self::Kept(model) => Ok(Cow::Borrowed(model)),
+            Self::Kept(model) => Ok(ModelToLoad::Kept(Arc::clone(model))),
             Self::Read(read) => {
                 let model = read().map_err(|error| GpuError::ReadAgain(error.into()))?;
                 if model.architecture != *architecture {
                     let error: Box<dyn Error + Send + Sync> = "its files are those of another model now".into();
                     return Err(GpuError::ReadAgain(error.into()));
                 }
-                Ok(Cow::Owned(model))
+                Ok(ModelToLoad::Read(Box::new(model)))
             }
         }
     }
@@ -46,5 +55,16 @@ impl fmt::Debug for Origin {
             Self::Kept(_) => "Kept",
             Self::Read(_) => "Read",
         })
+    }
+}
+
+impl Deref for ModelToLoad {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        match self {
+            Self::Kept(model) => model,
+            Self::Read(model) => model,
+        }
     }
 }

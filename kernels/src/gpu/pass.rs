@@ -20,7 +20,7 @@
 use super::adapter::AdapterDescription;
 use super::arena::ArenaBuffer;
 use super::choices::{Choices, NormChoice};
-use super::layout::Layout;
+use super::layout::{Layout, WordTable};
 use super::op::{Buffers, Op, PipelineSpec};
 use super::ops::attention::{Attention, AttentionBuffers, AttentionShape};
 use super::ops::attention_relative::{RelativeAttention, RelativeAttentionBuffers};
@@ -130,9 +130,13 @@ impl Builder<'_> {
         let eps = self.architecture.embeddings.norm.map_or(0.0, |norm| norm.eps);
         let positioned = self.architecture.embeddings.positions != Positions::None;
         let op = Embed { rows: embeddings, eps, positioned, family: self.choices.family };
+        let word = match self.layout.word_table {
+            WordTable::OnDevice => WeightName::Word.into(),
+            WordTable::OnHost => BufferName::Words.into(),
+        };
         let buffers = EmbedBuffers {
             tokens: BufferName::Tokens.into(),
-            word: WeightName::Word.into(),
+            word,
             position: WeightName::Position.into(),
             token_type: WeightName::TokenType.into(),
             norm: WeightName::EmbeddingNorm.into(),

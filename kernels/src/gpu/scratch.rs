@@ -1,5 +1,6 @@
 //! A batch as it is uploaded: in the processor's memory, in buffers that all batches of an engine use in turn.
 
+use super::layout::WordTable;
 use super::op::Extent;
 use super::ops::attention::{self, QueryTile};
 use super::ops::embed::Token;
@@ -17,7 +18,13 @@ pub(super) struct Scratch {
 
 impl Scratch {
     /// Prepares a batch for upload.
-    pub(super) fn fill(&mut self, architecture: &Architecture, batch: &PackedBatch, queries_per_tile: u32) {
+    pub(super) fn fill(
+        &mut self,
+        architecture: &Architecture,
+        word_table: WordTable,
+        batch: &PackedBatch,
+        queries_per_tile: u32,
+    ) {
         let embeddings = &architecture.embeddings;
         self.tokens.clear();
         self.rows.clear();
@@ -29,7 +36,12 @@ impl Scratch {
             self.tokens.extend(row.ids.iter().zip(positions).enumerate().map(|(place, (&id, position))| {
                 // Rotary positions are places in the row.
                 let position = if embeddings.positions == Positions::None { place } else { position };
-                Token::new(id, position, embeddings.token_types.index(place, row.second_segment))
+                let word = match word_table {
+                    WordTable::OnDevice => id,
+                    // The rows that a batch brings are in its tokens' order.
+                    WordTable::OnHost => key_start + place as u32,
+                };
+                Token::new(word, position, embeddings.token_types.index(place, row.second_segment))
             }));
             key_start += keys;
         }

@@ -10,9 +10,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use super::error::{GpuError, Loss};
+use super::host_words::HostWords;
+use super::layout::{Layout, WordTable};
 use super::opened::OpenDevice;
 use super::ops::attention::QueryTile;
 use super::ops::embed::Token;
+use super::scratch::Scratch;
 use super::timing;
 
 /// Batches that may be in flight: one computing, one waiting behind it, one being read.
@@ -38,9 +41,20 @@ pub(super) struct Slot {
     timestamps: Option<Timestamps>,
     /// Whether the batch in flight is timed.
     timed: bool,
-    max_batch_tokens: u64,
+    sizes: SlotSizes,
     inputs_mapped: Mapping,
     outputs_mapped: Mapping,
+}
+
+/// What the buffers of a slot are sized by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SlotSizes {
+    /// Most tokens in a batch, and most rows.
+    max_batch_tokens: u64,
+    /// Numbers that a row of a batch gives.
+    outputs: u64,
+    /// Bytes of a row of the word table, which each token brings; 0 if the table is on the device.
+    word_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -60,12 +74,10 @@ const MAPPED: u8 = 1;
 const FAILED: u8 = 2;
 
 impl Slot {
-    /// Buffers for batches of up to `max_batch_tokens` tokens and as many rows, with `outputs` numbers per row.
-    pub(super) fn new(gpu: &OpenDevice, max_batch_tokens: usize, outputs: usize) -> Result<Self, GpuError> {
+    /// Buffers for batches of such sizes.
+    pub(super) fn new(gpu: &OpenDevice, sizes: SlotSizes) -> Result<Self, GpuError> {
         use wgpu::BufferUsages as U;
-        let max_batch_tokens = max_batch_tokens as u64;
-        let in_bytes = inputs_bytes(max_batch_tokens);
-        let out_bytes = outputs_bytes(max_batch_tokens, outputs);
+        let (in_bytes, out_bytes) = (sizes.inputs_bytes(), sizes.outputs_bytes());
         let unified = gpu.description().unified_memory;
         let (inputs, inputs_staging) = if unified {
             (gpu.mapped_buffer("inputs", in_bytes, U::STORAGE | U::MAP_WRITE)?, None)
@@ -99,7 +111,7 @@ impl Slot {
             outputs_staging,
             timestamps,
             timed: false,
-            max_batch_tokens,
+            sizes,
             inputs_mapped: Mapping::done(),
             outputs_mapped: Mapping::default(),
         })
@@ -107,17 +119,22 @@ impl Slot {
 
     /// The tokens of the batch, as a binding.
     pub(super) fn tokens(&self) -> wgpu::BufferBinding<'_> {
-        self.binding(0, self.max_batch_tokens * size_of::<Token>() as u64)
+        self.binding(0, self.sizes.max_batch_tokens * size_of::<Token>() as u64)
     }
 
     /// The query tiles of the batch, as a binding.
     pub(super) fn query_tiles(&self) -> wgpu::BufferBinding<'_> {
-        self.binding(query_tiles_offset(self.max_batch_tokens), self.max_batch_tokens * size_of::<QueryTile>() as u64)
+        self.binding(self.sizes.query_tiles_offset(), self.sizes.max_batch_tokens * size_of::<QueryTile>() as u64)
     }
 
     /// The rows of the batch, one query tile of one query each, as a binding.
     pub(super) fn rows(&self) -> wgpu::BufferBinding<'_> {
-        self.binding(rows_offset(self.max_batch_tokens), self.max_batch_tokens * size_of::<QueryTile>() as u64)
+        self.binding(self.sizes.rows_offset(), self.sizes.max_batch_tokens * size_of::<QueryTile>() as u64)
+    }
+
+    /// The rows of the word table that the batch brings, as a binding; only if the table is not on the device.
+    pub(super) fn words(&self) -> wgpu::BufferBinding<'_> {
+        self.binding(self.sizes.words_offset(), self.sizes.max_batch_tokens * self.sizes.word_bytes)
     }
 
     /// The outputs of the kernels, as a binding.
@@ -135,14 +152,17 @@ impl Slot {
     pub(super) fn upload(
         &self,
         encoder: &mut wgpu::CommandEncoder,
-        (tokens, query_tiles, rows): (&[Token], &[QueryTile], &[QueryTile]),
+        scratch: &Scratch,
+        words: Option<(&HostWords, &[u32])>,
     ) -> Result<(), GpuError> {
         self.inputs_mapped.check()?;
         let parts: [(u64, &[u8]); 3] = [
-            (0, bytemuck::cast_slice(tokens)),
-            (query_tiles_offset(self.max_batch_tokens), bytemuck::cast_slice(query_tiles)),
-            (rows_offset(self.max_batch_tokens), bytemuck::cast_slice(rows)),
+            (0, bytemuck::cast_slice(&scratch.tokens)),
+            (self.sizes.query_tiles_offset(), bytemuck::cast_slice(&scratch.query_tiles)),
+            (self.sizes.rows_offset(), bytemuck::cast_slice(&scratch.rows)),
         ];
+        let words_offset = self.sizes.words_offset();
+        let word_bytes = words.map_or(0, |(_, ids)| ids.len() as u64 * self.sizes.word_bytes);
         let buffer = self.inputs_staging.as_ref().unwrap_or(&self.inputs);
         {
             let range = buffer.slice(..).get_mapped_range_mut();
@@ -151,11 +171,19 @@ impl Slot {
                 let start = offset as usize;
                 view.slice(start..start + bytes.len()).copy_from_slice(bytes);
             }
+            if let Some((words, ids)) = words {
+                let mut at = words_offset as usize;
+                words.gather(ids, |row| {
+                    view.slice(at..at + row.len()).copy_from_slice(row);
+                    at += row.len();
+                });
+            }
         }
         buffer.unmap();
         if let Some(staging) = &self.inputs_staging {
-            for (offset, bytes) in parts {
-                encoder.copy_buffer_to_buffer(staging, offset, &self.inputs, offset, bytes.len() as u64);
+            let parts = parts.map(|(offset, bytes)| (offset, bytes.len() as u64));
+            for (offset, bytes) in parts.into_iter().chain([(words_offset, word_bytes)]).filter(|part| part.1 > 0) {
+                encoder.copy_buffer_to_buffer(staging, offset, &self.inputs, offset, bytes);
             }
         }
         Ok(())
@@ -276,28 +304,45 @@ impl Mapping {
     }
 }
 
-fn query_tiles_offset(max_batch_tokens: u64) -> u64 {
-    (max_batch_tokens * size_of::<Token>() as u64).next_multiple_of(ALIGNMENT)
-}
+impl SlotSizes {
+    /// Those of a model's batches: `outputs` numbers a row.
+    pub(super) fn new(layout: &Layout, max_batch_tokens: usize, outputs: usize) -> Self {
+        let word_bytes = match layout.word_table {
+            WordTable::OnDevice => 0,
+            WordTable::OnHost => layout.embeddings.width * layout.storage.bytes(),
+        };
+        let [max_batch_tokens, outputs, word_bytes] = [max_batch_tokens, outputs, word_bytes].map(|size| size as u64);
+        Self { max_batch_tokens, outputs, word_bytes }
+    }
 
-fn rows_offset(max_batch_tokens: u64) -> u64 {
-    query_tiles_offset(max_batch_tokens)
-        + (max_batch_tokens * size_of::<QueryTile>() as u64).next_multiple_of(ALIGNMENT)
-}
+    fn query_tiles_offset(&self) -> u64 {
+        (self.max_batch_tokens * size_of::<Token>() as u64).next_multiple_of(ALIGNMENT)
+    }
 
-fn inputs_bytes(max_batch_tokens: u64) -> u64 {
-    rows_offset(max_batch_tokens) + (max_batch_tokens * size_of::<QueryTile>() as u64).next_multiple_of(ALIGNMENT)
-}
+    fn rows_offset(&self) -> u64 {
+        self.query_tiles_offset() + self.query_tiles_bytes()
+    }
 
-fn outputs_bytes(max_batch_tokens: u64, outputs: usize) -> u64 {
-    (max_batch_tokens * outputs as u64 * 4).next_multiple_of(16)
-}
+    fn words_offset(&self) -> u64 {
+        self.rows_offset() + self.query_tiles_bytes()
+    }
 
-/// Bytes of all slots of a model whose rows have `outputs` numbers.
-pub(super) fn bytes(gpu: &OpenDevice, max_batch_tokens: usize, outputs: usize) -> u64 {
-    let max_batch_tokens = max_batch_tokens as u64;
-    let batch = inputs_bytes(max_batch_tokens) + outputs_bytes(max_batch_tokens, outputs);
-    let twins = if gpu.description().unified_memory { 1 } else { 2 };
-    let timestamps = if gpu.has(wgpu::Features::TIMESTAMP_QUERY) { 2 * TIMESTAMPS_BYTES } else { 0 };
-    SLOTS as u64 * (twins * batch + timestamps)
+    fn query_tiles_bytes(&self) -> u64 {
+        (self.max_batch_tokens * size_of::<QueryTile>() as u64).next_multiple_of(ALIGNMENT)
+    }
+
+    fn inputs_bytes(&self) -> u64 {
+        self.words_offset() + (self.max_batch_tokens * self.word_bytes).next_multiple_of(ALIGNMENT)
+    }
+
+    fn outputs_bytes(&self) -> u64 {
+        (self.max_batch_tokens * self.outputs * 4).next_multiple_of(16)
+    }
+
+    /// Bytes of all slots of a model.
+    pub(super) fn all_bytes(&self, gpu: &OpenDevice) -> u64 {
+        let twins = if gpu.description().unified_memory { 1 } else { 2 };
+        let timestamps = if gpu.has(wgpu::Features::TIMESTAMP_QUERY) { 2 * TIMESTAMPS_BYTES } else { 0 };
+        SLOTS as u64 * (twins * (self.inputs_bytes() + self.outputs_bytes()) + timestamps)
+    }
 }

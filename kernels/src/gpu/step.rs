@@ -51,6 +51,8 @@ pub(super) enum BufferName {
     QueryTiles,
     /// The batch's rows: one query tile with one query each.
     Rows,
+    /// The rows of the word table that the batch brings, one a token, if the table is not on the device.
+    Words,
     /// The batch's outputs.
     Outputs,
     /// Activations.

@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 
 use super::columns;
 use super::error::GpuError;
-use super::layout::{Layout, RowLayout, Storage};
+use super::freed;
+use super::host_words::HostWords;
+use super::layout::{Layout, RowLayout, Storage, WordTable};
 use super::opened::{OpenDevice, padded_bytes};
 use super::ops::{attention_relative, gemm_rotary};
+use super::origin::ModelToLoad;
 use crate::architecture::{Architecture, Head, MlpKind, Positions, RelativePositions, Rotary};
 use crate::reference;
 use crate::weights::{HeadWeights, LayerWeights, Linear, Model, NormWeights, Table, Weights};
@@ -22,7 +25,7 @@ const PIECE_NUMBERS: usize = 1 << 18;
 /// i the padded feed-forward width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum WeightName {
-    /// `[vocabulary, width of embeddings]`, not padded.
+    /// `[vocabulary, width of embeddings]`, not padded; only of a [table on the device](WordTable::OnDevice).
     Word,
     /// `[positions, width of embeddings]`, not padded; a row of zeros for a model without a position table.
     Position,
@@ -79,21 +82,23 @@ pub(super) enum LayerWeight {
     OutputParams,
 }
 
-/// All weights of a model on a device.
+/// All weights of a model on a device, and the word table if it is not there.
 #[derive(Debug)]
 pub(super) struct Uploaded {
     buffers: BTreeMap<WeightName, wgpu::Buffer>,
+    words: Option<HostWords>,
 }
 
 impl Uploaded {
-    /// Repacks and uploads the weights. Those of an owned model are freed as soon as they are on the device.
+    /// Repacks and uploads the weights. Those of a model that nothing else keeps are freed as soon as they are on the
+    /// device.
     ///
     /// # Errors
     /// A table is larger than the device can bind, or the device is out of memory.
     ///
     /// # Panics
     /// The weights do not fit the architecture.
-    pub(super) fn new(gpu: &OpenDevice, mut model: Cow<'_, Model>, layout: &Layout) -> Result<Self, GpuError> {
+    pub(super) fn new(gpu: &OpenDevice, mut model: ModelToLoad, layout: &Layout) -> Result<Self, GpuError> {
         let mut buffers = BTreeMap::new();
         for (name, numbers) in weights(&model.architecture, layout) {
             let values = values(name, &model, layout);
@@ -112,13 +117,29 @@ impl Uploaded {
             buffers.insert(name, buffer);
             if let WeightName::Word | WeightName::Layer(_, LayerWeight::OutputParams) = name {
                 gpu.take_uploads()?;
-                if let Cow::Owned(model) = &mut model {
+                if let ModelToLoad::Read(model) = &mut model {
                     free(&mut model.weights, name);
                 }
             }
         }
         gpu.take_uploads()?;
-        Ok(Self { buffers })
+        let is_freed = matches!(model, ModelToLoad::Read(_));
+        let words = match layout.word_table {
+            WordTable::OnDevice => {
+                drop(model);
+                None
+            }
+            WordTable::OnHost => Some(HostWords::new(model, layout)),
+        };
+        if is_freed {
+            freed::give_back();
+        }
+        Ok(Self { buffers, words })
+    }
+
+    /// The word table, if it is not on the device.
+    pub(super) fn words(&self) -> Option<&HostWords> {
+        self.words.as_ref()
     }
 
     /// A buffer of the model.
@@ -134,6 +155,14 @@ impl Uploaded {
 pub(super) fn bytes(architecture: &Architecture, layout: &Layout) -> u64 {
     let bytes = |(name, numbers)| padded_bytes((numbers * storage(name, layout).bytes()) as u64);
     weights(architecture, layout).into_iter().map(bytes).sum()
+}
+
+/// Bytes of a word table that is not on the device, in f32: what it is stored in, only its file says.
+pub(super) fn host_bytes(architecture: &Architecture, layout: &Layout) -> u64 {
+    match layout.word_table {
+        WordTable::OnDevice => 0,
+        WordTable::OnHost => (architecture.vocab_size * architecture.embeddings.width * size_of::<f32>()) as u64,
+    }
 }
 
 /// Frees the large weights that no buffer after `name` is made of: the word table, or a layer's matrices.
@@ -161,12 +190,15 @@ fn weights(architecture: &Architecture, layout: &Layout) -> Vec<(WeightName, usi
         Positions::Learned { rows, .. } => rows,
     };
     let columns = layout.intermediate_columns();
-    let mut weights = vec![
-        (WeightName::Word, architecture.vocab_size * embeddings.width),
+    let mut weights = Vec::new();
+    if layout.word_table == WordTable::OnDevice {
+        weights.push((WeightName::Word, architecture.vocab_size * embeddings.width));
+    }
+    weights.extend([
         (WeightName::Position, positions * embeddings.width),
         (WeightName::TokenType, embeddings.token_types.rows().max(1) * embeddings.width),
         (WeightName::EmbeddingNorm, 2 * layout.embeddings.stride),
-    ];
+    ]);
     if layout.has_projection() {
         weights.push((WeightName::Projection, layout.embeddings.stride * states));
         weights.push((WeightName::ProjectionBias, states));

@@ -17,6 +17,14 @@ pub(crate) const F32_TOLERANCE: f64 = 1e-4;
 /// The same for f16 storage.
 pub(crate) const F16_TOLERANCE: f64 = 2e-2;
 
+/// The absolute tolerance of an engine's logits.
+pub(crate) fn tolerance(precision: Precision) -> f64 {
+    match precision {
+        Precision::F16 => F16_TOLERANCE,
+        _ => F32_TOLERANCE,
+    }
+}
+
 /// A device to test single kernels on, software included, or the reason why there is none.
 pub(crate) fn device() -> Option<OpenDevice> {
     found(OpenDevice::new(&AdapterSelection::Any))

@@ -64,7 +64,7 @@ impl bindings::exports::wasi::cli::run::Guest for Ask {
             None => None,
             Some(Ok(top_n)) => Some(top_n),
             Some(Err(_)) => {
-                write("the argument must be a number of hits\n");
+                write("the argument must be a number of hits\n")?;
                 return Err(());
             }
         };
@@ -80,10 +80,12 @@ impl bindings::exports::wasi::cli::run::Guest for Ask {
                 _ => Err("there are news and law".to_owned()),
             };
             match answer {
-                Ok(hits) => hits.iter().for_each(|(index, score)| write(&format!("{label}\t{index}\t{score}\n"))),
+                Ok(hits) => {
+                    hits.iter().try_for_each(|(index, score)| write(&format!("{label}\t{index}\t{score}\n")))?;
+                }
                 Err(error) => {
                     all_answered = false;
-                    write(&format!("{label}\terror\t{error}\n"));
+                    write(&format!("{label}\terror\t{error}\n"))?;
                 }
             }
         }
@@ -107,12 +109,13 @@ fn read() -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Writes to standard output. A reader that has gone is no failure.
-fn write(text: &str) {
+/// Writes to standard output.
+///
+/// # Errors
+/// It is closed, or cannot be written: the program's exit code says so.
+fn write(text: &str) -> Result<(), ()> {
     let output = stdout::get_stdout();
-    for piece in text.as_bytes().chunks(MAX_WRITE_BYTES) {
-        let _ = output.blocking_write_and_flush(piece);
-    }
+    text.as_bytes().chunks(MAX_WRITE_BYTES).try_for_each(|piece| output.blocking_write_and_flush(piece)).map_err(drop)
 }
 
 #[cfg(target_arch = "wasm32")]

@@ -36,7 +36,7 @@ impl bindings::exports::wasi::cli::run::Guest for Rank {
             None => None,
             Some(Ok(top_n)) => Some(top_n),
             Some(Err(_)) => {
-                write("the argument must be a number of hits\n");
+                write("the argument must be a number of hits\n")?;
                 return Err(());
             }
         };
@@ -54,14 +54,14 @@ impl bindings::exports::wasi::cli::run::Guest for Rank {
             };
             match rerank(&request) {
                 Ok(response) => {
-                    response.hits.iter().for_each(|hit| write(&format!("{}\t{}\n", hit.index, hit.score)));
+                    response.hits.iter().try_for_each(|hit| write(&format!("{}\t{}\n", hit.index, hit.score)))?;
                 }
                 Err(error) => {
                     all_answered = false;
-                    write(&format!("error\t{error:?}\n"));
+                    write(&format!("error\t{error:?}\n"))?;
                 }
             }
-            write("\n");
+            write("\n")?;
         }
         if all_answered { Ok(()) } else { Err(()) }
     }
@@ -76,12 +76,13 @@ fn read() -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Writes to standard output. A reader that has gone is no failure.
-fn write(text: &str) {
+/// Writes to standard output.
+///
+/// # Errors
+/// It is closed, or cannot be written: the program's exit code says so.
+fn write(text: &str) -> Result<(), ()> {
     let output = stdout::get_stdout();
-    for piece in text.as_bytes().chunks(MAX_WRITE_BYTES) {
-        let _ = output.blocking_write_and_flush(piece);
-    }
+    text.as_bytes().chunks(MAX_WRITE_BYTES).try_for_each(|piece| output.blocking_write_and_flush(piece)).map_err(drop)
 }
 
 #[cfg(target_arch = "wasm32")]

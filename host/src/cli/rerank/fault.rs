@@ -40,7 +40,7 @@ impl RequestFault {
             RerankError::InvalidInput(_) => FaultKind::InvalidInput,
             RerankError::TooLarge { .. } => FaultKind::TooLarge,
             RerankError::Guest(_) => FaultKind::GuestFailed,
-            RerankError::DeadlineExceeded { .. } => FaultKind::DeadlineExceeded,
+            RerankError::DeadlineExceeded { .. } | RerankError::Late { .. } => FaultKind::DeadlineExceeded,
             RerankError::AccessDenied(_)
             | RerankError::ModelNotFound(_)
             | RerankError::Overloaded { .. }

@@ -17,7 +17,7 @@ const SOFTWARE_SHADER: &Shader = shader::find("embed_cpu");
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Token {
-    /// Row of the word table.
+    /// Row of the word table, or of the rows that the batch brings of it.
     pub id: u32,
     /// Row of the position table, or place in the row, · 2 + row of the token type table (0 or 1).
     pub position_and_type: u32,
@@ -41,7 +41,7 @@ buffers! {
     pub struct EmbedBuffers {
         /// `[rows]` of [`Token`].
         tokens: Read,
-        /// `[vocabulary, width]`.
+        /// `[vocabulary, width]`, or the rows that the batch brings of it.
         word: Read,
         /// `[positions, width]`, or one row.
         position: Read,
