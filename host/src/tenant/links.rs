@@ -177,6 +177,20 @@ impl Platform {
         Ok(current.filter(|(_, version)| calls(version)).map(|(name, _)| name).collect())
     }
 
+    /// Refuses the removal of a tenant that these others call.
+    pub(super) fn check_not_called(&self, tenant: &TenantName, callers: &[TenantName]) -> Result<(), AdminError> {
+        if callers.is_empty() {
+            return Ok(());
+        }
+        let more = callers.len().saturating_sub(MAX_SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let callers = callers.iter().take(MAX_SHOWN).map(TenantName::as_str).collect::<Vec<_>>().join(", ");
+        Err(AdminError::command(format!(
+            "{tenant} is called by {callers}{more}: link them to another tenant first, or remove it with --force, which \
+             fails their calls"
+        )))
+    }
+
     /// Callers whose calls a version refuses.
     pub(super) fn refused_callers(&self, tenant: &TenantName, version: &Deployment) -> Vec<TenantName> {
         let mut callers = self.callers_of(tenant).unwrap_or_default();
@@ -228,20 +242,6 @@ impl Platform {
         // One that cannot serve says so to the guest that calls it.
         drop(self.activate_these(&asleep));
     }
-}
-
-/// Refuses the removal of a tenant that others call.
-pub(super) fn check_not_called(tenant: &TenantName, callers: &[TenantName]) -> Result<(), AdminError> {
-    if callers.is_empty() {
-        return Ok(());
-    }
-    let more = callers.len().saturating_sub(MAX_SHOWN);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let callers = callers.iter().take(MAX_SHOWN).map(TenantName::as_str).collect::<Vec<_>>().join(", ");
-    Err(AdminError::command(format!(
-        "{tenant} is called by {callers}{more}: link them to another tenant first, or remove it with --force, which \
-         fails their calls"
-    )))
 }
 
 fn arrows(chain: &[TenantName]) -> String {

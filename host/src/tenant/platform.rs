@@ -19,7 +19,6 @@ use super::admin::{AdminError, AdminRequest, Command, Description, HeldModel, Op
 use super::blobs::Blobs;
 use super::compile::CompilerOptions;
 use super::compiles::Compiles;
-use super::links::check_not_called;
 use super::live::LiveTenant;
 use super::meter::Meters;
 use super::operator_key::OperatorKey;
@@ -390,7 +389,7 @@ impl Platform {
                 // A store that cannot be read keeps nothing in service.
                 let callers = self.callers_of(tenant).unwrap_or_default();
                 if !force {
-                    check_not_called(tenant, &callers)?;
+                    self.check_not_called(tenant, &callers)?;
                 }
                 Reply::Removed { callers }
             }
