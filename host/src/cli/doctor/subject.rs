@@ -85,11 +85,11 @@ impl Subject {
             };
             Ok((stored, architecture))
         };
-        let (stored, architecture) = find().map_err(|error| unusable(error.into()))?;
+        let (stored, architecture) = find().map_err(|error| unusable(&error.into()))?;
         let mut subject = Self { stored, architecture, load_time: Duration::ZERO };
         // A damaged model is found before anything is measured, and the time tells what each load takes.
         let started = Instant::now();
-        drop(subject.load().map_err(unusable)?);
+        drop(subject.load().map_err(|error| unusable(&error))?);
         subject.load_time = started.elapsed();
         Ok(subject)
     }
@@ -222,7 +222,7 @@ impl Expected {
 }
 
 /// Why a model cannot be measured, with the ways on.
-fn unusable(error: CliError) -> CliError {
+fn unusable(error: &CliError) -> CliError {
     CliError::bad_input(format!(
         "{error}; `assay model verify` says which files are damaged, --model measures another model, and an empty \
          --data-dir random weights"
