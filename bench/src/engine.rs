@@ -4,7 +4,7 @@
 //! processor also candle-core's f32 product of 3000×384 by 384×1536, the largest of the model's at a full batch. Excluded:
 //! tokenising, loading, and the first batch of each. Ceilings and engine alternate in short slices, so that a device whose
 //! speed drifts is the same for both; medians are reported with their spread. `--small` and `--also` take their turns in
-//! the same slices.
+//! the same slices. Fewer than five turns are said to be too few.
 //!
 //! `cargo run --release -p assay-bench -- engine --engine gpu --requests FILE --model DIR --adapter DIR`
 
@@ -28,10 +28,10 @@ use subject::{Ceilings, Subject};
 use turns::Rival;
 
 /// Pairs that are measured unless told otherwise: the first 40 requests of the baseline's load.
-const DEFAULT_PAIRS: usize = 1_280;
+const DEFAULT_PAIRS: NonZeroUsize = NonZeroUsize::new(1_280).unwrap();
 
 /// Rows to a batch: what one request of the load brings.
-const DEFAULT_BATCH_ROWS: usize = 32;
+const DEFAULT_BATCH_ROWS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Args {
@@ -54,10 +54,10 @@ pub(crate) struct Args {
     model: pairs::ModelArgs,
     /// Pairs to measure, from the start of the file.
     #[arg(long, default_value_t = DEFAULT_PAIRS)]
-    pairs: usize,
+    pairs: NonZeroUsize,
     /// Rows to a batch.
     #[arg(long, default_value_t = DEFAULT_BATCH_ROWS)]
-    batch_rows: usize,
+    batch_rows: NonZeroUsize,
     /// Also measure batches of so many rows, such as 1,10, in turns with the others.
     #[arg(long, value_name = "ROWS", value_delimiter = ',')]
     small: Vec<NonZeroUsize>,
@@ -76,6 +76,11 @@ fn instruction_set(name: &str) -> Result<InstructionSet, String> {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let processors = Cores::detect().logical;
+    if let Some(threads) = args.threads.filter(|threads| threads.get() > processors) {
+        // The peak is the sum of all threads' rates, which would not have run at the same time.
+        bail!("--threads is {threads}, and this process may use {processors} processors");
+    }
     limit_ceiling_threads(args.threads.unwrap_or_else(|| Cores::detect().threads()));
     let options = DeviceOptions {
         choice: args.engine,
@@ -91,11 +96,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut subject = Subject::new(load()?, &options, adapter, args.instructions)?;
     let load_ms = milliseconds(loading.elapsed());
     let loaded = Loaded { load_ms, peak_rss_bytes: peak_rss() };
-    let pairs = pairs::read(&args.requests, args.pairs)?;
+    let pairs = pairs::read(&args.requests, args.pairs.get())?;
+    if pairs.is_empty() {
+        bail!("{} has no pairs", args.requests.display());
+    }
+    if let Some(size) = args.small.iter().find(|size| size.get() > pairs.len()) {
+        bail!("--small {size} is more rows than the {} pairs that are measured", pairs.len());
+    }
     let shape = subject.engine().shape();
     let rows = pairs::tokenise(&files.dir, shape.max_tokens, &pairs)?;
     let max_tokens = subject.engine().max_batch_tokens();
-    let batches = split(&rows, args.batch_rows.max(1), max_tokens, &shape)?;
+    let batches = split(&rows, args.batch_rows.get(), max_tokens, &shape)?;
     let mut rivals = Vec::new();
     for &size in &args.small {
         rivals.push(Rival::small(size, split(&rows, size.get(), max_tokens, &shape)?));
@@ -104,7 +115,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         rivals.push(Rival::precision(precision, subject.another(load()?, precision)?));
     }
     let measured = measure(&mut subject, &batches, &mut rivals)?;
-    let report = report::summarise(&mut subject, &rows, args.batch_rows, &measured, &rivals, loaded)?;
+    let report = report::summarise(&mut subject, &rows, args.batch_rows.get(), &measured, &rivals, loaded)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

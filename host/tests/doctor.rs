@@ -66,6 +66,56 @@ fn a_model_that_is_not_there_and_a_file_that_cannot_be_written_are_named() {
     let doctor =
         |arguments: &[&str]| finish(bench.assay().args(["doctor", "--engine", "cpu", "--short"]).args(arguments));
     doctor(&["--model", "no/such"]).fails(2, &["no/such", "assay model list"]);
-    doctor(&["--out", "/no/such/dir/found.json"]).fails(1, &["found.json", "--out"]);
+    doctor(&["--out", "/no/such/dir/found.json"]).fails(2, &["found.json", "--out"]);
+    doctor(&["--out", "-"]).fails(2, &["standard output"]);
+    doctor(&["--adapter="]).fails(2, &["--adapter"]);
     doctor(&["--adapter", "0"]).fails(2, &["adapter", "gpu"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_or_link_in_the_files_place_stays_and_the_file_has_the_usual_mode() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new();
+    let (link, file) = (bench.path("link"), bench.path("file"));
+    std::fs::write(&file, "earlier").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let doctor = |out: &std::path::Path| {
+        finish(bench.assay().args(["doctor", "--engine", "cpu", "--short", "--out"]).arg(out)).succeeds()
+    };
+    doctor(&link);
+    assert!(link.is_symlink());
+    serde_json::from_slice::<Value>(&std::fs::read(&file).unwrap()).unwrap();
+    doctor(&bench.path("new"));
+    let usual = std::fs::metadata(bench.file("usual", "")).unwrap().permissions().mode();
+    assert_eq!(std::fs::metadata(bench.path("new")).unwrap().permissions().mode(), usual);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_page_is_there_even_if_the_file_cannot_be_written_at_the_end() {
+    let bench = Bench::new();
+    let done = finish(bench.assay().args(["doctor", "--engine", "cpu", "--short", "--out", "/dev/full"]));
+    done.fails(1, &["/dev/full"]);
+    assert!(done.stdout.contains("Findings"), "{}", done.stdout);
+}
+
+#[test]
+fn a_damaged_model_stops_it_with_the_ways_on() {
+    let bench = Bench::new();
+    let models = bench.path("data").join("models");
+    let name = std::fs::read_to_string(models.join("default")).unwrap();
+    let mut dirs = vec![models.join(name.trim())];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => dirs.push(path),
+                false if path.file_name().unwrap() == "model.safetensors" => std::fs::write(path, "damaged").unwrap(),
+                false => {}
+            }
+        }
+    }
+    let done = finish(bench.assay().args(["doctor", "--engine", "cpu", "--short"]));
+    done.fails(2, &["assay model verify", "--model", "--data-dir"]);
 }

@@ -8,7 +8,7 @@ use assay::cli::files::FieldArgs;
 use assay_bench::quality::queries::{QuerySource, Unjudged};
 use assay_bench::quality::{DEFAULT_RECALL_AT, QRELS_FILE, QualityOptions, compare};
 use assay_bench::report::quality::QUALITY_FILES;
-use assay_bench::report::write_files;
+use assay_bench::report::{try_dir, write_files};
 use assay_bench::table;
 
 /// With fewer queries a bootstrap sees too little of how they differ.
@@ -67,6 +67,7 @@ pub(super) struct ReportArgs {
 impl ReportArgs {
     /// Compares, writes the report and prints its table.
     pub(super) fn compare(&self, options: &QualityOptions) -> Result<ExitCode> {
+        try_dir(&self.out)?;
         let compared = super::until_interrupted(async |stop| compare(options, &stop).await)?;
         compared.report.write(&self.out)?;
         remove_runs(&self.out.join(RUNS_DIR))?;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use assay_bench::progress::Progress;
-use assay_bench::report::REPORT_FILES;
+use assay_bench::report::{REPORT_FILES, try_dir};
 use assay_bench::run::RunOptions;
 use assay_bench::scenario::Scenario;
 
@@ -44,6 +44,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
         max_requests: args.max_requests,
         progress: Progress::Shown,
     };
+    try_dir(&args.out)?;
     let report = super::until_interrupted(async |stop| assay_bench::run::run(&scenario, &options, &stop).await)?;
     report.write(&args.out)?;
     for configuration in &report.configurations {

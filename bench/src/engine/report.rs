@@ -9,6 +9,9 @@ use super::subject::Subject;
 use super::turns::{Kind, Rival};
 use super::{Measured, Slice, milliseconds, quantile, sorted};
 
+/// With fewer turns a median says little.
+const LEAST_TURNS: usize = 5;
+
 /// What was measured; rates are medians over batches.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -19,6 +22,8 @@ pub(super) struct Report {
     pairs: usize,
     tokens: usize,
     batch_rows: usize,
+    /// Batches, each measured after the ceilings.
+    turns: usize,
     useful_gflops: f64,
     /// Multiply-adds on registers by the instruction named here.
     peak: CeilingReport,
@@ -110,6 +115,7 @@ pub(super) fn summarise(
         pairs: rows.rows(),
         tokens: rows.tokens(),
         batch_rows,
+        turns: slices.len(),
         useful_gflops: flops as f64 / total.as_secs_f64() / 1e9,
         peak: CeilingReport::of(instruction, slices, slices.iter().map(|slice| slice.ceilings.registers)),
         gemm: gemm.map(|gemm| CeilingReport::of("candle-core's f32 GEMM", slices, gemm.into_iter())),
@@ -182,13 +188,22 @@ pub(super) fn print(report: &Report) {
     println!("{} {} {}, {} threads", report.engine, report.device, report.precision, report.threads);
     println!("{} pairs, {} tokens, batches of {}", report.pairs, report.tokens, report.batch_rows);
     println!("useful         {:7.1} GFLOP/s", report.useful_gflops);
+    if report.turns < LEAST_TURNS {
+        println!(
+            "TOO FEW TURNS: medians of {} say little, and a share may exceed 1; measure {LEAST_TURNS} batches or more, by \
+             more --pairs or fewer --batch-rows",
+            report.turns
+        );
+    }
     for (name, ceiling) in [("peak", Some(&report.peak)), ("GEMM", report.gemm.as_ref())] {
         let Some(CeilingReport { what, gops, gops_quartiles, share, share_quartiles }) = ceiling else { continue };
         let [low, high] = gops_quartiles;
-        println!("{name:<14} {gops:7.1} GFLOP/s, {what} (quartiles {low:.1} to {high:.1})");
+        println!("{name:<14} {gops:7.1} ×10⁹ operations/s, {what} (quartiles {low:.1} to {high:.1})");
         let [low, high] = share_quartiles;
         println!("  share of it  {share:7.3} (quartiles {low:.3} to {high:.3})");
     }
+    println!("(a share is a batch's rate divided by the ceiling measured before it; GEMM is a matrix product; half of");
+    println!("all batches lie between the quartiles)");
     println!("pairs          {:7.1} /s", report.pairs_per_s);
     println!("batch          {:7.2} ms p50, {:.2} ms p99", report.batch_ms_p50, report.batch_ms_p99);
     println!("first batch    {:7.2} ms; load {:.0} ms", report.first_batch_ms, report.load_ms);

@@ -26,7 +26,7 @@ pub struct EngineArgs {
     #[arg(long, env = "ASSAY_PRECISION", value_enum, default_value_t)]
     precision: EnginePrecision,
     /// Adapter of --engine gpu, by its number in `assay devices` or a part of its name [default: the best]
-    #[arg(long, env = "ASSAY_ADAPTER", value_name = "ADAPTER")]
+    #[arg(long, env = "ASSAY_ADAPTER", value_name = "ADAPTER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     adapter: Option<String>,
     /// Threads that compute on the processor, for all models together [default: one for each fast physical core]
     #[arg(long, env = "ASSAY_THREADS", value_name = "N")]

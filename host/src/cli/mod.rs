@@ -145,7 +145,6 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
             | Command::Gc(_)
             | Command::OperatorKey(_)
             | Command::Run(_)
-            | Command::Doctor(_)
     ) {
         close_to_others();
     }

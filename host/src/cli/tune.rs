@@ -18,7 +18,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t)]
     precision: EnginePrecision,
     /// The adapter, by its number in `assay devices` or a part of its name [default: the best]
-    #[arg(long, value_name = "ADAPTER")]
+    #[arg(long, value_name = "ADAPTER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     adapter: Option<String>,
     /// One JSON object
     #[arg(long)]

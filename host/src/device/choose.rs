@@ -209,7 +209,7 @@ impl DeviceOptions {
     }
 
     /// Most tokens in a batch on the processor.
-    pub(super) fn processor_batch_tokens(&self) -> usize {
+    pub(crate) fn processor_batch_tokens(&self) -> usize {
         BATCH_TOKENS_PER_THREAD * self.processor_threads()
     }
 

@@ -38,6 +38,8 @@ pub enum TuneCache {
     File(PathBuf),
     /// The choices cached in this file, or else the variants expected to be fastest.
     Remembered(PathBuf),
+    /// Those that [`tune`](fn@tune) found for this model's shape, on this device and in this precision.
+    Chosen(BySize<Choices>),
 }
 
 /// Result of the timing.
@@ -124,6 +126,7 @@ impl TuneCache {
         let untimed = || BySize::both(Choices::untimed(gpu.description(), family, layout));
         let (path, then) = match self {
             Self::Defaults => return Ok(untimed()),
+            Self::Chosen(choices) => return Ok(*choices),
             Self::Memory => return Ok(time_all(gpu, subject)?.choices),
             Self::File(path) => (path, Otherwise::Tune),
             Self::Remembered(path) => (path, Otherwise::Defaults),
@@ -158,10 +161,18 @@ fn write(path: &Path, key: String, choices: &BySize<Choices>) -> std::io::Result
     let cached = BySize { small: (&choices.small).into(), large: (&choices.large).into() };
     file.entries.insert(key, cached);
     let bytes = serde_json::to_vec_pretty(&file)?;
+    // The file that a link names is replaced, not the link; nothing but a file is replaced at all.
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if std::fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "something else than a file is there"));
+    }
     // Writes a temporary file and renames it, so readers never see half a file. Its name contains the process id, so
     // two writers do not share it.
     let beside = path.with_extension(format!("{}.tmp", std::process::id()));
-    std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path))
+    std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, &path)).inspect_err(|_| {
+        // Absent if it could not even be created.
+        let _ = std::fs::remove_file(&beside);
+    })
 }
 
 impl CacheFile {
@@ -280,5 +291,44 @@ impl fmt::Display for TuneTable {
             )?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choices() -> BySize<Choices> {
+        let variant = GemmVariant::Software { threads: 64 };
+        BySize::both(Choices {
+            family: KernelFamily::Software,
+            qkv: variant,
+            hidden: variant,
+            intermediate: variant,
+            output: variant,
+            attention_queries: 64,
+            norm: NormChoice::Separate,
+        })
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_placed_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tune.json");
+        std::fs::create_dir(&path).unwrap();
+        write(&path, "key".to_owned(), &choices()).unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, file) = (dir.path().join("tune.json"), dir.path().join("file"));
+        std::fs::write(&file, "{}").unwrap();
+        std::os::unix::fs::symlink(&file, &path).unwrap();
+        write(&path, "key".to_owned(), &choices()).unwrap();
+        assert!(path.is_symlink());
+        assert_eq!(CacheFile::read(&file).entries.len(), 1);
     }
 }

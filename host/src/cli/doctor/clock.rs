@@ -2,8 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-/// Time for everything.
+/// Time for everything, and with `--short`.
 const LIMIT: Duration = Duration::from_secs(120);
+const SHORT_LIMIT: Duration = Duration::from_secs(30);
+
+/// The part of it that the processor may take if a GPU comes after it.
+const PROCESSORS_PART: f64 = 0.5;
 
 /// Runs of a batch that are timed, if they are short.
 const RUNS: usize = 5;
@@ -16,20 +20,33 @@ const ENOUGH: Duration = Duration::from_millis(1_500);
 pub(super) struct Clock {
     started: Instant,
     limit: Duration,
+    /// When the present device's time is over.
+    until: Duration,
     skipped: Vec<String>,
 }
 
 impl Clock {
-    pub(super) fn start() -> Self {
-        Self { started: Instant::now(), limit: LIMIT, skipped: Vec::new() }
+    pub(super) fn start(short: bool) -> Self {
+        let limit = if short { SHORT_LIMIT } else { LIMIT };
+        Self { started: Instant::now(), limit, until: limit, skipped: Vec::new() }
+    }
+
+    /// Keeps time for the GPU, or gives what was kept to it.
+    pub(super) fn keep_for_gpu(&mut self, keep: bool) {
+        self.until = if keep { self.limit.mul_f64(PROCESSORS_PART) } else { self.limit };
+    }
+
+    /// What is left.
+    pub(super) fn left(&self) -> Duration {
+        self.until.saturating_sub(self.started.elapsed())
     }
 
     /// Whether there is time for `what`, which takes about `time`. What there is no time for is noted.
     pub(super) fn allows(&mut self, what: &str, time: Duration) -> bool {
-        let left = self.limit.saturating_sub(self.started.elapsed());
+        let left = self.left();
         if time > left {
             let (time, left) = (time.as_secs_f64().ceil(), left.as_secs());
-            self.skip(format!("{what}: would take {time} s, and {left} s are left of {} s", self.limit.as_secs()));
+            self.skip(format!("{what}: would take {time} s, and {left} s are left of {} s", self.until.as_secs()));
         }
         time <= left
     }
@@ -44,35 +61,26 @@ impl Clock {
         self.started.elapsed()
     }
 
-    /// The part of this thread's time in which it waited for a processor that others had; `None` where the system does
-    /// not tell.
-    pub(super) fn waited(&self) -> Option<f64> {
-        // Time on a processor, time waiting for one, in nanoseconds; of the first thread, which computes with the others.
-        let text = std::fs::read_to_string("/proc/self/schedstat").ok()?;
-        waited(&text)
-    }
-
     /// What was left out.
     pub(super) fn into_skipped(self) -> Vec<String> {
         self.skipped
     }
 }
 
-fn waited(schedstat: &str) -> Option<f64> {
-    let mut numbers = schedstat.split_whitespace().map(|number| number.parse::<f64>().ok());
-    let (ran, waited) = (numbers.next()??, numbers.next()??);
-    Some(waited / (ran + waited).max(1.0))
+/// What [`timed`] takes for runs of about `one`.
+pub(super) fn time_of_runs(one: Duration) -> Duration {
+    (one * RUNS as u32).min(ENOUGH + one)
 }
 
-/// The fastest, the median and the slowest of several runs, in seconds.
-pub(super) fn timed<E>(mut run: impl FnMut() -> Result<Duration, E>) -> Result<[f64; 3], E> {
+/// The fastest, the median and the slowest of several runs, in seconds, and how many there were.
+pub(super) fn timed<E>(mut run: impl FnMut() -> Result<Duration, E>) -> Result<([f64; 3], usize), E> {
     let started = Instant::now();
     let mut times = Vec::with_capacity(RUNS);
     while times.is_empty() || (times.len() < RUNS && started.elapsed() < ENOUGH) {
         times.push(run()?.as_secs_f64());
     }
     times.sort_unstable_by(f64::total_cmp);
-    Ok([times[0], times[times.len() / 2], times[times.len() - 1]])
+    Ok(([times[0], times[times.len() / 2], times[times.len() - 1]], times.len()))
 }
 
 #[cfg(test)]
@@ -81,7 +89,7 @@ mod tests {
 
     #[test]
     fn what_takes_longer_than_the_time_that_is_left_is_skipped_and_noted() {
-        let mut clock = Clock::start();
+        let mut clock = Clock::start(false);
         assert!(clock.allows("a pass", Duration::from_secs(1)));
         assert!(!clock.allows("a long pass", Duration::from_secs(500)));
         let skipped = clock.into_skipped();
@@ -89,10 +97,19 @@ mod tests {
     }
 
     #[test]
-    fn time_in_the_processors_queue_is_a_part_of_all_time() {
-        assert_eq!(waited("300 100 7\n"), Some(0.25));
-        assert_eq!(waited("0 0 0\n"), Some(0.0));
-        assert_eq!(waited("none"), None);
+    fn runs_end_when_the_first_after_a_second_and_a_half_does() {
+        let seconds = Duration::from_secs;
+        assert_eq!(time_of_runs(seconds(10)), Duration::from_millis(11_500));
+        assert_eq!(time_of_runs(Duration::from_millis(100)), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn a_gpu_keeps_its_part_of_the_time() {
+        let mut clock = Clock::start(true);
+        clock.keep_for_gpu(true);
+        assert!(!clock.allows("a pass on the processor", Duration::from_secs(20)));
+        clock.keep_for_gpu(false);
+        assert!(clock.allows("a pass on the GPU", Duration::from_secs(20)));
     }
 
     #[test]
@@ -103,7 +120,7 @@ mod tests {
             Ok::<_, ()>(time)
         };
         let times = timed(|| run(Duration::from_secs(1)));
-        assert_eq!((times, runs), (Ok([1.0; 3]), RUNS));
+        assert_eq!((times, runs), (Ok(([1.0; 3], RUNS)), RUNS));
         assert_eq!(timed(|| Err("failed")), Err("failed"));
     }
 }

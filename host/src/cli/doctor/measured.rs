@@ -22,6 +22,8 @@ pub(super) struct Pass {
     pub(super) tokens: usize,
     /// The fastest, the median and the slowest.
     pub(super) seconds: [f64; 3],
+    /// How many passes were timed.
+    pub(super) runs: usize,
     /// By the fastest, as ceilings are.
     pub(super) gflops: f64,
     /// Of the fastest.

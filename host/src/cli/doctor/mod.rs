@@ -3,13 +3,16 @@
 //! - [`subject`]: the model and the rows that are computed, and their numbers by the reference.
 //! - [`processor`], [`gpu`]: each measures one device. The GPU's kernels are tuned as `assay tune` does.
 //! - [`measured`]: what is measured alike on both. [`verdict`]: what bounds a time, from numbers alone.
-//! - [`clock`]: the time for all this.
+//! - [`clock`]: the time for all this. [`busy`]: what slowed it down.
+//! - [`out`]: the file.
 //! - [`bundle`]: everything found, as a file; [`page`]: the same in words.
 
 mod bundle;
+mod busy;
 mod clock;
 mod gpu;
 mod measured;
+mod out;
 mod page;
 mod processor;
 mod subject;
@@ -25,6 +28,7 @@ use crate::device::{DeviceOptions, EngineChoice};
 use crate::machine::Machine;
 use crate::model::ModelStore;
 use bundle::{Bundle, FORMAT};
+use busy::{Busy, Quota};
 use clock::Clock;
 use subject::{Subject, Task};
 
@@ -41,7 +45,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t)]
     engine: EngineChoice,
     /// Adapter of --engine gpu, by its number in `assay devices` or a part of its name [default: the best]
-    #[arg(long, value_name = "ADAPTER")]
+    #[arg(long, value_name = "ADAPTER", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     adapter: Option<String>,
     /// The model to measure with [default: the store's, or random weights if it has none]
     #[arg(long)]
@@ -49,7 +53,7 @@ pub(super) struct Args {
     /// Where everything found is written
     #[arg(long, value_name = "FILE", default_value = "assay-doctor.json")]
     out: PathBuf,
-    /// Fewer rows: seconds instead of a minute or two
+    /// Fewer rows: half a minute at most instead of two
     #[arg(long)]
     short: bool,
 }
@@ -60,32 +64,31 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
         adapter: args.adapter.as_deref().map(adapter),
         ..DeviceOptions::default()
     };
+    // Before anything slow, so that a mistake is reported at once.
+    out::check(&args.out)?;
     let decision = options.decide()?;
+    let quota = Quota::detect(Path::new("/"));
+    let mut clock = Clock::start(args.short);
     let subject = Subject::find(&ModelStore::new(data_dir), args.model.as_deref())?;
     say(&subject.name());
-    let mut clock = Clock::start();
-    let expected = match subject.reference_time() {
-        Some(time) if clock.allows("checking numbers", time) => subject.expected(&subject.load()?)?,
-        Some(_) => None,
-        None => {
-            clock.skip("checking numbers: the reference takes too long for this model".to_owned());
-            None
-        }
-    };
+    let expected = subject.expected(&mut clock)?;
     let rows: &[usize] = if args.short { &SHORT_ROWS } else { &ROWS };
     let task = Task { subject: &subject, expected: expected.as_ref(), rows };
     let mut failed = Vec::new();
     // A device that fails is a finding: the others are measured all the same.
-    let mut keep =
-        |what: &str, error: CliError| failed.push(format!("{what}: {}", super::table::snippet(&error.to_string())));
+    let mut keep = |what: &str, error: CliError| {
+        say(&format!("{what}: {error}"));
+        let error = without_paths(&error.to_string(), data_dir);
+        failed.push(format!("{what}: {}", super::table::snippet(&error)));
+    };
+    clock.keep_for_gpu(decision.adapter.is_some());
     let processor = processor::examine(&task, &mut clock).map_err(|error| keep("the processor", error)).ok();
+    clock.keep_for_gpu(false);
+    let started = std::time::Instant::now().checked_sub(clock.elapsed());
+    let busy = || started.is_some_and(|started| Busy::since(quota, started.elapsed()).is_busy());
     let gpu = decision.adapter.as_ref().and_then(|adapter| {
-        let tune_file = DeviceOptions::tune_file(data_dir);
-        std::fs::create_dir_all(data_dir)
-            .map_err(|error| CliError::failed(format!("the data directory cannot be made: {error}")))
-            .and_then(|()| gpu::examine(adapter, &task, &tune_file, &mut clock))
-            .map_err(|error| keep("the GPU", error))
-            .ok()
+        let tuning = gpu::Tuning { file: &DeviceOptions::tune_file(data_dir), is_busy: &busy };
+        gpu::examine(adapter, &task, &tuning, &mut clock).map_err(|error| keep("the GPU", error)).ok()
     });
     let auto = DeviceOptions::default().decide()?;
     let mut bundle = Bundle {
@@ -93,9 +96,10 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
         version: env!("CARGO_PKG_VERSION"),
         short: args.short,
         seconds: clock.elapsed().as_secs_f64(),
-        waited: clock.waited(),
+        busy: Busy::since(quota, clock.elapsed()),
         machine: Machine::detect(),
         model: subject.shape(),
+        checked_layers: expected.as_ref().and_then(subject::Expected::stand_in_layers),
         adapters: adapters().into_iter().take(MAX_ADAPTERS).collect(),
         auto: if auto.adapter.is_some() { "gpu" } else { "cpu" },
         processor,
@@ -104,9 +108,10 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
         skipped: clock.into_skipped(),
         findings: Vec::new(),
     };
+    bundle.doubt_if_busy();
     bundle.findings = page::findings(&bundle);
-    bundle.write(&args.out)?;
     print!("{}", page::text(&bundle));
+    out::write(&args.out, &bundle.to_json()?)?;
     eprintln!("\neverything found is in {}", args.out.display());
     eprintln!("for an issue, paste this page and attach that file: neither has a path, a text or a model's name");
     match bundle.is_healthy() {
@@ -115,7 +120,44 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     }
 }
 
+/// An error in words that others may read: what begins like a path is left out. The whole of it is on standard error.
+fn without_paths(text: &str, data_dir: &Path) -> String {
+    let home = std::env::home_dir();
+    let known = [Some(data_dir.to_owned()), std::env::current_dir().ok(), home].into_iter().flatten();
+    // A known one may have spaces.
+    let text = known.fold(text.to_owned(), |text, path| match path.to_str() {
+        Some(path) if path.len() > 1 => text.replace(path, "/path"),
+        _ => text,
+    });
+    let is_path = |word: &str| {
+        let word = word.trim_start_matches(['"', '\'', '`', '(', '[', '<']);
+        word.starts_with(['/', '~', '\\'])
+            || word.starts_with("./")
+            || word.starts_with("../")
+            || word.get(1..3).is_some_and(|colon| colon == ":\\" || colon == ":/")
+    };
+    let words = text.split_whitespace().map(|word| match is_path(word) {
+        true if word.ends_with(':') => "(a path):",
+        true => "(a path)",
+        false => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 /// What is measured now, on standard error.
 fn say(what: &str) {
     eprintln!("{what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_for_others_has_no_path() {
+        let scrubbed = without_paths("/my data/models/a/config.json: no such file (os error 2)", Path::new("/my data"));
+        assert_eq!(scrubbed, "(a path): no such file (os error 2)");
+        let scrubbed = without_paths("at `C:\\me\\f`, 12 GFLOP/s in ~/x and ../y", Path::new("/d"));
+        assert_eq!(scrubbed, "at (a path) 12 GFLOP/s in (a path) and (a path)");
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use assay_kernels::gpu::{AdapterKind, Ceilings};
 
 use super::bundle::Bundle;
-use super::gpu::{self, Gpu, Kernel};
+use super::gpu::{self, Gpu, Kept, Kernel};
 use super::measured::{Checked, Pass};
 use super::processor::Processor;
 use super::verdict::{Verdict, rolled_loops};
@@ -17,8 +17,8 @@ const MAX_WRONG: usize = 20;
 /// Kernels that take less of the time are in the file only.
 const LEAST_SHARE_OF_TIME: f64 = 0.02;
 
-/// A doctor that waits for a processor for more of its time measures other programs too.
-const MOST_WAITED: f64 = 0.05;
+/// A median of fewer runs is shown with their number.
+const FEW_RUNS: usize = 3;
 
 /// The page.
 pub(super) fn text(bundle: &Bundle) -> String {
@@ -27,7 +27,7 @@ pub(super) fn text(bundle: &Bundle) -> String {
         text += &of_processor(processor);
     }
     if let Some(gpu) = &bundle.gpu {
-        text += &of_gpu(gpu);
+        text += &of_gpu(gpu, bundle.busy.is_busy());
     }
     text += "\nFindings\n";
     for finding in &bundle.findings {
@@ -39,15 +39,20 @@ pub(super) fn text(bundle: &Bundle) -> String {
 /// What is worth a look, in a sentence each.
 pub(super) fn findings(bundle: &Bundle) -> Vec<String> {
     let mut findings = Vec::new();
-    if let Some(waited) = bundle.waited.filter(|&waited| waited > MOST_WAITED) {
-        findings.push(format!(
-            "BUSY: {waited:.2} of the time went by waiting for a processor that other programs had, so rates are too \
-             low: run the doctor again with nothing else beside it"
-        ));
-    }
+    findings.extend(bundle.busy.sentence());
     let wrong: Vec<String> = bundle.wrong().collect();
     match wrong.len() {
-        0 => findings.push("every kernel that was checked computes right numbers".to_owned()),
+        0 if bundle.checked() == 0 => {
+            findings.push("no kernel's numbers were checked: see what was left out".to_owned())
+        }
+        0 => findings.push(match bundle.checked_layers {
+            Some(layers) => format!(
+                "every kernel that was checked computes right numbers ({} checks; of whole models, on {layers} layers \
+                 with random weights in this model's shape, since all of it would take too long)",
+                bundle.checked()
+            ),
+            None => format!("every kernel that was checked computes right numbers ({} checks)", bundle.checked()),
+        }),
         count => {
             findings.push(format!("{count} kernels compute WRONG numbers; tuning takes none of them"));
             findings.extend(wrong.into_iter().take(MAX_WRONG));
@@ -60,6 +65,7 @@ pub(super) fn findings(bundle: &Bundle) -> Vec<String> {
     }
     if let Some(gpu) = &bundle.gpu {
         findings.extend(gpu_speed(bundle, gpu));
+        findings.extend(gpu.precisions.iter().map(kept));
     }
     findings.extend(bundle.skipped.iter().map(|skipped| format!("left out: {skipped}")));
     findings
@@ -69,11 +75,18 @@ fn machine(bundle: &Bundle) -> String {
     let Bundle { version, seconds, machine, model, .. } = bundle;
     let cores = machine.cores;
     let known = |count: Option<usize>| count.map_or("unknown".to_owned(), |count| count.to_string());
-    let mut text = format!("assay {version} doctor, {seconds:.0} s\n\nMachine\n");
+    let mut text = format!("assay {version} doctor, {seconds:.0} s\n");
+    if let Some(busy) = bundle.busy.sentence() {
+        let _ = writeln!(text, "{busy}");
+    }
+    text += "\nMachine\n";
     let gib = machine.memory_bytes as f64 / f64::from(1 << 30);
     let _ = writeln!(text, "{} ({}), {gib:.0} GiB of memory, {}", machine.cpu, machine.arch, machine.os);
     let (physical, performance) = (known(cores.physical), known(cores.performance));
     let _ = writeln!(text, "processors: {}; physical cores: {physical}; fast ones: {performance}", cores.logical);
+    if let Some(quota) = bundle.busy.quota {
+        let _ = writeln!(text, "the control group's quota: the time of {:.2} processors", quota.processors);
+    }
     let weights = if model.stand_in { ", random weights: no model is in the store" } else { "" };
     let (layers, hidden, tokens) = (model.layers, model.hidden, model.row_tokens);
     let _ = writeln!(text, "model: {layers} layers of {hidden}{weights}; rows of {tokens} tokens");
@@ -89,7 +102,7 @@ fn of_processor(processor: &Processor) -> String {
     let Processor { instruction_set, threads, peaks, reads, numbers, precisions } = processor;
     let mut text = format!("\nProcessor: {instruction_set}, {threads} threads\n");
     for peak in peaks {
-        let _ = writeln!(text, "registers allow {:.0} GFLOP/s by {}", peak.gops, peak.instruction);
+        let _ = writeln!(text, "registers allow {:.0} {} by {}", peak.gops, peak.unit, peak.instruction);
     }
     let reads = reads.iter().map(|read| (read.bytes_per_thread as u64, read.bytes_per_s));
     let _ = writeln!(text, "reads, by each thread's bytes: {}", ladder(reads));
@@ -127,14 +140,18 @@ fn errors(numbers: &[Checked]) -> String {
 }
 
 /// Columns of passes.
-const HEADER: [&str; 7] = ["precision", "rows", "ms", "fastest", "rows/s", "GFLOP/s", ""];
+const HEADER: [&str; 7] = ["precision", "rows", "median ms", "fastest ms", "median rows/s", "fastest GFLOP/s", ""];
 
 fn row(precision: &str, pass: &Pass) -> Vec<String> {
     let [fastest, median, _] = pass.seconds;
     vec![
         precision.to_owned(),
         pass.rows.to_string(),
-        format!("{:.2}", median * 1e3),
+        match pass.runs {
+            1 => format!("{:.2} (1 run)", median * 1e3),
+            runs if runs < FEW_RUNS => format!("{:.2} ({runs} runs)", median * 1e3),
+            _ => format!("{:.2}", median * 1e3),
+        },
         format!("{:.2}", fastest * 1e3),
         format!("{:.0}", pass.rows as f64 / median),
         format!("{:.0}", pass.gflops),
@@ -152,7 +169,7 @@ fn ladder(reads: impl Iterator<Item = (u64, f64)>) -> String {
     reads.map(|(bytes, rate)| format!("{} {:.0} GB/s", size(bytes), rate / 1e9)).collect::<Vec<_>>().join(", ")
 }
 
-fn of_gpu(gpu: &Gpu) -> String {
+fn of_gpu(gpu: &Gpu, busy: bool) -> String {
     let Gpu { adapter, ceilings, precisions, .. } = gpu;
     let mut text = format!("\nGPU: {}\n", table::snippet(&adapter.to_string()));
     let Ceilings { multiply_adds, rolled_multiply_adds, broadcast_bytes_per_s, dispatch, submit, round_trip, .. } =
@@ -161,7 +178,10 @@ fn of_gpu(gpu: &Gpu) -> String {
         text,
         "registers allow {:.0} GFLOP/s; {}",
         multiply_adds / 1e9,
-        rolled_loops(*multiply_adds, *rolled_multiply_adds)
+        match busy {
+            true => "whether the compiler unrolls loops by itself cannot be told on a busy machine".to_owned(),
+            false => rolled_loops(*multiply_adds, *rolled_multiply_adds),
+        }
     );
     let _ = writeln!(text, "reads: {}", ladder(ceilings.reads.iter().map(|read| (read.bytes, read.bytes_per_s))));
     let us = |time: &std::time::Duration| time.as_secs_f64() * 1e6;
@@ -185,7 +205,7 @@ fn of_gpu(gpu: &Gpu) -> String {
 }
 
 fn of_precision(timed: &gpu::Timed) -> String {
-    let gpu::Timed { precision, candidates, pipelines, compile_s, numbers, passes, in_flight, kernels } = timed;
+    let gpu::Timed { precision, candidates, pipelines, compile_s, numbers, passes, in_flight, .. } = timed;
     let right = candidates.iter().filter(|entry| entry.right).count();
     let mut text = format!("\nin {precision}: {right} of {} candidate kernels compute right numbers", candidates.len());
     if let Some(numbers) = numbers {
@@ -196,28 +216,30 @@ fn of_precision(timed: &gpu::Timed) -> String {
     if let Some(in_flight) = in_flight {
         let _ = writeln!(
             text,
-            "one row at a time: {:.0}/s; with {} batches in flight {:.0}/s, longest submission {:.2} ms",
+            "batches of one row, each after the one before: {:.0}/s; with {} of them in flight {:.0}/s, and the longest \
+             submit call took {:.2} ms",
             in_flight.one_per_s,
             in_flight.batches,
             in_flight.several_per_s,
             in_flight.longest_submit_s * 1e3
         );
     }
-    text + &of_kernels(kernels)
+    text + &of_kernels(timed)
 }
 
-fn of_kernels(kernels: &[Kernel]) -> String {
+fn of_kernels(gpu::Timed { profiled_rows, kernels, .. }: &gpu::Timed) -> String {
     if kernels.is_empty() {
         return String::new();
     }
     let total: f64 = kernels.iter().map(|kernel| kernel.seconds).sum();
     let shown: Vec<&Kernel> = kernels.iter().filter(|kernel| kernel.seconds >= LEAST_SHARE_OF_TIME * total).collect();
     let predicted = shown.iter().any(|kernel| kernel.predicted_share.is_some());
-    let mut header = vec!["kernel", "runs", "ms", "GFLOP/s", "", "predicted"];
-    header.truncate(if predicted { 6 } else { 5 });
+    let mut header = vec!["part", "kernel", "runs", "ms of all", "GFLOP/s", "", "predicted"];
+    header.truncate(if predicted { 7 } else { 6 });
     let rows = shown.into_iter().map(|kernel| {
         let share = kernel.predicted_share.map_or(String::new(), |share| format!("{share:.2}"));
         let mut row = vec![
+            kernel.part.to_owned(),
             kernel.pipeline.clone(),
             kernel.dispatches.to_string(),
             format!("{:.3}", kernel.seconds * 1e3),
@@ -229,7 +251,24 @@ fn of_kernels(kernels: &[Kernel]) -> String {
         row
     });
     let rows: Vec<Vec<String>> = rows.collect();
-    table::columns(&header, &rows)
+    format!("each kernel alone, in one pass of {profiled_rows} rows:\n{}", table::columns(&header, &rows))
+}
+
+/// What became of the tuning choice.
+fn kept(timed: &gpu::Timed) -> String {
+    let what = match &timed.choice {
+        Kept::Written => "this choice was written to the data directory, in place of an earlier one".to_owned(),
+        Kept::Busy => {
+            "the machine was busy, so this choice was not kept; an earlier one in the data directory stays".to_owned()
+        }
+        Kept::Short => {
+            "there was no time for large batches, so no choice was kept; an earlier one in the data directory \
+                        stays"
+                .to_owned()
+        }
+        Kept::Failed(why) => format!("this choice could not be kept in the data directory: {why}"),
+    };
+    format!("tuning in {}: {what}", timed.precision)
 }
 
 fn threads(bundle: &Bundle, processor: &Processor) -> Option<String> {
@@ -265,6 +304,7 @@ fn processor_speed(processor: &Processor) -> Vec<String> {
 }
 
 fn gpu_speed(bundle: &Bundle, gpu: &Gpu) -> Vec<String> {
+    let busy = bundle.busy.is_busy();
     let mut findings = Vec::new();
     for timed in &gpu.precisions {
         if let Some((pass, verdict)) = timed.passes.last().and_then(|pass| Some((pass, pass.verdict.as_ref()?))) {
@@ -273,7 +313,7 @@ fn gpu_speed(bundle: &Bundle, gpu: &Gpu) -> Vec<String> {
         let total: f64 = timed.kernels.iter().map(|kernel| kernel.seconds).sum();
         let slow = timed.kernels.iter().filter(|kernel| kernel.seconds > 0.1 * total);
         for kernel in slow {
-            if let Some(verdict) = kernel.verdict.as_ref().filter(|verdict| verdict.is_unexplained()) {
+            if let Some(verdict) = kernel.verdict.as_ref().filter(|verdict| verdict.is_unexplained() && !busy) {
                 findings.push(format!("GPU, {}: {}", kernel.pipeline, verdict.sentence));
             }
         }

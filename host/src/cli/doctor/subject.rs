@@ -1,13 +1,14 @@
 //! What the doctor computes: a model, batches of made-up rows, and what a few rows must give by the float64 reference.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use assay_kernels::{Architecture, CheckedBatch, Engine, Model, PackedBatch, Row, families, flops, reference};
 use serde::Serialize;
 
+use super::clock::Clock;
 use crate::cli::error::CliError;
-use crate::model::ModelStore;
 use crate::model::store::StoredModel;
+use crate::model::{ModelError, ModelStore};
 
 /// Tokens of a row in the batches that are timed, if the model takes as many.
 const ROW_TOKENS: usize = 100;
@@ -18,14 +19,17 @@ const CHECKED_TOKENS: [[usize; 2]; 3] = [[17, 47], [5, 17], [2, 5]];
 /// What the reference computes a second at least.
 const REFERENCE_FLOPS_PER_S: f64 = 2e8;
 
-/// Longest time for the reference.
+/// Longest time for the reference, if the clock has it.
 const REFERENCE_TIME: Duration = Duration::from_secs(10);
+
+/// Words of a stand-in whose numbers are checked: enough for its rows, and no more to make.
+const CHECKED_WORDS: usize = 1_000;
 
 /// What every device computes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Task<'a> {
     pub(super) subject: &'a Subject,
-    /// `None` if the reference takes too long for the model.
+    /// `None` if the reference takes too long for the model, and for one layer of it too.
     pub(super) expected: Option<&'a Expected>,
     /// Rows of the batches that are timed, the fewest first.
     pub(super) rows: &'a [usize],
@@ -36,6 +40,8 @@ pub(super) struct Task<'a> {
 pub(super) struct Subject {
     stored: Option<StoredModel>,
     pub(super) architecture: Architecture,
+    /// How long loading took, once it has been.
+    pub(super) load_time: Duration,
 }
 
 /// A model's shape: all that decides how fast it is.
@@ -58,6 +64,8 @@ pub(super) struct Shape {
 /// Rows, and their numbers by the reference.
 #[derive(Debug)]
 pub(super) struct Expected {
+    /// Fewer layers with random weights in the model's shape, if the model's own take the reference too long.
+    stand_in: Option<Architecture>,
     rows: PackedBatch,
     numbers: Vec<f64>,
 }
@@ -65,16 +73,25 @@ pub(super) struct Expected {
 impl Subject {
     /// The model `name`; without a name the store's default, or a stand-in with random weights if there is none.
     pub(super) fn find(store: &ModelStore, name: Option<&str>) -> Result<Self, CliError> {
-        let stored = match name {
-            Some(name) => Some(store.open(Some(name))?),
-            None if store.default_name()?.is_some() => Some(store.open(None)?),
-            None => None,
+        let find = || -> Result<_, ModelError> {
+            let stored = match name {
+                Some(name) => Some(store.open(Some(name))?),
+                None if store.default_name()?.is_some() => Some(store.open(None)?),
+                None => None,
+            };
+            let architecture = match &stored {
+                Some(stored) => stored.architecture()?,
+                None => families::stand_in_architecture(),
+            };
+            Ok((stored, architecture))
         };
-        let architecture = match &stored {
-            Some(stored) => stored.architecture()?,
-            None => families::stand_in_architecture(),
-        };
-        Ok(Self { stored, architecture })
+        let (stored, architecture) = find().map_err(|error| unusable(&error.into()))?;
+        let mut subject = Self { stored, architecture, load_time: Duration::ZERO };
+        // A damaged model is found before anything is measured, and the time tells what each load takes.
+        let started = Instant::now();
+        drop(subject.load().map_err(|error| unusable(&error))?);
+        subject.load_time = started.elapsed();
+        Ok(subject)
     }
 
     /// How it is called, for the person in front of the screen; not part of what is pasted elsewhere.
@@ -119,43 +136,70 @@ impl Subject {
         self.rows(&vec![self.row_tokens(); rows.min(most)])?.check(&engine.shape()).map_err(|error| unexpected(&error))
     }
 
-    /// Rows of random ids.
     fn rows(&self, lengths: &[usize]) -> Result<PackedBatch, CliError> {
-        let mut rows = PackedBatch::default();
-        for (row, &length) in lengths.iter().enumerate() {
-            let id = |place: usize| ((row * 7919 + place * 104_729) % self.architecture.vocab_size) as u32;
-            let ids: Vec<u32> = (0..length).map(id).collect();
-            rows.push(Row { ids: &ids, second_segment: length / 4 }).map_err(|error| unexpected(&error))?;
+        rows_of(&self.architecture, lengths)
+    }
+
+    /// Rows to check engines with, and their numbers: the model's, or a stand-in's of fewer layers. `None` if the clock
+    /// has no time for either.
+    pub(super) fn expected(&self, clock: &mut Clock) -> Result<Option<Expected>, CliError> {
+        let most = REFERENCE_TIME.min(clock.left() / 8);
+        if let Some(lengths) = checked_tokens(&self.architecture, most) {
+            let (model, rows) = (self.load()?, self.rows(&lengths)?);
+            return Ok(Some(Expected { stand_in: None, numbers: reference::forward(&model, &rows), rows }));
         }
-        Ok(rows)
-    }
-
-    /// How long [`expected`](Self::expected) takes at most; `None` if the model is too large for it.
-    pub(super) fn reference_time(&self) -> Option<Duration> {
-        self.checked_tokens().map(|lengths| self.time_of(lengths))
-    }
-
-    fn checked_tokens(&self) -> Option<[usize; 2]> {
-        let lengths = CHECKED_TOKENS.map(|lengths| lengths.map(|length| length.min(self.architecture.max_tokens)));
-        lengths.into_iter().find(|&lengths| self.time_of(lengths) <= REFERENCE_TIME)
-    }
-
-    fn time_of(&self, lengths: [usize; 2]) -> Duration {
-        let flops: u64 = lengths.iter().map(|&length| flops::row_flops(&self.architecture, length)).sum();
-        Duration::from_secs_f64(flops as f64 / REFERENCE_FLOPS_PER_S)
-    }
-
-    /// Rows to check engines with, and their numbers.
-    pub(super) fn expected(&self, model: &Model) -> Result<Option<Expected>, CliError> {
-        let Some(lengths) = self.checked_tokens() else { return Ok(None) };
-        let rows = self.rows(&lengths)?;
-        Ok(Some(Expected { numbers: reference::forward(model, &rows), rows }))
+        let layers = self.architecture.layers.len();
+        let fewer = std::iter::successors(Some(layers / 2), |layers| Some(layers / 2)).take_while(|&layers| layers > 0);
+        for layers in fewer {
+            let mut architecture = self.architecture.clone();
+            architecture.layers.truncate(layers);
+            architecture.vocab_size = architecture.vocab_size.min(CHECKED_WORDS);
+            if let Some(lengths) = checked_tokens(&architecture, most) {
+                let rows = rows_of(&architecture, &lengths)?;
+                let numbers = reference::forward(&families::stand_in(architecture.clone()), &rows);
+                return Ok(Some(Expected { stand_in: Some(architecture), rows, numbers }));
+            }
+        }
+        clock.skip("checking numbers: the reference takes too long for one layer of this model".to_owned());
+        Ok(None)
     }
 }
 
+/// The most tokens that the reference computes in a time.
+fn checked_tokens(architecture: &Architecture, most: Duration) -> Option<[usize; 2]> {
+    let time_of = |lengths: [usize; 2]| {
+        let flops: u64 = lengths.iter().map(|&length| flops::row_flops(architecture, length)).sum();
+        Duration::from_secs_f64(flops as f64 / REFERENCE_FLOPS_PER_S)
+    };
+    let lengths = CHECKED_TOKENS.map(|lengths| lengths.map(|length| length.min(architecture.max_tokens)));
+    lengths.into_iter().find(|&lengths| time_of(lengths) <= most)
+}
+
+/// Rows of random ids.
+fn rows_of(architecture: &Architecture, lengths: &[usize]) -> Result<PackedBatch, CliError> {
+    let mut rows = PackedBatch::default();
+    for (row, &length) in lengths.iter().enumerate() {
+        let id = |place: usize| ((row * 7919 + place * 104_729) % architecture.vocab_size) as u32;
+        let ids: Vec<u32> = (0..length).map(id).collect();
+        rows.push(Row { ids: &ids, second_segment: length / 4 }).map_err(|error| unexpected(&error))?;
+    }
+    Ok(rows)
+}
+
 impl Expected {
+    /// Layers of the stand-in, if one is checked.
+    pub(super) fn stand_in_layers(&self) -> Option<usize> {
+        self.stand_in.as_ref().map(|architecture| architecture.layers.len())
+    }
+
+    /// The stand-in, if it is not the model that is checked.
+    pub(super) fn stand_in(&self) -> Option<Model> {
+        self.stand_in.clone().map(families::stand_in)
+    }
+
     /// How long an engine takes for the rows at a rate.
     pub(super) fn time_at(&self, architecture: &Architecture, flops_per_s: f64) -> Duration {
+        let architecture = self.stand_in.as_ref().unwrap_or(architecture);
         Duration::from_secs_f64(flops::batch_flops(architecture, &self.rows) as f64 / flops_per_s)
     }
 
@@ -175,6 +219,14 @@ impl Expected {
         });
         Ok(errors.fold(0.0, f64::max) / largest)
     }
+}
+
+/// Why a model cannot be measured, with the ways on.
+fn unusable(error: &CliError) -> CliError {
+    CliError::bad_input(format!(
+        "{error}; `assay model verify` says which files are damaged, --model measures another model, and an empty \
+         --data-dir random weights"
+    ))
 }
 
 /// An error of this program: rows of its own that a model does not take.

@@ -48,8 +48,8 @@ impl Bound {
 
 impl Verdict {
     /// Judges a measured time by what each bound would take for the work, in seconds; `None` without bounds. The sums
-    /// of `in_registers` are known to be a kernel's largest loop.
-    pub(super) fn of(seconds: f64, bounds: &[(Bound, f64)], in_registers: bool) -> Option<Self> {
+    /// of `rolled` are in memory if its compiler left a loop rolled, as this driver's does.
+    pub(super) fn of(seconds: f64, bounds: &[(Bound, f64)], rolled: bool) -> Option<Self> {
         let bounds = bounds.iter().filter(|(_, time)| time.is_finite());
         let &(bound, least) = bounds.max_by(|(_, a), (_, b)| a.total_cmp(b))?;
         let share = least / seconds;
@@ -58,12 +58,20 @@ impl Verdict {
             format!("bound by {allows} ({share:.2})")
         } else if share >= UNEXPLAINED {
             format!("{share:.2} of its bound, {allows}: waiting takes the rest")
-        } else if bound == Bound::Arithmetic && in_registers {
+        } else if bound == Bound::Arithmetic && rolled {
             format!("{share:.2} of its bound, {allows}: is a loop rolled, are sums in memory?")
         } else {
             format!("{share:.2} of its bound, {allows}: nothing measured explains it")
         };
         Some(Self { bound, share, sentence })
+    }
+
+    /// Says of a time that a busy machine made, and that its bound does not explain, that it is unreliable.
+    pub(super) fn doubt(&mut self) {
+        if self.share < EXPLAINED {
+            let Self { bound, share, .. } = self;
+            self.sentence = format!("{share:.2} of its bound, {}: unreliable, the machine was busy", bound.allows());
+        }
     }
 
     /// Whether no ceiling explains the time.
@@ -72,10 +80,15 @@ impl Verdict {
     }
 }
 
+/// Whether a compiler leaves loops over registers rolled, by the same rates.
+pub(super) fn leaves_rolled(written_out: f64, left_alone: f64) -> bool {
+    written_out / left_alone >= 1.5
+}
+
 /// What a compiler does with loops over registers: a rate with the loop written out, and one with the loop left alone.
 pub(super) fn rolled_loops(written_out: f64, left_alone: f64) -> String {
     let times = written_out / left_alone;
-    if times >= 1.5 {
+    if leaves_rolled(written_out, left_alone) {
         format!(
             "this driver's compiler leaves loops over registers rolled, {times:.1} times slower; kernels have theirs \
              written out"
@@ -107,6 +120,17 @@ mod tests {
         assert!(sentence(10.0, true).contains("rolled"));
         assert!(sentence(10.0, false).contains("nothing measured explains"));
         assert!(sentence(2.0, true).contains("waiting"));
+    }
+
+    #[test]
+    fn what_a_busy_machine_made_slow_is_not_called_unexplained() {
+        let doubted = |seconds| {
+            let mut verdict = Verdict::of(seconds, &[(Bound::Arithmetic, 1.0)], false).unwrap();
+            verdict.doubt();
+            verdict.sentence
+        };
+        assert_eq!(doubted(10.0), "0.10 of its bound, multiply-adds: unreliable, the machine was busy");
+        assert!(doubted(1.0).contains("bound by"));
     }
 
     #[test]
