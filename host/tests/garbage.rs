@@ -187,6 +187,7 @@ fn garbage_collection_keeps_what_running_requests_use() {
     let live = platform.tenant(&name("acme")).unwrap();
     serving(deploy(&platform, "acme", &seeded(2), None));
     age(&dir.path().join("tenants/blobs"));
+    age(&dir.path().join("compiled"));
     let swept = collect(&platform, 0, false);
     assert_eq!(swept.dropped.len(), 1, "{swept:?}");
     assert_eq!(names(&swept, DroppedKind::Version).len(), 1);
@@ -205,6 +206,7 @@ fn removing_a_tenant_removes_its_files_and_keeps_shared_ones() {
     assert_eq!(serving(deploy(&platform, "beta", &seeded(1), None)).component, shared);
     let own = serving(deploy(&platform, "beta", &seeded(2), None)).component;
     age(&dir.path().join("tenants/blobs"));
+    age(&dir.path().join("compiled"));
     assert_eq!(
         admin(&platform, Command::Remove { tenant: name("beta"), drain: false, force: false }),
         Reply::Removed { callers: Vec::new() }

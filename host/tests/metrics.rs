@@ -148,7 +148,7 @@ fn tenants_beyond_the_bound_are_summed_and_nothing_that_was_sent_is_told() {
     let guests = [("a", tenants::seeded(1)), ("b", tenants::seeded(2)), ("c", tenants::component("nonsense"))];
     let counted = Counted::start(&guests, &["--metrics-tenants", "2"]);
     let body = format!(r#"{{"query":"{MARKER}","documents":["{MARKER}"],"settings":{{"attack":"{MARKER}"}}}}"#);
-    for (tenant, status) in [("a", 200), ("b", 200), ("c", 500)] {
+    for (tenant, status) in [("a", 200), ("b", 200), ("c", 502)] {
         assert_eq!(counted.ask(tenant, "/v2/rerank", &body).status, status);
     }
     assert_eq!(counted.server.post_as(&format!("assay_{MARKER}"), "/v2/rerank", &body).status, 401);
@@ -158,7 +158,7 @@ fn tenants_beyond_the_bound_are_summed_and_nothing_that_was_sent_is_told() {
     assert_eq!(value(&metrics, r#"assay_requests_total{tenant="stand-alone",outcome="answered"}"#), 0.0);
     assert_eq!(value(&metrics, r#"assay_requests_total{tenant="a",outcome="answered"}"#), 1.0);
     assert_eq!(value(&metrics, r#"assay_requests_total{tenant="(others)",outcome="answered"}"#), 1.0);
-    assert_eq!(value(&metrics, r#"assay_requests_total{tenant="(others)",outcome="host-fault"}"#), 1.0);
+    assert_eq!(value(&metrics, r#"assay_requests_total{tenant="(others)",outcome="guest-fault"}"#), 1.0);
     assert!(!metrics.contains(r#"tenant="b""#), "{metrics}");
     let printed = finish(common::assay(counted.dir.path()).arg("metrics")).succeeds().stdout;
     let json = finish(common::assay(counted.dir.path()).args(["metrics", "--json"])).succeeds().stdout;
