@@ -20,16 +20,20 @@ use schema::{Report, SCHEMA, SCHEMA_VERSION};
 /// The files of a report.
 pub const REPORT_FILES: [&str; 3] = ["report.md", "report.json", "report.html"];
 
-/// Makes a directory for a report and tries it, before minutes of measuring.
+/// Tries the directory of a report, before minutes of measuring. Leaves nothing behind.
 ///
 /// # Errors
 /// The directory cannot be made or written.
 pub fn try_dir(dir: &Path) -> Result<()> {
+    let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let probe = dir.join(format!(".assay-bench-{}", std::process::id()));
-    std::fs::write(&probe, "")
-        .and_then(|()| std::fs::remove_file(&probe))
-        .with_context(|| format!("cannot write into {}: name another --out", dir.display()))
+    let tried = std::fs::write(&probe, "").and_then(|()| std::fs::remove_file(&probe));
+    for made in missing {
+        // What somebody else has written into meanwhile stays.
+        let _ = std::fs::remove_dir(made);
+    }
+    tried.with_context(|| format!("cannot write into {}: name another --out", dir.display()))
 }
 
 /// Writes files into a directory, which is made if necessary.
