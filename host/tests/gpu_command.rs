@@ -156,7 +156,7 @@ fn the_doctor_checks_every_candidate_kernel_and_tunes_as_tune_does() {
     let found: Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
     let gpu = &found["gpu"];
     assert_eq!(gpu["adapter"]["name"], adapter["name"]);
-    for part in [adapter["name"].as_str().unwrap(), "loops over registers", "broadcasts", "candidate kernels"] {
+    for part in [adapter["name"].as_str().unwrap(), "loops", "broadcasts", "candidate kernels"] {
         assert!(done.stdout.contains(part), "no {part:?} in\n{}", done.stdout);
     }
     let numbers = ["multiply_adds", "rolled_multiply_adds", "broadcast_bytes_per_s", "dispatch_s", "round_trip_s"];
@@ -168,6 +168,11 @@ fn the_doctor_checks_every_candidate_kernel_and_tunes_as_tune_does() {
     let kernels = f32["kernels"].as_array().unwrap();
     let is_judged = |kernel: &Value| kernel["verdict"]["sentence"].as_str().is_some_and(|text| !text.is_empty());
     assert!(kernels.len() > 5 && kernels.iter().all(is_judged), "{kernels:?}");
+    // Of a busy machine no choice is kept, and tests run side by side.
+    if done.stdout.contains("BUSY") {
+        assert!(done.stdout.contains("so this choice was not kept"), "{}", done.stdout);
+        return;
+    }
     let kept: Value = serde_json::from_slice(&std::fs::read(data.join("gpu-tune.json")).unwrap()).unwrap();
     assert!(kept["entries"].as_object().unwrap().keys().any(|key| key.contains(" f32 ")), "{kept}");
 }
