@@ -44,7 +44,8 @@ pub(crate) struct Args {
     /// Threads that compute; one for each fast physical core unless given.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
-    /// Instruction set of the processor's engine: avx512f+bw, avx2+fma, neon or portable; the processor's best unless given.
+    /// Instruction set of the processor's engine: avx512f+bw, avx2+fma, neon or portable; the processor's best unless
+    /// given.
     #[arg(long, value_name = "SET", value_parser = instruction_set)]
     instructions: Option<InstructionSet>,
     /// Requests, one JSON object with `query` and `documents` a line.

@@ -97,7 +97,7 @@ fn data_dir() -> TempDir {
     dir
 }
 
-/// What the tenant with the other family's model answers while nobody else asks anything, by a request's number.
+/// The answers of the tenant with the other family's model to the first requests, while there are no others.
 fn scores_alone(host: &Host) -> Vec<Vec<u32>> {
     (0..20).map(|number| host.service.runtime.block_on(score(&host.service.platform, number)).unwrap()).collect()
 }

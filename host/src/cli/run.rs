@@ -52,7 +52,8 @@ pub(super) struct Args {
     engine: EngineArgs,
     /// The component, and all that follows it as its arguments
     // In one, so that options after the component are the component's.
-    #[arg(value_names = ["COMPONENT.wasm", "ARGUMENT"], required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_names = ["COMPONENT.wasm", "ARGUMENT"], required = true, num_args = 1..)]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     component: Vec<String>,
 }
 

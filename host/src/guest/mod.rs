@@ -8,7 +8,8 @@
 //! may call, on the [`models`] that it may open. [`outgoing`] is what components import to call tenants, each behind a
 //! [`link`]; [`chain`] makes a guest's calls. [`contract`] speaks to every guest in the version of the contract that it
 //! was built for. A guest sees nothing else of the host: [`wasi`] exists for languages that need it, and grants
-//! nothing; [`last_words`] keeps what a guest printed while it is tried. [`caller`] runs components that are no guests: programs that call tenants.
+//! nothing; [`last_words`] keeps what a guest prints while it is tried. [`caller`] runs components that are no guests:
+//! programs that call tenants.
 
 mod bindings;
 mod cache;

@@ -1,10 +1,10 @@
 //! WASI that grants nothing, for guests whose language needs it.
 //!
-//! No files, arguments, environment or network; standard output and error are dropped, but for the
-//! [last words](super::last_words) of a guest that is being tried. Clocks stand still, because they
-//! would show how busy a guest's neighbours are; for the same reason nothing can be waited for: every time that a guest
-//! subscribes to is over at once. Random numbers are real: they reveal nothing and protect a guest's
-//! hash tables. A guest that does not use WASI pays nothing for it.
+//! No files, arguments, environment or network; standard output and error are dropped, but for the [last
+//! words](super::last_words) of a guest that is being tried. Clocks stand still, because they would show how busy a
+//! guest's neighbours are; for the same reason nothing can be waited for: every time that a guest subscribes to is
+//! over at once. Random numbers are real: they reveal nothing and protect a guest's hash tables. A guest that does
+//! not use WASI pays nothing for it.
 
 use std::time::Duration;
 

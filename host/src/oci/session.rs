@@ -158,7 +158,7 @@ impl Session {
             })?;
             match answer.status() {
                 status if status.is_redirection() => url = self.place(answer.headers())?,
-                // Whoever keeps it was given no credentials.
+                // The other place was given no credentials, so they are not what it refuses.
                 status if status != StatusCode::OK && !self.is_own(&url) => return Err(Failure::Elsewhere { status }),
                 _ => return read(expect(answer, &[StatusCode::OK])?.into_body(), limit_bytes),
             }
