@@ -196,10 +196,10 @@ fn classify(dense: Option<Dense>, weights: &HeadWeights, pooled: &[f64]) -> Vec<
 /// `x · weightᵀ + bias`: `[m, inputs]` to `[m, outputs]`.
 #[must_use]
 pub fn linear(x: &[f64], linear: &Linear) -> Vec<f64> {
-    let inputs = linear.inputs;
+    let (inputs, weight) = (linear.inputs, linear.weight.all());
     let mut y = Vec::with_capacity(x.len() / inputs * linear.outputs());
     for x in x.chunks_exact(inputs) {
-        for (output, weight) in linear.weight.chunks_exact(inputs).enumerate() {
+        for (output, weight) in weight.chunks_exact(inputs).enumerate() {
             let dot: f64 = x.iter().zip(weight).map(|(&x, &weight)| x * f64::from(weight)).sum();
             y.push(dot + f64::from(linear.bias_of(output)));
         }

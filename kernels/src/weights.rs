@@ -1,4 +1,5 @@
-//! A model's weights, from which engines are made: widened to f32, except the word table, which may be the larger half.
+//! A model's weights, from which engines are made: matrices and the word table in the precision of their file, all else
+//! widened to f32.
 //!
 //! Plain row-major matrices: a linear layer's weight is `[outputs, inputs]`. An [`Architecture`] determines their
 //! number and shapes; only [`Weights::collect`] goes through all of them. Engines repack them for their kernels.
@@ -27,7 +28,7 @@ pub type ReadModel = Box<dyn Fn() -> Result<Model, Box<dyn std::error::Error + S
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear {
     /// `[outputs, inputs]`, row-major.
-    pub weight: Vec<f32>,
+    pub weight: Table,
     /// `[outputs]`, if there is a bias.
     pub bias: Option<Vec<f32>>,
     /// Width of x.
@@ -67,8 +68,9 @@ impl NormWeights {
     }
 }
 
-/// A table in the precision of its file. The word table of a multilingual model has more numbers than its layers, and
-/// few of its rows are read: widened for good, it would only take memory.
+/// A table or a matrix in the precision of its file. The word table of a multilingual model has more numbers than its
+/// layers, and few of its rows are read: widened for good, it would only take memory. Layers are widened one at a time,
+/// by an engine that computes in f32.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Table {
     /// As most files have it.
@@ -119,6 +121,57 @@ impl Table {
         }
     }
 
+    /// All of its numbers.
+    #[must_use]
+    pub fn all(&self) -> Cow<'_, [f32]> {
+        self.numbers(0..self.len())
+    }
+
+    /// One of its numbers.
+    ///
+    /// # Panics
+    /// It does not have it.
+    #[must_use]
+    pub fn number(&self, index: usize) -> f32 {
+        match self {
+            Self::F32(numbers) => numbers[index],
+            Self::F16(numbers) => numbers[index].to_f32(),
+            Self::Bf16(numbers) => numbers[index].to_f32(),
+        }
+    }
+
+    /// Some of its numbers, as they are stored.
+    ///
+    /// # Panics
+    /// It does not have them.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(numbers) => Self::F32(numbers[range].to_vec()),
+            Self::F16(numbers) => Self::F16(numbers[range].to_vec()),
+            Self::Bf16(numbers) => Self::Bf16(numbers[range].to_vec()),
+        }
+    }
+
+    /// Moves the first `count` numbers behind the others.
+    ///
+    /// # Panics
+    /// It has fewer.
+    pub fn rotate_left(&mut self, count: usize) {
+        match self {
+            Self::F32(numbers) => numbers.rotate_left(count),
+            Self::F16(numbers) => numbers.rotate_left(count),
+            Self::Bf16(numbers) => numbers.rotate_left(count),
+        }
+    }
+
+    /// Makes its numbers f32, whatever they are stored in.
+    pub fn widen(&mut self) {
+        if let Cow::Owned(numbers) = self.all() {
+            *self = Self::F32(numbers);
+        }
+    }
+
     /// Writes the row `index` of as many numbers as `to` has.
     ///
     /// # Panics
@@ -130,6 +183,12 @@ impl Table {
             Self::F16(numbers) => numbers[range].convert_to_f32_slice(to),
             Self::Bf16(numbers) => numbers[range].convert_to_f32_slice(to),
         }
+    }
+}
+
+impl From<Vec<f32>> for Table {
+    fn from(numbers: Vec<f32>) -> Self {
+        Self::F32(numbers)
     }
 }
 
@@ -167,6 +226,14 @@ pub struct LayerWeights {
     pub output: Linear,
     /// The norm before or after the feed-forward part.
     pub output_norm: NormWeights,
+}
+
+impl LayerWeights {
+    /// Its matrices.
+    pub fn matrices(&mut self) -> [&mut Linear; 6] {
+        let Self { query, key, value, attention_output, intermediate, output, .. } = self;
+        [query, key, value, attention_output, intermediate, output]
+    }
 }
 
 /// The table of relative positions, which all layers share.

@@ -114,7 +114,7 @@ fn tensors(model: &Model) -> Tensors {
     }
     for (name, linear) in linears {
         let outputs = linear.outputs();
-        put(format!("{name}.weight"), &linear.weight, &[outputs, linear.inputs]);
+        put(format!("{name}.weight"), &linear.weight.all(), &[outputs, linear.inputs]);
         put(format!("{name}.bias"), linear.bias.as_ref().unwrap(), &[outputs]);
     }
     tensors
@@ -145,7 +145,7 @@ fn tensorflows_names_of_layer_norm_are_read() {
 }
 
 #[test]
-fn f16_and_bf16_are_widened() {
+fn f16_and_bf16_are_kept_as_they_are_stored() {
     for (dtype, relative) in [(DType::F16, 1e-3), (DType::BF16, 8e-3)] {
         let dir = Dir::with_model(&format!("{dtype:?}"), |tensors| {
             for tensor in tensors.values_mut() {
@@ -153,8 +153,9 @@ fn f16_and_bf16_are_widened() {
             }
         });
         let (loaded, saved) = (checkpoint::load(&dir.0, None).unwrap(), random_weights(SHAPE, 1));
-        for (loaded, saved) in loaded.weights.layers[1].output.weight.iter().zip(&saved.weights.layers[1].output.weight)
-        {
+        let (loaded, saved) = (&loaded.weights.layers[1].output.weight, &saved.weights.layers[1].output.weight);
+        assert_eq!(2 * loaded.bytes(), saved.bytes(), "{dtype:?}: it is kept as it is stored");
+        for (loaded, saved) in loaded.all().iter().zip(saved.all().iter()) {
             assert!((loaded - saved).abs() <= relative * saved.abs() + 1e-6, "{dtype:?}: {loaded} for {saved}");
         }
     }
@@ -260,7 +261,8 @@ fn an_adapter_is_merged_by_its_formula() {
     let merged = checkpoint::load(&dir.0, Some(&adapter.0)).unwrap();
     let mut expected = random_weights(SHAPE, 1);
     // alpha / r · B · A = 4 / 2 · (0.5 · 0.5 · 2 ranks).
-    expected.weights.layers[1].value.weight.iter_mut().for_each(|weight| *weight += 1.0);
+    let weight = &mut expected.weights.layers[1].value.weight;
+    *weight = weight.all().iter().map(|weight| weight + 1.0).collect::<Vec<_>>().into();
     assert_eq!(merged, expected);
 }
 
@@ -374,7 +376,8 @@ fn magnitudes_biases_and_tables_of_an_adapter_are_merged() {
     let adapter = save_adapter("dora", &serde_json::json!({ "use_dora": true }), &tensors);
     let merged = checkpoint::load(&dir.0, Some(&adapter.0)).unwrap();
     let base = random_weights(SHAPE, 1);
-    let (merged, base_weight) = (&merged.weights.layers[1].value.weight, &base.weights.layers[1].value.weight);
+    let (merged, base_weight) =
+        (merged.weights.layers[1].value.weight.all(), base.weights.layers[1].value.weight.all());
     for (merged, base) in merged.chunks(8).zip(base_weight.chunks(8)) {
         let raised: Vec<f64> = base.iter().map(|&weight| f64::from(weight) + 1.0).collect();
         let length = raised.iter().map(|weight| weight * weight).sum::<f64>().sqrt();
@@ -511,9 +514,10 @@ fn one_of_several_labels_can_be_ranked_by_and_the_difference_of_two() {
     };
     let model = narrowed(2, None).unwrap();
     assert_eq!(model.architecture.outputs(), 1);
-    assert_eq!(model.weights.head.unwrap().classifier.weight, classifier.weight[16..]);
+    let weights = classifier.weight.all();
+    assert_eq!(model.weights.head.unwrap().classifier.weight.all()[..], weights[16..]);
     let head = narrowed(2, Some(0)).unwrap().weights.head.unwrap().classifier;
-    assert_eq!(head.weight[3], classifier.weight[19] - classifier.weight[3]);
+    assert_eq!(head.weight.number(3), weights[19] - weights[3]);
     assert_eq!(head.bias_of(0), classifier.bias_of(2) - classifier.bias_of(0));
     assert!(narrowed(3, None).unwrap_err().to_string().contains("the labels are 0 to 2"));
     assert!(narrowed(0, Some(3)).is_err());

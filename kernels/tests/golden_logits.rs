@@ -64,10 +64,11 @@ fn the_backbone_with_another_head_agrees_with_pytorch() {
     let golden = golden(&testdata::golden("other-head.json"));
     let mut weights = checkpoint::load(&dir, None).unwrap();
     let tensors = candle_core::safetensors::load(dir.join(checkpoint::WEIGHTS_FILE), &Device::Cpu).unwrap();
-    let tensor = |name: &str| tensors[name].flatten_all().unwrap().to_vec1().unwrap();
+    let tensor = |name: &str| tensors[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let inputs = weights.architecture.hidden_size;
-    let dense = Linear { weight: tensor("pooler.dense.weight"), bias: Some(tensor("pooler.dense.bias")), inputs };
-    let (weight, bias) = (golden.classifier_weight.clone(), Some(golden.classifier_bias.clone()));
+    let weight = tensor("pooler.dense.weight").into();
+    let dense = Linear { weight, bias: Some(tensor("pooler.dense.bias")), inputs };
+    let (weight, bias) = (golden.classifier_weight.clone().into(), Some(golden.classifier_bias.clone()));
     let classifier = Linear { weight, bias, inputs };
     weights.weights.head = Some(HeadWeights { dense: Some(dense), dense_norm: None, classifier });
     weights.architecture.pooling = Pooling::First;

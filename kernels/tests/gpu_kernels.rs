@@ -159,7 +159,7 @@ fn check_gemm(
     dispatch(gpu, &op, buffers, &Extent { rows: rows as u32, ..Extent::default() });
 
     let transposed: Vec<f32> = (0..n).flat_map(|column| w[column..].iter().step_by(n).copied()).collect();
-    let linear = Linear { weight: transposed, bias: Some(bias), inputs: k };
+    let linear = Linear { weight: transposed.into(), bias: Some(bias), inputs: k };
     let sums = reference::linear(&widen(&a[..rows * k]), &linear);
     let expected: Vec<f64> = match epilogue {
         Epilogue::Bias => sums,
@@ -207,8 +207,8 @@ fn gemm_with_residual_and_layer_norm_matches_float64() {
                 w_next: from(&w_buffer, op.second_row()),
             };
             dispatch(&gpu, &op, buffers, &Extent { rows: rows as u32, ..Extent::default() });
-            let weight = (0..hidden).flat_map(|column| w[column..].iter().step_by(n).copied()).collect();
-            let linear = Linear { weight, bias: Some(bias), inputs: k };
+            let weight: Vec<f32> = (0..hidden).flat_map(|column| w[column..].iter().step_by(n).copied()).collect();
+            let linear = Linear { weight: weight.into(), bias: Some(bias), inputs: k };
             let sums = reference::linear(&widen(&a[..rows * k]), &linear);
             let mut expected = Vec::new();
             for (row, sum) in sums.chunks_exact(hidden).enumerate() {
@@ -338,8 +338,8 @@ fn check_rotary(
     let extent = Extent { rows: rows as u32, ..Extent::default() };
     dispatch(gpu, &GemmRotary::new(gemm, layout), buffers, &extent);
 
-    let weight = (0..n).flat_map(|column| w[column..].iter().step_by(n).copied()).collect();
-    let linear = Linear { weight, bias: Some(bias), inputs: k };
+    let weight: Vec<f32> = (0..n).flat_map(|column| w[column..].iter().step_by(n).copied()).collect();
+    let linear = Linear { weight: weight.into(), bias: Some(bias), inputs: k };
     let mut expected = reference::linear(&widen(&a[..rows * k]), &linear);
     for (token, &place) in expected.chunks_exact_mut(n).zip(&places) {
         token[..parts.start * part].fill(f64::from(POISON));
@@ -561,12 +561,12 @@ fn the_classifier_matches_float64() {
             let op = Classify { states, outputs: outputs as u32 };
             let x = rounded(storage, &random.numbers(rows * states.stride));
             let linear = Linear {
-                weight: random.numbers(outputs * hidden),
+                weight: random.numbers(outputs * hidden).into(),
                 bias: Some(random.numbers(outputs)),
                 inputs: hidden,
             };
             let y = poisoned(&gpu, Storage::F32, (rows + SPARE_ROWS) * outputs);
-            let (weight, bias) = (plain(&gpu, &linear.weight), plain(&gpu, linear.bias.as_ref().unwrap()));
+            let (weight, bias) = (plain(&gpu, &linear.weight.all()), plain(&gpu, linear.bias.as_ref().unwrap()));
             let x_buffer = stored(&gpu, storage, &x);
             let buffers = ClassifyBuffers { x: whole(&x_buffer), w: whole(&weight), bias: whole(&bias), y: whole(&y) };
             dispatch(&gpu, &op, buffers, &Extent { rows: rows as u32, ..Extent::default() });

@@ -1,4 +1,4 @@
-//! For any text, byte-level and Unigram tokenizers in flat tables give the ids that `tokenizers` gives.
+//! For any text, BPE and Unigram tokenizers in flat tables give the ids that `tokenizers` gives.
 //!
 //! `ASSAY_TOKENIZER_TEXTS=100000` tries so many texts with each tokenizer. `ASSAY_TOKENIZER_FILES` names a folder: each
 //! `tokenizer.json` below it is tried too, with the lines of all `.txt` files there beside the hostile texts.
@@ -152,7 +152,7 @@ fn every_character_becomes_the_ids_of_tokenizers() {
     let codes = codes.chain(0x1_b000..0x2_0000).chain(0x2_f800..0x2_fa20).chain(0xe_0000..0xe_0200);
     let characters: Vec<char> = codes.filter_map(char::from_u32).collect();
     // One of each pattern and of each normaliser; all if the environment asks for more texts.
-    let chosen = |name: &str| texts() > TEXTS || ["gpt2-spaces", "qwen", "xlmr"].contains(&name);
+    let chosen = |name: &str| texts() > TEXTS || ["gpt2-spaces", "qwen", "gemma", "xlmr"].contains(&name);
     for (name, json) in flat_kinds().into_iter().filter(|(name, _)| chosen(name)) {
         let (encoder, reference) = (encoder(&bytes(&json)), reference(&bytes(&json)));
         for some in characters.chunks(256) {
@@ -189,6 +189,11 @@ fn a_file_that_is_not_known_in_full_is_left_to_the_crate() {
         ("qwen", "/pre_tokenizer/pretokenizers/0/pattern", json!({"String": " "})),
         ("qwen", "/pre_tokenizer/pretokenizers/1/use_regex", json!(true)),
         ("qwen", "/pre_tokenizer/pretokenizers/1/add_prefix_space", json!(true)),
+        ("gemma", "/pre_tokenizer/pattern", json!({"String": "a"})),
+        ("gemma", "/pre_tokenizer/behavior", json!("MergedWithNext")),
+        ("gemma", "/pre_tokenizer", json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never"})),
+        ("gemma", "/model/byte_fallback", json!(false)),
+        ("gemma", "/model/vocab/<0x00>", json!(6)),
         ("xlmr", "/normalizer", json!({"type": "NFKC"})),
         ("xlmr", "/normalizer", json!({"type": "Replace", "pattern": {"Regex": "a+"}, "content": " "})),
         ("xlmr", "/normalizer", json!({"type": "Replace", "pattern": {"String": ""}, "content": " "})),

@@ -16,6 +16,7 @@ mod formats;
 mod gc;
 mod guest;
 mod link;
+mod listening;
 mod loaded;
 mod logs;
 mod metrics;

@@ -14,14 +14,13 @@ use tracing::{error, info, warn};
 use super::engine::EngineArgs;
 use super::error::CliError;
 use super::gc;
+use super::listening::{Listening, Places};
 use super::logs::LogArgs;
 use super::signals::{self, Signals};
 use super::tenant::{PlatformArgs, open_platform};
 use super::traces::TraceArgs;
 use crate::guest;
-use crate::http::{
-    self, ConnectionLimits, Cors, Deadlines, Keyless, KeylessUntil, Listeners, Order, Reloaded, ServeOptions, Tls,
-};
+use crate::http::{self, ConnectionLimits, Cors, Deadlines, Keyless, KeylessUntil, Order, Reloaded, ServeOptions, Tls};
 use crate::model::{ModelStore, Source, builtin, of_directory};
 use crate::telemetry::{LineLimit, logs};
 #[cfg(unix)]
@@ -140,7 +139,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
         tracer: tracer.clone(),
     };
     let served = runtime.block_on(async {
-        let server = serve(args.listeners().await?, data_dir, &platform, options).await?;
+        let server = serve(args.places()?.open().await?, data_dir, &platform, options).await?;
         // The port is open: what takes long comes now, and callers of what is not loaded yet are told so.
         let start = {
             let (platform, data_dir, model) = (Arc::clone(&platform), data_dir.to_owned(), args.model.clone());
@@ -228,82 +227,10 @@ fn standard_guest() -> Result<&'static [u8], CliError> {
     guest::standard().ok_or_else(|| CliError::failed(missing))
 }
 
-/// Where the server listens, and what of that ends with it.
-struct Listening {
-    listeners: Listeners,
-    /// The addresses, for people and programs.
-    addresses: Vec<String>,
-    _socket_file: Option<SocketFile>,
-}
-
-/// The file of a Unix socket, removed when the server ends.
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // If this fails, the next server finds that nothing listens there and removes it.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 impl Args {
-    /// Opens everything that the server listens on.
-    async fn listeners(&self) -> Result<Listening, CliError> {
-        let (mut listeners, mut addresses) = (Listeners { tls: self.tls()?, ..Listeners::default() }, Vec::new());
-        if !self.no_tcp {
-            let address = SocketAddr::new(self.host, self.port);
-            let failed = |error: std::io::Error| CliError::failed(format!("{address}: {error}"));
-            let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
-            let scheme = if listeners.tls.is_some() { "https" } else { "http" };
-            addresses.push(format!("{scheme}://{}", listener.local_addr().map_err(failed)?));
-            listeners.tcp = Some(listener);
-        }
-        if let Some(address) = self.metrics_address {
-            let failed = |error: std::io::Error| CliError::failed(format!("--metrics-address {address}: {error}"));
-            let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
-            info!(address = %listener.local_addr().map_err(failed)?, "metrics are served without a key");
-            listeners.metrics = Some(listener);
-        }
-        let socket_file = match &self.unix_socket {
-            None => None,
-            Some(path) => {
-                addresses.push(format!("unix:{}", path.display()));
-                Some(self.listen_on_socket(path, &mut listeners)?)
-            }
-        };
-        Ok(Listening { listeners, addresses, _socket_file: socket_file })
-    }
-
-    #[cfg(unix)]
-    fn listen_on_socket(&self, path: &Path, listeners: &mut Listeners) -> Result<SocketFile, CliError> {
-        use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-        let at = |error: std::io::Error| CliError::failed(format!("--unix-socket {}: {error}", path.display()));
-        match std::fs::symlink_metadata(path) {
-            Ok(metadata) if !metadata.file_type().is_socket() => {
-                return Err(CliError::bad_input(format!(
-                    "--unix-socket {}: a file that is no socket is there: name another path",
-                    path.display()
-                )));
-            }
-            Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-                return Err(CliError::failed(format!(
-                    "--unix-socket {}: another server listens there: stop it, or name another path",
-                    path.display()
-                )));
-            }
-            // Left by a server that was killed.
-            Ok(_) => std::fs::remove_file(path).map_err(at)?,
-            Err(_) => {}
-        }
-        let listener = tokio::net::UnixListener::bind(path).map_err(at)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(at)?;
-        listeners.unix = Some(listener);
-        Ok(SocketFile(path.to_owned()))
-    }
-
-    #[cfg(not(unix))]
-    fn listen_on_socket(&self, _path: &Path, _listeners: &mut Listeners) -> Result<SocketFile, CliError> {
-        Err(CliError::bad_input("--unix-socket: this system has no Unix sockets"))
+    fn places(&self) -> Result<Places<'_>, CliError> {
+        let tcp = (!self.no_tcp).then_some(SocketAddr::new(self.host, self.port));
+        Ok(Places { tcp, unix: self.unix_socket.as_deref(), metrics: self.metrics_address, tls: self.tls()? })
     }
 
     /// Whether a server could start with this, as far as can be told without starting one.
@@ -422,7 +349,7 @@ fn stored_model(asked: Option<&str>, data_dir: &Path) -> Result<Option<String>, 
 
 /// Opens the admin socket and says where the server listens. The result serves until the order to stop.
 async fn serve(
-    Listening { listeners, addresses, _socket_file: socket_file }: Listening,
+    Listening { listeners, addresses, socket_file }: Listening,
     data_dir: &Path,
     platform: &Arc<Platform>,
     options: ServeOptions,

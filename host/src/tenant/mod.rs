@@ -2,12 +2,12 @@
 //!
 //! [`registry`], with its [`records`], and [`blobs`] persist tenants. [`platform`] looks tenants up and carries out
 //! changes: [`serving`] has the tables that requests look up, [`deploy`] puts versions into service, [`garbage`]
-//! removes what no version needs and no change in progress has pinned ([`pins`]). [`links`] checks links between
-//! tenants, which make a [`link_graph`], and carries calls through them. [`compile`] compiles a component in a separate
-//! process. [`concurrency`] and [`meter`] bound and count a tenant's requests, [`snapshot`] reads all counters into a
-//! [`reading`], [`operator_key`] opens them over HTTP. [`admin`] defines the requests for changes; [`client`] and
-//! [`server`] carry them over a socket, and [`calls`] the calls of programs. Knows requests, guests and models; never
-//! HTTP, never wasmtime.
+//! removes what no version needs and no change in progress has pinned ([`pins`]), [`describe`] answers questions.
+//! [`links`] checks links between tenants, which make a [`link_graph`], and carries calls through them. [`compile`]
+//! compiles a component in a separate process. [`concurrency`] and [`meter`] bound and count a tenant's requests,
+//! [`snapshot`] reads all counters into a [`reading`], [`operator_key`] opens them over HTTP. [`admin`] defines the
+//! requests for changes; [`client`] and [`server`] carry them over a socket, and [`calls`] the calls of programs.
+//! Knows requests, guests and models; never HTTP, never wasmtime.
 
 pub mod admin;
 mod blobs;
@@ -18,6 +18,7 @@ pub mod compile;
 mod compiles;
 mod concurrency;
 mod deploy;
+mod describe;
 mod garbage;
 mod keys;
 mod limits;

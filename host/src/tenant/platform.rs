@@ -2,7 +2,7 @@
 //!
 //! Changes are committed one at a time, in little more than a transaction's time. What takes long comes before: loading,
 //! compiling and trying a version holds nothing up, and questions, keys and removals wait for none of it. `deploy` puts
-//! versions into service, `garbage` removes what no version needs. A request keeps the [`LiveTenant`] it began on.
+//! versions into service, `garbage` removes what no version needs, `describe` answers questions. A request keeps the [`LiveTenant`] it began on.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::admin::{AdminError, AdminRequest, Command, Description, HeldModel, OpenedModel, Reply, Stored};
+use super::admin::{AdminError, AdminRequest, Command, HeldModel, Reply};
 use super::blobs::Blobs;
 use super::compile::CompilerOptions;
 use super::compiles::Compiles;
@@ -425,62 +425,6 @@ impl Platform {
         let _change = self.change();
         let mut unstored = self.unstored.lock().unwrap_or_else(PoisonError::into_inner);
         unstored.retain(|request| matches!(self.store_withdrawal(request), Err(RegistryError::Store { .. })));
-    }
-
-    fn list(&self) -> Result<Reply, AdminError> {
-        let tenants = self.registry.tenants()?.into_iter().map(|tenant| {
-            let deployment = self.registry.deployment(&tenant.name, tenant.current)?;
-            Ok((tenant, deployment))
-        });
-        Ok(Reply::Tenants(tenants.collect::<Result<_, AdminError>>()?))
-    }
-
-    fn show(&self, name: &TenantName) -> Result<Reply, AdminError> {
-        let (tenant, versions) = (self.registry.tenant(name)?, self.registry.deployments(name)?);
-        let history = self.registry.history(name)?;
-        let models = self.opened_models(&versions);
-        let usage = self.tenant(name).map(|live| live.usage());
-        let trouble = match self.serving.activity(name) {
-            Some(Activity::Starting) => Some("it is starting".to_owned()),
-            Some(Activity::Failed(reason)) => Some(reason.to_string()),
-            Some(Activity::Serving(_)) | None => None,
-        };
-        let device = self.device.get().map(|device| device.status());
-        let current = versions.iter().find(|version| version.version == tenant.current);
-        let links = current.map(|version| self.shown_links(name, version)).unwrap_or_default();
-        let called_by = self.callers_of(name)?;
-        Ok(Reply::Tenant(Box::new(Description {
-            tenant,
-            versions,
-            history,
-            models,
-            usage,
-            trouble,
-            device,
-            links,
-            called_by,
-        })))
-    }
-
-    /// The models that versions open, in order of first use.
-    fn opened_models(&self, versions: &[Deployment]) -> Vec<OpenedModel> {
-        let mut opened: Vec<OpenedModel> = Vec::new();
-        for (version, model) in versions.iter().flat_map(|it| it.models().into_iter().map(|model| (it.version, model)))
-        {
-            match opened.iter_mut().find(|opened| opened.model == model) {
-                Some(known) => known.versions.push(version),
-                None => {
-                    let newest = self.models.open(Some(&model.name)).map(|newest| newest.manifest.revision);
-                    let stored = match (self.models.open_revision(&model.name, &model.revision), newest) {
-                        (Err(_), _) => Stored::Missing,
-                        (Ok(_), Ok(revision)) if revision != model.revision => Stored::Newer { revision },
-                        (Ok(_), _) => Stored::Newest,
-                    };
-                    opened.push(OpenedModel { model, versions: vec![version], stored });
-                }
-            }
-        }
-        opened
     }
 
     /// The tenant's record and its current version.

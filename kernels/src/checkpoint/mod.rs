@@ -3,7 +3,8 @@
 //!
 //! The model's [family](crate::families) names its tensors. Every needed tensor is looked up by name and checked for
 //! shape, type and finiteness, so a checkpoint that loads can be computed. Other tensors are ignored. Stored f16 and
-//! bf16 are widened to f32, except in the word table. Tensors are read one at a time: the files are never held whole.
+//! bf16 stay so in matrices and in the word table, and are widened to f32 elsewhere. Tensors are read one at a time:
+//! the files are never held whole.
 
 mod adapter_config;
 mod files;
@@ -290,7 +291,7 @@ impl Source for Loader<'_> {
 
     fn linear(&mut self, module: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, CheckpointError> {
         if let Some(tensors) = self.of_head(module) {
-            let weight = tensors.load("linear.weight", &[outputs, inputs])?;
+            let weight = tensors.load_table("linear.weight", &[outputs, inputs])?;
             let bias = bias.then(|| tensors.load("linear.bias", &[outputs])).transpose()?;
             return Ok(Linear { weight, bias, inputs });
         }
@@ -305,7 +306,7 @@ impl Source for Loader<'_> {
         let mine = first..first + outputs;
         let cut = |bias: Vec<f32>| bias[mine.clone()].to_vec();
         fused.bias = fused.bias.take().map(cut);
-        Ok(Linear { weight: fused.weight[mine.start * inputs..mine.end * inputs].to_vec(), ..fused })
+        Ok(Linear { weight: fused.weight.part(mine.start * inputs..mine.end * inputs), ..fused })
     }
 
     fn norm(&mut self, module: Module, width: usize, bias: bool) -> Result<NormWeights, CheckpointError> {
@@ -360,10 +361,15 @@ impl Loader<'_> {
     }
 
     fn whole_linear(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, CheckpointError> {
-        let mut weight = self.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
-        if let Some(adapter) = &self.adapter {
-            adapter.merge(name, &mut Matrix { weight: &mut weight, outputs, inputs })?;
-        }
+        let (weight_name, shape) = (format!("{name}.weight"), [outputs, inputs]);
+        let weight = match &self.adapter {
+            None => self.base.load_table(&weight_name, &shape)?,
+            Some(adapter) => {
+                let mut weight = self.tensor(&weight_name, &shape)?;
+                adapter.merge(name, &mut Matrix { weight: &mut weight, outputs, inputs })?;
+                Table::F32(weight)
+            }
+        };
         if !bias {
             return Ok(Linear { weight, bias: None, inputs });
         }

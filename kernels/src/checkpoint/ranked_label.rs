@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::architecture::{Architecture, Head};
-use crate::weights::Model;
+use crate::weights::{Model, Table};
 
 /// The label to rank by, or the difference of two labels.
 ///
@@ -58,16 +58,16 @@ impl RankedLabel {
         self.narrow(&mut model.architecture)?;
         let Some(head) = &mut model.weights.head else { return Err(LabelError::NoLabels) };
         let classifier = &mut head.classifier;
-        let row = |label: usize| &classifier.weight[label * classifier.inputs..(label + 1) * classifier.inputs];
+        let row = |label: usize| classifier.weight.numbers(label * classifier.inputs..(label + 1) * classifier.inputs);
         let weight = match self.minus {
             None => row(self.label).to_vec(),
-            Some(minus) => row(self.label).iter().zip(row(minus)).map(|(label, minus)| label - minus).collect(),
+            Some(minus) => row(self.label).iter().zip(row(minus).iter()).map(|(label, minus)| label - minus).collect(),
         };
         classifier.bias = classifier.bias.as_ref().map(|bias| {
             let minus = self.minus.map_or(0.0, |minus| bias[minus]);
             vec![bias[self.label] - minus]
         });
-        classifier.weight = weight;
+        classifier.weight = Table::F32(weight);
         Ok(())
     }
 }

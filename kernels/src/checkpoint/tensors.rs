@@ -1,4 +1,4 @@
-//! Safetensors files of one model: tensors by name, checked and widened to f32.
+//! Safetensors files of one model: tensors by name, checked, as they are stored or widened to f32.
 //!
 //! Only headers are held. A tensor is read when it is asked for, in pieces, so that loading a model takes little more
 //! memory than the model.

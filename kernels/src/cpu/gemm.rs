@@ -366,7 +366,7 @@ mod tests {
     }
 
     fn check(isa: Isa, rows: usize, inputs: usize, outputs: usize) {
-        let linear = Linear { weight: numbers(inputs * outputs, 1), bias: Some(numbers(outputs, 2)), inputs };
+        let linear = Linear { weight: numbers(inputs * outputs, 1).into(), bias: Some(numbers(outputs, 2)), inputs };
         let packed = PackedLinear::plain(isa, Format::F32, &linear);
         let x = numbers(rows * inputs, 3);
         let stride = packed.outputs();
@@ -420,7 +420,7 @@ mod tests {
     }
 
     fn check_gated(isa: Isa, rows: usize, inputs: usize, size: usize, activation: Activation) {
-        let linear = Linear { weight: numbers(inputs * 2 * size, 1), bias: Some(numbers(2 * size, 2)), inputs };
+        let linear = Linear { weight: numbers(inputs * 2 * size, 1).into(), bias: Some(numbers(2 * size, 2)), inputs };
         let columns = pack::gated_columns(isa, &linear);
         let packed = PackedLinear::new(isa, Format::F32, &columns, &pack::all_inputs(inputs));
         let x = numbers(rows * inputs, 3);

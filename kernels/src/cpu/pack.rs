@@ -270,7 +270,9 @@ pub(super) enum Plus<'a> {
 
 fn weight(columns: &[Column<'_>], output: usize, input: Option<usize>) -> f32 {
     match (columns.get(output), input) {
-        (Some(&Some((linear, output, scale))), Some(input)) => linear.weight[output * linear.inputs + input] * scale,
+        (Some(&Some((linear, output, scale))), Some(input)) => {
+            linear.weight.number(output * linear.inputs + input) * scale
+        }
         _ => 0.0,
     }
 }

@@ -80,7 +80,9 @@ impl PackedModel {
         let rotations = architecture.rotations();
         let relative = architecture.block.attention.relative;
         let relative_table = weights.relative.map(|weights| normalised(isa, relative.and_then(|r| r.norm), weights));
-        let pack = |(layer, weights): (&Layer, LayerWeights)| {
+        let pack = |(layer, mut weights): (&Layer, LayerWeights)| {
+            // Packing takes numbers one by one, which is slow where each is to be widened.
+            weights.matrices().into_iter().for_each(|linear| linear.weight.widen());
             let rotary = layer.rotary.and_then(|rotary| rotations.iter().position(|&other| other == rotary));
             let attention = architecture.block.attention;
             let project =

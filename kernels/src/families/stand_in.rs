@@ -55,7 +55,7 @@ impl Source for Random {
     fn linear(&mut self, _: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Self::Error> {
         // States keep their size from layer to layer, and so logits are about 1.
         let weight = self.numbers(outputs * inputs, (3.0 / inputs as f32).sqrt());
-        Ok(Linear { weight, bias: bias.then(|| self.numbers(outputs, 0.2)), inputs })
+        Ok(Linear { weight: weight.into(), bias: bias.then(|| self.numbers(outputs, 0.2)), inputs })
     }
 
     fn norm(&mut self, _: Module, width: usize, bias: bool) -> Result<NormWeights, Self::Error> {
@@ -113,7 +113,7 @@ impl Source for Listed<'_> {
         if let Some(outputs) = outputs {
             self.add(module, vec![outputs, inputs], bias);
         }
-        Ok(Linear { weight: Vec::new(), bias: None, inputs })
+        Ok(Linear { weight: Vec::new().into(), bias: None, inputs })
     }
 
     fn norm(&mut self, module: Module, width: usize, bias: bool) -> Result<NormWeights, Infallible> {

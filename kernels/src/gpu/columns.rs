@@ -52,7 +52,7 @@ pub(super) fn weights(columns: &[Column<'_>]) -> Vec<f32> {
     let mut weights = vec![0.0; inputs.next_multiple_of(WIDTH_STEP) * n];
     for (column, &of) in columns.iter().enumerate() {
         let Some((linear, output, scale)) = of else { continue };
-        let row = &linear.weight[output * linear.inputs..(output + 1) * linear.inputs];
+        let row = linear.weight.numbers(output * linear.inputs..(output + 1) * linear.inputs);
         for (index, &value) in row.iter().enumerate() {
             weights[index * n + column] = (f64::from(value) * scale) as f32;
         }
@@ -73,7 +73,7 @@ mod tests {
     /// `outputs` outputs, each of whose weights and bias is its own number.
     fn numbered(outputs: usize) -> Linear {
         let numbers: Vec<f32> = (0..outputs).map(|output| output as f32).collect();
-        Linear { weight: numbers.clone(), bias: Some(numbers), inputs: 1 }
+        Linear { weight: numbers.clone().into(), bias: Some(numbers), inputs: 1 }
     }
 
     #[test]

@@ -252,17 +252,17 @@ impl OpenDevice {
         });
         let source = wgpu::ShaderSource::Wgsl(spec.source().into());
         let descriptor = wgpu::ShaderModuleDescriptor { label, source };
-        // SAFETY: the sources are this crate's own. Without bounds checks every index must be in bounds, and without
-        // loop bounds every loop must end. Loops run to constants or to sizes that the host sets. Indices are in bounds
-        // because (1) every buffer is sized for the token budget, rows rounded up to the GEMM's step of rows, widths to
-        // its step of columns, and `Engine::submit` refuses batches over the budget; (2) token ids are checked by
-        // `PackedBatch::check` before upload, or they are tokens' places in a batch that brings a row for each; rows of
-        // the other embedding tables follow from the architecture, whose tables `layout::supports` checks to be long enough, as are those of rotary and relative positions,
-        // which have the longest row's; (3) row starts and lengths come from a
-        // `PackedBatch`, whose constructors check them; (4) grids are computed from the same sizes by the ops, and
-        // threads past a grid's end return or repeat the last item; (5) tuning sizes its buffers by a layout that
-        // `layout::supports` accepted, ceilings mask
-        // their indices by their buffer's size, and any other caller that dispatches a kernel takes these on by
+        // SAFETY: the sources are this crate's own. Without bounds checks every index must be in bounds, and
+        // without loop bounds every loop must end. Loops run to constants or to sizes that the host sets. Indices
+        // are in bounds because (1) every buffer is sized for the token budget, rows rounded up to the GEMM's step
+        // of rows, widths to its step of columns, and `Engine::submit` refuses batches over the budget; (2) token
+        // ids are checked by `PackedBatch::check` before upload, or they are tokens' places in a batch that brings
+        // a row for each; rows of the other embedding tables follow from the architecture, whose tables
+        // `layout::supports` checks to be long enough, as are those of rotary and relative positions, which have
+        // the longest row's; (3) row starts and lengths come from a `PackedBatch`, whose constructors check them;
+        // (4) grids are computed from the same sizes by the ops, and threads past a grid's end return or repeat the
+        // last item; (5) tuning sizes its buffers by a layout that `layout::supports` accepted, ceilings mask their
+        // indices by their buffer's size, and any other caller that dispatches a kernel takes these on by
         // `dispatch`'s contract. Tests poison what lies past each output and check that it stays.
         let module =
             unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };

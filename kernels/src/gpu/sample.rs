@@ -365,10 +365,10 @@ impl<'a> Sample<'a> {
 
     /// The checked rows of `a · w + bias`, in these columns.
     fn product(&self, k: usize, n: usize, w: &[f32], bias: &[f32], columns: &[usize]) -> Vec<f64> {
-        let weight = columns.iter().flat_map(|&column| w[column..].iter().step_by(n).copied()).collect();
+        let weight: Vec<f32> = columns.iter().flat_map(|&column| w[column..].iter().step_by(n).copied()).collect();
         let bias = Some(columns.iter().map(|&column| bias[column]).collect());
         let a: Vec<f64> = (0..CHECKED_ROWS * k).map(|index| self.a_at(index)).collect();
-        reference::linear(&a, &Linear { weight, bias, inputs: k })
+        reference::linear(&a, &Linear { weight: weight.into(), bias, inputs: k })
     }
 
     fn expected_context(&self, shape: &AttentionShape) -> Expected {

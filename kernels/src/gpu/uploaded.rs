@@ -170,10 +170,8 @@ fn free(weights: &mut Weights, name: WeightName) {
     match name {
         WeightName::Word => weights.embeddings.word = Table::F32(Vec::new()),
         WeightName::Layer(layer, _) => {
-            let LayerWeights { query, key, value, attention_output, intermediate, output, .. } =
-                &mut weights.layers[layer];
-            for linear in [query, key, value, attention_output, intermediate, output] {
-                linear.weight = Vec::new();
+            for linear in weights.layers[layer].matrices() {
+                linear.weight = Table::F32(Vec::new());
             }
         }
         _ => {}
@@ -294,7 +292,7 @@ fn values<'a>(name: WeightName, model: &'a Model, layout: &Layout) -> Cow<'a, [f
         }
         WeightName::Dense => matrix(head.and_then(|head| head.dense.as_ref())).into(),
         WeightName::DenseBias => vector(head.and_then(|head| head.dense.as_ref())).into(),
-        WeightName::Classifier => head.map_or(Cow::Borrowed(&[][..]), |head| Cow::Borrowed(&head.classifier.weight)),
+        WeightName::Classifier => head.map_or(Cow::Borrowed(&[][..]), |head| head.classifier.weight.all()),
         WeightName::ClassifierBias => head.map_or(Vec::new(), classifier_bias).into(),
     }
 }
@@ -357,9 +355,9 @@ fn project(x: &[f64], linear: &Linear) -> Vec<f32> {
     const ROWS: usize = 8;
     let (inputs, outputs) = (linear.inputs, linear.outputs());
     let x: Vec<f32> = x.iter().map(|&x| x as f32).collect();
-    let mut y = vec![0.0; x.len() / inputs * outputs];
+    let (weight, mut y) = (linear.weight.all(), vec![0.0; x.len() / inputs * outputs]);
     for (x, y) in x.chunks(ROWS * inputs).zip(y.chunks_mut(ROWS * outputs)) {
-        for (output, weight) in linear.weight.chunks_exact(inputs).enumerate() {
+        for (output, weight) in weight.chunks_exact(inputs).enumerate() {
             for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
                 // Eight sums, which a compiler keeps in one vector.
                 let mut sums = [0f32; 8];

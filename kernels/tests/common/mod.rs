@@ -155,7 +155,7 @@ impl Source for Random {
 
     fn linear(&mut self, _: Module, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, Infallible> {
         let weight = self.values(outputs * inputs, (3.0 / inputs as f32).sqrt());
-        Ok(Linear { weight, bias: bias.then(|| self.values(outputs, 0.2)), inputs })
+        Ok(Linear { weight: weight.into(), bias: bias.then(|| self.values(outputs, 0.2)), inputs })
     }
 
     fn norm(&mut self, _: Module, width: usize, bias: bool) -> Result<NormWeights, Infallible> {

@@ -1,4 +1,4 @@
-//! Byte-level and Unigram tokenizers in all the forms that rerankers come with, over small vocabularies made of the
+//! BPE and Unigram tokenizers in all the forms that rerankers come with, over small vocabularies made of the
 //! documentation of this project.
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ const SPECIAL: [&str; 5] = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"];
 
 /// A tokenizer of each form, by a name.
 pub(crate) fn flat_kinds() -> Vec<(&'static str, Value)> {
-    let (bpe, unigram) = (bpe(), unigram());
+    let (bpe, gemma, unigram) = (bpe(), gemma(), unigram());
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let split = |pattern: &str| {
         let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
@@ -54,6 +54,18 @@ pub(crate) fn flat_kinds() -> Vec<(&'static str, Value)> {
     spaces.push(added("|||IP_ADDRESS|||", false, true));
     spaces.push(added("e\u{301}t", false, true));
 
+    let to_marks = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let after_spaces = json!({
+        "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false,
+    });
+    let line_ends = [added("\n", false, false), added("\n\n", false, false), added("▁▁▁", false, false)];
+    // Joins words, so that a text cannot be cut at marks.
+    let mut joining = gemma.clone();
+    joining["vocab"]["e▁"] = json!(joining["vocab"].as_object().unwrap().len());
+    joining["merges"].as_array_mut().unwrap().insert(0, json!(["e", "▁"]));
+    let mut ignoring_gemma = gemma.clone();
+    ignoring_gemma["ignore_merges"] = json!(true);
+
     let map = json!({"type": "Precompiled", "precompiled_charsmap": base64::encode(charsmap())});
     let runs = json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "});
     let quotes = json!({"type": "Replace", "pattern": {"String": "``"}, "content": "\""});
@@ -77,6 +89,9 @@ pub(crate) fn flat_kinds() -> Vec<(&'static str, Value)> {
         ("gpt2-spaces", file(&nfc, &byte_level, &template(), &bpe, &spaces)),
         ("qwen", file(&nfc, &split(QWEN), &byte_level, &sparse, &[added("<|im_end|>", true, false)])),
         ("llama", file(&Value::Null, &split(LLAMA), &roberta, &ignoring, &[])),
+        ("gemma", file(&to_marks, &after_spaces, &template(), &gemma, &line_ends)),
+        ("gemma-joining", file(&to_marks, &Value::Null, &template(), &joining, &normalized)),
+        ("gemma-spaces", file(&Value::Null, &after_spaces, &roberta, &ignoring_gemma, &line_ends)),
         ("xlmr", file(&map, &words, &roberta, &unigram, &[])),
         ("xlmr-newer", file(&several(&[&map, &runs]), &metaspace("always", true), &roberta, &unigram, &normalized)),
         ("deberta", file(&several(&[&strip, &map, &runs]), &older, &template(), &unigram, &[])),
@@ -123,6 +138,27 @@ fn bpe() -> Value {
     let mut bpe = BPE::default();
     trainer.train(&mut bpe).unwrap();
     serde_json::to_value(&bpe).unwrap()
+}
+
+/// Of characters, with entries for the bytes of those that are rare in the text.
+fn gemma() -> Value {
+    let bytes = (0..=255).map(|byte| format!("<0x{byte:02X}>"));
+    let special = SPECIAL.map(str::to_owned).into_iter().chain(bytes);
+    let mut trainer = BpeTrainerBuilder::new()
+        .vocab_size(1800)
+        .limit_alphabet(80)
+        .show_progress(false)
+        .special_tokens(special.map(|content| tokenizers::AddedToken::from(content, true)).collect())
+        .build();
+    let words = |line: &str| Ok(line.split(' ').map(|word| format!("▁▁▁▁{word}")).collect());
+    trainer.feed(TEXT.lines(), words).unwrap();
+    let mut bpe = BPE::default();
+    trainer.train(&mut bpe).unwrap();
+    let mut model = serde_json::to_value(&bpe).unwrap();
+    for (field, value) in [("byte_fallback", json!(true)), ("fuse_unk", json!(true)), ("unk_token", json!("<unk>"))] {
+        model[field] = value;
+    }
+    model
 }
 
 /// The parts of words that are often there. Scores are rounded, so that sums are often equal.

@@ -1,7 +1,7 @@
-//! Byte-level BPE: a word's bytes become ids by merges, the merge of the lowest rank first.
+//! BPE: a word's bytes or characters become ids by merges, the merge of the lowest rank first.
 //!
 //! Most words are entries of the vocabulary and are looked up at once. That gives the same ids only for entries that
-//! the merges produce from their bytes alone, which loading tries for each entry. (With `ignore_merges` every entry
+//! the merges produce from their own text alone, which loading tries for each entry. (With `ignore_merges` every entry
 //! counts.) Other words are merged: short ones by looking for the lowest rank over and over, long ones with a heap.
 //!
 //! Source: `models/bpe/word.rs` of `tokenizers` 0.23, which has a heap for all words. Ids are unique, so a pair that is
@@ -12,6 +12,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::strings::{Index, Strings};
+use super::{bytes, characters};
 
 /// Longest word, in bytes, that is merged without a heap.
 const SHORT_BYTES: usize = 48;
@@ -22,6 +23,38 @@ const NO_MERGE: u64 = u64::MAX;
 /// In place of a position: none.
 const NOWHERE: u32 = u32::MAX;
 
+/// What a word is made of before the first merge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Units {
+    /// Its bytes, each of which has an entry: a character stands for it there.
+    #[default]
+    Bytes,
+    /// Its characters. The bytes of one that has no entry have entries such as `<0x0A>`.
+    Characters,
+}
+
+impl Units {
+    /// Writes the text that an entry stands for. `false` if it stands for none.
+    pub(super) fn of_entry(self, entry: &str, text: &mut Vec<u8>) -> bool {
+        match self {
+            Self::Bytes => bytes::of_entry(entry, text),
+            Self::Characters => {
+                text.clear();
+                text.extend_from_slice(entry.as_bytes());
+                true
+            }
+        }
+    }
+
+    /// The text of the entry of a byte.
+    fn entry_of(self, byte: u8) -> Vec<u8> {
+        match self {
+            Self::Bytes => vec![byte],
+            Self::Characters => characters::entry_of(byte),
+        }
+    }
+}
+
 /// A vocabulary while it is read.
 #[derive(Debug, Default)]
 pub(super) struct Vocabulary {
@@ -30,14 +63,15 @@ pub(super) struct Vocabulary {
     pub(super) ids: Vec<u32>,
 }
 
-/// The merges and the words of a byte-level tokenizer.
+/// The merges and the words of a tokenizer.
 #[derive(Debug)]
 pub(super) struct Bpe {
     entries: Strings,
     ids: Vec<u32>,
-    /// Entries that a word with their bytes becomes.
+    /// Entries that a word with their text becomes.
     words: Index,
     longest_word: usize,
+    units: Units,
     byte_ids: [u32; 256],
     merges: Merges,
     scratch: RefCell<Scratch>,
@@ -55,22 +89,28 @@ struct Scratch {
 
 impl Bpe {
     /// `None` if a byte has no entry.
-    pub(super) fn new(vocabulary: Vocabulary, all: &Index, merges: Merges, ignore_merges: bool) -> Option<Self> {
+    pub(super) fn new(
+        units: Units,
+        vocabulary: Vocabulary,
+        all: &Index,
+        merges: Merges,
+        ignore_merges: bool,
+    ) -> Option<Self> {
         let Vocabulary { entries, ids } = vocabulary;
         let mut byte_ids = [0; 256];
         for (byte, id) in (0..=u8::MAX).zip(&mut byte_ids) {
-            *id = ids[all.get(&entries, &[byte])?];
+            *id = ids[all.get(&entries, &units.entry_of(byte))?];
         }
         let none = Index::of(&Strings::default(), |_| false)?;
         let mut made =
-            Self { entries, ids, words: none, longest_word: 0, byte_ids, merges, scratch: RefCell::default() };
+            Self { entries, ids, words: none, longest_word: 0, units, byte_ids, merges, scratch: RefCell::default() };
         let mut merged = Vec::new();
         let mut is_word = vec![ignore_merges; made.ids.len()];
         for (number, is_word) in is_word.iter_mut().enumerate() {
             let entry = made.entries.get(number);
             if !ignore_merges && !entry.is_empty() {
                 merged.clear();
-                made.merge(entry, &mut merged);
+                made.merge(all, entry, &mut merged);
                 *is_word = merged == [made.ids[number]];
             }
             if *is_word {
@@ -94,15 +134,25 @@ impl Bpe {
         {
             ids.push(self.ids[number]);
         } else {
-            self.merge(word, ids);
+            // Every character that is an entry is a word.
+            self.merge(&self.words, word, ids);
         }
     }
 
     #[inline(never)]
-    fn merge(&self, word: &[u8], ids: &mut Vec<u32>) {
+    fn merge(&self, characters: &Index, word: &[u8], ids: &mut Vec<u32>) {
         let scratch = &mut *self.scratch.borrow_mut();
         scratch.ids.clear();
-        scratch.ids.extend(word.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
+        let of_bytes = |bytes: &[u8], ids: &mut Vec<u32>| {
+            ids.extend(bytes.iter().map(|&byte| self.byte_ids[usize::from(byte)]));
+        };
+        match self.units {
+            Units::Bytes => of_bytes(word, &mut scratch.ids),
+            Units::Characters => characters::each(word, |character| match characters.get(&self.entries, character) {
+                Some(number) => scratch.ids.push(self.ids[number]),
+                None => of_bytes(character, &mut scratch.ids),
+            }),
+        }
         scratch.merges.clear();
         scratch.merges.extend(scratch.ids.windows(2).map(|pair| self.merges.get(pair[0], pair[1])));
         scratch.merges.push(NO_MERGE);
@@ -254,7 +304,7 @@ mod tests {
             vocabulary.ids.push(id);
         }
         let all = Index::of(&vocabulary.entries, |_| true).unwrap();
-        Bpe::new(vocabulary, &all, table, false).unwrap()
+        Bpe::new(Units::Bytes, vocabulary, &all, table, false).unwrap()
     }
 
     proptest! {
@@ -265,7 +315,7 @@ mod tests {
             let merges: Vec<_> = merges.into_iter().map(|(left, right)| (left % 5, right % 300)).collect();
             let bpe = bpe(&merges);
             let (mut short, mut long, mut looked_up) = (Vec::new(), Vec::new(), Vec::new());
-            bpe.merge(word.as_bytes(), &mut short);
+            bpe.merge(&bpe.words, word.as_bytes(), &mut short);
             let mut scratch = Scratch::default();
             scratch.ids.extend(word.bytes().map(u32::from));
             scratch.merges.extend(scratch.ids.windows(2).map(|pair| bpe.merges.get(pair[0], pair[1])));

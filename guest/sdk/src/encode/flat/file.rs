@@ -14,6 +14,7 @@ use tokenizers::{
 };
 
 use super::added::AddedTokens;
+use super::bpe::Units;
 use super::normalize::Stage;
 use super::vocabulary::{self, Model, Vocabulary};
 
@@ -80,7 +81,8 @@ pub(super) fn read(json: &[u8]) -> Option<Contents> {
     let stages = flattened(serde_json::to_value(&normalizer).ok()?, "normalizers")?;
     let stages = stages.iter().map(Stage::read).collect::<Option<Vec<_>>>()?;
     let pre_tokenizers = flattened(serde_json::to_value(&pre_tokenizer).ok()?, "pretokenizers")?;
-    let vocabulary = vocabulary::read(&model)?;
+    let is_byte_level = pre_tokenizers.iter().any(|part| part["type"] == "ByteLevel");
+    let vocabulary = vocabulary::read(&model, if is_byte_level { Units::Bytes } else { Units::Characters })?;
     let (added, normalized_added) = added_tokens(file.added_tokens, normalizer.as_ref(), &vocabulary)?;
     let mut tokenizer = Tokenizer::new(BPE::default());
     tokenizer.with_post_processor(post_processor);

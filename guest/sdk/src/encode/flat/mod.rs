@@ -1,4 +1,4 @@
-//! Byte-level BPE and Unigram without the crate's model: flat tables that lie in the guest's snapshot, no strings and no
+//! BPE, byte-level and with a fallback to bytes, and Unigram without the crate's model: flat tables that lie in the guest's snapshot, no strings and no
 //! regular expressions while a text becomes ids.
 //!
 //! | part | what it does |
@@ -7,7 +7,9 @@
 //! | `vocabulary` | its vocabulary, entry by entry |
 //! | `added` | finds added tokens in a text |
 //! | `normalize`, `charsmap` | normalise what is between them |
-//! | `split`, `classes`, `bytes`, `bpe` | byte-level words, and their ids |
+//! | `split`, `classes`, `bytes` | cut a text into the words of a byte-level tokenizer |
+//! | `characters` | cuts it for one whose entries are of characters |
+//! | `bpe` | the ids of both kinds' words |
 //! | `metaspace`, `trie`, `unigram` | Unigram's words, and their ids |
 //! | `strings` | strings and their numbers |
 //!
@@ -17,6 +19,7 @@
 mod added;
 mod bpe;
 mod bytes;
+mod characters;
 mod charsmap;
 mod classes;
 mod file;
@@ -36,7 +39,8 @@ use tokenizers::Tokenizer;
 
 use super::stages::Extent;
 use added::{AddedTokens, Part};
-use bpe::Bpe;
+use bpe::{Bpe, Units};
+use characters::Cuts;
 use metaspace::Metaspace;
 use normalize::{Stage, normalize};
 use split::{Pattern, Splitter};
@@ -56,7 +60,8 @@ pub(super) struct Recognised {
 
 #[derive(Debug)]
 enum RecognisedWords {
-    Bpe(Splits, Box<Bpe>),
+    Bytes(Splits, Box<Bpe>),
+    Characters(Cuts, Box<Bpe>),
     Unigram(Metaspace, unigram::Vocabulary),
 }
 
@@ -64,7 +69,12 @@ enum RecognisedWords {
 pub(super) fn read(json: &[u8]) -> Option<Recognised> {
     let file::Contents { added, normalized_added, stages, pre_tokenizers, vocabulary, tokenizer } = file::read(json)?;
     let words = match vocabulary {
-        Vocabulary::Bpe { words, .. } => RecognisedWords::Bpe(Splits::read(&pre_tokenizers)?, words),
+        Vocabulary::Bpe { units: Units::Bytes, words, .. } => {
+            RecognisedWords::Bytes(Splits::read(&pre_tokenizers)?, words)
+        }
+        Vocabulary::Bpe { units: Units::Characters, words, may_cut_at_marks, .. } => {
+            RecognisedWords::Characters(Cuts::read(&pre_tokenizers, may_cut_at_marks)?, words)
+        }
         Vocabulary::Unigram(vocabulary) => {
             let metaspace = Metaspace::read(&pre_tokenizers)?;
             // The crate asks where a part stood before it was normalised.
@@ -111,7 +121,8 @@ impl Recognised {
     pub(super) fn build(self) -> FlatEncoder {
         let Self { added, normalized_added, stages, words, .. } = self;
         let words = match words {
-            RecognisedWords::Bpe(splits, bpe) => Words::Bpe(splits, bpe),
+            RecognisedWords::Bytes(splits, bpe) => Words::Bytes(splits, bpe),
+            RecognisedWords::Characters(cuts, bpe) => Words::Characters(cuts, bpe),
             RecognisedWords::Unigram(metaspace, vocabulary) => {
                 Words::Unigram(metaspace, Box::new(Unigram::new(vocabulary)))
             }
@@ -132,7 +143,8 @@ pub(super) struct FlatEncoder {
 
 #[derive(Debug)]
 enum Words {
-    Bpe(Splits, Box<Bpe>),
+    Bytes(Splits, Box<Bpe>),
+    Characters(Cuts, Box<Bpe>),
     Unigram(Metaspace, Box<Unigram>),
 }
 
@@ -177,7 +189,12 @@ impl FlatEncoder {
         self.normalized_added.split(text, |part| match part {
             Part::Token(id) => push_token(id, stop, ids),
             Part::Text(text, _) => match &self.words {
-                Words::Bpe(splits, bpe) => encode_bytes(splits, bpe, text, marked, stop, ids),
+                Words::Bytes(splits, bpe) => encode_bytes(splits, bpe, text, marked, stop, ids),
+                Words::Characters(cuts, bpe) => cuts.split(text, |word| {
+                    may_go_on(stop, ids)?;
+                    bpe.encode(word.as_bytes(), ids);
+                    ControlFlow::Continue(())
+                }),
                 Words::Unigram(metaspace, unigram) => metaspace.split(text, is_first, marked, |word| {
                     may_go_on(stop, ids)?;
                     unigram.encode(word, ids);

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 
+use super::characters;
 use super::strings::Strings;
 use super::trie::Trie;
 
@@ -54,7 +55,7 @@ impl Unigram {
         let trie = Trie::of(&pieces);
         let lowest =
             scores.iter().copied().fold(f64::INFINITY, |lowest, score| if score < lowest { score } else { lowest });
-        let byte_id = |byte: u8| trie.get(format!("<0x{byte:02X}>").as_bytes());
+        let byte_id = |byte: u8| trie.get(&characters::entry_of(byte));
         let byte_ids = if byte_fallback { (0..=u8::MAX).map(byte_id).collect() } else { Vec::new() };
         let unknown_score = lowest - UNKNOWN_PENALTY;
         Self { trie, scores, unknown_id, unknown_score, byte_ids, scratch: RefCell::default() }
@@ -68,7 +69,7 @@ impl Unigram {
         nodes.resize(text.len() + 1, UNREACHED);
         let mut start = 0;
         while start < text.len() {
-            let character = characters_bytes(text[start]);
+            let character = characters::length(text[start]);
             let before = nodes[start].score;
             let mut is_piece = false;
             let mut reach = |end: usize, score: f64, id: u32| {
@@ -128,17 +129,6 @@ impl Unigram {
                 }
             }
         }
-    }
-}
-
-/// The bytes of the character that starts with this byte.
-#[inline]
-fn characters_bytes(first: u8) -> usize {
-    match first {
-        0..0xc0 => 1,
-        0xc0..0xe0 => 2,
-        0xe0..0xf0 => 3,
-        0xf0.. => 4,
     }
 }
 

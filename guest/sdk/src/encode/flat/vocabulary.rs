@@ -6,8 +6,9 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::bpe::Units;
 use super::strings::{Index, Strings};
-use super::{bpe, bytes, unigram};
+use super::{bpe, characters, unigram};
 
 /// The object `model` of a file.
 #[derive(Deserialize)]
@@ -53,16 +54,20 @@ impl Model<'_> {
 /// A vocabulary of a known kind.
 #[derive(Debug)]
 pub(super) enum Vocabulary {
-    /// Of a byte-level tokenizer.
+    /// Of a BPE tokenizer.
     Bpe {
+        /// What its words are made of.
+        units: Units,
         /// The tables for words.
         words: Box<bpe::Bpe>,
-        /// Finds any entry that stands for bytes.
+        /// Finds any entry that stands for a text.
         all: Index,
         /// The number of entries.
         entries: usize,
-        /// Entries that stand for no bytes, with their ids: they may be added tokens.
+        /// Entries that stand for no text, with their ids: they may be added tokens.
         others: Vec<(String, u32)>,
+        /// Whether a text has the ids of its parts if it is cut before each mark that follows another character.
+        may_cut_at_marks: bool,
     },
     /// Of a Unigram tokenizer.
     Unigram(unigram::Vocabulary),
@@ -80,9 +85,9 @@ impl Vocabulary {
     /// The id of an entry.
     pub(super) fn id(&self, entry: &str) -> Option<u32> {
         match self {
-            Self::Bpe { words, all, others, .. } => {
+            Self::Bpe { units, words, all, others, .. } => {
                 let mut buffer = Vec::new();
-                match bytes::of_entry(entry, &mut buffer) {
+                match units.of_entry(entry, &mut buffer) {
                     true => words.id(all, &buffer),
                     false => others.iter().find(|(other, _)| other == entry).map(|&(_, id)| id),
                 }
@@ -94,16 +99,20 @@ impl Vocabulary {
     }
 }
 
-/// Reads the vocabulary of a known model.
-pub(super) fn read(model: &Model<'_>) -> Option<Vocabulary> {
+/// Reads the vocabulary of a known model, whose words are made of `units` if it is BPE.
+pub(super) fn read(model: &Model<'_>, units: Units) -> Option<Vocabulary> {
     match model.kind.as_str() {
-        "BPE" => read_bpe(model),
+        "BPE" => read_bpe(model, units),
         _ => read_unigram(model).map(Vocabulary::Unigram),
     }
 }
 
-fn read_bpe(model: &Model<'_>) -> Option<Vocabulary> {
-    let mut read = BpeEntries::default();
+fn read_bpe(model: &Model<'_>, units: Units) -> Option<Vocabulary> {
+    // Without the bytes' entries, a character that has none is unknown.
+    if units == Units::Characters && !model.byte_fallback.unwrap_or_default() {
+        return None;
+    }
+    let mut read = BpeEntries { units, ..BpeEntries::default() };
     read_into(&mut read, model.vocab)?;
     let BpeEntries { mut known, mut others, entries, .. } = read;
     // Of equal entries, the crate keeps the last one.
@@ -122,16 +131,21 @@ fn read_bpe(model: &Model<'_>) -> Option<Vocabulary> {
     known.entries.shrink();
     let all = Index::of(&known.entries, |_| true)?;
     let mut merges = ReadMerges {
+        units,
         known: &known,
         all: &all,
         merges: bpe::Merges::with_capacity(count(model.merges?)?),
         buffers: Default::default(),
         rank: 0,
+        crosses_marks: false,
     };
     read_into(&mut merges, model.merges?)?;
-    let merges = merges.merges;
-    let words = bpe::Bpe::new(known, &all, merges, model.ignore_merges.unwrap_or_default())?;
-    Some(Vocabulary::Bpe { words: Box::new(words), all, entries, others })
+    let ReadMerges { merges, crosses_marks, .. } = merges;
+    let ignore_merges = model.ignore_merges.unwrap_or_default();
+    // With it, the whole text may be an entry.
+    let may_cut_at_marks = !crosses_marks && !ignore_merges;
+    let words = Box::new(bpe::Bpe::new(units, known, &all, merges, ignore_merges)?);
+    Some(Vocabulary::Bpe { units, words, all, entries, others, may_cut_at_marks })
 }
 
 fn read_unigram(model: &Model<'_>) -> Option<unigram::Vocabulary> {
@@ -198,6 +212,7 @@ impl<T, F: FnOnce(&str) -> Option<T>> Visitor<'_> for Text<F> {
 /// Reads `{"entry": id, …}`.
 #[derive(Default)]
 struct BpeEntries {
+    units: Units,
     known: bpe::Vocabulary,
     others: Vec<(String, u32)>,
     entries: usize,
@@ -220,9 +235,9 @@ impl<'json> Visitor<'json> for &mut BpeEntries {
     }
 
     fn visit_map<A: MapAccess<'json>>(self, mut map: A) -> Result<(), A::Error> {
-        let BpeEntries { known, others, entries, buffer } = self;
+        let BpeEntries { units, known, others, entries, buffer } = self;
         loop {
-            let key = Text(|text: &str| match bytes::of_entry(text, buffer) {
+            let key = Text(|text: &str| match units.of_entry(text, buffer) {
                 true => known.entries.push(buffer).map(|()| None),
                 false => Some(Some(text.to_owned())),
             });
@@ -238,12 +253,15 @@ impl<'json> Visitor<'json> for &mut BpeEntries {
 
 /// Reads `["left right", …]` or `[["left", "right"], …]`.
 struct ReadMerges<'v> {
+    units: Units,
     known: &'v bpe::Vocabulary,
     all: &'v Index,
     merges: bpe::Merges,
-    /// The bytes of a left part, of a right part and of both.
+    /// The text of a left part, of a right part and of both.
     buffers: [Vec<u8>; 3],
     rank: u32,
+    /// Whether a merge joins a mark to another character before it.
+    crosses_marks: bool,
 }
 
 impl<'json> DeserializeSeed<'json> for &mut ReadMerges<'_> {
@@ -325,7 +343,7 @@ impl<'json> Visitor<'json> for OneMerge<'_, '_> {
 
 impl ReadMerges<'_> {
     fn part(&mut self, place: usize, text: &str) -> Option<()> {
-        bytes::of_entry(text, &mut self.buffers[place]).then_some(())
+        self.units.of_entry(text, &mut self.buffers[place]).then_some(())
     }
 
     fn insert(&mut self) -> Option<()> {
@@ -333,6 +351,7 @@ impl ReadMerges<'_> {
         both.clear();
         both.extend_from_slice(left);
         both.extend_from_slice(right);
+        self.crosses_marks |= characters::crosses_mark(left, right);
         let id = |entry: &[u8]| Some(self.known.ids[self.all.get(&self.known.entries, entry)?]);
         self.merges.insert(id(left)?, id(right)?, self.rank, id(both)?);
         self.rank += 1;
