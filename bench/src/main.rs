@@ -37,7 +37,7 @@ enum Command {
     Models(Box<cmd::models::Args>),
     /// Measure an engine against the most that its device computes
     Engine(engine::Args),
-    /// Measure the CPU engine beside Python programs that run the same model
+    /// Measure the CPU engine beside Python programs that run the same model; run it in the repository
     Peers(peers::Args),
 }
 

@@ -48,6 +48,7 @@ pub mod model;
 mod oci;
 #[doc(hidden)]
 pub mod oracle;
+mod quiet;
 pub mod rerank;
 #[doc(hidden)]
 pub mod sweep;

@@ -295,6 +295,12 @@ fn a_request_may_name_the_label_that_was_chosen_and_no_other() {
     none.fails(2, &["has 3 labels (0 contradiction, 1 entailment, 2 neutral): choose one with --label"]);
     let list = finish(bench.assay().args(["model", "list"])).succeeds().stdout;
     assert!(list.contains("raw, label 2 ") && list.contains("raw, label 1-0 "), "{list}");
+    assert!(list.contains("raw, 3 labels, none chosen "), "{list}");
+    // A tenant may leave the choice to its callers.
+    let mut deploy = bench.assay();
+    deploy.args(["tenant", "deploy", "open", "--model", "nli"]).arg(common::component("standard"));
+    let deployed = finish(&mut deploy).succeeds().stderr;
+    assert!(deployed.contains("version 1 serves"), "{deployed}");
 }
 
 #[test]
@@ -399,7 +405,7 @@ fn files_in_the_place_of_a_model_are_named_with_the_way_out() {
     std::fs::write(adapter.join("adapter_model.bin"), "PK").unwrap();
     let option = adapter.to_str().unwrap();
     add(&bench, &bench.path("tiny"), &["--adapter", option]).fails(2, &["adapter_model.bin", "save_pretrained"]);
-    add(&bench, &adapter, &[]).fails(2, &["add its base model, and this directory with --adapter"]);
+    add(&bench, &adapter, &[]).fails(2, &["add its base model"]);
 }
 
 #[test]
@@ -491,6 +497,8 @@ fn a_models_page_shows_all_that_was_decided() {
     for line in [
         "task          cross-encoder\n",
         "architecture  BertForSequenceClassification, ",
+        "weights       f16, as stored\n",
+        "pooling       the first token\n",
         "rows          up to 40 tokens\n",
         "labels        0 LABEL_0, 1 LABEL_1, 2 LABEL_2\n",
         "ranked by     label 2 minus label 0\n",

@@ -86,6 +86,7 @@ fn a_directory_without_a_model_is_refused_and_leaves_nothing() {
     bench.add(&bench.path("nowhere")).fails(2, &["nowhere"]);
     std::fs::create_dir(bench.path("hollow")).unwrap();
     bench.add(&bench.path("hollow")).fails(2, &["is not a model: it has no config.json"]);
+    bench.add(&bench.path("tiny/config.json")).fails(2, &["config.json is a file", "name the directory"]);
     add_damaged(&bench, "gpt", |model| model.config["architectures"] = json!(["GPT2LMHeadModel"]))
         .fails(2, &["unsupported architecture GPT2LMHeadModel", "BertForSequenceClassification"]);
     add_damaged(&bench, "mish", |model| model.config["hidden_act"] = json!("mish"))

@@ -259,6 +259,24 @@ fn commands_say_what_is_wrong_with_their_input() {
     assert!(code == Some(2) && message.contains("no-such.wasm"), "{code:?}: {message}");
 }
 
+/// As while a server starts: it has the tenants a moment before it answers.
+#[test]
+fn a_command_waits_for_the_process_that_has_the_tenants() {
+    let (dir, runtime) = (tenants::data_dir(), tokio::runtime::Runtime::new().unwrap());
+    let platform = tenants::platform(dir.path(), runtime.handle());
+    let mut list =
+        assay(dir.path(), &["tenant", "list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It would have given up at once.
+    let began = std::time::Instant::now();
+    while began.elapsed() < std::time::Duration::from_millis(500) {
+        assert!(list.try_wait().unwrap().is_none(), "it does not wait: {:?}", list.wait_with_output());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    drop(platform);
+    let listed = list.wait_with_output().unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+}
+
 #[test]
 fn a_second_server_on_the_same_directory_is_refused() {
     let dir = tenants::data_dir();

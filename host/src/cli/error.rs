@@ -111,6 +111,7 @@ impl From<ModelError> for CliError {
         let message = with_remedy(error.to_string(), &Cause::from(&error));
         match error {
             ModelError::NotAModel { .. }
+            | ModelError::NotADirectory { .. }
             | ModelError::NoTokenizer { .. }
             | ModelError::Described { .. }
             | ModelError::NoLabel { .. }
@@ -169,6 +170,9 @@ impl From<GuestError> for CliError {
     fn from(error: GuestError) -> Self {
         match error {
             GuestError::Engine(_) => Self::failed(error.to_string()),
+            GuestError::Io { ref source, .. } if source.kind() != std::io::ErrorKind::NotFound => {
+                Self::failed(error.to_string())
+            }
             GuestError::Io { .. }
             | GuestError::TooLarge { .. }
             | GuestError::NotWasm { .. }

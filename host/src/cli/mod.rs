@@ -96,7 +96,8 @@ enum Command {
     /// Check a file of settings for `assay serve`
     #[command(subcommand)]
     Config(config::ConfigCommand),
-    /// Forget old versions, and remove unused components, compiled code and models
+    /// Forget old versions, and remove unused components, compiled code, models and what broken commands left; what is
+    /// less than an hour old stays, as a command may still work on it
     Gc(gc::Args),
     /// List adapters and the processor, the device that would be chosen, and the models of a running server
     Devices(devices::Args),

@@ -20,6 +20,9 @@ use crate::model::{
 };
 use crate::tenant::admin::{Command as AdminCommand, HeldModel, Reply};
 
+/// For an empty store.
+const NO_MODELS: &str = "no models: `assay model pull` brings in the default one";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Fetch a model from the Hugging Face hub; without a name, the default model
@@ -207,6 +210,9 @@ fn add(args: &Add, store: &ModelStore) -> Result<(), CliError> {
     };
     let directory = |dir: &Path| Source::Directory { path: dir.display().to_string() };
     let mut dir = absolute(&args.dir)?;
+    if dir.is_file() {
+        return Err(ModelError::NotADirectory { path: args.dir.clone() }.into());
+    }
     let adapter = args.adapter.as_deref().map(absolute).transpose()?;
     let name = match (of_directory(&dir), &args.name) {
         (Ok((files, own)), name) => {
@@ -257,7 +263,7 @@ fn list(args: &List, store: &ModelStore, data_dir: &Path) -> Result<(), CliError
     }
     if !args.json {
         if rows.is_empty() {
-            eprintln!("no models: `assay model pull` brings in the default one");
+            eprintln!("{NO_MODELS}");
             return Ok(());
         }
         let header = ["", "model", "task", "layers×hidden", "scores", "revision", "", "opened by", "source"];
@@ -280,6 +286,7 @@ fn row(mark: &str, model: &StoredModel, is_current: bool, held_by: &[&HeldModel]
             let label = match settings.label {
                 Some(RankedLabel { label, minus: None }) => format!(", label {label}"),
                 Some(RankedLabel { label, minus: Some(minus) }) => format!(", label {label}-{minus}"),
+                None if architecture.outputs() > 1 => format!(", {} labels, none chosen", architecture.outputs()),
                 None => String::new(),
             };
             format!("{}{prompt}{label}", settings.scores.unwrap_or(DefaultScores::Raw).name())
@@ -323,6 +330,9 @@ fn verify(args: &Verify, store: &ModelStore, data_dir: &Path) -> Result<(), CliE
         Some(name) => vec![store.open(Some(name))?],
         None => store.list()?.into_iter().map(|listed| listed.model).collect(),
     };
+    if models.is_empty() {
+        eprintln!("{NO_MODELS}");
+    }
     for model in models {
         model.verify()?;
         let manifest = &model.manifest;

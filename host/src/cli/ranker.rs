@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::CliError;
+use super::patience::Patience;
 use crate::device::{Device, LoadedModel};
 use crate::guest::{self, Guest, GuestRuntime, RuntimeOptions};
-use crate::model::ModelTask;
 use crate::model::store::StoredModel;
 
 /// A model and a guest that is prepared for it.
@@ -64,12 +64,12 @@ impl Ranker {
     /// What to say to a request that names no label of a model with several.
     pub(super) fn needs_a_label(&self) -> Option<String> {
         let info = self.model.info();
-        (info.task == ModelTask::CrossEncoder && info.outputs > 1)
-            .then(|| format!("model {} has {} labels ({})", info.name, info.outputs, info.labels()))
+        info.has_open_label().then(|| format!("model {} has {} labels ({})", info.name, info.outputs, info.labels()))
     }
 }
 
 fn load_guest(runtime: &GuestRuntime, path: Option<&Path>, model: &LoadedModel) -> Result<Guest, CliError> {
+    let _patience = Patience::new("the guest is compiled and prepared for this model, once: some seconds");
     let guest = match (path, guest::standard()) {
         (Some(path), _) => {
             let wasm = guest::read_component(path)?;

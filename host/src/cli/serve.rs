@@ -200,6 +200,7 @@ fn load_keyless(
 ) -> Result<Option<Arc<LiveTenant>>, CliError> {
     let loaded = standard_guest().and_then(|standard| {
         let model = stored_model(model, data_dir)?;
+        info!("the standard guest is prepared for callers without a key: the first time takes some seconds");
         Ok(platform.stand_alone(standard, model.as_deref())?)
     });
     match loaded {

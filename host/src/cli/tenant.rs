@@ -1,6 +1,7 @@
 //! `assay tenant`: deploys guests, changes limits, rolls back, and manages keys.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use tokio::runtime::Handle;
@@ -15,7 +16,7 @@ use crate::device::{DeviceOptions, DeviceStatus, ModelStatus};
 use crate::durable::read_at_most;
 use crate::model::ModelRevision;
 use crate::tenant::admin::{
-    AdminRequest, Command as AdminCommand, Description, HeldModel, OpenedModel, Reply, Served, ShownLink, Stored,
+    AdminRequest, Cause, Command as AdminCommand, Description, HeldModel, OpenedModel, Reply, Served, ShownLink, Stored,
 };
 use crate::tenant::client::AdminClient;
 use crate::tenant::compile::CompilerOptions;
@@ -23,6 +24,12 @@ use crate::tenant::{
     Counts, DEFAULT_MAX_NAMED_TENANTS, Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, Snapshot,
     TenantLimits, TenantName, held_models_in,
 };
+
+/// How long a command waits for a server that starts, or for another command.
+const START_TIME: Duration = Duration::from_secs(5);
+
+/// How often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -149,12 +156,17 @@ pub(super) struct PlatformArgs {
 
 /// Opens the tenants of a data directory in this process.
 pub(super) fn open_platform(data_dir: &Path, args: PlatformArgs, tokio: &Handle) -> Result<Platform, CliError> {
-    let program = std::env::current_exe();
-    let program = program.map_err(|error| CliError::failed(format!("this program cannot find itself: {error}")))?;
-    let PlatformArgs { device, guest_memory: guest_memory_bytes, max_named_tenants } = args;
-    let (compiler, tokio) = (CompilerOptions::new(program), tokio.clone());
-    let options = PlatformOptions { device, compiler, guest_memory_bytes, max_named_tenants, tokio };
-    Ok(Platform::open(data_dir, options)?)
+    Ok(Platform::open(data_dir, args.options(tokio)?)?)
+}
+
+impl PlatformArgs {
+    fn options(self, tokio: &Handle) -> Result<PlatformOptions, CliError> {
+        let program = std::env::current_exe();
+        let program = program.map_err(|error| CliError::failed(format!("this program cannot find itself: {error}")))?;
+        let Self { device, guest_memory: guest_memory_bytes, max_named_tenants } = self;
+        let (compiler, tokio) = (CompilerOptions::new(program), tokio.clone());
+        Ok(PlatformOptions { device, compiler, guest_memory_bytes, max_named_tenants, tokio })
+    }
 }
 
 pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
@@ -233,6 +245,35 @@ pub(super) fn check_tenant(name: &TenantName, data_dir: &Path) -> Result<(), Cli
     }
 }
 
+/// Who carries out a change.
+enum Reached {
+    Server(AdminClient),
+    /// Tenants end before the runtime whose timers they use.
+    Here(Box<Platform>, tokio::runtime::Runtime),
+}
+
+/// The server that runs on the data directory, or its tenants if none runs. A server that starts has the tenants a moment
+/// before it answers, and another command has them while it works.
+fn reach(data_dir: &Path) -> Result<Reached, CliError> {
+    let began = Instant::now();
+    loop {
+        if let Some(client) = AdminClient::connect(data_dir)? {
+            return Ok(Reached::Server(client));
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
+        let device = DeviceOptions { tune_file: Some(DeviceOptions::tune_file(data_dir)), ..Default::default() };
+        let args = PlatformArgs { device, guest_memory: None, max_named_tenants: DEFAULT_MAX_NAMED_TENANTS };
+        match Platform::open(data_dir, args.options(runtime.handle())?) {
+            Ok(platform) => return Ok(Reached::Here(Box::new(platform), runtime)),
+            Err(error) if error.cause == Cause::InUse && began.elapsed() < START_TIME => {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Sends a request to the server that runs on the data directory, or carries it out here if none runs.
 pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Reply, CliError> {
     let _patience = matches!(command, AdminCommand::Deploy { .. }).then(|| {
@@ -243,18 +284,15 @@ pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: 
             *component = Some(hash);
         }
     };
-    let client = AdminClient::connect(data_dir)?;
-    if let Some(client) = client {
-        if let Some(wasm) = wasm {
-            name_component(client.put_component(wasm)?);
+    let (platform, _runtime) = match reach(data_dir)? {
+        Reached::Server(client) => {
+            if let Some(wasm) = wasm {
+                name_component(client.put_component(wasm)?);
+            }
+            return Ok(client.execute(&signed(command))?);
         }
-        return Ok(client.execute(&signed(command))?);
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-    let device = DeviceOptions { tune_file: Some(DeviceOptions::tune_file(data_dir)), ..Default::default() };
-    let options = PlatformArgs { device, guest_memory: None, max_named_tenants: DEFAULT_MAX_NAMED_TENANTS };
-    let platform = open_platform(data_dir, options, runtime.handle())?;
+        Reached::Here(platform, runtime) => (platform, runtime),
+    };
     if let Some(wasm) = wasm {
         name_component(platform.put_component(wasm)?);
     }
@@ -271,7 +309,18 @@ pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: 
 /// directory.
 fn signed(command: AdminCommand) -> AdminRequest {
     let by = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    AdminRequest { command, by: by.unwrap_or_else(|| "unknown".to_owned()) }
+    AdminRequest { command, by: by.unwrap_or_else(unnamed_user) }
+}
+
+/// A user whose name the environment lacks, as in most containers.
+#[cfg(unix)]
+fn unnamed_user() -> String {
+    format!("user {}", rustix::process::getuid().as_raw())
+}
+
+#[cfg(not(unix))]
+fn unnamed_user() -> String {
+    "unknown".to_owned()
 }
 
 fn read_limits(path: &Path) -> Result<TenantLimits, CliError> {

@@ -44,7 +44,7 @@ pub enum EnginePrecision {
     F32,
     /// GPU only: half the memory, logits within 0.02
     F16,
-    /// CPU only: fastest, logits within some hundredths
+    /// CPU only: fastest, logits mostly within some hundredths
     Int8,
     /// CPU only: nearly as fast as int8, at a tenth of its error
     Int16,

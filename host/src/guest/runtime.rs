@@ -30,6 +30,7 @@ use crate::device::{LoadedModel, machine_memory_bytes};
 use crate::limits::{DEFAULT_MAX_MEMORY_BYTES, MAX_CORE_INSTANCES, MAX_TABLE_ELEMENTS, RequestLimits};
 use crate::model::ModelInfo;
 use crate::model::manifest::sha256_hex;
+use crate::quiet;
 use crate::rerank::{Request, RerankError, Response};
 use crate::sweep::Sweep;
 
@@ -275,7 +276,8 @@ impl GuestRuntime {
             ..RequestLimits::default()
         };
         let take = || {
-            snapshot::keep_panics_quiet();
+            // They are reported as `NoSnapshot::Panicked`.
+            quiet::this_thread();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
             let runtime = runtime.map_err(EngineError::Thread)?;
             let taken = runtime.block_on(snapshot::take(&self.engine, &self.linker, wasm, info, &limits));

@@ -5,9 +5,7 @@
 //! component, where it must not be called again.
 
 use std::any::Any;
-use std::cell::Cell;
-use std::panic;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use wasmtime::component::{Component, Instance, Lift, Linker, WasmList};
 use wasmtime::{Engine, Store};
@@ -54,25 +52,6 @@ impl NoSnapshot {
         let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
         Self::Panicked(text.unwrap_or_else(|| "it panicked".to_owned()))
     }
-}
-
-thread_local! {
-    /// Whether panics of this thread leave standard error alone.
-    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Keeps the text of this thread's panics off standard error: they are reported as [`NoSnapshot::Panicked`].
-pub(super) fn keep_panics_quiet() {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !IS_QUIET.get() {
-                before(info);
-            }
-        }));
-    });
-    IS_QUIET.set(true);
 }
 
 /// Runs `prepare` and takes the snapshot.

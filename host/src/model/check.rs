@@ -132,7 +132,10 @@ fn check_files(dir: &Path, adapter: Option<&Path>) -> Result<(), ModelError> {
     std::fs::metadata(dir).map_err(ModelError::io(dir))?;
     if !is_there(dir.join(checkpoint::CONFIG_FILE)) {
         if is_there(dir.join(checkpoint::ADAPTER_CONFIG_FILE)) {
-            let message = "is an adapter's: add its base model, and this directory with --adapter".to_owned();
+            let base = hugging_face::read(dir, checkpoint::ADAPTER_CONFIG_FILE).ok().flatten();
+            let base = base.and_then(|config| Some(config["base_model_name_or_path"].as_str()?.to_owned()));
+            let base = base.map_or_else(String::new, |base| format!(", {base:.100},"));
+            let message = format!("is an adapter's: add its base model{base} and this directory with --adapter");
             return Err(ModelError::Described { path: dir.join(checkpoint::ADAPTER_CONFIG_FILE), message });
         }
         return Err(ModelError::NotAModel { dir: dir.to_owned(), file: checkpoint::CONFIG_FILE });

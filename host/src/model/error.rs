@@ -18,6 +18,12 @@ pub enum ModelError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What was named as a model's directory is a file.
+    #[error("{} is a file: name the directory that it is in", path.display())]
+    NotADirectory {
+        /// The file.
+        path: PathBuf,
+    },
     /// The directory is not a model.
     #[error("{} is not a model: it has no {file}", dir.display())]
     NotAModel {
@@ -207,13 +213,69 @@ pub enum ModelError {
 /// Why the hub provided no model.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// The hub is out of reach or refused.
-    #[error("the hub gave no {what}: {source}")]
+    /// The hub refused.
+    #[error("the hub gave no {what}: it answers {status}; {way_out}")]
     Refused {
         /// What was requested.
         what: String,
+        /// Of HTTP.
+        status: u16,
+        /// What may be behind it.
+        way_out: &'static str,
+    },
+    /// The hub is out of reach.
+    #[error(
+        "the hub at {endpoint} cannot be asked: {why}; without it, `assay model add DIR` takes a directory, and \
+         HF_HUB_OFFLINE=1 the cache of its tools"
+    )]
+    Unreachable {
+        /// Where it was looked for.
+        endpoint: String,
         /// What its client said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        why: String,
+    },
+    /// What answered makes no sense.
+    #[error("for {what} came {why}: what answered is no hub; a proxy may stand between, or HF_ENDPOINT may be wrong")]
+    NotAHub {
+        /// What was requested.
+        what: String,
+        /// What came.
+        why: String,
+    },
+    /// `HF_ENDPOINT` is no URL.
+    #[error("HF_ENDPOINT is {endpoint:.200?}, and must be a URL such as https://huggingface.co")]
+    Endpoint {
+        /// What it is.
+        endpoint: String,
+    },
+    /// The token cannot be one.
+    #[error("the token in HF_TOKEN or its file has a character that no token has, such as a space or a line's end")]
+    Token,
+    /// A file is larger than it may be.
+    #[error("{what} has more than {limit} bytes, the most that is fetched")]
+    TooLarge {
+        /// What was requested.
+        what: String,
+        /// Most bytes.
+        limit: u64,
+    },
+    /// A file was broken off again and again.
+    #[error("{what} was broken off again and again, after {bytes} bytes: pull again to go on there")]
+    Broken {
+        /// The file.
+        what: String,
+        /// What is here.
+        bytes: u64,
+    },
+    /// A file came with other contents.
+    #[error("{what} came damaged: its SHA-256 is {found}, and the hub announced {announced}; pull again")]
+    Damaged {
+        /// The file.
+        what: String,
+        /// The hash that the hub announced.
+        announced: String,
+        /// That of what came.
+        found: String,
     },
     /// The hub did not resolve the revision in time.
     #[error("the hub did not answer within {} s", timeout.as_secs())]
@@ -233,12 +295,6 @@ pub enum HubError {
         what: String,
         /// Where it was looked for.
         cache: PathBuf,
-    },
-    /// Its client returned a path without a directory.
-    #[error("the hub's client put {name} nowhere")]
-    Nowhere {
-        /// The model's name.
-        name: String,
     },
 }
 

@@ -80,6 +80,10 @@ pub(super) fn describe(dir: &Path, settings_dir: &Path, task: Task) -> Result<De
         labels: labels(&config),
         ..Described::default()
     };
+    if config["quantization_config"].is_object() {
+        let note = "its quantization_config is not followed: weights are computed as they are stored";
+        described.notes.push(note.to_owned());
+    }
     let saved = check_modules(settings_dir, dir, &mut described, task)?;
     if task == Task::Embedding {
         return Ok(described);

@@ -64,6 +64,12 @@ impl From<Task> for ModelTask {
 }
 
 impl ModelInfo {
+    /// Whether each request must name a label to rank by.
+    #[must_use]
+    pub fn has_open_label(&self) -> bool {
+        self.task == ModelTask::CrossEncoder && self.outputs > 1
+    }
+
     /// The description of a model of this shape.
     #[must_use]
     pub fn new(

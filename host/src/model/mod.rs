@@ -9,6 +9,7 @@ pub mod builtin;
 mod check;
 mod error;
 pub mod hub;
+mod hub_client;
 mod hugging_face;
 mod info;
 mod label;

@@ -27,7 +27,9 @@ pub(super) fn directory(name: &str) -> Result<String, ModelError> {
         !part.is_empty() && !part.starts_with('.') && !part.contains("--") && part.bytes().all(allowed)
     };
     let parts: Vec<&str> = name.split('/').collect();
-    if parts.len() > 2 || name.len() > MAX_NAME_BYTES || !parts.iter().all(|&name| part(name)) {
+    // A command would take it for an option.
+    let is_option = name.starts_with('-');
+    if is_option || parts.len() > 2 || name.len() > MAX_NAME_BYTES || !parts.iter().all(|&name| part(name)) {
         return Err(ModelError::Name { name: name.to_owned(), max_bytes: MAX_NAME_BYTES });
     }
     let directory = parts.join("--");

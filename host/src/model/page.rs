@@ -3,6 +3,7 @@
 use std::fmt;
 
 use assay_kernels::Task;
+use assay_kernels::architecture::Pooling;
 use assay_kernels::checkpoint::{self, RankedLabel};
 use serde::Serialize;
 use serde_json::Value;
@@ -42,6 +43,10 @@ pub struct ModelPage {
     pub vocabulary_size: usize,
     /// Longest row in tokens.
     pub max_tokens: usize,
+    /// Which states of the last layer a row's numbers are made of.
+    pub pooling: &'static str,
+    /// The types of its weights' numbers as they are stored.
+    pub weights: Vec<String>,
     /// The names of its classifier's labels, by number, empty for one without a name. An embedding model has none.
     pub labels: Vec<String>,
     /// The parts of its tokenizer, with their settings.
@@ -76,6 +81,12 @@ impl ModelPage {
             layers: architecture.layers.len(),
             hidden_size: architecture.hidden_size,
             vocabulary_size: architecture.vocab_size,
+            pooling: match architecture.pooling {
+                Pooling::First => "the first token",
+                Pooling::Mean => "the mean of all tokens",
+                Pooling::Last => "the last token",
+            },
+            weights: checkpoint::stored_types(model.dir())?,
             max_tokens: settings.max_tokens.map_or(own_max, |max| own_max.min(max as usize)),
             labels: match whole.task() {
                 Task::CrossEncoder => {
@@ -110,9 +121,13 @@ impl fmt::Display for ModelPage {
             "architecture",
             &format_args!("{architecture:.100}, {layers} layers of {hidden_size}, vocabulary of {vocabulary_size}"),
         )?;
+        line("weights", &format_args!("{}, as stored", self.weights.join(" and ")))?;
+        line("pooling", &self.pooling)?;
         line("rows", &format_args!("up to {} tokens", self.max_tokens))?;
-        if !self.labels.is_empty() {
-            line("labels", &named(&self.labels, self.labels.len()))?;
+        match self.labels.as_slice() {
+            [] => {}
+            [name] if name.is_empty() => line("labels", &"one, without a name")?,
+            labels => line("labels", &named(labels, labels.len()))?,
         }
         if let Some(RankedLabel { label, minus }) = settings.label {
             match minus {

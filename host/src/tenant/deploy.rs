@@ -19,7 +19,7 @@ use super::{Action, Platform, RegistryError, TenantLimits, TenantName, links};
 use crate::device::LoadedModel;
 use crate::guest::{Call, CallTerms, Guest, Models, Unlisted};
 use crate::model::{ModelError, ModelInfo, ModelRevision};
-use crate::rerank::{Request, Response};
+use crate::rerank::{Request, RerankError, Response, SETTING_LABEL};
 
 /// Most wall-clock time of a deployment's test request.
 const MAX_SMOKE_WALL: Duration = Duration::from_secs(30);
@@ -324,11 +324,22 @@ impl Platform {
         // A tenant for single pairs is one, too.
         documents.truncate(limits.max_documents.min(usize::try_from(limits.max_request_rows).unwrap_or(usize::MAX)));
         let request = Request { query: "what is a reranker".to_owned(), documents, ..Request::default() };
-        let request = Arc::new(limits).admit(request)?;
-        let (arrived, models, links) = (Instant::now(), parts.models.clone(), parts.links.clone());
-        let (payer, terms) =
-            (parts.deployment.limits.payer(OPERATOR, None), CallTerms { is_trial: true, ..CallTerms::default() });
-        Ok(self.wait(parts.guest.call(Call { request, arrived, models, links, payer, terms }))??)
+        let limits = Arc::new(limits);
+        let ask = |request: Request| -> Result<Result<Response, RerankError>, AdminError> {
+            let request = limits.admit(request)?;
+            let (arrived, models, links) = (Instant::now(), parts.models.clone(), parts.links.clone());
+            let (payer, terms) =
+                (parts.deployment.limits.payer(OPERATOR, None), CallTerms { is_trial: true, ..CallTerms::default() });
+            self.wait(parts.guest.call(Call { request, arrived, models, links, payer, terms }))
+        };
+        match ask(request.clone())? {
+            // Of several labels there is no default: callers name one.
+            Err(RerankError::InvalidInput(_)) if parts.models.default.info().has_open_label() => {
+                let settings = vec![(SETTING_LABEL.to_owned(), "0".to_owned())];
+                Ok(ask(Request { settings, ..request })??)
+            }
+            answer => Ok(answer?),
+        }
     }
 
     /// Starts an instance under a version's limits and drops it, to see that one can. It is asked nothing: what else a

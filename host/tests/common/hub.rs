@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::Bench;
@@ -27,6 +28,21 @@ const VARIABLES: [&str; 12] = [
     "HTTP_PROXY",
 ];
 
+/// What a hub does otherwise than it should, or may.
+#[derive(Default)]
+pub struct Manner {
+    /// What it says for a commit.
+    pub commit: Option<String>,
+    /// The SHA-256 that it announces for weights.
+    pub sha256: Option<String>,
+    /// Where it keeps its files.
+    pub elsewhere: Option<String>,
+    /// How many answers with weights it breaks off half-way.
+    pub breaks: AtomicUsize,
+    /// Whether it takes no token as well as the right one.
+    pub is_open: bool,
+}
+
 /// A hub that has one model under every name, and takes one token.
 pub struct Hub {
     pub endpoint: String,
@@ -36,14 +52,18 @@ pub struct Hub {
 
 impl Hub {
     pub fn start(files: PathBuf) -> Self {
+        Self::with(files, Manner::default())
+    }
+
+    pub fn with(files: PathBuf, manner: Manner) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let record = Arc::clone(&seen);
+        let (record, manner) = (Arc::clone(&seen), Arc::new(manner));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (files, record) = (files.clone(), Arc::clone(&record));
-                std::thread::spawn(move || answer(&stream, &files, &record));
+                let (files, record, manner) = (files.clone(), Arc::clone(&record), Arc::clone(&manner));
+                std::thread::spawn(move || answer(&stream, &files, &record, &manner));
             }
         });
         Self { endpoint, seen }
@@ -56,7 +76,7 @@ impl Hub {
 }
 
 /// Answers the requests of one connection until it is closed.
-fn answer(mut stream: &TcpStream, files: &Path, seen: &Mutex<Vec<Option<String>>>) {
+fn answer(mut stream: &TcpStream, files: &Path, seen: &Mutex<Vec<Option<String>>>, manner: &Manner) {
     let mut lines = BufReader::new(stream).lines();
     while let Some(Ok(request)) = lines.next() {
         let headers: Vec<String> = lines.by_ref().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
@@ -65,34 +85,52 @@ fn answer(mut stream: &TcpStream, files: &Path, seen: &Mutex<Vec<Option<String>>
             pairs.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
         };
         let token = header("authorization");
-        let is_known = token.as_deref() == Some("Bearer hf_right");
+        let is_known = token.as_deref() == Some("Bearer hf_right") || (manner.is_open && token.is_none());
         seen.lock().unwrap().push(token);
         let path = request.split(' ').nth(1).unwrap_or_default();
-        let (status, body) = match path.split_once(&format!("/resolve/{COMMIT}/")) {
+        let (mut status, body) = match path.split_once(&format!("/resolve/{COMMIT}/")) {
             _ if !is_known => ("401 Unauthorized", b"{}".to_vec()),
+            Some(_) if manner.elsewhere.is_some() => ("302 Found", Vec::new()),
             Some((_, file)) => match std::fs::read(files.join(file)) {
-                Ok(bytes) => ("206 Partial Content", bytes),
+                Ok(bytes) => ("200 OK", bytes),
                 Err(_) => ("404 Not Found", Vec::new()),
             },
-            None => ("200 OK", info(files)),
+            None => ("200 OK", info(files, manner)),
         };
-        let whole = body.len();
-        let body = if header("range").as_deref() == Some("bytes=0-0") { &body[..body.len().min(1)] } else { &body };
-        let head = format!(
-            "HTTP/1.1 {status}\r\ncontent-length: {}\r\ncontent-range: bytes 0-{}/{whole}\r\netag: \"{whole}\"\r\n\
-             x-repo-commit: {COMMIT}\r\n\r\n",
-            body.len(),
-            body.len().saturating_sub(1),
-        );
-        if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)).is_err() {
+        let mut more = String::new();
+        if let Some(elsewhere) = &manner.elsewhere {
+            more += &format!("location: {elsewhere}{path}\r\n");
+        }
+        let is_weights = path.ends_with(".safetensors");
+        if let Some(sha256) = manner.sha256.as_ref().filter(|_| is_weights) {
+            more += &format!("x-linked-etag: \"{sha256}\"\r\n");
+        }
+        let range = header("range").and_then(|range| {
+            let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
+            Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok()?))
+        });
+        let mut part = body.as_slice();
+        if let Some((from, to)) = range.filter(|&(from, _)| from < body.len() && status == "200 OK") {
+            let to = (to + 1).min(body.len());
+            status = "206 Partial Content";
+            more += &format!("content-range: bytes {from}-{}/{}\r\n", to - 1, body.len());
+            part = &body[from..to];
+        }
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{more}\r\n", part.len());
+        let breaks = is_weights
+            && manner.breaks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        let sent = if breaks { &part[..part.len() / 2] } else { part };
+        if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(sent)).is_err() || breaks {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
             return;
         }
     }
 }
 
-fn info(files: &Path) -> Vec<u8> {
+fn info(files: &Path, manner: &Manner) -> Vec<u8> {
     let siblings: Vec<_> = listed(files).iter().map(|name| serde_json::json!({ "rfilename": name })).collect();
-    serde_json::json!({ "sha": COMMIT, "siblings": siblings }).to_string().into_bytes()
+    let commit = manner.commit.as_deref().unwrap_or(COMMIT);
+    serde_json::json!({ "sha": commit, "siblings": siblings }).to_string().into_bytes()
 }
 
 /// Every file of a directory and of the folders in it, by its path.

@@ -150,7 +150,7 @@ pub enum CheckpointError {
         expected: Vec<usize>,
     },
     /// A tensor has an unsupported type.
-    #[error("{}: tensor {name} is stored as {found}, supported are F32, F16 and BF16", path.display())]
+    #[error("{}: tensor {name} is stored as {found}, supported are F32, F16 and BF16: save it so, as with model.float()", path.display())]
     Type {
         /// The file.
         path: PathBuf,
@@ -208,6 +208,14 @@ pub fn load(dir: &Path, adapter: Option<&Path>) -> Result<Model, CheckpointError
         adapter.check_all_used(architecture.layers.len())?;
     }
     Ok(Model { architecture, weights })
+}
+
+/// The types of the tensors in the files of a directory's weights, such as `f16`; reads headers alone.
+///
+/// # Errors
+/// A file is missing or damaged.
+pub fn stored_types(dir: &Path) -> Result<Vec<String>, CheckpointError> {
+    Ok(Tensors::open(&files::weight_paths(dir)?)?.types())
 }
 
 /// Reads and checks `config.json` alone; of the weights only headers, and only if the configuration does not say

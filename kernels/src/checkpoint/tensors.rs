@@ -3,7 +3,7 @@
 //! Only headers are held. A tensor is read when it is asked for, in pieces, so that loading a model takes little more
 //! memory than the model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -127,6 +127,15 @@ impl Tensors {
     pub(super) fn names(&self) -> impl Iterator<Item = (String, Vec<usize>)> + '_ {
         let tensors = self.files.iter().flat_map(|file| file.header.tensors());
         tensors.map(|(name, tensor)| (name, tensor.shape.clone()))
+    }
+
+    /// The types of floating-point tensors, each once.
+    pub(super) fn types(&self) -> Vec<String> {
+        let tensors = self.files.iter().flat_map(|file| file.header.tensors());
+        let floats = [Dtype::F32, Dtype::F16, Dtype::BF16];
+        let types = tensors.map(|(_, tensor)| tensor.dtype).filter(|dtype| floats.contains(dtype));
+        let types: BTreeSet<String> = types.map(|dtype| format!("{dtype:?}").to_lowercase()).collect();
+        types.into_iter().collect()
     }
 
     pub(super) fn has(&self, name: &str) -> bool {

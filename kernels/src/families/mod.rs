@@ -132,7 +132,7 @@ pub enum ConfigError {
         architecture: String,
     },
     /// An unsupported variant.
-    #[error("config.json: {field} is {value}, supported is {supported}")]
+    #[error("{field} is {value}, supported is {supported}")]
     Unsupported {
         /// The field's name.
         field: &'static str,
@@ -171,6 +171,10 @@ impl Config {
         let value: serde_json::Value = serde_json::from_slice(bytes)?;
         let class = class(&value)?;
         let model_type = value["model_type"].as_str();
+        if model_type.is_none() && !value["model_type"].is_null() {
+            let value = shown(&value["model_type"].to_string());
+            return Err(ConfigError::Unsupported { field: "model_type", value, supported: "a name" });
+        }
         // Prefer the class: it says more than the type.
         let named = || shown(class.or(model_type).unwrap_or("(none named)"));
         let kinds = FAMILIES.iter().flat_map(|family| family.kinds.iter().map(move |kind| (family, kind)));
@@ -268,6 +272,7 @@ fn own_code(value: &serde_json::Value) -> ConfigError {
 fn supported() -> String {
     let kinds = FAMILIES.iter().flat_map(|family| family.kinds);
     let mut classes: Vec<&str> = kinds.map(|kind| kind.class).collect();
+    classes.sort_unstable();
     classes.dedup();
     let classes: Vec<String> =
         classes.into_iter().map(|class| format!("{class}{CLASSIFIER} and {class}{ENCODER}")).collect();
@@ -323,8 +328,12 @@ mod tests {
             assert_eq!((labels.task(), labels.outputs()), (Task::CrossEncoder, 1));
         }
         let unknown = with(&serde_json::json!({ "architectures": null, "model_type": "mpnet" })).unwrap_err();
-        assert!(unknown.to_string().starts_with("unsupported architecture mpnet: supported are Bert"), "{unknown}");
+        let unknown = unknown.to_string();
+        assert!(unknown.starts_with("unsupported architecture mpnet: supported are Bert"), "{unknown}");
+        assert_eq!(unknown.matches("XLMRobertaForSequenceClassification").count(), 1, "{unknown}");
         assert!(read_config(b"{}").unwrap_err().to_string().contains("(none named)"));
+        let numbered = with(&serde_json::json!({ "model_type": 5 })).unwrap_err();
+        assert_eq!(numbered.to_string(), "model_type is 5, supported is a name");
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub(crate) fn flat_kinds() -> Vec<(&'static str, Value)> {
     let mut spaces: Vec<Value> = (2..=24).rev().map(|count| added(&" ".repeat(count), false, true)).collect();
     spaces.push(added("|||IP_ADDRESS|||", false, true));
     spaces.push(added("e\u{301}t", false, true));
+    let mut tab = added("\t", false, false);
+    (tab["lstrip"], tab["rstrip"]) = (json!(true), json!(true));
+    spaces.push(tab);
 
     let to_marks = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     let after_spaces = json!({

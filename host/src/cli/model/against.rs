@@ -146,10 +146,20 @@ fn compare(expected: Expected, judging: &Judging, stored: &StoredModel, data_dir
         Some(DefaultScores::Sigmoid) => Scores::Sigmoid,
         Some(DefaultScores::Raw) | None => Scores::Raw,
     });
-    let comparison = Comparison::of(&expected.pairs, &score(&ranker, &expected, scores)?);
+    let compared = |scores| Ok::<_, CliError>(Comparison::of(&expected.pairs, &score(&ranker, &expected, scores)?));
+    let comparison = compared(scores)?;
+    let is_within = comparison.largest_difference <= expected.within;
+    let (scale, other) = match scores {
+        Scores::Raw => ("raw", (Scores::Sigmoid, "sigmoid")),
+        Scores::Sigmoid => ("sigmoid", (Scores::Raw, "raw")),
+    };
+    // Which scale a file has, only a person knows, and it is a likely reason.
+    let of_other = match (is_within, expected.scores) {
+        (false, None) => Some(compared(other.0)?.largest_difference).filter(|&most| most <= expected.within),
+        _ => None,
+    };
     let Expected { within, source, .. } = expected;
-    let (manifest, scale) = (&stored.manifest, if scores == Scores::Raw { "raw" } else { "sigmoid" });
-    let is_within = comparison.largest_difference <= within;
+    let manifest = &stored.manifest;
     if judging.json {
         let line = serde_json::json!({
             "model": manifest.name, "revision": manifest.revision, "engine": ranker.model.engine().name,
@@ -165,11 +175,12 @@ fn compare(expected: Expected, judging: &Judging, stored: &StoredModel, data_dir
     if is_within {
         return Ok(());
     }
-    Err(CliError::some_failed(format!(
-        "a score differs by {:.6}, and may differ by {within}: --within DIFFERENCE allows more, as an engine of fewer \
-         bits needs it",
-        comparison.largest_difference
-    )))
+    let way_out = match of_other {
+        Some(most) => format!("with --scores {} none differs by more than {most:.6}", other.1),
+        None => "--within DIFFERENCE allows more, as an engine of fewer bits needs it".to_owned(),
+    };
+    let most = comparison.largest_difference;
+    Err(CliError::some_failed(format!("a score differs by {most:.6}, and may differ by {within}: {way_out}")))
 }
 
 /// Reads the pairs.

@@ -15,9 +15,31 @@ const MAX_PREPENDED: usize = 1024;
 /// Deepest nesting of normalizers that is looked into.
 const MAX_DEPTH: usize = 16;
 
-/// Parts of patterns that mean letters and digits, or their border. Guests have the engine that is written in Rust; in
-/// transformers it is Oniguruma, for which joiners (as in 👩‍👧) and some other signs are none of them.
-const WORD_CLASSES: [&str; 6] = [r"\w", r"\W", r"\b", r"\B", "[:word:]", "[:^word:]"];
+/// Letters that a pattern for any case may fold into one character, as ß is ss in Oniguruma.
+const FOLDED: [&str; 5] = ["ff", "fi", "fl", "ss", "st"];
+
+/// A part of a pattern that guests, whose engine is written in Rust, read otherwise than transformers' Oniguruma.
+struct Odd {
+    part: &'static str,
+    means: &'static str,
+    instead: &'static str,
+}
+
+/// Letters and digits, or their border: joiners (as in 👩‍👧) and some other signs are none of them in Oniguruma.
+const WORDS: Odd =
+    Odd { part: r"\w or \b", means: "other characters", instead: r"name them instead, as in [\p{L}\p{M}\p{N}_]" };
+
+/// Classes of ASCII in Rust, and of Unicode in Oniguruma.
+const POSIX: Odd =
+    Odd { part: "[:…:]", means: "other characters", instead: r"name them instead, as in [\p{L}] for [[:alpha:]]" };
+
+/// The ends of a text in Rust, and of each of its lines in Oniguruma.
+const LINES: Odd =
+    Odd { part: "^ or $", means: "the ends of every line", instead: r"write \A or \z for those of a text" };
+
+/// One character for one in Rust.
+const FOLDING: Odd =
+    Odd { part: "(?i)", means: "several letters for one, such as ss for ß", instead: "name both cases, as in [Ss]" };
 
 /// Refuses a tokenizer that asks for more.
 pub(super) fn check(tokenizer: &Value) -> Result<(), TokenizerFault> {
@@ -31,10 +53,9 @@ pub(super) fn check(tokenizer: &Value) -> Result<(), TokenizerFault> {
         return Err(TokenizerFault::Unreadable(message));
     }
     for part in ["normalizer", "pre_tokenizer"] {
-        if let Some((pattern, class)) = word_class(&tokenizer[part], MAX_DEPTH) {
+        if let Some((pattern, Odd { part: odd, means, instead })) = odd_pattern(&tokenizer[part], MAX_DEPTH) {
             return Err(TokenizerFault::Unreadable(format!(
-                "its {part} has the pattern {pattern:.60?}: {class} means other characters in transformers; name them \
-                 instead, as in [\\p{{L}}\\p{{M}}\\p{{N}}_]"
+                "its {part} has the pattern {pattern:.60?}: {odd} means {means} in transformers; {instead}"
             )));
         }
     }
@@ -51,6 +72,16 @@ pub(super) fn check(tokenizer: &Value) -> Result<(), TokenizerFault> {
     }
 }
 
+/// Refuses a tokenizer, as it is used, whose ids are drawn by lot.
+pub(super) fn check_dropout(tokenizer: &Value) -> Result<(), TokenizerFault> {
+    match tokenizer["model"]["dropout"].as_f64().unwrap_or_default() {
+        0.0 => Ok(()),
+        dropout => Err(TokenizerFault::Unreadable(format!(
+            "its model has the dropout {dropout}, so that a text has other ids each time: set it to null"
+        ))),
+    }
+}
+
 fn largest_number(value: &Value) -> u64 {
     match value {
         Value::Number(number) => number.as_u64().unwrap_or(0),
@@ -60,20 +91,55 @@ fn largest_number(value: &Value) -> u64 {
     }
 }
 
-/// A pattern that has one of [`WORD_CLASSES`], and which.
-fn word_class(part: &Value, depth: usize) -> Option<(&str, &'static str)> {
+/// A pattern that is read otherwise, and why.
+fn odd_pattern(part: &Value, depth: usize) -> Option<(&str, Odd)> {
     match part {
         Value::Object(fields) => fields.iter().find_map(|(name, value)| match (name.as_str(), value.as_str()) {
-            // An escaped backslash begins no class.
-            ("Regex", Some(pattern)) => {
-                let plain = pattern.replace(r"\\", "");
-                WORD_CLASSES.iter().find(|class| plain.contains(**class)).map(|class| (pattern, *class))
-            }
-            _ => word_class(value, depth.checked_sub(1)?),
+            ("Regex", Some(pattern)) => odd(pattern).map(|odd| (pattern, odd)),
+            _ => odd_pattern(value, depth.checked_sub(1)?),
         }),
-        Value::Array(values) => values.iter().find_map(|value| word_class(value, depth.checked_sub(1)?)),
+        Value::Array(values) => values.iter().find_map(|value| odd_pattern(value, depth.checked_sub(1)?)),
         _ => None,
     }
+}
+
+fn odd(pattern: &str) -> Option<Odd> {
+    let (mut depth, mut starts_class, mut rest) = (0, false, pattern);
+    while let Some(character) = rest.chars().next() {
+        let after = &rest[character.len_utf8()..];
+        let begins_class = std::mem::take(&mut starts_class);
+        match character {
+            '\\' => {
+                let escaped = after.chars().next();
+                if let Some('w' | 'W' | 'b' | 'B') = escaped {
+                    return Some(WORDS);
+                }
+                rest = &after[escaped.map_or(0, char::len_utf8)..];
+                continue;
+            }
+            '[' if depth > 0 && after.starts_with(':') && after.contains(":]") => return Some(POSIX),
+            '[' => (depth, starts_class) = (depth + 1, true),
+            // At the start of a class it stands for itself.
+            ']' if depth > 0 && !begins_class => depth -= 1,
+            '^' if begins_class => starts_class = true,
+            '^' | '$' if depth == 0 => return Some(LINES),
+            '(' if depth == 0 && folds(after) => {
+                let lower = pattern.to_lowercase();
+                if !pattern.is_ascii() || FOLDED.iter().any(|letters| lower.contains(letters)) {
+                    return Some(FOLDING);
+                }
+            }
+            _ => {}
+        }
+        rest = after;
+    }
+    None
+}
+
+/// Whether a group's flags ask for any case.
+fn folds(group: &str) -> bool {
+    let flags = group.strip_prefix('?').unwrap_or_default();
+    flags.chars().take_while(char::is_ascii_lowercase).any(|flag| flag == 'i')
 }
 
 /// The most that normalizers make of a text.
@@ -148,13 +214,49 @@ mod tests {
                 json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
             check(&json!({ "pre_tokenizer": { "type": "Sequence", "pretokenizers": [part] } }))
         };
-        for pattern in [r"\w+|[^\w\s]+", r"\b", "[[:word:]]+", r"\\\w"] {
+        for pattern in [
+            r"\w+|[^\w\s]+",
+            r"\b",
+            r"\\\w",
+            "[[:word:]]+",
+            "[[:alpha:]]+|.",
+            "[^[:^punct:]]",
+            "[]a[:digit:]]",
+            ".$",
+            "^.",
+            "(?m)^.",
+            "a|^ ",
+            "(?i)ss",
+            "(?i:FI|x)",
+            "x(?si)é",
+        ] {
             let error = split(pattern).unwrap_err().to_string();
-            assert!(error.contains("means other characters in transformers"), "{error}");
+            assert!(error.contains(" in transformers; "), "{error}");
         }
-        for pattern in [r"\s+", r"\p{L}+| ?[^\s\p{L}\p{N}]+", r"\\w", "word"] {
-            assert!(split(pattern).is_ok(), "{pattern}");
+        for pattern in [
+            r"\s+",
+            r"\p{L}+| ?[^\s\p{L}\p{N}]+",
+            r"\\w",
+            "word",
+            r"\^\$",
+            r"[$^]",
+            "[^$]",
+            "[]^]",
+            "a:]",
+            "(?i:'s|'ll|'re)",
+            "(?:ss|fi)",
+            "(?=fi)",
+            r"\Aa\z",
+        ] {
+            assert!(split(pattern).is_ok(), "{pattern}: {:?}", split(pattern));
         }
+    }
+
+    #[test]
+    fn ids_that_are_drawn_by_lot_are_refused() {
+        let with = |dropout: Value| check_dropout(&json!({ "model": { "dropout": dropout } }));
+        assert!(with(json!(null)).is_ok() && with(json!(0.0)).is_ok());
+        assert!(with(json!(0.1)).unwrap_err().to_string().contains("the dropout 0.1"));
     }
 
     #[test]

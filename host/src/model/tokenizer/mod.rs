@@ -115,6 +115,7 @@ pub(super) fn decide(dir: &Path, described: &Described, architecture: &Architect
         message,
     })?;
     let Rewrite { tokenizer, changes, mut notes, .. } = rewrite;
+    bounds::check_dropout(&tokenizer).map_err(refused)?;
     let file = (tokenizer != original).then(|| tokenizer.to_string().into_bytes());
     let special_tokens =
         trial::try_pairs(file.as_deref().unwrap_or(&bytes), architecture.vocab_size).map_err(refused)?;

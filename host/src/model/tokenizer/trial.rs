@@ -1,10 +1,9 @@
 //! A tokenizer tried as a guest uses it, before a model is added: what a request would meet is met here.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use assay_guest::{Cut, LoadError, PairEncoder, PairError, Rows};
 
 use crate::model::error::TokenizerFault;
+use crate::quiet;
 
 /// A pair of plain text, and one of characters that few vocabularies have.
 const PAIRS: [(&str, &str); 2] =
@@ -38,7 +37,7 @@ fn added_tokens(tokenizer: &[u8]) -> Vec<String> {
 /// The tokenizer cannot be loaded, fails for a text, or has ids that the model's vocabulary lacks.
 pub(super) fn try_pairs(tokenizer: &[u8], vocab_size: usize) -> Result<usize, TokenizerFault> {
     // The library may panic on a file that contradicts itself.
-    catch_unwind(AssertUnwindSafe(|| tokenise(tokenizer, vocab_size))).unwrap_or(Err(TokenizerFault::Panicked))
+    quiet::catch(|| tokenise(tokenizer, vocab_size)).unwrap_or(Err(TokenizerFault::Panicked))
 }
 
 fn tokenise(tokenizer: &[u8], vocab_size: usize) -> Result<usize, TokenizerFault> {

@@ -91,7 +91,10 @@ impl AddedTokens {
             if done < start {
                 each(Part::Text(&text[done..start], done))?;
             }
-            each(Part::Token(token.id))?;
+            // White space that the token before took is there no more: the source drops what is empty.
+            if start < end {
+                each(Part::Token(token.id))?;
+            }
             done = end;
         }
         if done < text.len() {

@@ -1,0 +1,418 @@
+//! Requests to the Hugging Face hub: what a revision holds, and its files.
+//!
+//! Everything that the hub sends is bounded and checked before it is used: commits name directories, so they are
+//! hexadecimal digits. A file arrives in pieces, each with a time of its own, and goes on where it was broken off. The
+//! person's token goes to the hub alone, never to where the hub keeps its files.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+use ureq::http::{HeaderMap, Response, StatusCode};
+use ureq::{Agent, Body};
+
+use super::error::{HubError, ModelError};
+use super::manifest::FileRecord;
+
+/// The hub, unless `HF_ENDPOINT` names another.
+const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+
+/// Most time until an answer begins. A slower hub counts as out of reach.
+const MAX_ANSWER: Duration = Duration::from_secs(20);
+
+/// Most time of one request with its answer.
+const MAX_REQUEST: Duration = Duration::from_secs(600);
+
+/// Bytes of a file that are asked for at a time: a tenth of a megabyte a second is fast enough.
+const PIECE_BYTES: u64 = 64 << 20;
+
+/// Most times that a file may be broken off.
+const MAX_BREAKS: usize = 5;
+
+/// Most redirects to where the hub keeps a file.
+const MAX_REDIRECTS: usize = 5;
+
+/// Most bytes of what a revision holds.
+const MAX_INFO: u64 = 16 << 20;
+
+/// Bytes at which progress is worth showing.
+const SHOWN_BYTES: u64 = 8 << 20;
+
+/// What a revision holds.
+pub(super) struct Revision {
+    /// 40 hexadecimal digits.
+    pub(super) commit: String,
+    /// Paths, of which only known ones are to be used.
+    pub(super) files: BTreeSet<String>,
+}
+
+/// Requests for one person.
+pub(super) struct HubClient {
+    agent: Agent,
+    endpoint: String,
+    authorization: Option<String>,
+}
+
+/// An answer, and what the hub itself said about the file on the way to it.
+struct Answer {
+    response: Response<Body>,
+    sha256: Option<String>,
+}
+
+impl HubClient {
+    /// # Errors
+    /// The endpoint is no URL, or the token cannot be one.
+    pub(super) fn new(endpoint: Option<&str>, token: Option<&str>) -> Result<Self, HubError> {
+        let endpoint = endpoint.unwrap_or(DEFAULT_ENDPOINT).trim_end_matches('/').to_owned();
+        if origin(&endpoint).is_none() {
+            return Err(HubError::Endpoint { endpoint });
+        }
+        if token.is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(HubError::Token);
+        }
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(MAX_ANSWER))
+            .timeout_recv_response(Some(MAX_ANSWER))
+            .timeout_global(Some(MAX_REQUEST))
+            // Followed here, where it is known who may have the token.
+            .max_redirects(0)
+            .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let authorization = token.map(|token| format!("Bearer {token}"));
+        Ok(Self { agent: Agent::new_with_config(config), endpoint, authorization })
+    }
+
+    /// What a branch, tag or commit holds now.
+    pub(super) fn revision(&self, name: &str, revision: Option<&str>) -> Result<Revision, HubError> {
+        #[derive(Deserialize)]
+        struct Info {
+            sha: String,
+            #[serde(default)]
+            siblings: Vec<Sibling>,
+        }
+        #[derive(Deserialize)]
+        struct Sibling {
+            rfilename: String,
+        }
+        let what =
+            revision.map_or_else(|| name.to_owned(), |revision| format!("{name} at the revision {revision:.100}"));
+        let revision = revision.unwrap_or("main");
+        let url = format!("{}/api/models/{}/revision/{}", self.endpoint, encoded(name, true), encoded(revision, false));
+        let Answer { response, .. } = self.get(&url, None, &what)?;
+        if response.status() != StatusCode::OK {
+            return Err(self.refused(what, &response));
+        }
+        let mut bytes = Vec::new();
+        let read = response.into_body().into_reader().take(MAX_INFO + 1).read_to_end(&mut bytes);
+        read.map_err(|error| self.unreachable(&error))?;
+        let info: Info = match serde_json::from_slice(&bytes) {
+            _ if bytes.len() as u64 > MAX_INFO => return Err(HubError::TooLarge { what, limit: MAX_INFO }),
+            Ok(info) => info,
+            Err(error) => return Err(HubError::NotAHub { what, why: format!("not what a hub says ({error:.100})") }),
+        };
+        let is_commit = info.sha.len() == 40 && info.sha.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_commit {
+            return Err(HubError::NotAHub { what, why: format!("{:.50?} for a commit", info.sha) });
+        }
+        let files = info.siblings.into_iter().map(|file| file.rfilename).collect();
+        Ok(Revision { commit: info.sha, files })
+    }
+
+    /// Fetches a file of a commit below `dir`, unless it is there. What was broken off goes on.
+    ///
+    /// # Errors
+    /// The hub lacks the file, it has more bytes than `limit`, or it comes with other contents than the hub announced.
+    pub(super) fn fetch(
+        &self,
+        name: &str,
+        commit: &str,
+        file: &str,
+        dir: &Path,
+        limit: u64,
+    ) -> Result<PathBuf, ModelError> {
+        let what = || format!("{file} of {name}");
+        let is_plain = |part: &str| !["", ".", ".."].contains(&part) && !part.contains(['\\', '\0', ':']);
+        if !file.split('/').all(is_plain) {
+            return Err(HubError::NotAHub { what: what(), why: "a path that leaves the model".to_owned() }.into());
+        }
+        let path = dir.join(file);
+        if path.is_file() {
+            return Ok(path);
+        }
+        let parent = path.parent().unwrap_or(dir);
+        std::fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
+        let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, encoded(name, true), encoded(file, true));
+        let mut download = Download::new(&path, file, limit);
+        let mut breaks = 0;
+        while !download.is_whole()? {
+            let at = download.bytes()?;
+            let range = format!("bytes={at}-{}", at + PIECE_BYTES - 1);
+            let answer = self.get(&url, Some(&range), &what())?;
+            if download.take(answer, at, |response| self.refused(what(), response))? {
+                continue;
+            }
+            breaks += 1;
+            if breaks > MAX_BREAKS {
+                return Err(HubError::Broken { what: what(), bytes: download.bytes()? }.into());
+            }
+        }
+        download.finish(what)?;
+        Ok(path)
+    }
+
+    /// Asks, and follows to where the answer is.
+    fn get(&self, url: &str, range: Option<&str>, what: &str) -> Result<Answer, HubError> {
+        let (mut url, mut sha256) = (url.to_owned(), None);
+        for _ in 0..=MAX_REDIRECTS {
+            let is_own = origin(&url) == origin(&self.endpoint);
+            let mut request = self.agent.get(&url);
+            if let Some(range) = range {
+                // Of a packed answer, parts would be of the packed bytes.
+                request = request.header("range", range).header("accept-encoding", "identity");
+            }
+            if let Some(authorization) = self.authorization.as_ref().filter(|_| is_own) {
+                request = request.header("authorization", authorization);
+            }
+            let response = request.call().map_err(|error| match error {
+                ureq::Error::Timeout(_) => HubError::Silent { timeout: MAX_ANSWER },
+                error => self.unreachable(&error),
+            })?;
+            if is_own {
+                sha256 = sha256.or_else(|| announced(response.headers()));
+            }
+            if !response.status().is_redirection() {
+                return Ok(Answer { response, sha256 });
+            }
+            url = self.place(&url, response.headers()).ok_or_else(|| HubError::NotAHub {
+                what: what.to_owned(),
+                why: "a redirect to a place without TLS, or to none".to_owned(),
+            })?;
+        }
+        Err(HubError::NotAHub { what: what.to_owned(), why: "redirects without an end".to_owned() })
+    }
+
+    /// The place that a redirect names: with TLS, if the hub has it.
+    fn place(&self, from: &str, headers: &HeaderMap) -> Option<String> {
+        let place = header(headers, "location")?;
+        if place.starts_with('/') && !place.starts_with("//") {
+            return Some(format!("{}{place}", origin(from)?));
+        }
+        let is_plain = place.starts_with("http://") && self.endpoint.starts_with("http://");
+        (place.starts_with("https://") || is_plain).then(|| place.to_owned())
+    }
+
+    fn unreachable(&self, error: &dyn std::fmt::Display) -> HubError {
+        HubError::Unreachable { endpoint: self.endpoint.clone(), why: format!("{error:.200}") }
+    }
+
+    fn refused(&self, what: String, response: &Response<Body>) -> HubError {
+        let status = response.status();
+        let way_out = match (status.as_u16(), self.authorization.is_some()) {
+            (401 | 403, true) => "the token in HF_TOKEN or its file may not see it, or it does not exist",
+            (401 | 403, false) => "it may not exist, or need a token: set HF_TOKEN",
+            (404, _) => "there is no such model, revision or file",
+            (429, _) => "it answers no more requests for now: wait some minutes, and pull again",
+            (500.., _) => "pull again later",
+            _ => "a proxy may stand between, or HF_ENDPOINT may be wrong",
+        };
+        HubError::Refused { what, status: status.as_u16(), way_out }
+    }
+}
+
+/// A file while it is fetched.
+struct Download<'a> {
+    path: &'a Path,
+    /// What has come so far.
+    part: PathBuf,
+    limit: u64,
+    total: Option<u64>,
+    sha256: Option<String>,
+    progress: Option<ProgressBar>,
+    file: &'a str,
+}
+
+impl<'a> Download<'a> {
+    fn new(path: &'a Path, file: &'a str, limit: u64) -> Self {
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        Self { path, part: part.into(), limit, total: None, sha256: None, progress: None, file }
+    }
+
+    fn bytes(&self) -> Result<u64, ModelError> {
+        match std::fs::metadata(&self.part) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(ModelError::io(&self.part)(error)),
+        }
+    }
+
+    fn is_whole(&self) -> Result<bool, ModelError> {
+        Ok(self.total.is_some() && self.total == Some(self.bytes()?))
+    }
+
+    /// Adds an answer to the request for what follows the first `at` bytes. `false` if it was broken off, or is to be
+    /// asked for again.
+    fn take(
+        &mut self,
+        Answer { response, sha256 }: Answer,
+        at: u64,
+        refused: impl FnOnce(&Response<Body>) -> HubError,
+    ) -> Result<bool, ModelError> {
+        self.sha256 = self.sha256.take().or(sha256);
+        let what = || self.file.to_owned();
+        let (from, total) = match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let range = header(response.headers(), "content-range").and_then(content_range);
+                let Some((from, total)) = range.filter(|&(from, _)| from == at || from == 0) else {
+                    return Err(
+                        HubError::NotAHub { what: what(), why: "another part than asked for".to_owned() }.into()
+                    );
+                };
+                (from, Some(total))
+            }
+            // Without ranges, it comes whole.
+            StatusCode::OK => (0, header(response.headers(), "content-length").and_then(|bytes| bytes.parse().ok())),
+            // Nothing is there to be a part of, or what was broken off is longer than the file.
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                File::create(&self.part).map_err(ModelError::io(&self.part))?;
+                self.total = (at == 0).then_some(0);
+                return Ok(at == 0);
+            }
+            _ => return Err(refused(&response).into()),
+        };
+        if total.or(self.total).is_some_and(|bytes| bytes > self.limit) {
+            return Err(HubError::TooLarge { what: what(), limit: self.limit }.into());
+        }
+        if self.total.is_some() && self.total != total {
+            return Err(HubError::NotAHub { what: what(), why: "parts of files of several sizes".to_owned() }.into());
+        }
+        self.total = total;
+        self.show(from);
+        let io = |error| ModelError::io(&self.part)(error);
+        let mut part = File::options().create(true).append(true).open(&self.part).map_err(io)?;
+        part.set_len(from).map_err(io)?;
+        let most = total.unwrap_or(self.limit).saturating_sub(from);
+        let mut body = response.into_body().into_reader().take(most.saturating_add(1));
+        let (mut buffer, mut left) = (vec![0; 1 << 20], most);
+        loop {
+            let read = match body.read(&mut buffer) {
+                Ok(read) => read,
+                Err(_) => return Ok(false),
+            };
+            if read == 0 {
+                break;
+            }
+            left = left
+                .checked_sub(read as u64)
+                .ok_or_else(|| HubError::TooLarge { what: self.file.to_owned(), limit: total.unwrap_or(self.limit) })?;
+            part.write_all(&buffer[..read]).map_err(io)?;
+            if let Some(progress) = &self.progress {
+                progress.inc(read as u64);
+            }
+        }
+        // An end without a length is the end.
+        self.total = Some(total.unwrap_or(from + most - left));
+        Ok(from + most - left > at || self.is_whole()?)
+    }
+
+    fn show(&mut self, from: u64) {
+        let Some(total) = self.total.filter(|&total| total >= SHOWN_BYTES) else { return };
+        let progress = self.progress.get_or_insert_with(|| {
+            let style = ProgressStyle::with_template("{msg} {bytes} of {total_bytes} {bar:30} {bytes_per_sec} {eta}");
+            let progress = ProgressBar::new(total).with_message(self.file.to_owned());
+            progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            progress
+        });
+        progress.set_position(from);
+    }
+
+    /// Checks the contents, and gives the file its name.
+    fn finish(self, what: impl FnOnce() -> String) -> Result<(), ModelError> {
+        if let Some(progress) = &self.progress {
+            progress.finish_and_clear();
+        }
+        if let Some(announced) = self.sha256 {
+            let found = FileRecord::of(&self.part).map_err(ModelError::io(&self.part))?.sha256;
+            if found != announced {
+                std::fs::remove_file(&self.part).map_err(ModelError::io(&self.part))?;
+                return Err(HubError::Damaged { what: what(), announced, found }.into());
+            }
+        }
+        std::fs::rename(&self.part, self.path).map_err(ModelError::io(self.path))
+    }
+}
+
+/// The SHA-256 that a hub announces for a large file. The tag of a small one is another hash.
+fn announced(headers: &HeaderMap) -> Option<String> {
+    let tags = ["x-linked-etag", "etag"].into_iter().filter_map(|name| header(headers, name));
+    let mut hashes = tags.map(|tag| tag.trim_start_matches("W/").trim_matches('"').to_ascii_lowercase());
+    hashes.find(|tag| tag.len() == 64 && tag.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The first byte of a part, and the bytes of the whole.
+fn content_range(range: &str) -> Option<(u64, u64)> {
+    let (part, total) = range.strip_prefix("bytes ")?.split_once('/')?;
+    Some((part.split_once('-')?.0.trim().parse().ok()?, total.trim().parse().ok()?))
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Scheme, host and port of a URL.
+fn origin(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
+    let host = rest.split(['/', '?', '#']).next().filter(|host| !host.is_empty())?;
+    Some(&url[..url.len() - rest.len() + host.len()])
+}
+
+/// A part of a URL's path.
+fn encoded(text: &str, keeps_slashes: bool) -> String {
+    let is_kept = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || (keeps_slashes && byte == b'/');
+    text.bytes().map(|byte| if is_kept(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_goes_to_the_hubs_origin_alone() {
+        for (url, expected) in [
+            ("https://hub.example/a?b", Some("https://hub.example")),
+            ("http://127.0.0.1:80", Some("http://127.0.0.1:80")),
+            ("https://", None),
+            ("hub.example/a", None),
+            ("file:///a", None),
+        ] {
+            assert_eq!(origin(url), expected);
+        }
+        assert_ne!(origin("https://hub.example.org/"), origin("https://hub.example/"));
+        assert_ne!(origin("https://hub.example@other/"), origin("https://hub.example/"));
+    }
+
+    #[test]
+    fn a_large_files_tag_is_its_hash() {
+        let tag = |name: &str, tag: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ureq::http::HeaderName::from_bytes(name.as_bytes()).unwrap(), tag.parse().unwrap());
+            announced(&headers)
+        };
+        let hash = "ab".repeat(32);
+        assert_eq!(tag("x-linked-etag", &format!("\"{hash}\"")), Some(hash.clone()));
+        assert_eq!(tag("etag", &format!("W/\"{hash}\"")), Some(hash));
+        assert_eq!(tag("etag", "\"0123456789012345678901234567890123456789\""), None);
+    }
+
+    #[test]
+    fn revisions_with_slashes_are_one_part_of_a_path() {
+        assert_eq!(encoded("refs/pr/1", false), "refs%2Fpr%2F1");
+        assert_eq!(encoded("owner/a model", true), "owner/a%20model");
+        assert_eq!((content_range("bytes 5-9/10"), content_range("bytes */10")), (Some((5, 10)), None));
+    }
+}
