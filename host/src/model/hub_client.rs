@@ -24,8 +24,11 @@ const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// Most time until an answer begins. A slower hub counts as out of reach.
 const MAX_ANSWER: Duration = Duration::from_secs(20);
 
-/// Most time of one request with its answer.
-const MAX_REQUEST: Duration = Duration::from_secs(600);
+/// Most time of what a revision holds, which is small.
+const MAX_INFO_TIME: Duration = Duration::from_secs(60);
+
+/// Most time of a file's piece.
+const MAX_PIECE_TIME: Duration = Duration::from_secs(600);
 
 /// Bytes of a file that are asked for at a time: a tenth of a megabyte a second is fast enough.
 const PIECE_BYTES: u64 = 64 << 20;
@@ -78,7 +81,6 @@ impl HubClient {
             .http_status_as_error(false)
             .timeout_connect(Some(MAX_ANSWER))
             .timeout_recv_response(Some(MAX_ANSWER))
-            .timeout_global(Some(MAX_REQUEST))
             // Followed here, where it is known who may have the token.
             .max_redirects(0)
             .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))
@@ -170,7 +172,8 @@ impl HubClient {
         let (mut url, mut sha256) = (url.to_owned(), None);
         for _ in 0..=MAX_REDIRECTS {
             let is_own = origin(&url) == origin(&self.endpoint);
-            let mut request = self.agent.get(&url);
+            let most = if range.is_some() { MAX_PIECE_TIME } else { MAX_INFO_TIME };
+            let mut request = self.agent.get(&url).config().timeout_global(Some(most)).build();
             if let Some(range) = range {
                 // Of a packed answer, parts would be of the packed bytes.
                 request = request.header("range", range).header("accept-encoding", "identity");
@@ -265,6 +268,7 @@ impl<'a> Download<'a> {
     ) -> Result<bool, ModelError> {
         self.sha256 = self.sha256.take().or(sha256);
         let what = || self.file.to_owned();
+        let starts_anew = || File::create(&self.part).map(drop).map_err(ModelError::io(&self.part));
         let (from, total) = match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let range = header(response.headers(), "content-range").and_then(content_range);
@@ -279,7 +283,7 @@ impl<'a> Download<'a> {
             StatusCode::OK => (0, header(response.headers(), "content-length").and_then(|bytes| bytes.parse().ok())),
             // Nothing is there to be a part of, or what was broken off is longer than the file.
             StatusCode::RANGE_NOT_SATISFIABLE => {
-                File::create(&self.part).map_err(ModelError::io(&self.part))?;
+                starts_anew()?;
                 self.total = (at == 0).then_some(0);
                 return Ok(at == 0);
             }
@@ -290,6 +294,11 @@ impl<'a> Download<'a> {
         }
         if self.total.is_some() && self.total != total {
             return Err(HubError::NotAHub { what: what(), why: "parts of files of several sizes".to_owned() }.into());
+        }
+        if total.is_some_and(|bytes| bytes < at) {
+            // What was broken off is longer than the file.
+            starts_anew()?;
+            return Ok(false);
         }
         self.total = total;
         self.show(from);
@@ -307,9 +316,16 @@ impl<'a> Download<'a> {
             if read == 0 {
                 break;
             }
-            left = left
-                .checked_sub(read as u64)
-                .ok_or_else(|| HubError::TooLarge { what: self.file.to_owned(), limit: total.unwrap_or(self.limit) })?;
+            let Some(rest) = left.checked_sub(read as u64) else {
+                // What is here is of no use to the next pull either.
+                std::fs::remove_file(&self.part).map_err(io)?;
+                let what = self.file.to_owned();
+                return Err(match total {
+                    Some(_) => HubError::NotAHub { what, why: "more bytes than were announced".to_owned() }.into(),
+                    None => HubError::TooLarge { what, limit: self.limit }.into(),
+                });
+            };
+            left = rest;
             part.write_all(&buffer[..read]).map_err(io)?;
             if let Some(progress) = &self.progress {
                 progress.inc(read as u64);

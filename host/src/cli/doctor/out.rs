@@ -31,7 +31,11 @@ pub(super) fn check(path: &Path) -> Result<(), CliError> {
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let made = OpenOptions::new().write(true).create_new(true).open(path);
-            made.and_then(|_| fs::remove_file(path)).map_err(|error| bad(&error.to_string()))
+            match made.and_then(|_| fs::remove_file(path)) {
+                // Another doctor tries the same place at this moment.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+                made => made.map_err(|error| bad(&error.to_string())),
+            }
         }
         Err(error) => Err(bad(&error.to_string())),
     }
