@@ -44,7 +44,7 @@ impl Table {
         let Self { model, slice, pairs, tokens, threads, lines, left_out } = self;
         println!(
             "{model}: {pairs} pairs of {tokens:.0} tokens in turns of {slice}, {threads} threads; median (least to \
-             most) over turns\n"
+             most) over turns, also of the turns' own ratios\n"
         );
         println!(
             "| | pairs/s | ms a turn | assay f32 is faster by | largest score error | rms | Kendall tau | same first | \
