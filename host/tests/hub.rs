@@ -161,6 +161,21 @@ fn what_is_broken_off_goes_on_where_it_was() {
 }
 
 #[test]
+fn what_is_here_from_another_time_is_of_no_harm() {
+    let bench = Bench::new();
+    Model::default().write(&bench.path("files"));
+    let weights = std::fs::read(bench.path("files/model.safetensors")).unwrap();
+    let sha256 = Some(assay::model::manifest::sha256_hex(&weights));
+    let hub = Hub::with(bench.path("files"), Manner { sha256, ..Manner::default() });
+    let variables = [("HF_ENDPOINT", hub.endpoint.as_str()), ("HF_TOKEN", "hf_right")];
+    let (dir, longer) = (bench.path("data/downloads/owner--ranker").join(COMMIT), vec![7; weights.len() + 1]);
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("model.safetensors.part"), longer).unwrap();
+    finish(&mut pull(&bench, &variables)).succeeds();
+    assert_eq!(names(&bench), ["owner/ranker", "tiny"]);
+}
+
+#[test]
 fn an_endpoint_or_a_token_that_cannot_be_one_is_named() {
     let bench = Bench::new();
     finish(&mut pull(&bench, &[("HF_ENDPOINT", "127.0.0.1:9")]))

@@ -116,6 +116,9 @@ fn answer(mut stream: &TcpStream, files: &Path, seen: &Mutex<Vec<Option<String>>
             more += &format!("content-range: bytes {from}-{}/{}\r\n", to - 1, body.len());
             part = &body[from..to];
         }
+        if range.is_some_and(|(from, _)| from >= body.len()) && status == "200 OK" {
+            (status, part) = ("416 Range Not Satisfiable", &[]);
+        }
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{more}\r\n", part.len());
         let breaks = is_weights
             && manner.breaks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
