@@ -24,7 +24,7 @@ pub(crate) fn this_thread() {
     IS_QUIET.set(true);
 }
 
-/// Does `work` and catches its panic, whose text nobody sees.
+/// Does `work`. Its panic is returned, and the text is not printed.
 pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> thread::Result<T> {
     let before = IS_QUIET.get();
     this_thread();

@@ -1,4 +1,5 @@
 //! What people's model files say, and what `assay model add` makes of it: read, refused with the way out, or said.
+//! One file: all cases change copies of the same small models and share one way to add them.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;

@@ -165,7 +165,7 @@ impl Table {
         }
     }
 
-    /// Makes its numbers f32, whatever they are stored in.
+    /// Converts its numbers to f32.
     pub fn widen(&mut self) {
         if let Cow::Owned(numbers) = self.all() {
             *self = Self::F32(numbers);

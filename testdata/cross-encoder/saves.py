@@ -2,8 +2,8 @@
 
     python saves.py --assay PROGRAM --score PROGRAM --work DIR [NAME ...]
 
-`cargo xtask compare-cross-encoder --saves` runs this. It is one file, so that it can be run by itself. Models are tiny and random, of every family served. Each row
-saves one, adds it with `assay model add`, and ends in one of these:
+`cargo xtask compare-cross-encoder --saves` runs this. It is one file, so that it can be run by itself. Models are tiny
+and random, of every family served. Each row saves one, adds it with `assay model add`, and ends in one of these:
 
     exact        scores are within the tolerance of what PyTorch computes before the save
     refused      `assay model add` says why

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::error::CliError;
 use super::loaded::loaded_models;
+use super::orders::server_device;
 use super::table;
-use super::tenant::server_device;
 use crate::device::{DeviceOptions, DeviceStatus, MemoryBudget};
 
 #[derive(Debug, clap::Args)]

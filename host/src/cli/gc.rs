@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::error::CliError;
-use super::{table, tenant};
+use super::{orders, table};
 use crate::sweep::{DroppedKind, Swept};
 use crate::tenant::DEFAULT_KEEP_VERSIONS;
 use crate::tenant::admin::{Command, Reply};
@@ -23,10 +23,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let command = Command::CollectGarbage { keep: args.keep, dry_run: args.dry_run };
-    let swept = match tenant::execute(command, None, data_dir)? {
+    let swept = match orders::execute(command, None, data_dir)? {
         Reply::Swept(swept) => swept,
         Reply::Refused(error) => return Err(error.into()),
-        _ => return Err(CliError::failed("the server answered another question")),
+        _ => return Err(orders::another_answer()),
     };
     if args.json {
         println!("{}", serde_json::to_string(&swept).map_err(|error| CliError::failed(error.to_string()))?);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::error::CliError;
-use super::tenant;
+use super::orders;
 use crate::metrics;
 use crate::tenant::admin::{Command, Reply};
 
@@ -23,7 +23,7 @@ pub(super) struct OperatorKey {
 
 /// Prints the counters of the server on the data directory.
 pub(super) fn run(args: &Metrics, data_dir: &Path) -> Result<(), CliError> {
-    let Some(snapshot) = tenant::server_snapshot(data_dir)? else {
+    let Some(snapshot) = orders::server_snapshot(data_dir)? else {
         return Err(CliError::failed(format!("no server runs on {}", data_dir.display())));
     };
     if args.json {
@@ -36,12 +36,12 @@ pub(super) fn run(args: &Metrics, data_dir: &Path) -> Result<(), CliError> {
 
 /// Prints the operator's key of the data directory.
 pub(super) fn print_key(args: &OperatorKey, data_dir: &Path) -> Result<(), CliError> {
-    match tenant::execute(Command::OperatorKey { renew: args.renew }, None, data_dir)? {
+    match orders::execute(Command::OperatorKey { renew: args.renew }, None, data_dir)? {
         Reply::OperatorKey { secret } => {
             println!("{secret}");
             Ok(())
         }
         Reply::Refused(error) => Err(error.into()),
-        _ => Err(CliError::failed("the server answered another question")),
+        _ => Err(orders::another_answer()),
     }
 }

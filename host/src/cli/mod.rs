@@ -21,6 +21,7 @@ mod loaded;
 mod logs;
 mod metrics;
 mod model;
+mod orders;
 mod pair;
 mod patience;
 mod ranker;

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use self::against::{Against, Judging};
 use super::error::CliError;
-use super::{gc, table, tenant};
+use super::{gc, orders, table};
 use crate::model::page::ModelPage;
 use crate::model::store::StoredModel;
 use crate::model::{
@@ -163,10 +163,10 @@ fn default_revision(store: &ModelStore) -> Option<ModelRevision> {
 }
 
 fn remove(name: String, data_dir: &Path) -> Result<(), CliError> {
-    match tenant::execute(AdminCommand::RemoveModel { name }, None, data_dir)? {
+    match orders::execute(AdminCommand::RemoveModel { name }, None, data_dir)? {
         Reply::Swept(swept) => eprintln!("removed {}", gc::summary(&swept)),
         Reply::Refused(error) => return Err(error.into()),
-        _ => return Err(CliError::failed("the server answered another question")),
+        _ => return Err(orders::another_answer()),
     }
     Ok(())
 }
@@ -235,7 +235,7 @@ fn add(args: &Add, store: &ModelStore) -> Result<(), CliError> {
 fn list(args: &List, store: &ModelStore, data_dir: &Path) -> Result<(), CliError> {
     let default = store.default_name()?;
     // The list is useful without tenants.
-    let held = tenant::held_models(data_dir)
+    let held = orders::held_models(data_dir)
         .inspect_err(|error| eprintln!("cannot tell which tenants open which models: {error}"))
         .unwrap_or_default();
     let mut rows = Vec::new();

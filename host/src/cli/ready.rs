@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use super::error::CliError;
-use super::tenant;
+use super::orders;
 use crate::tenant::Counts;
 
 pub(super) fn run(data_dir: &Path) -> Result<(), CliError> {
-    match tenant::server_counts(data_dir)? {
+    match orders::server_counts(data_dir)? {
         None => Err(CliError::failed(format!("no server runs on {}", data_dir.display()))),
         Some(Counts { device_fails: true, .. }) => {
             Err(CliError::failed("the device fails at every batch: restart the server if that lasts".to_owned()))

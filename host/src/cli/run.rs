@@ -12,9 +12,9 @@ use bytesize::ByteSize;
 use super::engine::EngineArgs;
 use super::error::CliError;
 use super::link::LinkArg;
+use super::orders::{PlatformArgs, check_tenant, open_platform};
 use super::pair::name_and_value;
 use super::patience::Patience;
-use super::tenant::{PlatformArgs, check_tenant, open_platform};
 use crate::guest::{
     CallerComponent, CallerSetting, DEFAULT_MAX_CALLER_MEMORY_BYTES, Link, Links, Reranks, read_component,
 };

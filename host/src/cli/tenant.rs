@@ -1,35 +1,19 @@
 //! `assay tenant`: deploys guests, changes limits, rolls back, and manages keys.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use tokio::runtime::Handle;
 
 use super::component::ComponentArgs;
 use super::error::CliError;
 use super::link::LinkArg;
 use super::loaded::loaded_models;
-use super::patience::Patience;
-use super::table;
-use crate::device::{DeviceOptions, DeviceStatus, ModelStatus};
+use super::{orders, table};
+use crate::device::ModelStatus;
 use crate::durable::read_at_most;
 use crate::model::ModelRevision;
-use crate::tenant::admin::{
-    AdminRequest, Cause, Command as AdminCommand, Description, HeldModel, OpenedModel, Reply, Served, ShownLink, Stored,
-};
-use crate::tenant::client::AdminClient;
-use crate::tenant::compile::CompilerOptions;
-use crate::tenant::{
-    Counts, DEFAULT_MAX_NAMED_TENANTS, Deployment, LimitsError, MAX_LIMITS_BYTES, Platform, PlatformOptions, Snapshot,
-    TenantLimits, TenantName, held_models_in,
-};
-
-/// How long a command waits for a server that starts, or for another command.
-const START_TIME: Duration = Duration::from_secs(5);
-
-/// How often it looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+use crate::tenant::admin::{Command as AdminCommand, Description, OpenedModel, Reply, Served, ShownLink, Stored};
+use crate::tenant::{Deployment, LimitsError, MAX_LIMITS_BYTES, TenantLimits, TenantName};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -146,29 +130,6 @@ pub(super) enum Key {
     },
 }
 
-/// How a command opens the tenants of a data directory.
-pub(super) struct PlatformArgs {
-    pub(super) device: DeviceOptions,
-    /// Most memory of all guests in bytes.
-    pub(super) guest_memory: Option<u64>,
-    pub(super) max_named_tenants: usize,
-}
-
-/// Opens the tenants of a data directory in this process.
-pub(super) fn open_platform(data_dir: &Path, args: PlatformArgs, tokio: &Handle) -> Result<Platform, CliError> {
-    Ok(Platform::open(data_dir, args.options(tokio)?)?)
-}
-
-impl PlatformArgs {
-    fn options(self, tokio: &Handle) -> Result<PlatformOptions, CliError> {
-        let program = std::env::current_exe();
-        let program = program.map_err(|error| CliError::failed(format!("this program cannot find itself: {error}")))?;
-        let Self { device, guest_memory: guest_memory_bytes, max_named_tenants } = self;
-        let (compiler, tokio) = (CompilerOptions::new(program), tokio.clone());
-        Ok(PlatformOptions { device, compiler, guest_memory_bytes, max_named_tenants, tokio })
-    }
-}
-
 pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
     let json =
         matches!(&command, Command::List(Json { json: true }) | Command::Show(Show { json: Json { json: true }, .. }));
@@ -191,136 +152,7 @@ pub(super) fn run(command: Command, data_dir: &Path) -> Result<(), CliError> {
         Command::Key(Key::Revoke { name, id, drain }) => (AdminCommand::RevokeKey { tenant: name, id, drain }, None),
         Command::Remove(Remove { name, drain, force }) => (AdminCommand::Remove { tenant: name, drain, force }, None),
     };
-    print(execute(command, component.as_deref(), data_dir)?, json)
-}
-
-/// The models that versions open, from the server that runs on the data directory or from its files.
-pub(super) fn held_models(data_dir: &Path) -> Result<Vec<HeldModel>, CliError> {
-    let Some(client) = AdminClient::connect(data_dir)? else { return Ok(held_models_in(data_dir)?) };
-    match client.execute(&signed(AdminCommand::ListHeldModels))? {
-        Reply::HeldModels(held) => Ok(held),
-        Reply::Refused(error) => Err(error.into()),
-        _ => Err(CliError::failed("the server answered another question")),
-    }
-}
-
-/// The device of the server that runs on the data directory; `None` if none runs.
-pub(super) fn server_device(data_dir: &Path) -> Result<Option<DeviceStatus>, CliError> {
-    let Some(client) = AdminClient::connect(data_dir)? else { return Ok(None) };
-    match client.execute(&signed(AdminCommand::ShowDevice))? {
-        Reply::Device(status) => Ok(Some(*status)),
-        Reply::Refused(error) => Err(error.into()),
-        _ => Err(CliError::failed("the server answered another question")),
-    }
-}
-
-/// The tenants of the server that runs on the data directory, by their state; `None` if none runs.
-pub(super) fn server_counts(data_dir: &Path) -> Result<Option<Counts>, CliError> {
-    let Some(client) = AdminClient::connect(data_dir)? else { return Ok(None) };
-    match client.execute(&signed(AdminCommand::Ready))? {
-        Reply::Ready(counts) => Ok(Some(counts)),
-        Reply::Refused(error) => Err(error.into()),
-        _ => Err(CliError::failed("the server answered another question")),
-    }
-}
-
-/// All that the server on the data directory counts; `None` if none runs.
-pub(super) fn server_snapshot(data_dir: &Path) -> Result<Option<Snapshot>, CliError> {
-    let Some(client) = AdminClient::connect(data_dir)? else { return Ok(None) };
-    match client.execute(&signed(AdminCommand::Observe))? {
-        Reply::Observed(snapshot) => Ok(Some(*snapshot)),
-        Reply::Refused(error) => Err(error.into()),
-        _ => Err(CliError::failed("the server answered another question")),
-    }
-}
-
-/// Checks that the server on the data directory has a tenant.
-pub(super) fn check_tenant(name: &TenantName, data_dir: &Path) -> Result<(), CliError> {
-    let Some(client) = AdminClient::connect(data_dir)? else {
-        return Err(CliError::failed("the server went away"));
-    };
-    match client.execute(&signed(AdminCommand::Show { tenant: name.clone() }))? {
-        Reply::Refused(error) => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Who carries out a change.
-enum Reached {
-    Server(AdminClient),
-    /// Tenants end before the runtime whose timers they use.
-    Here(Box<Platform>, tokio::runtime::Runtime),
-}
-
-/// The server that runs on the data directory, or its tenants if none runs. A server that starts has the tenants a moment
-/// before it answers, and another command has them while it works.
-fn reach(data_dir: &Path) -> Result<Reached, CliError> {
-    let began = Instant::now();
-    loop {
-        if let Some(client) = AdminClient::connect(data_dir)? {
-            return Ok(Reached::Server(client));
-        }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.map_err(|error| CliError::failed(format!("no threads can be started: {error}")))?;
-        let device = DeviceOptions { tune_file: Some(DeviceOptions::tune_file(data_dir)), ..Default::default() };
-        let args = PlatformArgs { device, guest_memory: None, max_named_tenants: DEFAULT_MAX_NAMED_TENANTS };
-        match Platform::open(data_dir, args.options(runtime.handle())?) {
-            Ok(platform) => return Ok(Reached::Here(Box::new(platform), runtime)),
-            Err(error) if error.cause == Cause::InUse && began.elapsed() < START_TIME => {
-                std::thread::sleep(LOOK_AGAIN);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Sends a request to the server that runs on the data directory, or carries it out here if none runs.
-pub(super) fn execute(mut command: AdminCommand, wasm: Option<&[u8]>, data_dir: &Path) -> Result<Reply, CliError> {
-    let _patience = matches!(command, AdminCommand::Deploy { .. }).then(|| {
-        Patience::new("the component is compiled and tried, unless both was done before: a minute for a large one")
-    });
-    let mut name_component = |hash: String| {
-        if let AdminCommand::Deploy { component, .. } = &mut command {
-            *component = Some(hash);
-        }
-    };
-    let (platform, _runtime) = match reach(data_dir)? {
-        Reached::Server(client) => {
-            if let Some(wasm) = wasm {
-                name_component(client.put_component(wasm)?);
-            }
-            return Ok(client.execute(&signed(command))?);
-        }
-        Reached::Here(platform, runtime) => (platform, runtime),
-    };
-    if let Some(wasm) = wasm {
-        name_component(platform.put_component(wasm)?);
-    }
-    let removes = matches!(command, AdminCommand::Remove { .. });
-    let reply = platform.execute(signed(command));
-    if removes {
-        // The tenant is removed even if its files are not: the next sweep finds them.
-        let _ = platform.tidy();
-    }
-    Ok(reply)
-}
-
-/// Signs a request with the user's name, for the history. Permission depends only on write access to the data
-/// directory.
-fn signed(command: AdminCommand) -> AdminRequest {
-    let by = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    AdminRequest { command, by: by.unwrap_or_else(unnamed_user) }
-}
-
-/// A user whose name the environment lacks, as in most containers.
-#[cfg(unix)]
-fn unnamed_user() -> String {
-    format!("user {}", rustix::process::getuid().as_raw())
-}
-
-#[cfg(not(unix))]
-fn unnamed_user() -> String {
-    "unknown".to_owned()
+    print(orders::execute(command, component.as_deref(), data_dir)?, json)
 }
 
 fn read_limits(path: &Path) -> Result<TenantLimits, CliError> {

@@ -13,8 +13,8 @@ use termion::raw::IntoRawMode;
 use termion::screen::IntoAlternateScreen;
 
 use super::error::CliError;
+use super::orders;
 use super::output::standard_output;
-use super::tenant;
 use crate::dashboard::Window;
 use screen::{Change, View};
 
@@ -82,7 +82,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
 
 /// Asks the server once.
 fn look(data_dir: &Path, window: &mut Window, view: &mut View) -> Result<(), CliError> {
-    let snapshot = tenant::server_snapshot(data_dir)?;
+    let snapshot = orders::server_snapshot(data_dir)?;
     let snapshot = snapshot.ok_or_else(|| CliError::failed(format!("no server runs on {}", data_dir.display())))?;
     let sample = window.push(snapshot.clone());
     view.show(snapshot, sample.unwrap_or_default());

@@ -3,6 +3,8 @@
 //! Several engines share a [`GpuDevice`]: its queue, its pipelines where shapes agree, and its arena. What an engine
 //! holds of its own: the weights on the device and the buffers of its batches in flight. After a fault of the device it
 //! loads the model again, from its files or from a copy that it keeps.
+//!
+//! One file, though long: loading, submitting and recovering share the engine's private state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
