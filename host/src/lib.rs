@@ -49,6 +49,7 @@ mod oci;
 #[doc(hidden)]
 pub mod oracle;
 mod quiet;
+mod redirect;
 pub mod rerank;
 #[doc(hidden)]
 pub mod sweep;

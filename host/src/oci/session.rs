@@ -16,6 +16,7 @@ use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
 use super::reference::{Reference, is_here};
+use crate::redirect;
 
 /// Most time to connect.
 const MAX_CONNECT: Duration = Duration::from_secs(30);
@@ -169,15 +170,9 @@ impl Session {
     /// The place that an answer names: with TLS, unless it is on this machine and the registry is.
     fn place(&self, headers: &HeaderMap) -> Result<String, Failure> {
         let place = header(headers, "location").ok_or(Failure::Nonsense("an answer that names no place"))?;
-        if place.starts_with('/') && !place.starts_with("//") {
-            return Ok(format!("{}{place}", self.origin));
-        }
-        let plain = place.strip_prefix("http://").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
-        let is_allowed = |host: &str| self.origin.starts_with("http://") && is_here(host);
-        match place.starts_with("https://") || plain.is_some_and(is_allowed) {
-            true => Ok(place),
-            false => Err(Failure::Nonsense("it names a place without TLS")),
-        }
+        let may_be_plain = |host: &str| self.origin.starts_with("http://") && is_here(host);
+        let url = redirect::resolve(&self.origin, &place, may_be_plain);
+        url.ok_or(Failure::Nonsense("it names a place without TLS"))
     }
 
     /// Stores bytes under their digest, unless they are there.
