@@ -69,7 +69,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("termion", "host/src/cli/top"),
     ("tracing_appender", "host/src/telemetry/"),
     ("tracing_subscriber", "host/src/telemetry/"),
-    ("ureq", "host/src/model/hub_client.rs"),
+    ("ureq", "host/src/model/hub/"),
     ("ureq", "host/src/oci/"),
     ("ureq", "host/src/telemetry/traces/"),
     ("wgpu", "kernels/src/gpu/"),

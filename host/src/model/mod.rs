@@ -9,7 +9,6 @@ pub mod builtin;
 mod check;
 mod error;
 pub mod hub;
-mod hub_client;
 mod hugging_face;
 mod info;
 mod label;

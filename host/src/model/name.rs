@@ -56,11 +56,20 @@ pub fn of_directory(dir: &Path) -> Result<(PathBuf, String), ModelError> {
         name = snapshots.parent().map(last).unwrap_or_default();
     }
     let name = repository(&name).unwrap_or(name);
-    let is_commit = name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_commit || directory(&name).is_err() {
+    if is_commit(&name) || directory(&name).is_err() {
         return Err(ModelError::NoNameFromFolder { name });
     }
     Ok((files, name))
+}
+
+/// Whether a hub could name a commit so.
+pub(super) fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(is_digit)
+}
+
+/// Whether it is a hexadecimal digit as hubs and this store write them.
+fn is_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
 /// The name of the repository that a hub's cache keeps in a folder, `models--OWNER--NAME`.
@@ -83,7 +92,6 @@ fn snapshot(repository: &Path) -> Option<PathBuf> {
 /// Splits `NAME[@REVISION]`; the revision may be abbreviated.
 pub(super) fn split_revision(text: &str) -> Result<(&str, Option<&str>), ModelError> {
     let Some((name, revision)) = text.split_once('@') else { return Ok((text, None)) };
-    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     if !REVISION_DIGITS.contains(&revision.len()) || !revision.bytes().all(is_digit) {
         return Err(ModelError::UnknownRevision { name: name.to_owned(), revision: revision.to_owned() });
     }

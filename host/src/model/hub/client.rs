@@ -5,18 +5,17 @@
 //! person's token goes to the hub alone, never to where the hub keeps its files.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
-use super::error::{HubError, ModelError};
-use super::manifest::FileRecord;
+use super::download::{Answer, Download, header};
+use crate::model::error::{HubError, ModelError};
+use crate::model::name::is_commit;
 use crate::redirect::{self, origin};
 
 /// The hub, unless `HF_ENDPOINT` names another.
@@ -43,9 +42,6 @@ const MAX_REDIRECTS: usize = 5;
 /// Most bytes of what a revision holds.
 const MAX_INFO: u64 = 16 << 20;
 
-/// Bytes at which progress is worth showing.
-const SHOWN_BYTES: u64 = 8 << 20;
-
 /// What a revision holds.
 pub(super) struct Revision {
     /// 40 hexadecimal digits.
@@ -59,12 +55,6 @@ pub(super) struct HubClient {
     agent: Agent,
     endpoint: String,
     authorization: Option<String>,
-}
-
-/// An answer, and what the hub itself said about the file on the way to it.
-struct Answer {
-    response: Response<Body>,
-    sha256: Option<String>,
 }
 
 impl HubClient {
@@ -118,8 +108,7 @@ impl HubClient {
             Ok(info) => info,
             Err(error) => return Err(HubError::NotAHub { what, why: format!("not what a hub says ({error:.100})") }),
         };
-        let is_commit = info.sha.len() == 40 && info.sha.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_commit {
+        if !is_commit(&info.sha) {
             return Err(HubError::NotAHub { what, why: format!("{:.50?} for a commit", info.sha) });
         }
         let files = info.siblings.into_iter().map(|file| file.rfilename).collect();
@@ -150,7 +139,7 @@ impl HubClient {
         let parent = path.parent().unwrap_or(dir);
         std::fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
         let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, encoded(name, true), encoded(file, true));
-        let mut download = Download::new(&path, file, limit);
+        let mut download = Download::new(&path, what(), limit);
         let mut breaks = 0;
         while !download.is_whole()? {
             let at = download.bytes()?;
@@ -164,7 +153,7 @@ impl HubClient {
                 return Err(HubError::Broken { what: what(), bytes: download.bytes()? }.into());
             }
         }
-        download.finish(what)?;
+        download.finish()?;
         Ok(path)
     }
 
@@ -224,157 +213,11 @@ impl HubClient {
     }
 }
 
-/// A file while it is fetched.
-struct Download<'a> {
-    path: &'a Path,
-    /// What has come so far.
-    part: PathBuf,
-    limit: u64,
-    total: Option<u64>,
-    sha256: Option<String>,
-    progress: Option<ProgressBar>,
-    file: &'a str,
-}
-
-impl<'a> Download<'a> {
-    fn new(path: &'a Path, file: &'a str, limit: u64) -> Self {
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        Self { path, part: part.into(), limit, total: None, sha256: None, progress: None, file }
-    }
-
-    fn bytes(&self) -> Result<u64, ModelError> {
-        match std::fs::metadata(&self.part) {
-            Ok(metadata) => Ok(metadata.len()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(ModelError::io(&self.part)(error)),
-        }
-    }
-
-    fn is_whole(&self) -> Result<bool, ModelError> {
-        Ok(self.total.is_some() && self.total == Some(self.bytes()?))
-    }
-
-    /// Adds an answer to the request for what follows the first `at` bytes. `false` if it was broken off, or is to be
-    /// asked for again.
-    fn take(
-        &mut self,
-        Answer { response, sha256 }: Answer,
-        at: u64,
-        refused: impl FnOnce(&Response<Body>) -> HubError,
-    ) -> Result<bool, ModelError> {
-        self.sha256 = self.sha256.take().or(sha256);
-        let what = || self.file.to_owned();
-        let starts_anew = || File::create(&self.part).map(drop).map_err(ModelError::io(&self.part));
-        let (from, total) = match response.status() {
-            StatusCode::PARTIAL_CONTENT => {
-                let range = header(response.headers(), "content-range").and_then(content_range);
-                let Some((from, total)) = range.filter(|&(from, _)| from == at || from == 0) else {
-                    return Err(
-                        HubError::NotAHub { what: what(), why: "another part than asked for".to_owned() }.into()
-                    );
-                };
-                (from, Some(total))
-            }
-            // Without ranges, it comes whole.
-            StatusCode::OK => (0, header(response.headers(), "content-length").and_then(|bytes| bytes.parse().ok())),
-            // Nothing is there to be a part of, or what was broken off is longer than the file.
-            StatusCode::RANGE_NOT_SATISFIABLE => {
-                starts_anew()?;
-                self.total = (at == 0).then_some(0);
-                return Ok(at == 0);
-            }
-            _ => return Err(refused(&response).into()),
-        };
-        if total.or(self.total).is_some_and(|bytes| bytes > self.limit) {
-            return Err(HubError::TooLarge { what: what(), limit: self.limit }.into());
-        }
-        if self.total.is_some() && self.total != total {
-            return Err(HubError::NotAHub { what: what(), why: "parts of files of several sizes".to_owned() }.into());
-        }
-        if total.is_some_and(|bytes| bytes < at) {
-            // What was broken off is longer than the file.
-            starts_anew()?;
-            return Ok(false);
-        }
-        self.total = total;
-        self.show(from);
-        let io = |error| ModelError::io(&self.part)(error);
-        let mut part = File::options().create(true).append(true).open(&self.part).map_err(io)?;
-        part.set_len(from).map_err(io)?;
-        let most = total.unwrap_or(self.limit).saturating_sub(from);
-        let mut body = response.into_body().into_reader().take(most.saturating_add(1));
-        let (mut buffer, mut left) = (vec![0; 1 << 20], most);
-        loop {
-            let read = match body.read(&mut buffer) {
-                Ok(read) => read,
-                Err(_) => return Ok(false),
-            };
-            if read == 0 {
-                break;
-            }
-            let Some(rest) = left.checked_sub(read as u64) else {
-                // What is here is of no use to the next pull either.
-                std::fs::remove_file(&self.part).map_err(io)?;
-                let what = self.file.to_owned();
-                return Err(match total {
-                    Some(_) => HubError::NotAHub { what, why: "more bytes than were announced".to_owned() }.into(),
-                    None => HubError::TooLarge { what, limit: self.limit }.into(),
-                });
-            };
-            left = rest;
-            part.write_all(&buffer[..read]).map_err(io)?;
-            if let Some(progress) = &self.progress {
-                progress.inc(read as u64);
-            }
-        }
-        // An end without a length is the end.
-        self.total = Some(total.unwrap_or(from + most - left));
-        Ok(from + most - left > at || self.is_whole()?)
-    }
-
-    fn show(&mut self, from: u64) {
-        let Some(total) = self.total.filter(|&total| total >= SHOWN_BYTES) else { return };
-        let progress = self.progress.get_or_insert_with(|| {
-            let style = ProgressStyle::with_template("{msg} {bytes} of {total_bytes} {bar:30} {bytes_per_sec} {eta}");
-            let progress = ProgressBar::new(total).with_message(self.file.to_owned());
-            progress.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            progress
-        });
-        progress.set_position(from);
-    }
-
-    /// Checks the contents, and gives the file its name.
-    fn finish(self, what: impl FnOnce() -> String) -> Result<(), ModelError> {
-        if let Some(progress) = &self.progress {
-            progress.finish_and_clear();
-        }
-        if let Some(announced) = self.sha256 {
-            let found = FileRecord::of(&self.part).map_err(ModelError::io(&self.part))?.sha256;
-            if found != announced {
-                std::fs::remove_file(&self.part).map_err(ModelError::io(&self.part))?;
-                return Err(HubError::Damaged { what: what(), announced, found }.into());
-            }
-        }
-        std::fs::rename(&self.part, self.path).map_err(ModelError::io(self.path))
-    }
-}
-
 /// The SHA-256 that a hub announces for a large file. The tag of a small one is another hash.
 fn announced(headers: &HeaderMap) -> Option<String> {
     let tags = ["x-linked-etag", "etag"].into_iter().filter_map(|name| header(headers, name));
     let mut hashes = tags.map(|tag| tag.trim_start_matches("W/").trim_matches('"').to_ascii_lowercase());
     hashes.find(|tag| tag.len() == 64 && tag.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
-
-/// The first byte of a part, and the bytes of the whole.
-fn content_range(range: &str) -> Option<(u64, u64)> {
-    let (part, total) = range.strip_prefix("bytes ")?.split_once('/')?;
-    Some((part.split_once('-')?.0.trim().parse().ok()?, total.trim().parse().ok()?))
-}
-
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 /// A part of a URL's path.
@@ -404,6 +247,5 @@ mod tests {
     fn revisions_with_slashes_are_one_part_of_a_path() {
         assert_eq!(encoded("refs/pr/1", false), "refs%2Fpr%2F1");
         assert_eq!(encoded("owner/a model", true), "owner/a%20model");
-        assert_eq!((content_range("bytes 5-9/10"), content_range("bytes */10")), (Some((5, 10)), None));
     }
 }

@@ -3,6 +3,9 @@
 //! Obeys the environment variables of the hub's own tools: where the hub is (`HF_ENDPOINT`), who asks (`HF_TOKEN` and
 //! the token's file), and that it may not be asked (`HF_HUB_OFFLINE`): then the tools' cache is read in its place.
 
+mod client;
+mod download;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -10,9 +13,10 @@ use assay_kernels::checkpoint::{
     self, CONFIG_FILE, INDEX_FILE, MAX_CONFIG_BYTES, MAX_FILE_BYTES, WEIGHTS_FILE, head_files, weight_files,
 };
 
+use client::{HubClient, Revision};
+
 use super::add::Added;
 use super::error::{HubError, ModelError};
-use super::hub_client::{HubClient, Revision};
 use super::hugging_face::{
     ADDED_TOKENS_FILE, MODULES_FILE, SENTENCE_TRANSFORMERS_FILE, SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE,
     TRANSFORMER_FILES,
