@@ -300,3 +300,27 @@ fn a_key_is_revoked_though_the_disk_is_full_and_stays_so() {
     let server = Server::on(&data_dir, &[]);
     server.post_as(&key, "/v1/rerank", body).refused(401, &[]);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_key_that_nobody_could_read_fails_the_command_and_is_named() {
+    let dir = keyless_dir();
+    let data_dir = dir.path().join("data");
+    let server = Server::on(&data_dir, &[]);
+    server.tenant(&["deploy", "acme"]);
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    for stdout in [Stdio::from(closed), Stdio::from(full)] {
+        let mut command = common::assay(&data_dir);
+        let made = command.args(["tenant", "key", "create", "acme"]).stdout(stdout).output().unwrap();
+        let said = String::from_utf8(made.stderr).unwrap();
+        assert_eq!(made.status.code(), Some(1), "{said}");
+        let (_, command) = said.split_once("`assay tenant ").expect(&said);
+        let arguments: Vec<&str> = command.split('`').next().unwrap().split(' ').collect();
+        let id = *arguments.last().unwrap();
+        assert!(server.tenant(&["key", "list", "acme"]).contains(id), "{said}");
+        server.tenant(&arguments);
+        assert!(!server.tenant(&["key", "list", "acme"]).contains(id), "{said}");
+    }
+}

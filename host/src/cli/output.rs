@@ -37,6 +37,18 @@ pub(super) fn print(text: Arguments<'_>) {
     }
 }
 
+/// Prints a line that is shown only once, so that it counts if nobody could read it.
+///
+/// # Errors
+/// Standard output is closed or full: `lost` says what is lost with it.
+pub(super) fn print_once(line: &str, lost: impl FnOnce() -> String) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| {
+        let lost = lost();
+        CliError::failed(format!("standard output: {error}; {lost}"))
+    })
+}
+
 /// What `eprintln!` does.
 pub(super) fn note(text: Arguments<'_>) {
     // A failure cannot be reported anywhere.

@@ -8,12 +8,13 @@ use super::component::ComponentArgs;
 use super::error::CliError;
 use super::link::LinkArg;
 use super::loaded::loaded_models;
+use super::output::print_once;
 use super::{orders, table};
 use crate::device::ModelStatus;
 use crate::durable::read_at_most;
 use crate::model::ModelRevision;
 use crate::tenant::admin::{Command as AdminCommand, Description, OpenedModel, Reply, Served, ShownLink, Stored};
-use crate::tenant::{Deployment, LimitsError, MAX_LIMITS_BYTES, TenantLimits, TenantName};
+use crate::tenant::{Deployment, KeyRecord, LimitsError, MAX_LIMITS_BYTES, TenantLimits, TenantName};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -205,7 +206,10 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
         Reply::Tenant(description) => print!("{}", describe(&description)),
         Reply::Key { secret, record } => {
             eprintln!("key {} of {}; it is not shown again:", record.id, record.tenant);
-            println!("{secret}");
+            print_once(&secret, || {
+                let KeyRecord { id, tenant, .. } = &record;
+                format!("the key {id} was made and not shown: `assay tenant key revoke {tenant} {id}` takes it away")
+            })?;
         }
         Reply::Keys(keys) => {
             let rows: Vec<_> = keys.into_iter().map(|key| vec![key.id, time(key.created_ms), key.by]).collect();

@@ -277,6 +277,12 @@ impl StoredModel {
     /// # Errors
     /// A file differs; the error names the first one and how it differs.
     pub fn verify(&self) -> Result<(), ModelError> {
+        self.check_contents()?;
+        check_stored(&self.dir, self.adapter_dir().as_deref(), &self.settings()?)
+    }
+
+    /// Compares every file with its recorded hash.
+    fn check_contents(&self) -> Result<(), ModelError> {
         let damaged = |path: PathBuf, damage| Err(ModelError::Damaged { path, damage });
         if revision(&self.manifest.files) != self.manifest.revision {
             return damaged(self.dir.join(MANIFEST_FILE), Damage::Revision);
@@ -291,7 +297,7 @@ impl StoredModel {
                 return damaged(path, Damage::Contents { found: found.sha256, added: added.sha256.clone() });
             }
         }
-        check_stored(&self.dir, self.adapter_dir().as_deref(), &self.settings()?)
+        Ok(())
     }
 
     /// The names of its classifier's labels, by number, with an empty one where its files have none; no labels of an
@@ -340,12 +346,21 @@ impl StoredModel {
         Ok(architecture)
     }
 
-    /// Reads the weights, with the adapter merged into them, as they are computed.
+    /// Reads the weights, with the adapter merged into them, as they are computed. Meanwhile another thread compares
+    /// the files with their recorded hashes: a changed weight would give wrong scores and no error.
     ///
     /// # Errors
     /// A file is damaged.
     pub fn load(&self) -> Result<Model, ModelError> {
-        let mut model = checkpoint::load(&self.dir, self.adapter_dir().as_deref())?;
+        let (contents, model) = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("check a model's files".to_owned());
+            let contents = thread.spawn_scoped(scope, || self.check_contents()).map_err(ModelError::io(&self.dir))?;
+            let model = checkpoint::load(&self.dir, self.adapter_dir().as_deref());
+            Ok::<_, ModelError>((contents.join(), model))
+        })?;
+        // That a file is damaged says more than what the damage led to.
+        contents.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let mut model = model?;
         self.settings()?.apply(&self.dir, &mut model)?;
         Ok(model)
     }

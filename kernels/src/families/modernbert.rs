@@ -37,6 +37,9 @@ const NAMES: Names = Names {
     classifier: "classifier",
 };
 
+/// Supported values of `layer_types`.
+const LAYER_TYPES: &str = "full_attention or sliding_attention for each layer";
+
 /// Fields of `config.json`, in the formats of versions 4 and 5 of the libraries.
 #[derive(Debug, Deserialize)]
 #[serde(default)]
@@ -195,6 +198,9 @@ impl ModernBertConfig {
     fn layers(&self) -> Result<Vec<Layer>, ConfigError> {
         let thetas = self.thetas()?;
         let mut layers = plain_layers("num_hidden_layers", self.num_hidden_layers)?;
+        if self.layer_types.as_ref().is_some_and(|types| types.len() > layers.len()) {
+            return Err(unsupported("layer_types", "too long", LAYER_TYPES));
+        }
         for (index, layer) in layers.iter_mut().enumerate() {
             let is_global = self.is_global(index)?;
             layer.rotary = Some(Rotary::of_theta(if is_global { thetas.global } else { thetas.local }));
@@ -218,10 +224,7 @@ impl ModernBertConfig {
         match types.get(layer).map(String::as_str) {
             Some("full_attention") => Ok(true),
             Some("sliding_attention") => Ok(false),
-            other => {
-                let supported = "full_attention or sliding_attention for each layer";
-                Err(unsupported("layer_types", other.unwrap_or("too short"), supported))
-            }
+            other => Err(unsupported("layer_types", other.unwrap_or("too short"), LAYER_TYPES)),
         }
     }
 
@@ -283,12 +286,13 @@ mod tests {
             (serde_json::json!({ "classifier_pooling": "max" }), "supported is cls or mean"),
             (serde_json::json!({ "layer_types": ["full_attention"] }), "layer_types is too short"),
             (serde_json::json!({ "layer_types": ["other"] }), "layer_types is other"),
+            (serde_json::json!({ "layer_types": vec!["full_attention"; 5] }), "layer_types is too long"),
             (serde_json::json!({ "global_attn_every_n_layers": 0 }), "supported is at least 1"),
             (serde_json::json!({ "rope_scaling": { "rope_type": "linear", "factor": 4.0 } }), "rope_scaling is"),
             (serde_json::json!({ "sliding_window": 1 }), "supported is half of local_attention"),
             (serde_json::json!({ "num_attention_heads": 16 }), "width of all attention heads"),
         ];
-        for (changes, expected) in &cases[..6] {
+        for (changes, expected) in &cases[..7] {
             let message = config(changes).unwrap_err().to_string();
             assert!(message.contains(expected), "{message:?} lacks {expected:?}");
         }
@@ -296,6 +300,6 @@ mod tests {
             serde_json::json!({ "hidden_size": 768, "num_attention_heads": 1, "max_position_embeddings": 1 << 20 });
         assert!(config(&huge).unwrap_err().to_string().contains("longest row is 1048576"));
         // Heads of three numbers cannot be rotated in pairs.
-        assert!(config(&cases[6].0).unwrap_err().to_string().contains("an even width"));
+        assert!(config(&cases[7].0).unwrap_err().to_string().contains("an even width"));
     }
 }
