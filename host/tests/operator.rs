@@ -146,7 +146,8 @@ fn callers_are_told_while_their_tenant_starts_and_why_it_does_not() {
     // The component of one is lost, and the compiled code with it.
     std::fs::remove_dir_all(dir.path().join("compiled")).unwrap();
     let lost = assay::model::manifest::sha256_hex(&seeded(2));
-    std::fs::remove_file(dir.path().join(format!("tenants/blobs/{lost}.wasm"))).unwrap();
+    let blob = dir.path().join(format!("tenants/blobs/{lost}.wasm"));
+    std::fs::remove_file(&blob).unwrap();
 
     let platform = Arc::new(tenants::platform(dir.path(), runtime.handle()));
     platform.begin().unwrap();
@@ -172,7 +173,14 @@ fn callers_are_told_while_their_tenant_starts_and_why_it_does_not() {
     assert_eq!(refused.status, 503);
     assert!(refused.text().contains("broken is not being served"), "{}", refused.text());
     let Reply::Tenant(shown) = admin(&service.platform, Command::Show { tenant: name("broken") }) else { panic!() };
-    assert!(shown.trouble.is_some());
+    let trouble = shown.trouble.unwrap();
+    assert!(trouble.contains("`assay tenant rollback broken --to 1`"), "{trouble}");
+
+    // Mended, it starts by that.
+    std::fs::write(blob, seeded(2)).unwrap();
+    serving(admin(&service.platform, Command::Rollback { tenant: name("broken"), to: Some(1) }));
+    let answered = service.send(&post("/v1/rerank", Some(&broken), common::service::BODY));
+    assert_eq!(answered.status, 200, "{}", answered.text());
 }
 
 #[test]

@@ -22,7 +22,10 @@ impl Platform {
         let usage = self.tenant(name).map(|live| live.usage());
         let trouble = match self.serving.activity(name) {
             Some(Activity::Starting) => Some("it is starting".to_owned()),
-            Some(Activity::Failed(reason)) => Some(reason.to_string()),
+            Some(Activity::Failed(reason)) => Some(format!(
+                "{reason}; once that is mended, `assay tenant rollback {name} --to {}` starts this version again",
+                tenant.current
+            )),
             Some(Activity::Serving(_)) | None => None,
         };
         let device = self.opened_device().map(|device| device.status());
