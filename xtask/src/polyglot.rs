@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::clients::{Server, fresh_data_dir, output, post};
-use crate::debian::program;
+use crate::debian::Program;
 use crate::step::{cargo, run, say};
 use crate::{assay, target_dir};
 
@@ -123,7 +123,7 @@ fn run_in(root: &Path, data_dir: &Path, apart: &Path) -> Result<()> {
 /// Publishes a component in a registry on this machine, and deploys it from there by its digest.
 fn through_registry(root: &Path, data_dir: &Path, guest: &Path) -> Result<()> {
     let folder = root.join("target/polyglot");
-    let program = program(&folder, "docker-registry", "docker-registry")?;
+    let program = Program::find(&folder, "docker-registry", "usr/bin/docker-registry")?;
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let (config, content) = (data_dir.join("registry.yml"), data_dir.join("registry"));
     let settings = format!(
@@ -132,7 +132,7 @@ fn through_registry(root: &Path, data_dir: &Path, guest: &Path) -> Result<()> {
     );
     std::fs::write(&config, settings)?;
     let mut registry =
-        Command::new(program).arg("serve").arg(config).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        program.command().arg("serve").arg(config).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let done = (|| {
         let began = Instant::now();
         while TcpStream::connect(address).is_err() {

@@ -8,6 +8,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::Program;
+
 /// Messages end with this.
 const END: u8 = 0;
 
@@ -34,13 +36,14 @@ impl Drop for Page {
 
 impl Page {
     /// Starts the browser with a new profile, which is left in `profile`.
-    pub(super) fn open(program: &Path, profile: &Path) -> Result<Self> {
+    pub(super) fn open(program: &Program, profile: &Path) -> Result<Self> {
         if profile.exists() {
             std::fs::remove_dir_all(profile)?;
         }
         // The pipe is at the descriptors 3 and 4.
         let mut command = Command::new("sh");
-        command.args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >&2"]).arg(program);
+        command.args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 </dev/null >&2"]).arg(&program.path);
+        program.set_libraries(&mut command);
         command.args(["--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--no-first-run"]);
         command.args(["--disable-dev-shm-usage", "--disable-background-networking", "--disable-sync"]);
         command.arg(format!("--user-data-dir={}", profile.display())).arg("about:blank");

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::chromium::Page;
-use super::{Watched, program, until};
+use super::{Program, Watched, until};
 
 /// The series that the page shows as answered.
 const ANSWERED: &str = r#"assay_requests_total{tenant="acme",outcome="answered"}"#;
@@ -24,8 +24,8 @@ const PICTURES: [(&str, u32, u32, &str); 3] =
 /// # Errors
 /// Chromium cannot be had, or a check failed.
 pub(super) fn check(watched: &Watched) -> Result<()> {
-    let chromium = program(&watched.folder, "chromium", "chromium")?;
-    let mut page = Page::open(&chromium, &watched.folder.join("chromium"))?;
+    let chromium = Program::find(&watched.folder, "chromium", "usr/lib/chromium/chromium")?;
+    let mut page = Page::open(&chromium, &watched.folder.join("chromium-profile"))?;
     let url = format!("http://{}/dashboard#key={}", watched.address, watched.operator_key);
     let least = watched.value(ANSWERED)?;
     page.send("Page.navigate", &json!({ "url": url }))?;

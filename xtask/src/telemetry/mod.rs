@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::clients::{Server, fresh_data_dir};
-use crate::debian::program;
+use crate::debian::Program;
 use crate::step::say;
 use crate::{assay, clients};
 

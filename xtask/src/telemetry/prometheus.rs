@@ -3,12 +3,12 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Watched, get, program, until};
+use super::{Program, Watched, get, until};
 use crate::clients::output;
 use crate::step::run;
 
@@ -26,12 +26,12 @@ const SCRAPES: u32 = 12;
 /// # Errors
 /// Prometheus cannot be had, or a check failed.
 pub(super) fn check(watched: &Watched) -> Result<()> {
-    let [prometheus, promtool] = ["prometheus", "promtool"].map(|name| program(&watched.folder, "prometheus", name));
-    let (prometheus, promtool) = (prometheus?, promtool?);
+    let find = |path| Program::find(&watched.folder, "prometheus", path);
+    let (prometheus, promtool) = (find("usr/bin/prometheus")?, find("usr/bin/promtool")?);
     let shipped = watched.root.join("deploy/prometheus");
-    run(Command::new(&promtool).args(["check", "rules"]).arg(shipped.join("assay.rules.yml")))?;
+    run(promtool.command().args(["check", "rules"]).arg(shipped.join("assay.rules.yml")))?;
     let config = configuration(watched, &shipped)?;
-    run(Command::new(&promtool).args(["check", "config"]).arg(&config))?;
+    run(promtool.command().args(["check", "config"]).arg(&config))?;
     check_metrics(watched, &promtool)?;
     let running = Prometheus::start(watched, &prometheus, &config)?;
     let target = until("a healthy target", || running.healthy_target())?;
@@ -81,10 +81,10 @@ fn configuration(watched: &Watched, shipped: &Path) -> Result<std::path::PathBuf
 }
 
 /// The form of `/metrics`. promtool has advice, too, which does not fail it.
-fn check_metrics(watched: &Watched, promtool: &Path) -> Result<()> {
+fn check_metrics(watched: &Watched, promtool: &Program) -> Result<()> {
     let file = watched.folder.join("metrics.txt");
     std::fs::write(&file, watched.metrics()?)?;
-    run(Command::new(promtool).args(["check", "metrics"]).stdin(std::fs::File::open(&file)?))
+    run(promtool.command().args(["check", "metrics"]).stdin(std::fs::File::open(&file)?))
 }
 
 /// The name and the query of every panel of a Grafana dashboard.
@@ -122,7 +122,7 @@ impl Drop for Prometheus {
 }
 
 impl Prometheus {
-    fn start(watched: &Watched, program: &Path, config: &Path) -> Result<Self> {
+    fn start(watched: &Watched, program: &Program, config: &Path) -> Result<Self> {
         let data = watched.folder.join("prometheus-data");
         if data.exists() {
             std::fs::remove_dir_all(&data)?;
@@ -130,7 +130,7 @@ impl Prometheus {
         // A port that is free now.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let log = std::fs::File::create(watched.folder.join("prometheus.log"))?;
-        let mut command = Command::new(program);
+        let mut command = program.command();
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", data.display()));
         command.arg(format!("--web.listen-address={address}"));
@@ -171,8 +171,8 @@ impl Prometheus {
     }
 
     /// The values that a query has now.
-    fn query(&self, promtool: &Path, query: &str) -> Result<Vec<f64>> {
-        let mut command = Command::new(promtool);
+    fn query(&self, promtool: &Program, query: &str) -> Result<Vec<f64>> {
+        let mut command = promtool.command();
         command.args(["query", "instant", "-o", "json", &format!("http://{}", self.address), query]);
         let found: Value = serde_json::from_str(output(&mut command)?.trim())?;
         let values = found.as_array().context("promtool printed no list")?;

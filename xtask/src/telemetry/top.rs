@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Watched, program, until};
+use super::{Program, Watched, until};
 use crate::clients::output;
 use crate::step::run;
 
@@ -16,11 +16,11 @@ const ANSWERED: &str = r#"assay_requests_total{tenant="acme",outcome="answered"}
 /// # Errors
 /// tmux cannot be had, or a check failed.
 pub(super) fn check(watched: &Watched) -> Result<()> {
-    let tmux = program(&watched.folder, "tmux", "tmux")?;
+    let tmux = Program::find(&watched.folder, "tmux", "usr/bin/tmux")?;
     // A server of its own, so that no other session is touched.
     let socket = watched.folder.join("tmux.socket");
     let command = || {
-        let mut command = Command::new(&tmux);
+        let mut command = tmux.command();
         command.arg("-S").arg(&socket);
         command
     };
