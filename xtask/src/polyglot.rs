@@ -46,7 +46,12 @@ struct Language {
 const LANGUAGES: [Language; 3] = [
     Language {
         name: "rust",
-        build: |folder| run(cargo(folder).args(["build", "--release"]).env_remove("CARGO_TARGET_DIR")),
+        build: |folder| {
+            // rustup may be set to install no target by itself, and then its README has this.
+            let mut rustup = Command::new("rustup");
+            run(rustup.args(["target", "add", "wasm32-wasip2"]).env_remove("RUSTUP_TOOLCHAIN").current_dir(folder))?;
+            run(cargo(folder).args(["build", "--release"]).env_remove("CARGO_TARGET_DIR"))
+        },
         components: ["target/wasm32-wasip2/release/guest.wasm", "target/wasm32-wasip2/release/caller.wasm"],
         is_linked: false,
     },
