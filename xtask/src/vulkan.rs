@@ -101,10 +101,10 @@ impl VulkanRoot {
         let installed = Path::new("/").join(SWIFTSHADER);
         let library = if installed.exists() { installed } else { self.dir.join("swiftshader").join(SWIFTSHADER) };
         if !library.exists() {
-            run(Command::new("apt-get").args(["download", "-q", "chromium"]).current_dir(&self.dir))?;
-            let package = package(&self.dir, "chromium_")?;
+            run(Command::new("apt-get").args(["download", "-q", "chromium-common"]).current_dir(&self.dir))?;
+            let package = package(&self.dir, "chromium-common_")?;
             run(Command::new("dpkg").arg("-x").arg(package).arg(self.dir.join("swiftshader")))?;
-            ensure!(library.exists(), "Debian's chromium package has no {}", library.display());
+            ensure!(library.exists(), "Debian's package chromium-common has no {}", library.display());
         }
         self.write_driver("swiftshader", &library)?;
         self.write_runner(Driver::SwiftShader, "swiftshader", "")
