@@ -23,10 +23,28 @@ pub(crate) enum Durability {
     Process,
 }
 
-/// Reads a file of at most so many bytes. One that has more gives their number, or what is known of it: pipes and devices
-/// do not tell their length, and a file may grow.
+/// Reads a file of at most so many bytes. One that has more gives their number, or what is known of it: pipes and
+/// devices do not tell their length, and a file may grow.
 pub(crate) fn read_at_most(path: &Path, limit_bytes: u64) -> io::Result<Result<Vec<u8>, u64>> {
-    let file = File::open(path)?;
+    read(File::open(path)?, limit_bytes)
+}
+
+/// Opens a file that this program keeps. What else lies in its place is refused: a pipe would wait for a writer, a device
+/// may have no end.
+pub(crate) fn open_own(path: &Path) -> io::Result<File> {
+    match std::fs::metadata(path)?.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")),
+    }
+}
+
+/// Reads a file that this program keeps, of at most so many bytes.
+pub(crate) fn read_own(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
+    let too_large = |_| io::Error::new(io::ErrorKind::InvalidData, format!("has more than {limit_bytes} bytes"));
+    read(open_own(path)?, limit_bytes)?.map_err(too_large)
+}
+
+fn read(file: File, limit_bytes: u64) -> io::Result<Result<Vec<u8>, u64>> {
     let told = file.metadata()?.len();
     if told > limit_bytes {
         return Ok(Err(told));
@@ -108,6 +126,18 @@ mod tests {
         assert_eq!(read_at_most(&path, 3).unwrap(), Err(4));
         #[cfg(unix)]
         assert_eq!(read_at_most(Path::new("/dev/zero"), 3).unwrap(), Err(4));
+    }
+
+    #[test]
+    fn a_kept_file_is_a_regular_one_within_its_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "four").unwrap();
+        assert_eq!(read_own(&path, 4).unwrap(), b"four");
+        assert!(read_own(&path, 3).unwrap_err().to_string().contains("more than 3 bytes"));
+        assert!(read_own(dir.path(), 4).unwrap_err().to_string().contains("not a regular file"));
+        #[cfg(unix)]
+        assert!(read_own(Path::new("/dev/zero"), 4).unwrap_err().to_string().contains("not a regular file"));
     }
 
     #[test]

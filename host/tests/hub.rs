@@ -133,6 +133,22 @@ fn what_is_not_what_the_hub_announced_is_refused_and_fetched_again() {
 }
 
 #[test]
+fn what_an_earlier_pull_left_whole_is_held_to_what_the_hub_announces() {
+    let bench = Bench::new();
+    Model::default().write(&bench.path("files"));
+    let mut weights = std::fs::read(bench.path("files/model.safetensors")).unwrap();
+    let sha256 = Some(assay::model::manifest::sha256_hex(&weights));
+    let dir = bench.path("data/downloads/owner--ranker").join(COMMIT);
+    std::fs::create_dir_all(&dir).unwrap();
+    *weights.last_mut().unwrap() ^= 1;
+    std::fs::write(dir.join("model.safetensors"), weights).unwrap();
+    let hub = Hub::with(bench.path("files"), Manner { sha256, ..Manner::default() });
+    let variables = [("HF_ENDPOINT", hub.endpoint.as_str()), ("HF_TOKEN", "hf_right")];
+    finish(&mut pull(&bench, &variables)).fails(1, &["model.safetensors of owner/ranker came damaged", "pull again"]);
+    finish(&mut pull(&bench, &variables)).succeeds();
+}
+
+#[test]
 fn a_model_that_was_refused_is_fetched_anew() {
     let bench = Bench::new();
     Model::default().write(&bench.path("files"));

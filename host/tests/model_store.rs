@@ -172,6 +172,43 @@ fn a_damaged_weights_file_is_refused_or_found() {
 }
 
 #[test]
+#[cfg(unix)]
+fn what_lies_in_the_place_of_a_file_is_refused_at_once_and_repaired() {
+    let bench = Bench::new();
+    let stored = std::path::absolute(bench.path("data/models/tiny")).unwrap();
+    let revision = stored.join(std::fs::read_to_string(stored.join("current")).unwrap());
+    let rerank = || bench.rerank(&["--query", "q", "d"]);
+    rerank().succeeds();
+    let pipe = |path: &Path| assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    let device = |path: &Path| std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+    let directory = |path: &Path| std::fs::create_dir(path).unwrap();
+    let in_its_place: [&dyn Fn(&Path); 3] = [&pipe, &device, &directory];
+    let files = ["model.safetensors", "tokenizer.json", "config.json", "manifest.json"];
+    for file in files.iter().map(|file| revision.join(file)).chain([stored.join("current")]) {
+        for put in in_its_place {
+            std::fs::remove_file(&file).unwrap();
+            put(&file);
+            let expected = [file.file_name().unwrap().to_str().unwrap(), "is not a regular file", "bring the model in"];
+            rerank().fails(1, &expected);
+            finish(bench.assay().args(["model", "verify"])).fails(1, &expected);
+            bench.add(&bench.path("tiny")).succeeds();
+            rerank().succeeds();
+        }
+        std::fs::remove_file(&file).unwrap();
+        finish(bench.assay().args(["model", "verify"])).fails(1, &[]);
+        bench.add(&bench.path("tiny")).succeeds();
+    }
+    // A pointer leads nowhere but to a revision.
+    for elsewhere in ["../../../../tmp", "\u{fffd}\u{fffd}", ""] {
+        std::fs::write(stored.join("current"), elsewhere).unwrap();
+        rerank().fails(1, &["current: names no revision", "bring the model in"]);
+        finish(bench.assay().args(["model", "verify"])).fails(1, &["current: names no revision"]);
+        bench.add(&bench.path("tiny")).succeeds();
+    }
+    rerank().succeeds();
+}
+
+#[test]
 fn weights_stored_in_half_precision_score_almost_the_same() {
     let bench = Bench::new();
     let score = |model: &str| {
@@ -225,6 +262,17 @@ fn an_adapter_is_merged_and_one_for_another_model_is_refused() {
     };
     assert_eq!(hits("adapted"), hits("by-hand"));
     assert_ne!(hits("adapted"), hits("tiny"));
+
+    // A manifest that has lost the adapter's name would rank without it.
+    let stored = bench.path("data/models/adapted");
+    let manifest = stored.join(std::fs::read_to_string(stored.join("current")).unwrap()).join("manifest.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text.replace("\"adapter\":", "\"cdapter\":")).unwrap();
+    let expected = ["manifest.json", "adapter", "bring the model in again"];
+    bench.rerank(&["--model", "adapted", "--query", "red", "sun"]).fails(1, &expected);
+    finish(bench.assay().args(["model", "verify", "adapted"])).fails(1, &expected);
+    add("adapted").succeeds();
+    assert_eq!(hits("adapted"), hits("by-hand"));
 
     write_adapter(&adapter, &json!({ "use_dora": true }), &low_rank);
     add("dora").fails(2, &["use_dora is set", "merge the adapter with PEFT"]);

@@ -212,7 +212,7 @@ impl<M: Inference> Scorer<M> {
             None if *outputs == 1 => Ok(0),
             None => Err(Error::InvalidInput(format!(
                 "model {name} has {outputs} labels: select one with the setting {SETTING_LABEL}, counted from 0, or add the \
-                 model with one"
+                 model again with one chosen (`assay model add --label`)"
             ))),
             Some(label) if label < *outputs => Ok(label as usize),
             Some(label) => Err(Error::InvalidInput(format!(

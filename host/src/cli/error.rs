@@ -78,34 +78,6 @@ impl fmt::Display for CliError {
 
 impl std::error::Error for CliError {}
 
-/// Commands that remedy a failure.
-fn remedy(cause: &Cause) -> Option<String> {
-    Some(match cause {
-        Cause::NoTenant => "`assay tenant list` shows what there is".to_owned(),
-        Cause::NoVersion { tenant } => format!("`assay tenant show {tenant}` lists them"),
-        Cause::NoKey { tenant } => format!("`assay tenant key list {tenant}` shows them"),
-        Cause::NoComponent => "deploy the component's file again".to_owned(),
-        Cause::NoModel { name } => format!(
-            "`assay model list` shows what there is, `assay model pull {name}` or `assay model add` brings one in"
-        ),
-        Cause::NoRevision { name } => format!(
-            "`assay model list` shows what there is, `assay model add` or `assay model pull` brings a revision in, `assay tenant deploy TENANT --model {name}` has a tenant use the newest"
-        ),
-        Cause::NoDefaultModel => {
-            "`assay model pull` brings in the default one, `assay model default NAME` chooses one that is here"
-                .to_owned()
-        }
-        Cause::DamagedModel => "bring the model in again with `assay model pull` or `assay model add`".to_owned(),
-        Cause::NoModelFetched => {
-            "by hand: `assay model add DIR` with a directory that has config.json, tokenizer.json and model.safetensors"
-                .to_owned()
-        }
-        Cause::NotOnGpu => "use the CPU engine with `--engine cpu`".to_owned(),
-        Cause::InUse => "stop it, or talk to the server that runs on this data directory".to_owned(),
-        Cause::Other => return None,
-    })
-}
-
 impl From<ModelError> for CliError {
     fn from(error: ModelError) -> Self {
         let message = with_remedy(error.to_string(), &Cause::from(&error));
@@ -206,7 +178,7 @@ impl From<RerankError> for CliError {
 
 impl From<AdminError> for CliError {
     fn from(error: AdminError) -> Self {
-        let message = with_remedy(error.message, &error.cause);
+        let message = error.with_remedy();
         match error.fault {
             Fault::Command => Self::bad_input(message),
             Fault::Host => Self::failed(message),
@@ -215,7 +187,7 @@ impl From<AdminError> for CliError {
 }
 
 fn with_remedy(message: String, cause: &Cause) -> String {
-    match remedy(cause) {
+    match cause.remedy() {
         Some(remedy) => format!("{message}: {remedy}"),
         None => message,
     }

@@ -55,7 +55,12 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
 
 /// The amount that a sweep removed.
 pub(super) fn summary(swept: &Swept) -> String {
-    format!("{} items, {}", swept.dropped.len(), bytes(swept.dropped.iter().map(|item| item.bytes).sum()))
+    let count = swept.dropped.len();
+    format!(
+        "{count} {}, {}",
+        if count == 1 { "item" } else { "items" },
+        bytes(swept.dropped.iter().map(|item| item.bytes).sum())
+    )
 }
 
 fn kind(kind: DroppedKind) -> &'static str {

@@ -333,6 +333,10 @@ fn verify(args: &Verify, store: &ModelStore, data_dir: &Path) -> Result<(), CliE
     if models.is_empty() {
         eprintln!("{NO_MODELS}");
     }
+    // A model that has lost its files is on no list.
+    if name.is_none() && store.default_name()?.is_some() {
+        store.open(None)?;
+    }
     for model in models {
         model.verify()?;
         let manifest = &model.manifest;

@@ -185,7 +185,7 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
     }
     match reply {
         Reply::Serving(served) => {
-            let Served { deployment, no_snapshot, refused_callers } = *served;
+            let Served { deployment, no_snapshot, refused_callers, note } = *served;
             let models: Vec<String> = deployment.models().iter().map(model_name).collect();
             eprintln!(
                 "version {} serves: component {:.16}, model {}",
@@ -194,6 +194,9 @@ fn print(reply: Reply, json: bool) -> Result<(), CliError> {
                 models.join(", ")
             );
             eprintln!("{}", starts(no_snapshot.as_deref()));
+            if let Some(note) = note {
+                eprintln!("note: {note}");
+            }
             for caller in refused_callers {
                 eprintln!("calls by {caller} are refused from now on: the limit `callers` does not name it");
             }

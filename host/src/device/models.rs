@@ -209,11 +209,14 @@ impl Device {
             return Ok(model);
         }
         // Counts the computed need before the weights are read, and the engine's actual memory afterwards.
-        let (architecture, settings, labels) = (stored.architecture()?, stored.settings()?, stored.labels()?);
+        let damage = |error| stored.explain(error);
+        let architecture = stored.architecture().map_err(damage)?;
+        let settings = stored.settings().map_err(damage)?;
+        let labels = stored.labels().map_err(damage)?;
         let failed = |error| LoadError::device(name, error);
         let needed = self.hardware.memory_needed(&architecture).map_err(failed)?;
         self.make_room(name, &needed)?;
-        let tokenizer: Arc<[u8]> = read_tokenizer(&stored.dir().join(TOKENIZER_FILE))?.into();
+        let tokenizer: Arc<[u8]> = read_tokenizer(&stored.dir().join(TOKENIZER_FILE)).map_err(damage)?.into();
         let model = stored.load()?;
         let task = model.architecture.task();
         let engine = self.make_engine(stored, model)?;

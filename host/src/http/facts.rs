@@ -18,10 +18,11 @@ pub(super) fn models(tenant: &LiveTenant) -> Vec<u8> {
 /// The model and the limits, as text-embeddings-inference tells them.
 pub(super) fn info(tenant: &LiveTenant) -> Vec<u8> {
     let (model, limits) = (tenant.model(), &tenant.deployment().limits);
+    let names = model.output_names();
     let labels: serde_json::Map<String, serde_json::Value> =
-        (0..model.outputs).map(|label| (label.to_string(), json!(format!("LABEL_{label}")))).collect();
+        names.iter().enumerate().map(|(label, name)| (label.to_string(), json!(name))).collect();
     let ids: serde_json::Map<String, serde_json::Value> =
-        (0..model.outputs).map(|label| (format!("LABEL_{label}"), json!(label.to_string()))).collect();
+        names.iter().enumerate().map(|(label, name)| (name.clone(), json!(label.to_string()))).collect();
     json!({
         "model_id": model.name,
         "model_sha": model.revision,

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::check::{ADAPTER_FILES, Checked, Choices, check_model, model_files};
 use super::error::ModelError;
-use super::manifest::{FileRecord, Manifest, Source, revision};
+use super::manifest::{ADAPTER_DIR, FileRecord, Manifest, Source, revision};
 use super::name::{self, DEFAULT_FILE};
 use super::settings::{ModelSettings, SETTINGS_FILE};
 use super::store::{
-    ADAPTER_DIR, MANIFEST_FILE, ModelStore, StoredModel, directories, directory_of, read_pointer, revision_dirs,
+    MANIFEST_FILE, ModelStore, StoredModel, directories, directory_of, make_way, read_pointer, revision_dirs,
 };
 use super::tokenizer::TOKENIZER_FILE;
 use crate::durable::{self, Durability};
@@ -184,13 +184,14 @@ impl<'a> Files<'a> {
     /// Copies a file to its place in `dir` and checks the copy against the record.
     fn copy(&self, file: &str, dir: &Path) -> Result<(), ModelError> {
         let (from, to) = (self.source(file), dir.join(file));
+        make_way(&to);
         if let Some(bytes) = self.made.get(file) {
             return durable::replace(&to, bytes, Durability::Machine).map_err(ModelError::io(&to));
         }
         if let Some(parent) = to.parent() {
             std::fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
         }
-        let mut contents = std::fs::File::open(&from).map_err(ModelError::io(&from))?;
+        let mut contents = durable::open_own(&from).map_err(ModelError::io(&from))?;
         durable::replace_from(&to, &mut contents, Durability::Machine).map_err(ModelError::io(&to))?;
         let copied = FileRecord::of(&to).map_err(ModelError::io(&to))?;
         match self.records.get(file) {
@@ -224,6 +225,7 @@ fn repair(place: &Path, manifest: &Manifest, files: &Files<'_>) -> Result<Change
 
 fn write_manifest(dir: &Path, manifest: &Manifest) -> Result<(), ModelError> {
     let path = dir.join(MANIFEST_FILE);
+    make_way(&path);
     // Strings and numbers only, which JSON can always represent.
     let text = serde_json::to_vec_pretty(manifest).unwrap_or_default();
     durable::replace(&path, &text, Durability::Machine).map_err(ModelError::io(&path))

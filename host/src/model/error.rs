@@ -390,6 +390,15 @@ pub enum Damage {
     /// The manifest is invalid.
     #[error("is not a manifest: {0}")]
     Manifest(serde_json::Error),
+    /// It cannot be read.
+    #[error("{0}")]
+    Unreadable(std::io::Error),
+    /// A model's pointer to its current revision is none.
+    #[error("names no revision")]
+    Pointer,
+    /// The manifest and its files contradict each other about an adapter.
+    #[error("names an adapter without files, or lists files of an adapter that it does not name")]
+    Adapter,
     /// The manifest's revision is not that of the files that it lists.
     #[error("its revision is not that of the files that it lists")]
     Revision,

@@ -97,9 +97,14 @@ pub(super) fn describe(dir: &Path, settings_dir: &Path, task: Task) -> Result<De
         let computed = scores(name);
         described.scores = computed.or(Some(DefaultScores::Raw));
         if computed.is_none() {
-            described.notes.push(format!(
-                "its activation {name:.100} is not computed here: scores are raw, or sigmoids with --scores sigmoid"
-            ));
+            // Of two labels, the softmax's second part is the sigmoid of their difference.
+            let way_out = match described.labels.len() {
+                2 if name.ends_with("Softmax") => {
+                    "; added with --label 1-0 --scores sigmoid, they are the softmax's part of label 1"
+                }
+                _ => ", or sigmoids with --scores sigmoid",
+            };
+            described.notes.push(format!("its activation {name:.100} is not computed here: scores are raw{way_out}"));
         }
     }
     described.prompt = prompt(settings_dir, &saved)?;

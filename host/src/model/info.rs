@@ -97,4 +97,17 @@ impl ModelInfo {
             tokenizer,
         }
     }
+
+    /// The names of what it computes for a row, in order; what transformers calls a label without a name.
+    #[must_use]
+    pub fn output_names(&self) -> Vec<String> {
+        let name = |label: usize| {
+            let name = self.labels.get(label).filter(|name| !name.is_empty());
+            name.cloned().unwrap_or_else(|| format!("LABEL_{label}"))
+        };
+        match self.label {
+            Some(RankedLabel { label, .. }) => vec![name(label)],
+            None => (0..self.outputs as usize).map(name).collect(),
+        }
+    }
 }

@@ -8,6 +8,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::durable;
+
+/// The directory of an adapter's files in a revision's.
+pub(super) const ADAPTER_DIR: &str = "adapter";
+
 /// One revision of a model in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -70,6 +75,12 @@ pub enum Source {
 }
 
 impl Manifest {
+    /// Whether it names an adapter just if it lists one's files. Its revision says nothing of the first.
+    pub(super) fn is_consistent(&self) -> bool {
+        let has_files = self.files.keys().any(|file| file.starts_with(ADAPTER_DIR));
+        self.adapter.is_some() == has_files
+    }
+
     /// The model and revision that it describes.
     #[must_use]
     pub fn model_revision(&self) -> ModelRevision {
@@ -99,7 +110,7 @@ impl FileRecord {
     /// # Errors
     /// The file cannot be read.
     pub fn of(path: &Path) -> std::io::Result<Self> {
-        let mut file = std::fs::File::open(path)?;
+        let mut file = durable::open_own(path)?;
         let (mut hash, mut bytes) = (Sha256::new(), 0u64);
         let mut buffer = vec![0u8; 1 << 20];
         loop {

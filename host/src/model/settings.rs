@@ -10,6 +10,10 @@ use assay_kernels::{Architecture, Model};
 use serde::{Deserialize, Serialize};
 
 use super::error::ModelError;
+use crate::durable::read_own;
+
+/// Most bytes of the settings.
+const MAX_SETTINGS_BYTES: u64 = 16 << 20;
 
 /// The settings' file in a revision's directory.
 pub(super) const SETTINGS_FILE: &str = "settings.json";
@@ -66,7 +70,7 @@ impl ModelSettings {
     /// Reads the settings of a revision that has the file.
     pub(super) fn read(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(SETTINGS_FILE);
-        let bytes = std::fs::read(&path).map_err(ModelError::io(&path))?;
+        let bytes = read_own(&path, MAX_SETTINGS_BYTES).map_err(ModelError::io(&path))?;
         serde_json::from_slice(&bytes).map_err(|error| ModelError::Settings { path, error })
     }
 

@@ -26,16 +26,21 @@ use assay_kernels::{Architecture, Model, Task, checkpoint};
 use super::check::{cannot_rank, check_stored};
 use super::error::{Damage, ModelError};
 use super::hugging_face;
-use super::manifest::{FileRecord, Manifest, revision};
+use super::manifest::{ADAPTER_DIR, FileRecord, Manifest, revision};
 use super::name::{self, DEFAULT_FILE};
 use super::settings::{ModelSettings, SETTINGS_FILE};
 pub use super::tokenizer::{MAX_TOKENIZER_BYTES, TOKENIZER_FILE};
 use crate::durable::{self, DirLock, Durability};
 use crate::sweep::{DroppedKind, GRACE, Sweep};
 
-pub(super) const ADAPTER_DIR: &str = "adapter";
 pub(super) const MANIFEST_FILE: &str = "manifest.json";
 const CURRENT_FILE: &str = "current";
+
+/// Most bytes of a manifest.
+const MAX_MANIFEST_BYTES: u64 = 16 << 20;
+
+/// Most bytes of a pointer.
+const MAX_POINTER_BYTES: u64 = 1 << 10;
 
 /// Digits of a revision that name its directory.
 const DIRECTORY_DIGITS: usize = 16;
@@ -160,11 +165,14 @@ impl ModelStore {
     pub fn list(&self) -> Result<Vec<Listed>, ModelError> {
         let mut listed = Vec::new();
         for dir in directories(&self.root)? {
-            let Some(current) = read_pointer(&dir.join(CURRENT_FILE))? else { continue };
-            for model in read_all(&dir)? {
-                let is_current = directory_of(&model.manifest.revision) == current;
-                listed.push(Listed { model, is_current });
+            let Some(current) = current_revision(&dir)? else { continue };
+            let models = read_all(&dir)?;
+            let is_current = |model: &StoredModel| directory_of(&model.manifest.revision) == current;
+            // A model that was removed meanwhile has no directory.
+            if !models.iter().any(is_current) && dir.is_dir() {
+                StoredModel::read_current(&dir.join(&current))?;
             }
+            listed.extend(models.into_iter().map(|model| Listed { is_current: is_current(&model), model }));
         }
         let key = |listed: &Listed| (listed.model.manifest.name.clone(), !listed.is_current);
         listed.sort_by_key(key);
@@ -183,7 +191,7 @@ impl ModelStore {
         let _lock = self.lock()?;
         sweep.leftovers(&self.root);
         for dir in directories(&self.root)? {
-            let current = read_pointer(&dir.join(CURRENT_FILE))?;
+            let current = current_revision(&dir)?;
             sweep.leftovers(&dir);
             for revision in revision_dirs(&dir)? {
                 sweep.leftovers(&revision);
@@ -204,8 +212,8 @@ impl ModelStore {
 
     fn current(&self, name: &str) -> Result<StoredModel, ModelError> {
         let model_dir = self.model_dir(name)?;
-        match read_pointer(&model_dir.join(CURRENT_FILE))? {
-            Some(current) => StoredModel::read(&model_dir.join(current), name),
+        match current_revision(&model_dir)? {
+            Some(current) => StoredModel::read_current(&model_dir.join(current))?.named(name),
             None => Err(ModelError::Unknown { name: name.to_owned() }),
         }
     }
@@ -244,17 +252,31 @@ impl StoredModel {
     /// Reads a manifest. If it has another name, the model is not there: this file system does not distinguish the
     /// directories.
     pub(super) fn read(dir: &Path, name: &str) -> Result<Self, ModelError> {
-        let model = Self::read_any_name(dir)?;
-        if model.manifest.name != name {
-            return Err(ModelError::Unknown { name: name.to_owned() });
+        Self::read_any_name(dir)?.named(name)
+    }
+
+    fn named(self, name: &str) -> Result<Self, ModelError> {
+        match self.manifest.name == name {
+            true => Ok(self),
+            false => Err(ModelError::Unknown { name: name.to_owned() }),
         }
-        Ok(model)
+    }
+
+    /// Reads a revision that a pointer names, so that its manifest must be there.
+    fn read_current(dir: &Path) -> Result<Self, ModelError> {
+        Self::read_any_name(dir).map_err(damaged_if_unreadable)
     }
 
     pub(super) fn read_any_name(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join(MANIFEST_FILE);
-        let bytes = std::fs::read(&path).map_err(ModelError::io(&path))?;
-        match serde_json::from_slice(&bytes) {
+        let bytes = match durable::read_own(&path, MAX_MANIFEST_BYTES) {
+            // Others may have removed the revision.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(ModelError::io(&path)(error)),
+            Err(error) => return Err(ModelError::Damaged { path, damage: Damage::Unreadable(error) }),
+            Ok(bytes) => bytes,
+        };
+        match serde_json::from_slice::<Manifest>(&bytes) {
+            Ok(manifest) if !manifest.is_consistent() => Err(ModelError::Damaged { path, damage: Damage::Adapter }),
             Ok(manifest) => Ok(Self { manifest, dir: dir.to_owned() }),
             Err(error) => Err(ModelError::Damaged { path, damage: Damage::Manifest(error) }),
         }
@@ -289,7 +311,10 @@ impl StoredModel {
         }
         for (file, added) in &self.manifest.files {
             let path = self.dir.join(file);
-            let found = FileRecord::of(&path).map_err(ModelError::io(&path))?;
+            let found = match FileRecord::of(&path) {
+                Ok(found) => found,
+                Err(error) => return damaged(path, Damage::Unreadable(error)),
+            };
             if found.bytes != added.bytes {
                 return damaged(path, Damage::Size { found: found.bytes, added: added.bytes });
             }
@@ -298,6 +323,11 @@ impl StoredModel {
             }
         }
         Ok(())
+    }
+
+    /// Why its files cannot be used: that one is damaged, if one is, and otherwise the error that this led to.
+    pub(crate) fn explain(&self, error: ModelError) -> ModelError {
+        self.check_contents().err().unwrap_or(error)
     }
 
     /// The names of its classifier's labels, by number, with an empty one where its files have none; no labels of an
@@ -392,11 +422,12 @@ pub(super) fn directories(dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
 /// The directories of a model's revisions.
 pub(super) fn revision_dirs(model_dir: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let mut dirs = directories(model_dir)?;
-    dirs.retain(|dir| {
-        let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        name.len() == DIRECTORY_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
-    });
+    dirs.retain(|dir| is_directory_of_revision(&dir.file_name().unwrap_or_default().to_string_lossy()));
     Ok(dirs)
+}
+
+fn is_directory_of_revision(name: &str) -> bool {
+    name.len() == DIRECTORY_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Reads the revisions in a model's directory, by their hash.
@@ -413,15 +444,44 @@ fn read_all(model_dir: &Path) -> Result<Vec<StoredModel>, ModelError> {
     Ok(models)
 }
 
+/// The directory of a model's current revision, by name; `None` if there is no such model.
+fn current_revision(model_dir: &Path) -> Result<Option<String>, ModelError> {
+    let path = model_dir.join(CURRENT_FILE);
+    match read_pointer(&path).map_err(damaged_if_unreadable)? {
+        Some(current) if !is_directory_of_revision(&current) => {
+            Err(ModelError::Damaged { path, damage: Damage::Pointer })
+        }
+        current => Ok(current),
+    }
+}
+
+/// Of a file that must be there, that it cannot be read is damage.
+fn damaged_if_unreadable(error: ModelError) -> ModelError {
+    match error {
+        ModelError::Io { path, source } => ModelError::Damaged { path, damage: Damage::Unreadable(source) },
+        other => other,
+    }
+}
+
+/// Removes an empty directory that lies where a file belongs: a file cannot take its place.
+pub(super) fn make_way(path: &Path) {
+    if path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        // The write says what is in the way.
+        let _ = std::fs::remove_dir(path);
+    }
+}
+
 fn write_pointer(path: &Path, text: &str) -> Result<(), ModelError> {
-    if read_pointer(path)?.as_deref() == Some(text) {
+    // One that cannot be read is replaced.
+    if read_pointer(path).ok().flatten().as_deref() == Some(text) {
         return Ok(());
     }
+    make_way(path);
     durable::replace(path, text.as_bytes(), Durability::Machine).map_err(ModelError::io(path))
 }
 
 pub(super) fn read_pointer(path: &Path) -> Result<Option<String>, ModelError> {
-    match std::fs::read(path) {
+    match durable::read_own(path, MAX_POINTER_BYTES) {
         // Of a damaged one something is left, which points nowhere.
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {

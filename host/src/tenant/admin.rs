@@ -180,6 +180,9 @@ pub struct Served {
     /// Tenants that call this one, and that its limits do not name: their calls are refused from now on.
     #[serde(default)]
     pub refused_callers: Vec<TenantName>,
+    /// What its requests need, although it serves.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// A tenant with its versions, models, use and history.
@@ -325,7 +328,47 @@ pub enum Cause {
     Other,
 }
 
+impl Cause {
+    /// Commands that remedy it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        Some(match self {
+            Self::NoTenant => "`assay tenant list` shows what there is".to_owned(),
+            Self::NoVersion { tenant } => format!("`assay tenant show {tenant}` lists them"),
+            Self::NoKey { tenant } => format!("`assay tenant key list {tenant}` shows them"),
+            Self::NoComponent => "deploy the component's file again".to_owned(),
+            Self::NoModel { name } => format!(
+                "`assay model list` shows what there is, `assay model pull {name}` or `assay model add` brings one in"
+            ),
+            Self::NoRevision { name } => format!(
+                "`assay model list` shows what there is, `assay model add` or `assay model pull` brings a revision in, `assay tenant deploy TENANT --model {name}` has a tenant use the newest"
+            ),
+            Self::NoDefaultModel => {
+                "`assay model pull` brings in the default one, `assay model default NAME` chooses one that is here"
+                    .to_owned()
+            }
+            Self::DamagedModel => "bring the model in again with `assay model pull` or `assay model add`".to_owned(),
+            Self::NoModelFetched => {
+                "by hand: `assay model add DIR` with a directory that has config.json, tokenizer.json and model.safetensors"
+                    .to_owned()
+            }
+            Self::NotOnGpu => "use the CPU engine with `--engine cpu`".to_owned(),
+            Self::InUse => "stop it, or talk to the server that runs on this data directory".to_owned(),
+            Self::Other => return None,
+        })
+    }
+}
+
 impl AdminError {
+    /// The message with the commands that remedy it.
+    #[must_use]
+    pub fn with_remedy(&self) -> String {
+        match self.cause.remedy() {
+            Some(remedy) => format!("{}: {remedy}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
     /// The command is at fault.
     pub fn command(message: impl Into<String>) -> Self {
         Self { fault: Fault::Command, cause: Cause::Other, message: message.into() }

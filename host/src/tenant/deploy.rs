@@ -18,7 +18,7 @@ use super::registry::now_ms;
 use super::{Action, Platform, RegistryError, TenantLimits, TenantName, links};
 use crate::device::LoadedModel;
 use crate::guest::{Call, CallTerms, Guest, Models, Unlisted};
-use crate::model::{ModelError, ModelInfo, ModelRevision};
+use crate::model::{ModelError, ModelInfo, ModelRevision, ModelTask};
 use crate::rerank::{Request, RerankError, Response, SETTING_LABEL};
 
 /// Most wall-clock time of a deployment's test request.
@@ -359,7 +359,16 @@ impl Platform {
     fn served(&self, live: &LiveTenant) -> Reply {
         let (deployment, no_snapshot) = (live.deployment().clone(), live.no_snapshot());
         let refused_callers = self.refused_callers(live.name(), &deployment);
-        Reply::Serving(Box::new(Served { deployment, no_snapshot, refused_callers }))
+        let model = live.model();
+        let lacks_label = model.task == ModelTask::CrossEncoder && model.outputs > 1;
+        let note = lacks_label.then(|| {
+            let (name, labels) = (&model.name, model.output_names().join(", "));
+            format!(
+                "the model {name} has the labels {labels:.200}, and none was chosen when it was added: each request \
+                 chooses one by its setting `label`"
+            )
+        });
+        Reply::Serving(Box::new(Served { deployment, no_snapshot, refused_callers, note }))
     }
 }
 

@@ -228,7 +228,7 @@ impl Platform {
         let activate_some = || {
             while let Some(name) = starting.get(next.fetch_add(1, Ordering::Relaxed)) {
                 if let Err(error) = self.activate_one(name) {
-                    self.serving.fail(name, &error.message);
+                    self.serving.fail(name, &error.with_remedy());
                     failed.lock().unwrap_or_else(PoisonError::into_inner).push((name.clone(), error));
                 }
             }

@@ -110,7 +110,7 @@ impl Default for ModernBertConfig {
             layer_types: None,
             local_attention: 128,
             global_rope_theta: 160_000.0,
-            local_rope_theta: None,
+            local_rope_theta: Some(10_000.0),
             rope_scaling: Value::Null,
             sliding_window: None,
             rope_parameters: None,
@@ -230,7 +230,10 @@ impl ModernBertConfig {
 
     fn thetas(&self) -> Result<Thetas, ConfigError> {
         let Some(RopeParameters { full_attention, sliding_attention }) = &self.rope_parameters else {
-            return Ok(Thetas { global: self.global_rope_theta, local: self.local_rope_theta.unwrap_or(10_000.0) });
+            return Ok(Thetas {
+                global: self.global_rope_theta,
+                local: self.local_rope_theta.unwrap_or(self.global_rope_theta),
+            });
         };
         for RopeParameter { rope_type, .. } in [full_attention, sliding_attention] {
             match rope_type.as_deref() {
@@ -261,7 +264,7 @@ mod tests {
 
     #[test]
     fn both_versions_of_the_configuration_describe_the_same_layers() {
-        let old = config(&serde_json::json!({ "global_rope_theta": 80_000.0, "local_rope_theta": null })).unwrap();
+        let old = config(&serde_json::json!({ "global_rope_theta": 80_000.0 })).unwrap();
         let (full, sliding) = ("full_attention", "sliding_attention");
         let new = config(&serde_json::json!({
             "layer_types": [full, sliding, sliding, full],
@@ -278,6 +281,13 @@ mod tests {
         assert_eq!(thetas, [80_000.0, 10_000.0, 10_000.0, 80_000.0]);
         let norms: Vec<bool> = old.layers.iter().map(|layer| layer.attention_norm).collect();
         assert_eq!(norms, [false, true, true, true]);
+    }
+
+    #[test]
+    fn windows_without_a_base_of_their_own_have_the_global_one_as_in_version_4() {
+        let none = serde_json::json!({ "global_rope_theta": 80_000.0, "local_rope_theta": null });
+        let layers = config(&none).unwrap().layers;
+        assert!(layers.iter().all(|layer| layer.rotary.is_some_and(|rotary| rotary.theta == 80_000.0)), "{layers:?}");
     }
 
     #[test]

@@ -107,7 +107,9 @@ pub(in crate::cli) fn id_of(json: &str) -> Option<Id> {
     struct OnlyId {
         id: Option<Id>,
     }
-    serde_json::from_str::<OnlyId>(&replace_lone_surrogates(json)).ok()?.id
+    // An array would give its first element.
+    let is_object = json.trim_ascii_start().starts_with('{');
+    serde_json::from_str::<OnlyId>(&replace_lone_surrogates(json)).ok().filter(|_| is_object)?.id
 }
 
 struct RequestVisitor<'a>(&'a RequestRules);

@@ -265,6 +265,7 @@ fn a_bad_document_of_a_request_is_named_by_its_index() {
     }
     assert_eq!(id_of(r#"{"id": 3, "query": 1}"#), parse("3").ok());
     assert_eq!(id_of(r#"{"id": 3, "query": "#), None);
+    assert_eq!(id_of(r#"[3]"#), None);
 }
 
 #[test]

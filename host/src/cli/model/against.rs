@@ -177,6 +177,11 @@ fn compare(expected: Expected, judging: &Judging, stored: &StoredModel, data_dir
     }
     let way_out = match of_other {
         Some(most) => format!("with --scores {} none differs by more than {most:.6}", other.1),
+        None if expected.scores.is_none() => {
+            "the file's scores may be of another model, label or activation; --within \
+             DIFFERENCE allows more, as an engine of fewer bits needs it"
+                .to_owned()
+        }
         None => "--within DIFFERENCE allows more, as an engine of fewer bits needs it".to_owned(),
     };
     let most = comparison.largest_difference;

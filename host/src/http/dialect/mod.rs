@@ -145,6 +145,8 @@ pub(super) struct Answer<'a> {
     pub(super) responses: &'a [Response],
     /// The model that served.
     pub(super) model: &'a str,
+    /// The name of the label that its scores are of.
+    pub(super) label: &'a str,
     /// The number of documents in all requests.
     pub(super) documents: usize,
 }

@@ -23,9 +23,6 @@ const PROFILE: Profile = Profile {
     model: ModelRule::Ignored,
 };
 
-/// The label of a model that has one: what transformers calls a label without a name.
-const LABEL: &str = "LABEL_0";
-
 /// `/rerank` with `texts`.
 #[derive(Debug)]
 pub(in crate::http) struct Tei;
@@ -77,8 +74,8 @@ impl Dialect for TeiPredict {
     }
 
     fn reply(&self, answer: &Answer<'_>) -> Result<Vec<u8>, HttpError> {
-        let scores = pairs::scores(answer)?.into_iter();
-        let mut predictions: Vec<[Prediction; 1]> = scores.map(|score| [Prediction { score, label: LABEL }]).collect();
+        let prediction = |score| [Prediction { score, label: answer.label }];
+        let mut predictions: Vec<_> = pairs::scores(answer)?.into_iter().map(prediction).collect();
         match (answer.question.single, predictions.pop()) {
             (true, Some(only)) => serde_json::to_vec(&only),
             (_, last) => {
@@ -103,7 +100,7 @@ impl Dialect for TeiPredict {
 
     fn reply_schema(&self, generator: &mut SchemaGenerator) -> Schema {
         // Of one pair, or of a list.
-        generator.root_schema_for::<Predictions>()
+        generator.root_schema_for::<Predictions<'_>>()
     }
 
     fn error(&self, error: &HttpError) -> serde_json::Value {
@@ -141,16 +138,16 @@ struct Rank<'a> {
 }
 
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
-struct Prediction {
+struct Prediction<'a> {
     score: f32,
-    label: &'static str,
+    label: &'a str,
 }
 
 /// What `/predict` answers: one pair's prediction, or each pair's.
 #[derive(JsonSchema)]
 #[serde(untagged)]
 #[expect(dead_code, reason = "for its schema")]
-enum Predictions {
-    One([Prediction; 1]),
-    Many(Vec<[Prediction; 1]>),
+enum Predictions<'a> {
+    One([Prediction<'a>; 1]),
+    Many(Vec<[Prediction<'a>; 1]>),
 }

@@ -115,7 +115,7 @@ impl HubClient {
         Ok(Revision { commit: info.sha, files })
     }
 
-    /// Fetches a file of a commit below `dir`, unless it is there. What was broken off goes on.
+    /// Fetches a file of a commit below `dir`. What is there goes on, and is held to what the hub announces now.
     ///
     /// # Errors
     /// The hub lacks the file, it has more bytes than `limit`, or it comes with other contents than the hub announced.
@@ -133,13 +133,11 @@ impl HubClient {
             return Err(HubError::NotAHub { what: what(), why: "a path that leaves the model".to_owned() }.into());
         }
         let path = dir.join(file);
-        if path.is_file() {
-            return Ok(path);
-        }
         let parent = path.parent().unwrap_or(dir);
         std::fs::create_dir_all(parent).map_err(ModelError::io(parent))?;
         let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, encoded(name, true), encoded(file, true));
         let mut download = Download::new(&path, what(), limit);
+        download.take_up()?;
         let mut breaks = 0;
         while !download.is_whole()? {
             let at = download.bytes()?;

@@ -15,6 +15,9 @@ use crate::model::manifest::FileRecord;
 /// Bytes at which progress is worth showing.
 const SHOWN_BYTES: u64 = 8 << 20;
 
+/// Least bytes of an answer that does not end the file; one with fewer counts as broken off.
+const LEAST_BYTES: u64 = 1 << 20;
+
 /// An answer, and what the hub itself said about the file on the way to it.
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
@@ -51,9 +54,20 @@ impl<'a> Download<'a> {
         Self { path, part: part.into(), what, limit, total: None, sha256: None, progress: None }
     }
 
+    /// Goes on with a file that an earlier pull brought whole: it may have changed since.
+    pub(super) fn take_up(&self) -> Result<(), ModelError> {
+        match std::fs::rename(self.path, &self.part) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ModelError::io(self.path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Bytes that have come.
     pub(super) fn bytes(&self) -> Result<u64, ModelError> {
         match std::fs::metadata(&self.part) {
+            Ok(metadata) if !metadata.is_file() => {
+                Err(self.io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "is not a regular file")))
+            }
             Ok(metadata) => Ok(metadata.len()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(self.io(error)),
@@ -77,11 +91,17 @@ impl<'a> Download<'a> {
     ) -> Result<bool, ModelError> {
         self.sha256 = self.sha256.take().or(sha256);
         let span = match response.status() {
-            // Nothing is there to be a part of, or what was broken off is longer than the file.
+            // All of it is here, nothing is there to be a part of, or what was broken off is longer than the file.
             StatusCode::RANGE_NOT_SATISFIABLE => {
+                let range =
+                    header(response.headers(), "content-range").and_then(|range| range.strip_prefix("bytes */"));
+                let total = range.and_then(|total| total.trim().parse().ok()).or((at == 0).then_some(0));
+                if total == Some(at) && at <= self.limit {
+                    self.total = total;
+                    return Ok(true);
+                }
                 self.start_anew()?;
-                self.total = (at == 0).then_some(0);
-                return Ok(at == 0);
+                return Ok(false);
             }
             status => Span::of(status, response.headers()).ok_or_else(|| refused(&response))?,
         };
@@ -104,7 +124,7 @@ impl<'a> Download<'a> {
         let Some(end) = self.append(response.into_body(), &span)? else { return Ok(false) };
         // An end without a length is the end.
         self.total = Some(span.total.unwrap_or(end));
-        Ok(end > at || self.is_whole()?)
+        Ok(end >= at + LEAST_BYTES || self.is_whole()?)
     }
 
     /// Writes what an answer brings, and tells where it ended; `None` if it was broken off.
