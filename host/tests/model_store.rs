@@ -55,7 +55,7 @@ fn a_model_that_was_added_by_mistake_is_removed() {
     remove("tiny").fails(2, &["tiny is the default model", "assay model default OTHER"]);
     remove("third").fails(2, &["no model third"]);
     let removed = remove("second").succeeds();
-    assert!(removed.stderr.contains("removed 1 items"), "{}", removed.stderr);
+    assert!(removed.stderr.contains("removed 1 item, "), "{}", removed.stderr);
     assert_eq!(list(&bench).len(), 1);
     bench.rerank(&["--model", "second", "--query", "red", "sun"]).fails(2, &["no model second"]);
     // What a killed removal leaves is no model, and stands in no way.
@@ -195,7 +195,7 @@ fn what_lies_in_the_place_of_a_file_is_refused_at_once_and_repaired() {
             rerank().succeeds();
         }
         std::fs::remove_file(&file).unwrap();
-        finish(bench.assay().args(["model", "verify"])).fails(1, &[]);
+        assert_ne!(finish(bench.assay().args(["model", "verify"])).code, Some(0), "{}", file.display());
         bench.add(&bench.path("tiny")).succeeds();
     }
     // A pointer leads nowhere but to a revision.

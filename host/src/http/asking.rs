@@ -12,7 +12,6 @@ use super::dialect::{self, Choice, Dialect, Question, Serving};
 use super::error::{FieldError, HttpError};
 use super::fields::Fields;
 use super::record::Record;
-use crate::model::ModelInfo;
 use crate::rerank::{self, Request, SETTING_LABEL, Timings};
 use crate::tenant::{Admission, LiveTenant};
 
@@ -82,15 +81,6 @@ fn decode_here(
     Ok(Decoded { dialect, body, question, documents, characters })
 }
 
-/// The name of the label that scores are of: the one that was asked for, or the model's only one.
-fn label(model: &ModelInfo, settings: &[(String, String)]) -> String {
-    let names = model.output_names();
-    match settings.iter().find(|(name, _)| name == SETTING_LABEL) {
-        Some((_, asked)) => asked.parse().ok().and_then(|label: usize| names.get(label)).unwrap_or(asked).clone(),
-        None => names.into_iter().next().unwrap_or_default(),
-    }
-}
-
 /// Asks the tenant, and writes its answer.
 pub(super) async fn ask(
     admission: &mut Admission,
@@ -111,7 +101,8 @@ pub(super) async fn ask(
         record.ranked(&response);
         responses.push(response);
     }
-    let (model, label) = (tenant.model().name.clone(), label(tenant.model(), &question.settings));
+    let asked = question.settings.iter().find(|(name, _)| name == SETTING_LABEL).map(|(_, label)| label.as_str());
+    let (model, label) = (tenant.model().name.clone(), tenant.model().label_name(asked));
     let hits: usize = responses.iter().map(|response| response.hits.len()).sum();
     let is_small = body.len() <= MAX_INLINE_BYTES && hits <= MAX_INLINE_HITS;
     let write = move || {

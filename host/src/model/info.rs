@@ -110,4 +110,50 @@ impl ModelInfo {
             None => (0..self.outputs as usize).map(name).collect(),
         }
     }
+
+    /// The name of the label that scores are of: the one that a request asks for by number or name, or the only one.
+    #[must_use]
+    pub fn label_name(&self, asked: Option<&str>) -> String {
+        let names = self.output_names();
+        match asked {
+            Some(asked) => {
+                asked.parse().ok().and_then(|label: usize| names.get(label).cloned()).unwrap_or(asked.to_owned())
+            }
+            None => names.into_iter().next().unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_has_its_own_name_or_that_of_transformers() {
+        let info = |outputs: u32, label: Option<RankedLabel>| ModelInfo {
+            name: "m".to_owned(),
+            revision: String::new(),
+            task: ModelTask::CrossEncoder,
+            max_tokens: 8,
+            vocabulary_size: 8,
+            outputs,
+            labels: vec!["irrelevant".to_owned(), String::new()],
+            label,
+            scores: None,
+            prompt: None,
+            is_cut_left: false,
+            tokenizer: Arc::default(),
+        };
+        let two = info(2, None);
+        assert_eq!(two.output_names(), ["irrelevant", "LABEL_1"]);
+        assert_eq!(
+            (two.label_name(Some("1")), two.label_name(Some("irrelevant"))),
+            ("LABEL_1".into(), "irrelevant".into())
+        );
+        let chosen = info(1, Some(RankedLabel { label: 1, minus: Some(0) }));
+        assert_eq!(
+            (chosen.output_names(), chosen.label_name(None)),
+            (vec!["LABEL_1".to_owned()], "LABEL_1".to_owned())
+        );
+    }
 }

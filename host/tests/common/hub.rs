@@ -118,6 +118,7 @@ fn answer(mut stream: &TcpStream, files: &Path, seen: &Mutex<Vec<Option<String>>
         }
         if range.is_some_and(|(from, _)| from >= body.len()) && status == "200 OK" {
             (status, part) = ("416 Range Not Satisfiable", &[]);
+            more += &format!("content-range: bytes */{}\r\n", body.len());
         }
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{more}\r\n", part.len());
         let breaks = is_weights
