@@ -179,6 +179,10 @@ impl<M: Inference> Scorer<M> {
         if rows.is_empty() {
             return Ok(rows);
         }
+        if rows.offsets.windows(2).any(|row| row[0] == row[1]) {
+            let why = "a row has no token: its texts are empty, and the tokenizer puts no token around them";
+            return Err(Error::InvalidInput(why.to_owned()));
+        }
         let token_rows = TokenRows { ids: rows.ids, offsets: rows.offsets, second_segment: rows.second_segment };
         let numbers = self.model.run(&token_rows)?;
         let mut rows =

@@ -59,9 +59,6 @@ pub enum PairError {
         /// Longest row allowed, in tokens.
         max_tokens: usize,
     },
-    /// Both texts are empty, and so is the row.
-    #[error("there is no token to compute: the texts are empty, and the tokenizer puts no token around them")]
-    NoTokens,
     /// The tokenizer puts something around a single text that a row cannot express.
     #[error("the tokenizer makes no row of a single text")]
     NoSingle,

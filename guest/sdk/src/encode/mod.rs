@@ -197,9 +197,6 @@ impl Query<'_> {
         let extent = text.encode(document, stop, document_ids)?;
         let limited = end.keep(document_ids, max_document_tokens.unwrap_or(usize::MAX));
         let kept = cut.keep(ids.len(), limited.len(), max_tokens, pair.special_tokens())?;
-        if kept.query + kept.document + pair.special_tokens() == 0 {
-            return Err(PairError::NoTokens);
-        }
         pair.push(end.keep(ids, kept.query), end.keep(limited, kept.document), rows);
         let whole = extent == Extent::Whole && kept.query == ids.len() && kept.document == document_ids.len();
         Ok(is_cut || !whole)

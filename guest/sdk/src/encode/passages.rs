@@ -54,9 +54,6 @@ impl Query<'_> {
         // A document that is longer than a row has more passages, so it need not be cut.
         let row_cut = if cut == Cut::Nothing { Cut::DocumentOnly } else { cut };
         let kept = row_cut.keep(ids.len(), limited.len(), max_tokens, pair.special_tokens())?;
-        if kept.query + kept.document + pair.special_tokens() == 0 {
-            return Err(PairError::NoTokens);
-        }
         let tokens = kept.document.min(passages.tokens.max(1) as usize);
         let step = passages.step(tokens);
         let most = passages.most.max(1) as usize;

@@ -36,9 +36,6 @@ impl PairEncoder {
             return Err(PairError::TextTooLong { tokens: limited.len() + special_tokens, max_tokens });
         }
         let kept = limits.end.keep(limited, room);
-        if kept.is_empty() && special_tokens == 0 {
-            return Err(PairError::NoTokens);
-        }
         for part in [&single.before, kept, &single.after] {
             rows.ids.extend_from_slice(part);
         }
