@@ -80,7 +80,7 @@ impl std::error::Error for CliError {}
 
 impl From<ModelError> for CliError {
     fn from(error: ModelError) -> Self {
-        let message = with_remedy(error.to_string(), &Cause::from(&error));
+        let message = Cause::from(&error).advise(error.to_string());
         match error {
             ModelError::NotAModel { .. }
             | ModelError::NotADirectory { .. }
@@ -121,7 +121,7 @@ impl From<LoadError> for CliError {
         let cause = Cause::from(&error);
         match error {
             LoadError::Model(error) => error.into(),
-            LoadError::Device { .. } | LoadError::NoRoom(_) => Self::failed(with_remedy(error.to_string(), &cause)),
+            LoadError::Device { .. } | LoadError::NoRoom(_) => Self::failed(cause.advise(error.to_string())),
         }
     }
 }
@@ -183,12 +183,5 @@ impl From<AdminError> for CliError {
             Fault::Command => Self::bad_input(message),
             Fault::Host => Self::failed(message),
         }
-    }
-}
-
-fn with_remedy(message: String, cause: &Cause) -> String {
-    match cause.remedy() {
-        Some(remedy) => format!("{message}: {remedy}"),
-        None => message,
     }
 }

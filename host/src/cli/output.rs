@@ -37,7 +37,7 @@ pub(super) fn print(text: Arguments<'_>) {
     }
 }
 
-/// Prints a line that is shown only once, so that it counts if nobody could read it.
+/// Prints a line that is shown only once. That it could not be written is an error, also where its reader has gone.
 ///
 /// # Errors
 /// Standard output is closed or full: `lost` says what is lost with it.

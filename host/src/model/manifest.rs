@@ -77,7 +77,7 @@ pub enum Source {
 impl Manifest {
     /// Whether it names an adapter just if it lists one's files. Its revision says nothing of the first.
     pub(super) fn is_consistent(&self) -> bool {
-        let has_files = self.files.keys().any(|file| file.starts_with(ADAPTER_DIR));
+        let has_files = self.files.keys().any(|file| Path::new(file).starts_with(ADAPTER_DIR));
         self.adapter.is_some() == has_files
     }
 

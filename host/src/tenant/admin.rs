@@ -329,9 +329,16 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Commands that remedy it.
+    /// A message with the commands that remedy the cause.
     #[must_use]
-    pub fn remedy(&self) -> Option<String> {
+    pub fn advise(&self, message: String) -> String {
+        match self.remedy() {
+            Some(remedy) => format!("{message}: {remedy}"),
+            None => message,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
         Some(match self {
             Self::NoTenant => "`assay tenant list` shows what there is".to_owned(),
             Self::NoVersion { tenant } => format!("`assay tenant show {tenant}` lists them"),
@@ -363,10 +370,7 @@ impl AdminError {
     /// The message with the commands that remedy it.
     #[must_use]
     pub fn with_remedy(&self) -> String {
-        match self.cause.remedy() {
-            Some(remedy) => format!("{}: {remedy}", self.message),
-            None => self.message.clone(),
-        }
+        self.cause.advise(self.message.clone())
     }
 
     /// The command is at fault.

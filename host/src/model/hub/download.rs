@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ureq::Body;
 use ureq::http::{HeaderMap, Response, StatusCode};
 
+use crate::durable;
 use crate::model::error::{HubError, ModelError};
 use crate::model::manifest::FileRecord;
 
@@ -64,10 +65,7 @@ impl<'a> Download<'a> {
 
     /// Bytes that have come.
     pub(super) fn bytes(&self) -> Result<u64, ModelError> {
-        match std::fs::metadata(&self.part) {
-            Ok(metadata) if !metadata.is_file() => {
-                Err(self.io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "is not a regular file")))
-            }
+        match durable::open_own(&self.part).and_then(|part| part.metadata()) {
             Ok(metadata) => Ok(metadata.len()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(self.io(error)),
