@@ -10,6 +10,8 @@
 
 mod gpu_support;
 
+use std::collections::BTreeMap;
+
 use assay_kernels::architecture::{Activation, Attention as Heads, Mask, MlpKind, NormPlacement, Pooling, Rotary};
 use assay_kernels::gpu::KernelFamily;
 use assay_kernels::gpu::layout::{Layout, RowLayout, Storage, WIDTH_STEP, WordTable};
@@ -45,6 +47,8 @@ const EPILOGUES: [Epilogue; 9] = [
 ];
 /// Row counts around the kernels' tiles, and around the longest row.
 const ROWS: [usize; 11] = [1, 15, 16, 17, 31, 33, 63, 64, 65, 511, 512];
+/// Row counts around the tiles of one workgroup.
+const GEMM_ROWS: [usize; 7] = [1, 15, 16, 17, 63, 64, 65];
 /// Rows of poison past each output.
 const SPARE_ROWS: usize = 64;
 const POISON: f32 = 12345.0;
@@ -53,7 +57,6 @@ const EPS: f64 = 1e-12;
 #[test]
 fn gemm_matches_float64_with_every_variant() {
     let Some(gpu) = device() else { return };
-    let mut random = Random(1);
     for storage in STORAGES {
         for (k, n, epilogue) in [
             (WIDTH_STEP, WIDTH_STEP, Epilogue::Bias),
@@ -62,12 +65,20 @@ fn gemm_matches_float64_with_every_variant() {
             (2 * WIDTH_STEP, 4 * WIDTH_STEP, Epilogue::Activation(Activation::Tanh)),
             (WIDTH_STEP, 4 * WIDTH_STEP, Epilogue::Gate(Activation::GeluTanh)),
         ] {
-            let all = FAMILIES.iter().flat_map(|&f| GemmVariant::candidates(gpu.description(), f, n, storage));
             // Pipelines of software adapters take a second each: every width of tile once is enough.
             let sampled = |v: &GemmVariant| n > WIDTH_STEP || matches!(v.columns(), WIDTH_STEP | 64);
-            for variant in all.filter(sampled) {
-                for rows in [1, 15, 16, 17, 63, 64, 65] {
-                    check_gemm(&gpu, GemmShape::new(k, n, epilogue), rows, variant, storage, &mut random);
+            for family in FAMILIES {
+                let mut of_variants = SameNumbers::default();
+                let variants = GemmVariant::candidates(gpu.description(), family, n, storage);
+                for (variant, rows) in
+                    variants.into_iter().filter(sampled).flat_map(|v| GEMM_ROWS.map(|rows| (v, rows)))
+                {
+                    let shape = GemmShape::new(k, n, epilogue);
+                    let numbers = check_gemm(&gpu, shape, rows, variant, storage, &mut Random(rows as u64));
+                    // Tuning never takes one of the others for small batches only.
+                    if !variant.is_cooperative() {
+                        of_variants.check(rows, format!("{variant:?} of {shape:?} {storage:?}"), numbers);
+                    }
                 }
             }
         }
@@ -136,7 +147,7 @@ fn check_gemm(
     variant: GemmVariant,
     storage: Storage,
     random: &mut Random,
-) {
+) -> Vec<f32> {
     let GemmShape { k, n, epilogue, .. } = shape;
     let padded = rows.next_multiple_of(64);
     // Asymmetric on purpose: a transposed operand must not pass.
@@ -173,7 +184,7 @@ fn check_gemm(
     };
     let what = format!("gemm {rows}x{k}x{n} {epilogue:?} {variant:?} {storage:?}");
     let written = if matches!(epilogue, Epilogue::Gate(_)) { rows } else { padded };
-    check_output(gpu, &what, storage, &y, &expected, written * shape.stride, 2e-5, 4e-3);
+    check_output(gpu, &what, storage, &y, &expected, written * shape.stride, 2e-5, 4e-3)
 }
 
 #[test]
@@ -268,12 +279,18 @@ fn attention_matches_float64_at_the_longest_rows() {
 #[test]
 fn attention_within_a_window_matches_float64() {
     let Some(gpu) = device() else { return };
-    let mut random = Random(14);
     for (storage, family) in STORAGES.into_iter().flat_map(|s| FAMILIES.map(|f| (s, f))) {
-        for radius in [0, 8, 64] {
+        // Tuning chooses among these by the size of a batch.
+        let tiles: &[u32] = match family {
+            KernelFamily::Software => &[8, 16],
+            KernelFamily::Gpu => &[32, 64, 128],
+        };
+        let mut of_tiles = SameNumbers::default();
+        for (&threads, radius) in tiles.iter().flat_map(|threads| [0, 5, 8, 64].map(|radius| (threads, radius))) {
             let mask = Mask::Window { radius };
             let lengths = [1, 2, 8, 9, 64, 65, 66, 129, 130, 513];
-            check_attention(&gpu, (2, 32, 64), &lengths, mask, storage, family, &mut random);
+            let numbers = check_attention(&gpu, (2, 32, threads), &lengths, mask, storage, family, &mut Random(14));
+            of_tiles.check(radius, format!("t{threads} {mask:?} {storage:?} {family:?}"), numbers);
         }
     }
 }
@@ -368,7 +385,7 @@ fn check_attention(
     storage: Storage,
     family: KernelFamily,
     random: &mut Random,
-) {
+) -> Vec<f32> {
     let hidden = heads * head_dim;
     let padded = hidden.next_multiple_of(WIDTH_STEP);
     let radius = match mask {
@@ -415,7 +432,7 @@ fn check_attention(
         }
     }
     let what = format!("attention {heads}x{head_dim} t{threads} {mask:?} {storage:?} {family:?}");
-    check_output(gpu, &what, storage, &context, &expected, expected.len(), 2e-5, 4e-3);
+    check_output(gpu, &what, storage, &context, &expected, expected.len(), 2e-5, 4e-3)
 }
 
 #[test]
@@ -605,6 +622,20 @@ fn pooling_gives_unit_means() {
     }
 }
 
+/// That variants among which tuning chooses by the size of a batch give the same bits: a row's score must not depend on
+/// its company.
+#[derive(Default)]
+struct SameNumbers(BTreeMap<usize, (String, Vec<f32>)>);
+
+impl SameNumbers {
+    /// Compares `numbers` with those that the first variant gave for the same `size`.
+    fn check(&mut self, size: usize, variant: String, numbers: Vec<f32>) {
+        let (first, expected) = self.0.entry(size).or_insert_with(|| (variant.clone(), numbers.clone()));
+        let differs = numbers.iter().zip(&*expected).position(|(x, y)| x.to_bits() != y.to_bits());
+        assert_eq!(differs, None, "first number in which {variant} differs from {first}, size {size}");
+    }
+}
+
 fn layout(heads: usize, head_dim: usize, storage: Storage) -> Layout {
     let states = RowLayout::padded(heads * head_dim, storage);
     Layout {
@@ -675,7 +706,8 @@ fn poisoned(gpu: &OpenDevice, storage: Storage, numbers: usize) -> wgpu::Buffer 
     gpu.buffer_with("output", &bytes, BufferUsages::STORAGE | BufferUsages::COPY_SRC).unwrap()
 }
 
-/// Compares the first numbers with `expected`, and what lies at `untouched_from` and after with the poison.
+/// Compares the first numbers with `expected`, and what lies at `untouched_from` and after with the poison. Returns the
+/// first numbers.
 #[allow(clippy::too_many_arguments, reason = "a check names all that it compares")]
 fn check_output(
     gpu: &OpenDevice,
@@ -686,8 +718,8 @@ fn check_output(
     untouched_from: usize,
     f32_tolerance: f64,
     f16_tolerance: f64,
-) {
-    let actual = decode(storage, &gpu.read(buffer).unwrap());
+) -> Vec<f32> {
+    let mut actual = decode(storage, &gpu.read(buffer).unwrap());
     let poison = rounded(storage, &[POISON])[0];
     let expected: Vec<f64> =
         expected.iter().map(|&x| if x == f64::from(POISON) { f64::from(poison) } else { x }).collect();
@@ -702,4 +734,6 @@ fn check_output(
         let padding = untouched_from + index >= buffer.size() as usize / storage.bytes() - 8 && value == 0.0;
         assert!(value == poison || padding, "{what}: wrote {value} at {}", untouched_from + index);
     }
+    actual.truncate(expected.len());
+    actual
 }

@@ -13,7 +13,7 @@
 // One workgroup owns THREADS queries of query tile `group.x`, outputs OUTPUT_DIM · group.y … of the heads side by side.
 //
 // Keys outside a query's window or past the row's end weigh exp2(−1e30) = 0, so a row's bits depend on no neighbour.
-// Keys that no query of the tile attends to are not read.
+// Blocks of KEYS keys that no query of the tile attends to are not read.
 //
 // Bindings and constants: `attention_query.wgsl`. Features: immediates. Bounds: none checked; see
 // `gpu::ops::attention`.
@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sums: array<vec4<f32>, OUTPUT_DIM / 4u>;
     var total = 0.0;
     var maximum = MASKED;
-    let all = keys_of(tile, 0u, THREADS);
+    let all = blocks_of(tile);
     let own = keys_of(tile, lane, lane);
     for (var first = all.start; first < all.end; first += KEYS) {
         workgroupBarrier();

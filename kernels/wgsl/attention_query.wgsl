@@ -53,6 +53,13 @@ fn keys_of(tile: QueryTile, first: u32, last: u32) -> Keys {
     return Keys(start - min(start, sizes.radius), min(tile.keys, end + min(sizes.radius, tile.keys) + 1u));
 }
 
+/// Keys that a tile's queries attend to, from the first of a block of KEYS. Blocks count from the row's first key, so a
+/// query's sums are formed alike in tiles of any width.
+fn blocks_of(tile: QueryTile) -> Keys {
+    let keys = keys_of(tile, 0u, THREADS);
+    return Keys(keys.start - keys.start % KEYS, keys.end);
+}
+
 /// The index of a key, clamped to the row's last, so no neighbour's key is ever read.
 fn clamped_key(tile: QueryTile, key: u32) -> u32 {
     return tile.key_start + min(key, tile.keys - 1u);

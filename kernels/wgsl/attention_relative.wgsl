@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let first_place = (tile.query_start - tile.key_start) * sizes.queries_are_tokens;
     let place = first_place + min(lane, tile.queries - 1u);
 
-    let all = keys_of(tile, 0u, THREADS);
+    let all = blocks_of(tile);
     let own = keys_of(tile, lane, lane);
     var sums: array<vec4<f32>, OUTPUT_DIM / 4u>;
     var total = 0.0;
