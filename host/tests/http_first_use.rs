@@ -4,7 +4,7 @@
 mod common;
 
 use common::server::{Server, keyless_dir, tenant};
-use common::{Bench, finish, tenants, tiny};
+use common::{Bench, change_byte, finish, tenants, tiny};
 
 const BODY: &str = r#"{"query":"blue","documents":["sky","sea"]}"#;
 
@@ -33,6 +33,26 @@ fn a_server_whose_last_tenant_is_gone_still_wants_a_key() {
     tenant(&data_dir, &["remove", "acme"]);
     let server = Server::on(&data_dir, &[]);
     assert_eq!(server.post("/v1/rerank", BODY).status, 401);
+}
+
+#[test]
+fn callers_of_a_damaged_model_are_told_where_to_look() {
+    let dir = keyless_dir();
+    let data_dir = dir.path().join("data");
+    let stored = data_dir.join("models/tiny");
+    let revision = std::fs::read_to_string(stored.join("current")).unwrap();
+    change_byte(&stored.join(revision).join("model.safetensors"), 5);
+    let server = Server::on(&data_dir, &[]);
+    let refused = server.post("/v1/rerank", BODY).refused(503, &["log", "`assay model verify`"]);
+    // Paths are the operator's.
+    assert!(!refused.to_string().contains("tiny"), "{refused}");
+    assert_eq!(server.get("/health").status, 200);
+    // A tenant can be deployed all the same, once the model is whole.
+    let whole = dir.path().join("tiny");
+    tiny::Model::default().write(&whole);
+    finish(common::assay(&data_dir).arg("model").arg("add").arg(whole)).succeeds();
+    server.tenant(&["deploy", "acme"]);
+    server.post("/v1/rerank", BODY).refused(401, &["no valid API key"]);
 }
 
 #[test]

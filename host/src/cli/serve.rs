@@ -20,12 +20,14 @@ use super::orders::{PlatformArgs, open_platform};
 use super::signals::{self, Signals};
 use super::traces::TraceArgs;
 use crate::guest;
-use crate::http::{self, ConnectionLimits, Cors, Deadlines, Keyless, KeylessUntil, Order, Reloaded, ServeOptions, Tls};
+use crate::http::{
+    self, ConnectionLimits, Cors, Deadlines, Keyless, KeylessAnswer, KeylessUntil, Order, Reloaded, ServeOptions, Tls,
+};
 use crate::model::{ModelStore, Source, builtin, of_directory};
 use crate::telemetry::{LineLimit, logs};
 #[cfg(unix)]
 use crate::tenant::server::AdminServer;
-use crate::tenant::{Counts, DEFAULT_MAX_NAMED_TENANTS, LiveTenant, Platform};
+use crate::tenant::{Counts, DEFAULT_MAX_NAMED_TENANTS, Platform};
 
 /// Default address: only callers on this machine can reach it.
 const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -129,7 +131,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     let keyless = args.keyless(&platform)?;
     platform.keyless_starts(keyless.is_some());
     let drain_time = Duration::from_secs(args.drain_seconds);
-    let loaded = keyless.as_ref().map(|keyless| Arc::clone(&keyless.tenant));
+    let loaded = keyless.as_ref().map(|keyless| Arc::clone(&keyless.answer));
     let options = ServeOptions {
         connections,
         deadlines: Deadlines::default(),
@@ -170,7 +172,7 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
 fn start(
     platform: &Platform,
     data_dir: &Path,
-    keyless: Option<&OnceLock<Option<Arc<LiveTenant>>>>,
+    keyless: Option<&OnceLock<KeylessAnswer>>,
     model: Option<&str>,
 ) -> Result<(), CliError> {
     platform.device()?;
@@ -191,13 +193,9 @@ fn start(
     Ok(())
 }
 
-/// Loads what answers callers without a key. `None` if that was only a default and cannot be: tenants may still be
-/// deployed.
-fn load_keyless(
-    platform: &Platform,
-    data_dir: &Path,
-    model: Option<&str>,
-) -> Result<Option<Arc<LiveTenant>>, CliError> {
+/// Loads what answers callers without a key. It is no error if that was only a default and cannot be: tenants may still
+/// be deployed.
+fn load_keyless(platform: &Platform, data_dir: &Path, model: Option<&str>) -> Result<KeylessAnswer, CliError> {
     let loaded = standard_guest().and_then(|standard| {
         let model = stored_model(model, data_dir)?;
         info!("the standard guest is prepared for callers without a key: the first time takes some seconds");
@@ -206,18 +204,18 @@ fn load_keyless(
     match loaded {
         Ok(_) if model.is_none() && !platform.is_untouched() => {
             info!("callers need a key: a tenant or a key was made meanwhile");
-            Ok(None)
+            Ok(KeylessAnswer::NeedsKey)
         }
         Ok(tenant) => {
             info!("callers need no key: the standard guest answers them with {}", tenant.model().name);
             if model.is_none() {
                 info!("this ends when the first tenant is deployed: see `assay help tenant`");
             }
-            Ok(Some(tenant))
+            Ok(KeylessAnswer::Tenant(tenant))
         }
         Err(error) if model.is_none() => {
-            warn!("callers without a key are refused: {error}");
-            Ok(None)
+            error!("callers without a key get no answers: {error}");
+            Ok(KeylessAnswer::Failed)
         }
         Err(error) => Err(error),
     }
@@ -313,7 +311,7 @@ impl Args {
             (None, false) => return Ok(None),
         };
         if self.may_be_keyless() {
-            return Ok(Some(Keyless { tenant: Arc::default(), until }));
+            return Ok(Some(Keyless { answer: Arc::default(), until }));
         }
         if self.model.is_some() {
             return Err(self.keyless_refused());

@@ -36,6 +36,11 @@ pub(super) enum HttpError {
         /// Why it was not loaded.
         reason: Arc<str>,
     },
+    /// The caller needs no key, but the model could not be loaded.
+    #[error(
+        "no model answers callers without a key: the server's log says why it could not be loaded; `assay model verify` checks its files, then start the server again"
+    )]
+    NoModel,
     /// The server is about to end.
     #[error("the server is shutting down: try another one, or again later")]
     Draining,
@@ -149,7 +154,9 @@ impl HttpError {
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized | Self::NotOperator => StatusCode::UNAUTHORIZED,
-            Self::Starting | Self::Unavailable { .. } | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Starting | Self::Unavailable { .. } | Self::NoModel | Self::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::TooManyStreams { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NotFound { .. } | Self::Model { .. } => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -186,7 +193,7 @@ impl HttpError {
             Self::Starting => Some(Duration::from_secs(1)),
             Self::Draining | Self::TooManyStreams { .. } => Some(Duration::from_secs(5)),
             // Until an operator has looked at it.
-            Self::Unavailable { .. } => Some(Duration::from_secs(30)),
+            Self::Unavailable { .. } | Self::NoModel => Some(Duration::from_secs(30)),
             _ => None,
         }
     }
@@ -196,7 +203,7 @@ impl HttpError {
         match self {
             Self::Unauthorized | Self::NotOperator => "no-key",
             Self::Starting => "starting",
-            Self::Unavailable { .. } => "tenant-failed",
+            Self::Unavailable { .. } | Self::NoModel => "tenant-failed",
             Self::Draining => "draining",
             Self::NotFound { .. } | Self::Method { .. } => "no-route",
             Self::BodyTimeout { .. } | Self::BodyCut(_) => "body-incomplete",

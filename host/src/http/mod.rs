@@ -68,10 +68,21 @@ pub struct ServeOptions {
 /// What callers without a key get.
 #[derive(Debug)]
 pub struct Keyless {
-    /// What answers them, once it is loaded; `None` in it if it cannot be.
-    pub tenant: Arc<OnceLock<Option<Arc<LiveTenant>>>>,
+    /// What answers them, once that is known.
+    pub answer: Arc<OnceLock<KeylessAnswer>>,
     /// For how long.
     pub until: KeylessUntil,
+}
+
+/// What callers without a key are answered with.
+#[derive(Debug, Clone)]
+pub enum KeylessAnswer {
+    /// The answers of this tenant, which has no name.
+    Tenant(Arc<LiveTenant>),
+    /// That they need a key: a tenant or a key was made meanwhile.
+    NeedsKey,
+    /// That the model could not be loaded.
+    Failed,
 }
 
 /// For how long callers without a key are answered.
@@ -86,8 +97,8 @@ pub enum KeylessUntil {
 impl Keyless {
     /// Whether callers without a key are answered now.
     fn answers(&self, platform: &Platform) -> bool {
-        let is_loaded_or_loading = self.tenant.get().is_none_or(Option::is_some);
-        is_loaded_or_loading && (self.until == KeylessUntil::End || platform.is_untouched())
+        let needs_key = matches!(self.answer.get(), Some(KeylessAnswer::NeedsKey));
+        !needs_key && (self.until == KeylessUntil::End || platform.is_untouched())
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn check_model(dir: &Path, adapter: Option<&Path>, choices: &Choices)
         prompt: choices.prompt.clone().or(described.prompt.clone()).filter(|prompt| !prompt.is_empty()),
         is_cut_left: tokenizer.is_cut_left,
         label,
-        notes: notes(&described, &tokenizer, &architecture, labels, label.is_some()),
+        notes: notes(dir, &described, &tokenizer, &model.architecture, label.is_some())?,
         tokenizer_changes: tokenizer.changes,
     };
     settings.apply(dir, &mut model)?;
@@ -210,14 +210,23 @@ fn max_tokens(described: &Described, tokenizer: &Decided, architecture: &Archite
 }
 
 fn notes(
+    dir: &Path,
     described: &Described,
     tokenizer: &Decided,
     architecture: &Architecture,
-    labels: usize,
     has_label: bool,
-) -> Vec<String> {
-    let (task, longest) = (architecture.task(), architecture.max_tokens);
+) -> Result<Vec<String>, ModelError> {
+    let (task, labels, longest) = (architecture.task(), architecture.outputs(), architecture.max_tokens);
     let mut notes = described.notes.clone();
+    let left_out = checkpoint::layers_left_out(dir, architecture)?;
+    if left_out > 0 {
+        let asked = architecture.layers.len();
+        notes.push(format!(
+            "its weights have {} layers and its config.json asks for {asked}: the last {left_out} are left out, as in \
+             transformers",
+            asked + left_out
+        ));
+    }
     if let Some(max) = described.max_tokens.filter(|&max| max as usize > longest) {
         notes.push(format!(
             "its files ask for rows of up to {max} tokens, and its config.json is for {longest}: longer ones are cut to \
@@ -244,5 +253,5 @@ fn notes(
         ));
     }
     notes.extend(tokenizer.notes.iter().cloned());
-    notes
+    Ok(notes)
 }

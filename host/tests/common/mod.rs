@@ -88,6 +88,14 @@ impl Finished {
     }
 }
 
+/// Changes one bit of a file, in the byte that is `from_end` before its end.
+pub fn change_byte(path: &Path, from_end: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let place = bytes.len() - from_end;
+    bytes[place] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
 /// Runs a command to its end.
 pub fn finish(command: &mut Command) -> Finished {
     let Output { status, stdout, stderr } = command.output().unwrap();

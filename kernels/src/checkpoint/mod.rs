@@ -218,6 +218,20 @@ pub fn stored_types(dir: &Path) -> Result<Vec<String>, CheckpointError> {
     Ok(Tensors::open(&files::weight_paths(dir)?)?.types())
 }
 
+/// How many layers the files of a directory's weights have beyond those of `architecture`, which are left out; reads
+/// headers alone.
+///
+/// # Errors
+/// A file is missing or damaged.
+pub fn layers_left_out(dir: &Path, architecture: &Architecture) -> Result<usize, CheckpointError> {
+    let (_, config) = parse_config(dir)?;
+    let names = &config.family.names;
+    let tensors =
+        Tensors::open(&files::weight_paths(dir)?)?.of_encoder(names.prefix, &format!("{}.weight", names.word));
+    let output = |layer| names.of(Module::Layer(layer, LayerModule::Output));
+    Ok((architecture.layers.len()..).take_while(|&layer| tensors.has(&format!("{}.weight", output(layer)))).count())
+}
+
 /// Reads and checks `config.json` alone; of the weights only headers, and only if the configuration does not say
 /// whether the model has a head.
 ///

@@ -15,7 +15,7 @@ pub(in crate::http) fn error(error: &HttpError) -> serde_json::Value {
 fn error_type(error: &HttpError) -> &'static str {
     match error {
         HttpError::Unauthorized => "Unauthorized",
-        HttpError::Starting | HttpError::Unavailable { .. } | HttpError::Draining => "Unhealthy",
+        HttpError::Starting | HttpError::Unavailable { .. } | HttpError::NoModel | HttpError::Draining => "Unhealthy",
         HttpError::Rerank(_) if error.retry_after().is_some() => "Overloaded",
         HttpError::NotFound { .. } | HttpError::Method { .. } => "NotFound",
         _ => "Validation",
