@@ -10,7 +10,7 @@ use assay_kernels::architecture::{
     Rotary,
 };
 use assay_kernels::{Architecture, CpuEngine, PackedBatch, Precision, Task, TokenTypes, reference};
-use common::{Shape, architecture, cpu_engine, random_model, random_rows, run, worst};
+use common::{Shape, architecture, cpu_engine, random_model, random_rows, run, uniform_rows, worst};
 
 /// Largest differences from float64, by precision. Outputs span about 4.
 const TOLERANCES: [(Precision, f64); 3] = [(Precision::F32, 1e-4), (Precision::Int8, 0.3), (Precision::Int16, 0.03)];
@@ -165,6 +165,23 @@ fn rows_of_8192_tokens_agree_with_the_reference() {
     let (error, at) = worst(&outputs, &expected);
     println!("8192 tokens: largest error {error:.1e}");
     assert!(error <= 1e-4, "output {at}: {} for {}", outputs[at], expected[at]);
+}
+
+#[test]
+fn rows_of_one_token_over_and_over_agree_with_the_reference() {
+    for (what, mut architecture) in computed() {
+        let lengths: &[usize] = match architecture.embeddings.positions {
+            // Nothing tells one token from another.
+            Positions::None => &[512, 513, 1_500],
+            Positions::Learned { .. } => &[512],
+        };
+        architecture.max_tokens = architecture.max_tokens.max(lengths[lengths.len() - 1]);
+        let (model, rows) = (random_model(architecture, 7), uniform_rows(lengths));
+        let expected = reference::forward(&model, &rows);
+        let (error, at) = worst(&run(&mut cpu_engine(model, 2, Precision::F32), &rows), &expected);
+        println!("{what}: largest error {error:.1e}, output {at}");
+        assert!(error <= common::UNIFORM_TOLERANCE, "{what}, output {at}: {error:.1e}");
+    }
 }
 
 #[test]

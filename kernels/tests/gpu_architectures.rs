@@ -10,7 +10,7 @@ use assay_kernels::architecture::{
 };
 use assay_kernels::gpu::{GpuEngine, GpuError, GpuOptions, KernelFamily};
 use assay_kernels::{Architecture, PackedBatch, Precision, Row, Task, TokenTypes, reference};
-use gpu_support::common::{Shape, architecture, random_model, random_rows};
+use gpu_support::common::{Shape, UNIFORM_TOLERANCE, architecture, random_model, random_rows, uniform_rows};
 use gpu_support::{F32_TOLERANCE, assert_close, engine_of, run, shared_device, tolerance};
 
 fn base() -> Architecture {
@@ -139,6 +139,22 @@ fn rows_of_8192_tokens_match_the_reference() {
     let Some(mut engine) = engine_of(model.clone(), Precision::F32, 8_192, None) else { return };
     let expected = reference::forward(&model, &rows);
     assert_close("8192 tokens", &run(&mut engine, &rows), &expected, F32_TOLERANCE);
+}
+
+#[test]
+fn rows_of_one_token_over_and_over_match_the_reference() {
+    for (what, mut architecture) in computed() {
+        // Nothing tells one token from another without positions.
+        if architecture.embeddings.positions == Positions::None {
+            architecture.max_tokens = 1_500;
+            let (model, rows) = (random_model(architecture, 7), uniform_rows(&[512, 1_500]));
+            let expected = reference::forward(&model, &rows);
+            for family in [KernelFamily::Software, KernelFamily::Gpu] {
+                let Some(mut engine) = engine_of(model.clone(), Precision::F32, 2_048, Some(family)) else { return };
+                assert_close(&format!("{what} {family:?}"), &run(&mut engine, &rows), &expected, UNIFORM_TOLERANCE);
+            }
+        }
+    }
 }
 
 #[test]

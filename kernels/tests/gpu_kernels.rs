@@ -77,7 +77,7 @@ fn gemm_matches_float64_with_every_variant() {
                     let numbers = check_gemm(&gpu, shape, rows, variant, storage, &mut Random(rows as u64));
                     // Tuning never takes one of the others for small batches only.
                     if !variant.is_cooperative() {
-                        of_variants.check(rows, format!("{variant:?} of {shape:?} {storage:?}"), numbers);
+                        of_variants.check(rows, &format!("{variant:?} of {shape:?} {storage:?}"), &numbers);
                     }
                 }
             }
@@ -290,7 +290,7 @@ fn attention_within_a_window_matches_float64() {
             let mask = Mask::Window { radius };
             let lengths = [1, 2, 8, 9, 64, 65, 66, 129, 130, 513];
             let numbers = check_attention(&gpu, (2, 32, threads), &lengths, mask, storage, family, &mut Random(14));
-            of_tiles.check(radius, format!("t{threads} {mask:?} {storage:?} {family:?}"), numbers);
+            of_tiles.check(radius, &format!("t{threads} {mask:?} {storage:?} {family:?}"), &numbers);
         }
     }
 }
@@ -629,8 +629,8 @@ struct SameNumbers(BTreeMap<usize, (String, Vec<f32>)>);
 
 impl SameNumbers {
     /// Compares `numbers` with those that the first variant gave for the same `size`.
-    fn check(&mut self, size: usize, variant: String, numbers: Vec<f32>) {
-        let (first, expected) = self.0.entry(size).or_insert_with(|| (variant.clone(), numbers.clone()));
+    fn check(&mut self, size: usize, variant: &str, numbers: &[f32]) {
+        let (first, expected) = self.0.entry(size).or_insert_with(|| (variant.to_owned(), numbers.to_vec()));
         let differs = numbers.iter().zip(&*expected).position(|(x, y)| x.to_bits() != y.to_bits());
         assert_eq!(differs, None, "first number in which {variant} differs from {first}, size {size}");
     }

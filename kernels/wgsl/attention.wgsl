@@ -64,14 +64,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
         maximum = move_maximum(maximum, &scores, &total, &sums, first, own);
-        for (var j = 0u; j < KEYS; j++) { // unrolled
-            let weight = exp2(scores[j] - maximum);
-            total += weight;
-            for (var c = 0u; c < VALUE_RUNS; c++) { // unrolled
+        weigh(&scores, maximum, &total);
+        for (var c = 0u; c < VALUE_RUNS; c++) { // unrolled
+            var block: array<vec4<f32>, RUN4>;
+            for (var j = 0u; j < KEYS; j++) { // unrolled
                 let value = value_tile[j * VALUE_RUNS + c];
                 for (var part = 0u; part < RUN4; part++) { // unrolled
-                    sums[c * RUN4 + part] += weight * run_part(value, part);
+                    block[part] += scores[j] * run_part(value, part);
                 }
+            }
+            for (var part = 0u; part < RUN4; part++) { // unrolled
+                sums[c * RUN4 + part] += block[part];
             }
         }
     }

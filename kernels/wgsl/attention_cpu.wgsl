@@ -38,7 +38,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
         maximum = move_maximum(maximum, &scores, &total, &sums, first, own);
-        add_values(tile, first, value_index, maximum, &scores, &total, &sums);
+        weigh(&scores, maximum, &total);
+        add_values(tile, first, value_index, &scores, &sums);
     }
     store_context(tile, lane, group.y, &sums, total);
 }

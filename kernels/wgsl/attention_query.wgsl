@@ -89,27 +89,36 @@ fn move_maximum(
     return next;
 }
 
-/// Adds the values of keys from `first` on, straight from memory, each by the weight that its score has under the
-/// maximum. Column by column: a sum adds all keys before it is stored.
+/// Turns a block's scores into weights under the maximum, and adds those to the total. All sums add up a block first and
+/// then the block: one chain over a long row would lose more, and most of all where its tokens are alike.
+fn weigh(scores: ptr<function, array<f32, KEYS>>, maximum: f32, total: ptr<function, f32>) {
+    var block = 0.0;
+    for (var j = 0u; j < KEYS; j++) { // unrolled
+        (*scores)[j] = exp2((*scores)[j] - maximum);
+        block += (*scores)[j];
+    }
+    *total += block;
+}
+
+/// Adds the values of keys from `first` on, straight from memory, each by its weight. Column by column: a sum adds all
+/// keys before it is stored.
 fn add_values(
     tile: QueryTile,
     first: u32,
     value_index: u32,
-    maximum: f32,
-    scores: ptr<function, array<f32, KEYS>>,
-    total: ptr<function, f32>,
+    weights: ptr<function, array<f32, KEYS>>,
     sums: ptr<function, array<vec4<f32>, OUTPUT_DIM / 4u>>,
 ) {
-    for (var j = 0u; j < KEYS; j++) { // unrolled
-        (*scores)[j] = exp2((*scores)[j] - maximum);
-        *total += (*scores)[j];
-    }
     for (var c = 0u; c < VALUE_RUNS; c++) { // unrolled
+        var block: array<vec4<f32>, RUN4>;
         for (var j = 0u; j < KEYS; j++) { // unrolled
             let value = kv[clamped_key(tile, first + j) * sizes.kv_stride + value_index + c];
             for (var part = 0u; part < RUN4; part++) { // unrolled
-                (*sums)[c * RUN4 + part] += (*scores)[j] * run_part(value, part);
+                block[part] += (*weights)[j] * run_part(value, part);
             }
+        }
+        for (var part = 0u; part < RUN4; part++) { // unrolled
+            (*sums)[c * RUN4 + part] += block[part];
         }
     }
 }

@@ -40,6 +40,9 @@ pub(super) struct Scratch {
     by_key: Vec<f32>,
 }
 
+/// Keys whose values are summed in one chain: a longer one would round the same way each time where tokens are alike.
+const CHAIN: usize = 128;
+
 /// Register tiles of queries per block: the scores of 24 queries on 85 keys fill a quarter of the first-level cache.
 const TILES_PER_BLOCK: usize = 4;
 
@@ -265,16 +268,22 @@ impl Kernel for AttendBlock<'_, '_> {
         }
         let panels = scratch.values.chunks_exact(block.to * S::PANEL).take(head_width / S::PANEL);
         for (panel, values) in panels.enumerate() {
-            Gemm {
-                rows,
-                depth: keys,
-                a: Matrix::new(&scratch.scores, padded),
-                b: &values[from * S::PANEL..to * S::PANEL],
-                c: MatrixMut::new(&mut context[panel * S::PANEL..], context_stride),
-                init: if is_first { Init::Zero } else { Init::Accumulate },
-                finish: Finish::Store,
+            // Chains begin at the same keys of the row for all queries.
+            let ends = (from / CHAIN + 1..).map(|chain| chain * CHAIN).take_while(|&end| end < to).chain([to]);
+            let mut first = from;
+            for end in ends {
+                Gemm {
+                    rows,
+                    depth: end - first,
+                    a: Matrix::new(&scratch.scores[first - from..], padded),
+                    b: &values[first * S::PANEL..end * S::PANEL],
+                    c: MatrixMut::new(&mut context[panel * S::PANEL..], context_stride),
+                    init: if is_first && first == from { Init::Zero } else { Init::Add },
+                    finish: Finish::Store,
+                }
+                .run(s);
+                first = end;
             }
-            .run(s);
         }
         if is_last {
             for (context, sum) in context.chunks_mut(context_stride).zip(&*sums) {

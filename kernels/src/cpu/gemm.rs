@@ -31,6 +31,8 @@ pub(super) enum Init<'a> {
     BiasAndItself(&'a [f32]),
     /// The current contents of `c`: the product of the columns to the left.
     Accumulate,
+    /// Zero, and what is stored is the sums plus the current contents of `c`: a new chain. Costs a little more.
+    Add,
 }
 
 /// Applied to the sums before they are stored.
@@ -82,7 +84,7 @@ impl Kernel for Gemm<'_> {
         assert!(a.data.len() >= (rows - 1) * a.stride + depth, "left matrix too short");
         assert!(c.data.len() >= (rows - 1) * c.stride + columns, "result too short");
         match init {
-            Init::Zero | Init::Accumulate => {}
+            Init::Zero | Init::Accumulate | Init::Add => {}
             Init::Bias(bias) | Init::BiasAndItself(bias) => assert!(bias.len() >= columns, "bias too short"),
             Init::BiasAndResidual(bias, residual) => {
                 assert!(bias.len() >= columns, "bias too short");
@@ -119,6 +121,7 @@ impl Kernel for Gemm<'_> {
                             (Start::BiasAndResidual(bias.as_ptr().add(column), at), c.stride)
                         }
                         Init::Accumulate => (Start::Accumulate, 0),
+                        Init::Add => (Start::Add, 0),
                     };
                     let tile = FloatTile {
                         depth,
@@ -145,6 +148,7 @@ enum Start {
     Bias(*const f32),
     BiasAndResidual(*const f32, *const f32),
     Accumulate,
+    Add,
 }
 
 // A tile has an arm for each number of rows.
@@ -248,6 +252,14 @@ impl FloatTile {
             for step in 0..self.depth % UNROLL {
                 multiply_add::<S, R>(s, &mut sums, a.add(step), self.a_stride, b.add(step * S::PANEL));
             }
+            if let Start::Add = self.start {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let before = load_panel(s, self.c.add(row * self.c_stride));
+                    for vector in 0..PANEL_VECTORS {
+                        sums[vector] = s.add(before[vector], sums[vector]);
+                    }
+                }
+            }
             for (row, sums) in sums.iter().enumerate() {
                 for (vector, &sum) in sums.iter().enumerate() {
                     s.store_ptr(self.c.add(row * self.c_stride + vector * S::LANES), sum);
@@ -273,7 +285,7 @@ impl FloatTile {
         // SAFETY: the caller's promise covers R rows of the result and the residual, and PANEL numbers of the bias.
         unsafe {
             match self.start {
-                Start::Zero => {}
+                Start::Zero | Start::Add => {}
                 Start::Bias(bias) => {
                     let bias = load_panel(s, bias);
                     sums = [bias; R];

@@ -13,6 +13,9 @@ use super::worker::{BlockBuffers, Worker, blocks};
 use crate::architecture::Activation;
 use crate::reference;
 
+/// Columns whose mean is taken together. Their sums are in f64: a row has thousands of tokens.
+const MEAN_COLUMNS: usize = 64;
+
 impl Pass<'_> {
     /// The mean of each row's last states, for the head. The member that has the row's first token computes it.
     pub(super) fn mean(&self, worker: &mut Worker) {
@@ -27,17 +30,20 @@ impl Pass<'_> {
             worker.tail.rows.push(part.row);
             let mean = &mut worker.tail.states[slot * stride..][..stride];
             mean.fill(0.0);
-            let mean = &mut mean[..hidden];
             let row = part.row_start..part.row_start + part.row_tokens;
-            for member in row.start / self.share..=(row.end - 1) / self.share {
-                let own = self.own(member);
-                let exchange = self.exchange(member, buffer);
-                for token in own.start.max(row.start)..own.end.min(row.end) {
-                    let state = &exchange[(token - own.start) * stride..][..hidden];
-                    mean.iter_mut().zip(state).for_each(|(mean, x)| *mean += x);
+            let columns = mean[..hidden].chunks_mut(MEAN_COLUMNS);
+            for (first, mean) in (0..).step_by(MEAN_COLUMNS).zip(columns) {
+                let mut sums = [0f64; MEAN_COLUMNS];
+                for member in row.start / self.share..=(row.end - 1) / self.share {
+                    let own = self.own(member);
+                    let exchange = self.exchange(member, buffer);
+                    for token in own.start.max(row.start)..own.end.min(row.end) {
+                        let state = &exchange[(token - own.start) * stride + first..][..mean.len()];
+                        sums.iter_mut().zip(state).for_each(|(sum, &x)| *sum += f64::from(x));
+                    }
                 }
+                mean.iter_mut().zip(sums).for_each(|(mean, sum)| *mean = (sum / part.row_tokens as f64) as f32);
             }
-            mean.iter_mut().for_each(|mean| *mean /= part.row_tokens as f32);
         }
         worker.clock.lap(Stage::Head);
     }

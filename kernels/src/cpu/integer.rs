@@ -374,7 +374,7 @@ impl Columns<'_> {
                         s.add(s.load(&bias[self.column + at..]), s.load(residual))
                     }
                     Init::BiasAndItself(bias) => s.add(s.load(&bias[self.column + at..]), s.load(&c[at..])),
-                    Init::Accumulate => s.load(&c[at..]),
+                    Init::Accumulate | Init::Add => s.load(&c[at..]),
                 };
                 let scale = s.mul(s.splat(a_scale), s.load(&self.scales[at..]));
                 values[vector] = s.mul_add(s.to_f32(sum), scale, start);

@@ -196,6 +196,20 @@ pub(crate) fn random_rows(lengths: &[usize], seed: u64) -> PackedBatch {
     batch
 }
 
+/// Absolute tolerance of an f32 engine's outputs of [`uniform_rows`]; one chain over all tokens is up to six times as far
+/// off.
+pub(crate) const UNIFORM_TOLERANCE: f64 = 5e-6;
+
+/// Rows of the given lengths of one token over and over: every term of a sum over a row's tokens is much alike, so that a
+/// long chain of additions in f32 would round the same way each time.
+pub(crate) fn uniform_rows(lengths: &[usize]) -> PackedBatch {
+    let mut batch = PackedBatch::default();
+    for &length in lengths {
+        batch.push(Row { ids: &vec![7; length], second_segment: length }).expect("rows are well-formed");
+    }
+    batch
+}
+
 /// Largest absolute difference, and where.
 pub(crate) fn worst(actual: &[f32], expected: &[f64]) -> (f64, usize) {
     assert_eq!(actual.len(), expected.len(), "as many numbers as expected");
