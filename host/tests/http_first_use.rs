@@ -43,16 +43,30 @@ fn callers_of_a_damaged_model_are_told_where_to_look() {
     let revision = std::fs::read_to_string(stored.join("current")).unwrap();
     change_byte(&stored.join(revision).join("model.safetensors"), 5);
     let server = Server::on(&data_dir, &[]);
-    let refused = server.post("/v1/rerank", BODY).refused(503, &["log", "`assay model verify`"]);
+    let refused = server.post("/v1/rerank", BODY).refused(503, &["log", "start the server again"]);
     // Paths are the operator's.
     assert!(!refused.to_string().contains("tiny"), "{refused}");
     assert_eq!(server.get("/health").status, 200);
+    assert_eq!(server.get("/ready").ok()["failed"], 1);
     // A tenant can be deployed all the same, once the model is whole.
     let whole = dir.path().join("tiny");
     tiny::Model::default().write(&whole);
     finish(common::assay(&data_dir).arg("model").arg("add").arg(whole)).succeeds();
     server.tenant(&["deploy", "acme"]);
     server.post("/v1/rerank", BODY).refused(401, &["no valid API key"]);
+    assert_eq!(server.get("/ready").ok()["failed"], 0);
+}
+
+#[test]
+fn a_server_without_a_default_model_fetches_none_if_another_is_here() {
+    let dir = keyless_dir();
+    let (data_dir, log) = (dir.path().join("data"), dir.path().join("log"));
+    std::fs::remove_file(data_dir.join("models/default")).unwrap();
+    let server = Server::logging_to(&log, &data_dir, &[]);
+    server.post("/v1/rerank", BODY).refused(503, &["log"]);
+    assert!(server.stop());
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("`assay model default NAME` chooses one that is here") && !log.contains("fetching"), "{log}");
 }
 
 #[test]

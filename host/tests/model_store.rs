@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
@@ -107,29 +107,27 @@ fn a_directory_without_a_model_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn layers_that_the_configuration_leaves_out_are_named() {
+fn layers_that_the_configuration_leaves_out_or_the_weights_lack_are_named() {
     let bench = Bench::new();
-    let deeper = |model: &mut Model| {
-        let first = model.tensors.iter().filter(|(name, _)| name.contains(".layer.0."));
-        let again = |layer: usize| {
-            move |(name, tensor): (&String, &Tensor)| {
-                (name.replace(".layer.0.", &format!(".layer.{layer}.")), tensor.clone())
+    // `layers` in the place of layer 0, the only one; `asked` by the configuration.
+    let add = |name: &str, layers: &[usize], asked: usize| {
+        add_damaged(&bench, name, |model| {
+            let (of_layer, mut tensors): (HashMap<_, _>, HashMap<_, _>) =
+                std::mem::take(&mut model.tensors).into_iter().partition(|(name, _)| name.contains(".layer.0."));
+            for layer in layers {
+                let number = format!(".layer.{layer}.");
+                tensors.extend(of_layer.iter().map(|(name, it)| (name.replace(".layer.0.", &number), it.clone())));
             }
-        };
-        let more: Vec<_> = first.clone().map(again(1)).chain(first.map(again(2))).collect();
-        model.tensors.extend(more);
+            model.tensors = tensors;
+            model.config["num_hidden_layers"] = json!(asked);
+        })
     };
-    let added = add_damaged(&bench, "deep", deeper).succeeds();
-    assert!(
-        added.stderr.contains("have 3 layers and its config.json asks for 1: the last 2 are left out"),
-        "{}",
-        added.stderr
-    );
-    let whole = add_damaged(&bench, "whole", |model| {
-        deeper(model);
-        model.config["num_hidden_layers"] = json!(3);
-    });
-    assert!(!whole.succeeds().stderr.contains("left out"));
+    let added = add("deep", &[0, 1, 2, 5], 1).succeeds();
+    let note = "asks for layers 0 to 0: what its weights have of 1 to 2 and 5 is left out";
+    assert!(added.stderr.contains(note), "{}", added.stderr);
+    assert!(!add("whole", &[0, 1, 2], 3).succeeds().stderr.contains("left out"));
+    add("shallow", &[0, 1], 3).fails(2, &["config.json: it asks for layers 0 to 2, and the weights have 0 to 1"]);
+    add("gap", &[0, 2], 3).fails(2, &["and the weights have 0 and 2"]);
 }
 
 #[test]

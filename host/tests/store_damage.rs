@@ -92,6 +92,10 @@ fn what_lies_in_the_place_of_a_file_is_refused_at_once_and_repaired() {
         bench.add(&bench.path("tiny")).succeeds();
     }
     rerank().succeeds();
+    std::fs::remove_file(stored.join("current")).unwrap();
+    rerank().fails(1, &["current: is missing", "assay model add DIR --name NAME"]);
+    bench.add(&bench.path("tiny")).succeeds();
+    rerank().succeeds();
 }
 
 #[test]

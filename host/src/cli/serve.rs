@@ -23,7 +23,7 @@ use crate::guest;
 use crate::http::{
     self, ConnectionLimits, Cors, Deadlines, Keyless, KeylessAnswer, KeylessUntil, Order, Reloaded, ServeOptions, Tls,
 };
-use crate::model::{ModelStore, Source, builtin, of_directory};
+use crate::model::{ModelError, ModelStore, Source, builtin, of_directory};
 use crate::telemetry::{LineLimit, logs};
 #[cfg(unix)]
 use crate::tenant::server::AdminServer;
@@ -215,6 +215,7 @@ fn load_keyless(platform: &Platform, data_dir: &Path, model: Option<&str>) -> Re
         }
         Err(error) if model.is_none() => {
             error!("callers without a key get no answers: {error}");
+            platform.keyless_failed();
             Ok(KeylessAnswer::Failed)
         }
         Err(error) => Err(error),
@@ -330,6 +331,9 @@ fn stored_model(asked: Option<&str>, data_dir: &Path) -> Result<Option<String>, 
     let store = ModelStore::new(data_dir);
     let Some(asked) = asked else {
         if store.default_name()?.is_none() {
+            if !store.list()?.is_empty() {
+                return Err(ModelError::Empty.into());
+            }
             info!("no model is here yet: fetching the default one");
             builtin::pull_default(&store, data_dir)?;
         }

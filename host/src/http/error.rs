@@ -38,7 +38,7 @@ pub(super) enum HttpError {
     },
     /// The caller needs no key, but the model could not be loaded.
     #[error(
-        "no model answers callers without a key: the server's log says why it could not be loaded; `assay model verify` checks its files, then start the server again"
+        "no model answers callers without a key: the server's log says why none could be loaded; once that is mended, start the server again"
     )]
     NoModel,
     /// The server is about to end.
@@ -193,7 +193,7 @@ impl HttpError {
             Self::Starting => Some(Duration::from_secs(1)),
             Self::Draining | Self::TooManyStreams { .. } => Some(Duration::from_secs(5)),
             // Until an operator has looked at it.
-            Self::Unavailable { .. } | Self::NoModel => Some(Duration::from_secs(30)),
+            Self::Unavailable { .. } => Some(Duration::from_secs(30)),
             _ => None,
         }
     }

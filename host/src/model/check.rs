@@ -219,12 +219,11 @@ fn notes(
     let (task, labels, longest) = (architecture.task(), architecture.outputs(), architecture.max_tokens);
     let mut notes = described.notes.clone();
     let left_out = checkpoint::layers_left_out(dir, architecture)?;
-    if left_out > 0 {
-        let asked = architecture.layers.len();
+    if !left_out.is_empty() {
         notes.push(format!(
-            "its weights have {} layers and its config.json asks for {asked}: the last {left_out} are left out, as in \
-             transformers",
-            asked + left_out
+            "its config.json asks for layers 0 to {}: what its weights have of {} is left out, as in transformers",
+            architecture.layers.len() - 1,
+            checkpoint::listed(&left_out)
         ));
     }
     if let Some(max) = described.max_tokens.filter(|&max| max as usize > longest) {

@@ -396,6 +396,9 @@ pub enum Damage {
     /// A model's pointer to its current revision is none.
     #[error("names no revision")]
     Pointer,
+    /// A model that is there, or is just being added for the first time, has no such pointer.
+    #[error("is missing, and says which of the model's revisions counts")]
+    NoPointer,
     /// The manifest and its files contradict each other about an adapter.
     #[error("names an adapter without files, or lists files of an adapter that it does not name")]
     Adapter,

@@ -117,9 +117,10 @@ impl fmt::Display for ModelPage {
         };
         line("task", &task)?;
         let Self { architecture, layers, hidden_size, vocabulary_size, .. } = self;
+        let s = if *layers == 1 { "" } else { "s" };
         line(
             "architecture",
-            &format_args!("{architecture:.100}, {layers} layers of {hidden_size}, vocabulary of {vocabulary_size}"),
+            &format_args!("{architecture:.100}, {layers} layer{s} of {hidden_size}, vocabulary of {vocabulary_size}"),
         )?;
         line("weights", &format_args!("{}, as stored", self.weights.join(" and ")))?;
         line("pooling", &self.pooling)?;

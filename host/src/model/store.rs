@@ -214,7 +214,8 @@ impl ModelStore {
         let model_dir = self.model_dir(name)?;
         match current_revision(&model_dir)? {
             Some(current) => StoredModel::read_current(&model_dir.join(current))?.named(name),
-            None => Err(ModelError::Unknown { name: name.to_owned() }),
+            None if revision_dirs(&model_dir)?.is_empty() => Err(ModelError::Unknown { name: name.to_owned() }),
+            None => Err(ModelError::Damaged { path: model_dir.join(CURRENT_FILE), damage: Damage::NoPointer }),
         }
     }
 

@@ -354,7 +354,9 @@ impl Cause {
                 "`assay model pull` brings in the default one, `assay model default NAME` chooses one that is here"
                     .to_owned()
             }
-            Self::DamagedModel => "bring the model in again with `assay model pull` or `assay model add`".to_owned(),
+            Self::DamagedModel => "bring the model in again under its name, with `assay model pull NAME` or \
+                                   `assay model add DIR --name NAME`"
+                .to_owned(),
             Self::NoModelFetched => {
                 "by hand: `assay model add DIR` with a directory that has config.json, tokenizer.json and model.safetensors"
                     .to_owned()

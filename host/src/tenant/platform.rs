@@ -302,6 +302,11 @@ impl Platform {
         self.serving.keyless_starts(starts);
     }
 
+    /// Says that what answers callers without a key could not be loaded.
+    pub fn keyless_failed(&self) {
+        self.serving.keyless_failed();
+    }
+
     /// How many tenants start, serve and have failed.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -42,7 +42,7 @@ pub struct Caller {
 }
 
 /// How many tenants are in each state, and how the device is. What answers callers without a key counts while it is
-/// loaded.
+/// loaded and if it cannot be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Being loaded.
@@ -71,6 +71,8 @@ pub(super) struct Serving {
     tables: RwLock<Tables>,
     /// Whether what answers callers without a key is being loaded.
     keyless_starts: AtomicBool,
+    /// Whether it could not be loaded.
+    keyless_failed: AtomicBool,
     /// Whether there ever was a tenant or a key.
     is_taken: AtomicBool,
     changed: watch::Sender<()>,
@@ -119,9 +121,15 @@ impl Serving {
         self.announce();
     }
 
+    /// Says that it could not be loaded. That counts until there is a tenant.
+    pub(super) fn keyless_failed(&self) {
+        self.keyless_failed.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn counts(&self) -> Counts {
         let starting = usize::from(self.keyless_starts.load(Ordering::Relaxed));
-        let mut counts = Counts { starting, ..Counts::default() };
+        let failed = usize::from(self.keyless_failed.load(Ordering::Relaxed) && self.is_untouched());
+        let mut counts = Counts { starting, failed, ..Counts::default() };
         for activity in self.read().tenants.values() {
             *match activity {
                 Activity::Starting => &mut counts.starting,

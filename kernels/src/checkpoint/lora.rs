@@ -227,7 +227,7 @@ impl<'a> Adapter<'a> {
         if inner.contains(".token_adapter.") || inner.contains("lora_ES") || inner.contains("lora_diag") {
             return "is of a kind that is not supported; merge the adapter with PEFT".to_owned();
         }
-        let layer_prefix = format!("{}{}", self.names.prefix, self.names.layer);
+        let layer_prefix = self.names.layers();
         let layer = inner.strip_prefix(&layer_prefix).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
         if let Some(layer) = layer.filter(|&layer| layer >= layers) {
             return format!(

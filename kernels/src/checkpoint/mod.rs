@@ -14,6 +14,7 @@ mod ranked_label;
 mod tensors;
 mod wrappers;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::architecture::Architecture;
@@ -26,6 +27,9 @@ use tensors::Tensors;
 pub use files::{read as read_file, weight_files};
 pub use modules::{MODULES_FILE, SENTENCE_TRANSFORMERS_FILE, head_files, module_class, module_folders};
 pub use ranked_label::{LabelError, RankedLabel};
+
+/// Most runs of adjacent layers in a message.
+const MAX_RUNS: usize = 4;
 
 /// The model's shape.
 pub const CONFIG_FILE: &str = "config.json";
@@ -137,6 +141,16 @@ pub enum CheckpointError {
         /// The number of tensors in the file, and the most similar names.
         there: String,
     },
+    /// The weights lack layers that the configuration asks for.
+    #[error("{}: it asks for layers 0 to {last}, and the weights have {there}", path.display())]
+    Layers {
+        /// The configuration.
+        path: PathBuf,
+        /// The last that it asks for.
+        last: usize,
+        /// Which are there.
+        there: String,
+    },
     /// A tensor's shape differs from the model's configuration.
     #[error("{}: tensor {name} has shape {found:?}, the configuration asks for {expected:?}", path.display())]
     Shape {
@@ -196,12 +210,17 @@ pub enum CheckpointError {
 pub fn load(dir: &Path, adapter: Option<&Path>) -> Result<Model, CheckpointError> {
     let (path, config) = parse_config(dir)?;
     let names = &config.family.names;
-    let base = Tensors::open(&files::weight_paths(dir)?)?.of_encoder(names.prefix, &format!("{}.weight", names.word));
+    let base = encoder(dir, names)?;
     let adapter = adapter.map(|adapter| Adapter::new(adapter, names, base.is_bare())).transpose()?;
     let labels = adapter.as_ref().and_then(|adapter| adapter.outputs(names.classifier));
     let head = modules::read(dir)?;
     let head_tensors = head.as_ref().map(ModulesHead::tensors).transpose()?.unwrap_or_default();
-    let architecture = architecture_of(&config, path, labels, head.as_ref())?;
+    let architecture = architecture_of(&config, path.clone(), labels, head.as_ref())?;
+    let (layers, asked) = (base.layers(&names.layers()), architecture.layers.len());
+    // Weights without any layer are another family's: the first missing tensor says so.
+    if !layers.is_empty() && (0..asked).any(|layer| !layers.contains(&layer)) {
+        return Err(CheckpointError::Layers { path, last: asked - 1, there: listed(&layers) });
+    }
     let mut loader = Loader { base, adapter, names, architecture: &architecture, head: head_tensors };
     let weights = Weights::collect(&architecture, &mut loader)?;
     if let Some(adapter) = &loader.adapter {
@@ -218,18 +237,22 @@ pub fn stored_types(dir: &Path) -> Result<Vec<String>, CheckpointError> {
     Ok(Tensors::open(&files::weight_paths(dir)?)?.types())
 }
 
-/// How many layers the files of a directory's weights have beyond those of `architecture`, which are left out; reads
+/// Which layers the files of a directory's weights have beyond those of `architecture`, which are left out; reads
 /// headers alone.
 ///
 /// # Errors
 /// A file is missing or damaged.
-pub fn layers_left_out(dir: &Path, architecture: &Architecture) -> Result<usize, CheckpointError> {
+pub fn layers_left_out(dir: &Path, architecture: &Architecture) -> Result<BTreeSet<usize>, CheckpointError> {
     let (_, config) = parse_config(dir)?;
     let names = &config.family.names;
-    let tensors =
-        Tensors::open(&files::weight_paths(dir)?)?.of_encoder(names.prefix, &format!("{}.weight", names.word));
-    let output = |layer| names.of(Module::Layer(layer, LayerModule::Output));
-    Ok((architecture.layers.len()..).take_while(|&layer| tensors.has(&format!("{}.weight", output(layer)))).count())
+    let mut layers = encoder(dir, names)?.layers(&names.layers());
+    layers.retain(|&layer| layer >= architecture.layers.len());
+    Ok(layers)
+}
+
+/// The files of a directory's weights.
+fn encoder(dir: &Path, names: &Names) -> Result<Tensors, CheckpointError> {
+    Ok(Tensors::open(&files::weight_paths(dir)?)?.of_encoder(names.prefix, &format!("{}.weight", names.word)))
 }
 
 /// Reads and checks `config.json` alone; of the weights only headers, and only if the configuration does not say
@@ -279,6 +302,32 @@ fn parse_config(dir: &Path) -> Result<(PathBuf, Config), CheckpointError> {
         config.set_labels(classifier.and_then(|shape| shape.first().copied()));
     }
     Ok((path, config))
+}
+
+/// Layers for a message, by number from 0, such as `0 to 5 and 8`.
+#[must_use]
+pub fn listed(layers: &BTreeSet<usize>) -> String {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for &layer in layers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == layer => *last = layer,
+            _ => runs.push((layer, layer)),
+        }
+    }
+    let most = runs.len().min(MAX_RUNS);
+    let run = |&(first, last): &(usize, usize)| match first == last {
+        true => first.to_string(),
+        false => format!("{first} to {last}"),
+    };
+    let mut shown: Vec<String> = runs[..most].iter().map(run).collect();
+    if most < runs.len() {
+        shown.push("others".to_owned());
+    }
+    match shown.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, before)) => format!("{} and {last}", before.join(", ")),
+        None => "none".to_owned(),
+    }
 }
 
 /// Takes a model's modules from its file, or from the adapter if that has them.

@@ -129,6 +129,14 @@ impl Tensors {
         tensors.map(|(name, tensor)| (name, tensor.shape.clone()))
     }
 
+    /// The layers that have a tensor, where a layer's names begin with `prefix` and its number.
+    pub(super) fn layers(&self, prefix: &str) -> BTreeSet<usize> {
+        let prefix = self.stored_name(prefix);
+        let number = |name: &str| name.strip_prefix(&prefix)?.split_once('.')?.0.parse().ok();
+        let names = self.files.iter().flat_map(|file| file.header.offset_keys());
+        names.filter_map(|name| number(&name)).collect()
+    }
+
     /// The types of floating-point tensors, each once.
     pub(super) fn types(&self) -> Vec<String> {
         let tensors = self.files.iter().flat_map(|file| file.header.tensors());

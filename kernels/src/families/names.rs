@@ -50,6 +50,11 @@ pub(crate) enum Intermediate {
 }
 
 impl Names {
+    /// What the names of all layers' modules begin with; the layer's number follows.
+    pub(crate) fn layers(&self) -> String {
+        format!("{}{}", self.prefix, self.layer)
+    }
+
     /// The name of a module, without `.weight` or `.bias`.
     pub(crate) fn of(&self, module: Module) -> String {
         let encoder = |name: &str| format!("{}{name}", self.prefix);
