@@ -27,7 +27,7 @@ use crate::model::{ModelError, ModelStore, Source, builtin, of_directory};
 use crate::telemetry::{LineLimit, logs};
 #[cfg(unix)]
 use crate::tenant::server::AdminServer;
-use crate::tenant::{Counts, DEFAULT_MAX_NAMED_TENANTS, Platform};
+use crate::tenant::{Counts, DEFAULT_MAX_NAMED_TENANTS, KeylessLoad, Platform};
 
 /// Default address: only callers on this machine can reach it.
 const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -129,7 +129,9 @@ pub(super) fn run(args: &Args, data_dir: &Path) -> Result<(), CliError> {
     platform.open_operator_key()?;
     platform.begin()?;
     let keyless = args.keyless(&platform)?;
-    platform.keyless_starts(keyless.is_some());
+    if keyless.is_some() {
+        platform.keyless(KeylessLoad::Starting);
+    }
     let drain_time = Duration::from_secs(args.drain_seconds);
     let loaded = keyless.as_ref().map(|keyless| Arc::clone(&keyless.answer));
     let options = ServeOptions {
@@ -177,8 +179,10 @@ fn start(
 ) -> Result<(), CliError> {
     platform.device()?;
     if let Some(keyless) = keyless {
-        let _ = keyless.set(load_keyless(platform, data_dir, model)?);
-        platform.keyless_starts(false);
+        let answer = load_keyless(platform, data_dir, model)?;
+        let failed = matches!(answer, KeylessAnswer::Failed);
+        let _ = keyless.set(answer);
+        platform.keyless(if failed { KeylessLoad::Failed } else { KeylessLoad::Over });
     }
     for (tenant, error) in platform.activate() {
         error!(%tenant, reason = %CliError::from(error), "the tenant is not being served");
@@ -215,7 +219,6 @@ fn load_keyless(platform: &Platform, data_dir: &Path, model: Option<&str>) -> Re
         }
         Err(error) if model.is_none() => {
             error!("callers without a key get no answers: {error}");
-            platform.keyless_failed();
             Ok(KeylessAnswer::Failed)
         }
         Err(error) => Err(error),

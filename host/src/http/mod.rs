@@ -33,6 +33,7 @@ use tokio::sync::watch;
 
 use connections::Connections;
 use dialect::{Choice, Serving};
+use error::HttpError;
 use fields::Fields;
 use routes::Endpoint;
 use service::Service;
@@ -95,10 +96,17 @@ pub enum KeylessUntil {
 }
 
 impl Keyless {
-    /// Whether callers without a key are answered now.
-    fn answers(&self, platform: &Platform) -> bool {
-        let needs_key = matches!(self.answer.get(), Some(KeylessAnswer::NeedsKey));
-        !needs_key && (self.until == KeylessUntil::End || platform.is_untouched())
+    /// What answers callers without a key now.
+    fn tenant(&self, platform: &Platform) -> Result<Arc<LiveTenant>, HttpError> {
+        if self.until == KeylessUntil::FirstTenant && !platform.is_untouched() {
+            return Err(HttpError::Unauthorized);
+        }
+        match self.answer.get() {
+            None => Err(HttpError::Starting),
+            Some(KeylessAnswer::Tenant(tenant)) => Ok(Arc::clone(tenant)),
+            Some(KeylessAnswer::NeedsKey) => Err(HttpError::Unauthorized),
+            Some(KeylessAnswer::Failed) => Err(HttpError::NoModel),
+        }
     }
 }
 

@@ -31,7 +31,7 @@ use super::openapi;
 use super::page;
 use super::record::{Books, Record};
 use super::routes::{self, Endpoint};
-use super::{Keyless, KeylessAnswer, ServeOptions};
+use super::{Keyless, ServeOptions};
 use crate::limits::TokenRate;
 use crate::metrics;
 use crate::telemetry::RequestId;
@@ -262,13 +262,8 @@ impl Service {
     /// The tenant that a request is for, from its head alone.
     fn tenant(&self, headers: &HeaderMap) -> Result<Called, HttpError> {
         let Some(Caller { tenant: name, stop }) = key(headers).and_then(|key| self.platform.caller(key)) else {
-            let keyless = self.keyless.as_ref().filter(|keyless| keyless.answers(&self.platform));
-            return match keyless.map(|keyless| keyless.answer.get()) {
-                Some(Some(KeylessAnswer::Tenant(tenant))) => Ok(Called { tenant: Arc::clone(tenant), stop: None }),
-                Some(Some(KeylessAnswer::Failed)) => Err(HttpError::NoModel),
-                Some(None) => Err(HttpError::Starting),
-                Some(Some(KeylessAnswer::NeedsKey)) | None => Err(HttpError::Unauthorized),
-            };
+            let keyless = self.keyless.as_ref().ok_or(HttpError::Unauthorized)?;
+            return Ok(Called { tenant: keyless.tenant(&self.platform)?, stop: None });
         };
         match self.platform.activity(&name) {
             Some(Activity::Serving(tenant)) => Ok(Called { tenant, stop: Some(stop) }),

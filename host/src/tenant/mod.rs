@@ -51,4 +51,4 @@ pub use platform::{Platform, PlatformOptions, held_models_in};
 pub use reading::{Snapshot, TenantReading};
 pub use records::{Action, Deployment, Event, TenantLink, TenantRecord};
 pub use registry::{Registry, RegistryError};
-pub use serving::{Activity, Caller, Counts, START_RETRY_AFTER};
+pub use serving::{Activity, Caller, Counts, KeylessLoad, START_RETRY_AFTER};

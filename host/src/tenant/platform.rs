@@ -24,7 +24,7 @@ use super::meter::Meters;
 use super::operator_key::OperatorKey;
 use super::pins::Pins;
 use super::records::{Deployment, TenantLink};
-use super::serving::{Activity, Caller, Counts, InWork, Serving};
+use super::serving::{Activity, Caller, Counts, InWork, KeylessLoad, Serving};
 use super::{KeyHash, NewKey, Registry, RegistryError, TenantLimits, TenantName, TenantRecord};
 use crate::device::{Device, DeviceOptions};
 use crate::guest::{GuestRuntime, RuntimeOptions};
@@ -297,14 +297,9 @@ impl Platform {
         self.serving.announce();
     }
 
-    /// Says whether what answers callers without a key is being loaded.
-    pub fn keyless_starts(&self, starts: bool) {
-        self.serving.keyless_starts(starts);
-    }
-
-    /// Says that what answers callers without a key could not be loaded.
-    pub fn keyless_failed(&self) {
-        self.serving.keyless_failed();
+    /// Says how the loading of what answers callers without a key is.
+    pub fn keyless(&self, load: KeylessLoad) {
+        self.serving.keyless(load);
     }
 
     /// How many tenants start, serve and have failed.

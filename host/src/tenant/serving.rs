@@ -32,6 +32,18 @@ pub enum Activity {
     Failed(Arc<str>),
 }
 
+/// How the loading of what answers callers without a key is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeylessLoad {
+    /// It goes on.
+    Starting,
+    /// It has ended, or there was none.
+    #[default]
+    Over,
+    /// It has failed.
+    Failed,
+}
+
 /// Who calls.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -69,10 +81,6 @@ pub(super) enum InWork {
 #[derive(Debug, Default)]
 pub(super) struct Serving {
     tables: RwLock<Tables>,
-    /// Whether what answers callers without a key is being loaded.
-    keyless_starts: AtomicBool,
-    /// Whether it could not be loaded.
-    keyless_failed: AtomicBool,
     /// Whether there ever was a tenant or a key.
     is_taken: AtomicBool,
     changed: watch::Sender<()>,
@@ -82,6 +90,7 @@ pub(super) struct Serving {
 struct Tables {
     tenants: HashMap<TenantName, Activity>,
     keys: HashMap<[u8; 32], Caller>,
+    keyless: KeylessLoad,
     /// Replaced or removed versions that may still have running requests.
     replaced: Vec<Weak<LiveTenant>>,
 }
@@ -115,22 +124,21 @@ impl Serving {
         self.is_taken.store(true, Ordering::Relaxed);
     }
 
-    /// Says whether what answers callers without a key is being loaded.
-    pub(super) fn keyless_starts(&self, starts: bool) {
-        self.keyless_starts.store(starts, Ordering::Relaxed);
+    /// Says how the loading of what answers callers without a key is. A failure counts until there is a tenant.
+    pub(super) fn keyless(&self, load: KeylessLoad) {
+        self.write().keyless = load;
         self.announce();
     }
 
-    /// Says that it could not be loaded. That counts until there is a tenant.
-    pub(super) fn keyless_failed(&self) {
-        self.keyless_failed.store(true, Ordering::Relaxed);
-    }
-
     pub(super) fn counts(&self) -> Counts {
-        let starting = usize::from(self.keyless_starts.load(Ordering::Relaxed));
-        let failed = usize::from(self.keyless_failed.load(Ordering::Relaxed) && self.is_untouched());
-        let mut counts = Counts { starting, failed, ..Counts::default() };
-        for activity in self.read().tenants.values() {
+        let tables = self.read();
+        let mut counts = Counts::default();
+        match tables.keyless {
+            KeylessLoad::Starting => counts.starting += 1,
+            KeylessLoad::Failed if self.is_untouched() => counts.failed += 1,
+            KeylessLoad::Failed | KeylessLoad::Over => {}
+        }
+        for activity in tables.tenants.values() {
             *match activity {
                 Activity::Starting => &mut counts.starting,
                 Activity::Serving(_) => &mut counts.serving,

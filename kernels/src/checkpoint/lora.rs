@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::adapter_config::{AdapterConfig, Biases};
-use super::tensors::Tensors;
+use super::tensors::{Tensors, layer_of};
 use super::{ADAPTER_WEIGHTS_FILE, CheckpointError};
 use crate::families::{Names, shown};
 
@@ -227,9 +227,7 @@ impl<'a> Adapter<'a> {
         if inner.contains(".token_adapter.") || inner.contains("lora_ES") || inner.contains("lora_diag") {
             return "is of a kind that is not supported; merge the adapter with PEFT".to_owned();
         }
-        let layer_prefix = self.names.layers();
-        let layer = inner.strip_prefix(&layer_prefix).and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        if let Some(layer) = layer.filter(|&layer| layer >= layers) {
+        if let Some(layer) = layer_of(inner, &self.names.layers()).filter(|&layer| layer >= layers) {
             return format!(
                 "is for layer {layer}, and the model's layers are 0 to {}: the adapter was made for another one",
                 layers.saturating_sub(1)

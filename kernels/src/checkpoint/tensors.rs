@@ -132,9 +132,7 @@ impl Tensors {
     /// The layers that have a tensor, where a layer's names begin with `prefix` and its number.
     pub(super) fn layers(&self, prefix: &str) -> BTreeSet<usize> {
         let prefix = self.stored_name(prefix);
-        let number = |name: &str| name.strip_prefix(&prefix)?.split_once('.')?.0.parse().ok();
-        let names = self.files.iter().flat_map(|file| file.header.offset_keys());
-        names.filter_map(|name| number(&name)).collect()
+        self.names().filter_map(|(name, _)| layer_of(&name, &prefix)).collect()
     }
 
     /// The types of floating-point tensors, each once.
@@ -211,6 +209,11 @@ impl Tensors {
     fn stored_name(&self, name: &str) -> String {
         format!("{}{}", self.wrapper, name.strip_prefix(self.left_out).unwrap_or(name))
     }
+}
+
+/// The number of the layer that a name belongs to, where a layer's names begin with `prefix` and its number.
+pub(super) fn layer_of(name: &str, prefix: &str) -> Option<usize> {
+    name.strip_prefix(prefix)?.split('.').next()?.parse().ok()
 }
 
 /// A tensor's numbers of `SIZE` bytes each.

@@ -269,9 +269,9 @@ impl Kernel for AttendBlock<'_, '_> {
         let panels = scratch.values.chunks_exact(block.to * S::PANEL).take(head_width / S::PANEL);
         for (panel, values) in panels.enumerate() {
             // Chains begin at the same keys of the row for all queries.
-            let ends = (from / CHAIN + 1..).map(|chain| chain * CHAIN).take_while(|&end| end < to).chain([to]);
             let mut first = from;
-            for end in ends {
+            while first < to {
+                let end = ((first / CHAIN + 1) * CHAIN).min(to);
                 Gemm {
                     rows,
                     depth: end - first,
